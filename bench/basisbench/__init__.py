@@ -1,0 +1,39 @@
+"""BasisBench: which basis gives the sparsest faithful circuit, and at what cost?
+
+The Python interface:
+
+- `run(...)` runs a suite, or parts of one, and returns its results.
+- `load_results(path)` reads records into a tidy frame: a row per cell and circuit size, intervals included.
+- `summarise(path)` sums every cell up in one row: nodes and bits to 80% and 90%, areas, cost.
+- `plot_curves(frame)` draws faithfulness or completeness against circuit size.
+- `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from basisbench.errors import BasisBenchError
+from basisbench.run import run  # bound here and now: it hides the module of the same name from attribute access
+from basisbench.version import __version__
+
+if TYPE_CHECKING:
+    from basisbench.frame import load_results, summarise
+    from basisbench.plot import plot_curves
+
+__all__ = ["BasisBenchError", "__version__", "load_results", "plot_curves", "run", "summarise"]
+
+_LAZY = {"load_results": "basisbench.frame", "plot_curves": "basisbench.plot", "summarise": "basisbench.frame"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import pandas and matplotlib only when they are asked for."""
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'basisbench' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,36 @@
+"""The errors a user can meet: one line that says what, where, what was expected and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BasisBenchError(Exception):
+    """A mistake in the input or the set-up, told in one line; the command line prints it and exits with 2."""
+
+
+class TaskError(BasisBenchError):
+    """A task yields no usable pairs for a tokenizer, or its data is malformed."""
+
+
+class BasisError(BasisBenchError):
+    """A basis does not fit the model, or its dictionary explains nothing."""
+
+
+class RecordError(BasisBenchError):
+    """A record or suite file is malformed; the message names the file and the field."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> BasisBenchError:
+    """Build the error for a name that is not registered, with the nearest known names.
+
+    Args:
+        kind: what was looked up, for example "task".
+        name: the name as the user wrote it.
+        known: every registered name of that kind.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(names)}"
+    return BasisBenchError(f"no {kind} named '{name}'; {hint}")

@@ -1,0 +1,177 @@
+"""The data that flows through the harness; everything here is frozen.
+
+Nothing in this module imports torch, so that listing and reading results stay quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+
+Split = Literal["attribution", "evaluation"]
+Side = Literal["clean", "counterfactual"]
+Family = Literal["mlp", "attn", "resid"]
+Ablation = Literal["mean", "counterfactual", "zero"]
+ErrorPolicy = Literal["node", "keep", "ablate"]
+Granularity = Literal["position", "unit"]
+
+SPLITS: tuple[Split, ...] = ("attribution", "evaluation")
+FAMILIES: tuple[Family, ...] = ("mlp", "attn", "resid")
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of a prompt and the role it plays there; roles decide which prompts align.
+
+    Attributes:
+        role: a short name, for example "subject"; segments of one template have distinct roles.
+        text: the text with its leading space, if it has one; segments are joined without a separator.
+    """
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ContrastPair:
+    """One minimal pair as text, before any tokenizer has seen it.
+
+    Attributes:
+        template: names the sentence frame; only pairs of one template can share an aligned group.
+        clean: segments of the clean prompt.
+        counterfactual: segments of the counterfactual prompt, with the same roles in the same order.
+        answers: continuations that the clean prompt calls for, each with its leading space.
+        foils: continuations that the counterfactual prompt calls for.
+        words: the lexical items that the task varies here (nouns, names, cues); no word occurs in both splits.
+    """
+
+    template: str
+    clean: tuple[Segment, ...]
+    counterfactual: tuple[Segment, ...]
+    answers: tuple[str, ...]
+    foils: tuple[str, ...]
+    words: tuple[str, ...]
+
+    @property
+    def clean_text(self) -> str:
+        """The clean prompt as one string."""
+        return "".join(segment.text for segment in self.clean)
+
+    @property
+    def counterfactual_text(self) -> str:
+        """The counterfactual prompt as one string."""
+        return "".join(segment.text for segment in self.counterfactual)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """An aligned group: pairs of one token length in which position p plays the same role in every pair.
+
+    Attributes:
+        task: name of the task.
+        version: version of the task's data.
+        split: which split the pairs belong to.
+        group: key of the aligned group, the same in both splits.
+        roles: role of each position, ``pos`` strings.
+        clean: token ids of the clean prompts.
+        counterfactual: token ids of the counterfactual prompts.
+        answers: ids of the answer tokens.
+        foils: ids of the foil tokens.
+        clean_text: the clean prompts as text.
+        counterfactual_text: the counterfactual prompts as text.
+    """
+
+    task: str
+    version: str
+    split: Split
+    group: str
+    roles: tuple[str, ...]
+    clean: Int[np.ndarray, "pair pos"]
+    counterfactual: Int[np.ndarray, "pair pos"]
+    answers: Int[np.ndarray, "pair answer"]
+    foils: Int[np.ndarray, "pair foil"]
+    clean_text: tuple[str, ...]
+    counterfactual_text: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @property
+    def length(self) -> int:
+        """Tokens per prompt, the beginning-of-sequence token included."""
+        return int(self.clean.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class PairSet(Sequence[Pairs]):
+    """The aligned groups of one split, with the account of what was dropped on the way.
+
+    Attributes:
+        groups: the aligned groups, largest first.
+        dropped: candidate pairs left out, counted by reason.
+    """
+
+    groups: tuple[Pairs, ...]
+    dropped: Mapping[str, int] = field(default_factory=dict)
+
+    @overload
+    def __getitem__(self, index: int) -> Pairs: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Pairs]: ...
+    def __getitem__(self, index: int | slice) -> Pairs | Sequence[Pairs]:
+        return self.groups[index]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __iter__(self) -> Iterator[Pairs]:
+        return iter(self.groups)
+
+    @property
+    def pair_count(self) -> int:
+        """Pairs over all groups."""
+        return sum(len(group) for group in self.groups)
+
+    def to_dataset(self) -> Dataset:
+        """Return the pairs as a `datasets.Dataset`: a row per pair, its version in the dataset's info."""
+        from basisbench.alignment import to_dataset
+
+        return to_dataset(self)
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a basis reads and where it writes in one layer.
+
+    Attributes:
+        layer: index of the layer, from 0.
+        read: TransformerLens hook name whose activation is encoded.
+        write: hook name whose activation is reconstructed; equal to `read` for neurons and SAEs.
+    """
+
+    layer: int
+    read: str
+    write: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Signed scores of every node of a basis in one aligned group.
+
+    The sign is the effect on the metric of replacing the clean value by the counterfactual one, in logits.
+
+    Attributes:
+        units: per site, the scores of its units at each position.
+        errors: per site, the score of the error node at each position; None for a basis without error.
+    """
+
+    units: tuple[Float[Tensor, "pos unit"], ...]
+    errors: tuple[Float[Tensor, " pos"], ...] | None
