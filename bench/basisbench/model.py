@@ -1,0 +1,232 @@
+"""A model under study: two views of one set of weights, and the names of its sites.
+
+1. Hugging Face transformers loads the checkpoint; that plain model (`body`) runs every curve and every
+   ordinary gradient.
+2. A second copy of the module tree *with the same parameters* is wrapped in TransformerLens's
+   `TransformerBridge`. It gives the field's hook names (SAELens's too), says which module each belongs to,
+   and has the inner hook points that RelP needs.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from basisbench.errors import BasisBenchError
+from basisbench.hooks import Edit, Place, edited, observed
+from basisbench.protocols import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int
+    from torch import Tensor, nn
+
+SiteKind = Literal["mlp_in", "mlp_act", "mlp_out", "attn_out", "resid_post"]
+
+_HOOKS: Mapping[SiteKind, str] = {
+    "mlp_in": "blocks.{layer}.mlp.hook_in",
+    "mlp_act": "blocks.{layer}.mlp.hook_post",
+    "mlp_out": "blocks.{layer}.hook_mlp_out",
+    "attn_out": "blocks.{layer}.hook_attn_out",
+    "resid_post": "blocks.{layer}.hook_resid_post",
+}
+
+
+@dataclass
+class Meter:
+    """Counts model work, so that costs can be compared across machines.
+
+    Attributes:
+        forward_equivalents: forward passes of one prompt; a backward pass counts as two, a pass that
+            starts in the middle as its share of the layers.
+    """
+
+    forward_equivalents: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded causal language model.
+
+    Attributes:
+        spec: where it came from, and where its dictionaries lie.
+        body: the plain Hugging Face model, in evaluation mode, parameters without gradients.
+        bridge: TransformerLens's view of the same parameters.
+        tokenizer: the fast tokenizer of the checkpoint.
+        meter: counts forward passes.
+    """
+
+    spec: ModelSpec
+    body: Any
+    bridge: Any
+    tokenizer: Any
+    _modules: Mapping[int, str]
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def name(self) -> str:
+        """Name in suites and records."""
+        return self.spec.name
+
+    @property
+    def layers(self) -> int:
+        """Number of transformer blocks."""
+        return int(self.bridge.cfg.n_layers)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the embeddings."""
+        device: torch.device = next(self.body.parameters()).device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        dtype: torch.dtype = next(self.body.parameters()).dtype
+        return dtype
+
+    def hook(self, kind: SiteKind, layer: int) -> str:
+        """Return the TransformerLens hook name of a kind of site in one layer."""
+        return _HOOKS[kind].format(layer=layer)
+
+    def hook_point(self, hook: str) -> nn.Module:
+        """Return the bridge's hook point of that name, or of the name it is an alias for.
+
+        Raises:
+            BasisBenchError: this model has no such hook.
+        """
+        point: nn.Module | None = self.bridge.hook_dict.get(hook)
+        if point is None:
+            raise BasisBenchError(
+                f"model '{self.name}' ({self.bridge.cfg.architecture}) has no hook '{hook}' in this "
+                "TransformerLens; sites are TransformerLens hook names such as 'blocks.0.hook_mlp_out'"
+            )
+        return point
+
+    def place(self, hook: str) -> Place:
+        """Return the end of a plain module at which the activation of a hook can be read and replaced.
+
+        Raises:
+            BasisBenchError: no such hook, or it lies inside a module, where a plain hook cannot reach.
+        """
+        canonical = str(self.hook_point(hook).name)
+        path, _, end = canonical.rpartition(".")
+        component = self.component(path)
+        module = self._modules.get(id(getattr(component, "original_component", None)))
+        if module is None or end not in ("hook_in", "hook_out"):
+            raise BasisBenchError(
+                f"hook '{hook}' of model '{self.name}' is not the input or output of a module; "
+                "a basis can only be traced where a module begins or ends"
+            )
+        return Place(module, "in" if end == "hook_in" else "out")
+
+    def has_hook(self, hook: str) -> bool:
+        """Return whether this architecture has a hook of that name."""
+        return hook in self.bridge.hook_dict
+
+    def component(self, path: str) -> Any:
+        """Return a component of the bridge by its dotted path, for example "blocks.0.mlp"."""
+        component = self.bridge
+        for part in path.split("."):
+            component = component[int(part)] if part.isdigit() else getattr(component, part)
+        return component
+
+    def tokens(self, ids: Any) -> Int[Tensor, "pair pos"]:
+        """Put token ids on the model's device."""
+        import torch
+
+        return torch.as_tensor(ids, dtype=torch.long, device=self.device)
+
+    def logits(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        edits: Mapping[Place, Edit] | None = None,
+        *,
+        past: Any = None,
+    ) -> Float[Tensor, "row vocab"]:
+        """Return the logits at the last position, before any final soft-cap, in at least float32.
+
+        Args:
+            tokens: token ids, all prompts of one length.
+            edits: interventions to apply during the pass.
+            past: key-value cache of the positions before the tokens, which the pass may change.
+        """
+        head = self.place("unembed.hook_out")
+        with edited(self.body, edits or {}), observed(self.body, {"logits": head}) as seen:
+            self.body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=1)
+        self.meter.forward_equivalents += len(tokens)
+        return at_least_float32(seen["logits"][:, -1])
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 over names, shapes, types and bytes of all parameters, in order of name."""
+        import torch
+
+        digest = hashlib.sha256()
+        for name, parameter in sorted(self.body.state_dict().items()):
+            digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype}".encode())
+            digest.update(parameter.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Return half-precision tensors in float32 and leave float32 and float64 alone."""
+    import torch
+
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None) -> Model:
+    """Load a checkpoint and wrap it.
+
+    Args:
+        spec: which model; `spec.path` is a folder or a repository id.
+        device: torch device, for example "cuda:0".
+        dtype: torch type name, for example "bfloat16"; the checkpoint's own when None.
+
+    Raises:
+        BasisBenchError: the folder does not hold a checkpoint, or the device does not exist.
+    """
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = Path(spec.path)
+    if path.is_absolute() and not (path / "config.json").is_file():
+        raise BasisBenchError(
+            f"model '{spec.name}': {path} holds no config.json; expected a Hugging Face checkpoint folder"
+        )
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BasisBenchError(f"device '{device}' cannot be used: {reason}") from error
+    tokenizer = AutoTokenizer.from_pretrained(spec.path)
+    body = AutoModelForCausalLM.from_pretrained(
+        spec.path, dtype=getattr(torch, dtype) if dtype else "auto", attn_implementation="sdpa"
+    )
+    nn.Module.to(body, target)  # transformers wraps `to` without type information
+    return wrap(body, tokenizer, spec)
+
+
+def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:
+    """Wrap a loaded Hugging Face causal language model; the model is put in evaluation mode."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    body.eval().requires_grad_(False)
+    shared = {id(tensor): tensor for tensor in [*body.parameters(), *body.buffers()]}
+    twin = copy.deepcopy(body, shared)
+    # RelP needs the attention pattern as a tensor, which only the eager implementation has.
+    twin.set_attn_implementation("eager")
+    modules = {id(module): name for name, module in twin.named_modules()}
+    bridge = TransformerBridge.boot_transformers(
+        spec.path, hf_model=twin, tokenizer=tokenizer, device=body.device, dtype=body.dtype
+    )
+    bridge.eval().requires_grad_(False)
+    return Model(spec=spec, body=body, bridge=bridge, tokenizer=tokenizer, _modules=modules)

@@ -1,0 +1,101 @@
+"""Run a model from the middle: replay its last blocks on given residual streams.
+
+1. One ordinary pass over a batch is recorded: the residual stream that enters every block, and the other
+   arguments (masks, rotary embeddings) that the model itself passes to the block.
+2. Later passes over the same prompts start at any block, with those arguments, and end at the unembedding.
+
+No modeling code is copied: the blocks, the final norm and the head are the model's own modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from basisbench.hooks import Edit, Place, edited
+from basisbench.model import Model, at_least_float32
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """One pass over a batch, from which the last blocks can be replayed.
+
+    Attributes:
+        model: the model that was run.
+        residual: the residual stream entering each block.
+        arguments: the keyword arguments of each block.
+    """
+
+    model: Model
+    residual: tuple[Float[Tensor, "row pos d_model"], ...]
+    arguments: tuple[Mapping[str, Any], ...]
+
+    def logits_from(self, layer: int, edits: Mapping[Place, Edit]) -> Float[Tensor, "row vocab"]:
+        """Run blocks `layer` and later; return the logits at the last position, in at least float32.
+
+        Args:
+            layer: first block to run.
+            edits: interventions; places before the block are never reached.
+        """
+        body = self.model.body
+        hidden = self.residual[layer]
+        with edited(body, edits):
+            for block, arguments in list(zip(_blocks(self.model), self.arguments, strict=True))[layer:]:
+                output = block(hidden, **arguments)
+                hidden = output[0] if isinstance(output, tuple) else output
+            normed = _final_norm(self.model)(hidden[:, -1:])
+            logits: Tensor = body.get_output_embeddings()(normed)
+        share = (self.model.layers - layer) / self.model.layers
+        self.model.meter.forward_equivalents += len(hidden) * share
+        return at_least_float32(logits[:, -1])
+
+    def repeated(self, times: int) -> Recording:
+        """Return the recording of the same batch repeated `times` times, copy after copy."""
+        rows = len(self.residual[0])
+
+        def stretch(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(stretch(part) for part in value)
+            if hasattr(value, "ndim") and value.ndim > 1 and value.shape[0] == rows:
+                return value.repeat(times, *(1,) * (value.ndim - 1))
+            return value
+
+        return Recording(
+            self.model,
+            tuple(stretch(residual) for residual in self.residual),
+            tuple({name: stretch(value) for name, value in keywords.items()} for keywords in self.arguments),
+        )
+
+
+def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
+    """Run the model once and keep what a replay needs."""
+    residual: list[Tensor] = []
+    arguments: list[Mapping[str, Any]] = []
+
+    def watch(_module: nn.Module, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        residual.append(positional[0])
+        arguments.append(keywords)
+
+    handles = [block.register_forward_pre_hook(watch, with_kwargs=True) for block in _blocks(model)]
+    try:
+        model.logits(tokens)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Recording(model, tuple(residual), tuple(arguments))
+
+
+def _blocks(model: Model) -> list[nn.Module]:
+    return [
+        model.body.get_submodule(model.place(model.hook("resid_post", layer)).module) for layer in range(model.layers)
+    ]
+
+
+def _final_norm(model: Model) -> nn.Module:
+    norm: nn.Module = model.body.get_submodule(model.place("ln_final.hook_out").module)
+    return norm
