@@ -1,0 +1,253 @@
+"""What methods may ask about one aligned group: activations, coordinates, gradient fields, patched runs.
+
+Everything is computed on demand and at most once for all bases and methods. What it cost is remembered, so
+that each cell can be charged for the shared work that it used, whoever asked first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from basisbench.gradients import Batch, gradient_field
+from basisbench.hooks import observed
+from basisbench.model import Model, SiteKind
+from basisbench.replay import Recording, record
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from basisbench.protocols import Basis
+    from basisbench.types import Pairs, Side, Site
+
+Result = TypeVar("Result")
+
+FAMILY_KINDS: tuple[tuple[SiteKind, ...], ...] = (("mlp_act", "mlp_out"), ("attn_out",), ("resid_post",))
+_TOKENS_PER_PATCH = 4096
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a piece of shared work cost.
+
+    Attributes:
+        seconds: wall-clock seconds.
+        forward_equivalents: passes over one pair; a backward pass counts as two forward ones.
+    """
+
+    seconds: float = 0.0
+    forward_equivalents: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.seconds + other.seconds, self.forward_equivalents + other.forward_equivalents)
+
+
+class Ledger:
+    """Which shared work a cell used, and what it cost when it was done."""
+
+    def __init__(self) -> None:
+        self._costs: dict[str, Spent] = {}
+        self._used: set[str] = set()
+        self._fresh: set[str] = set()
+
+    def start(self) -> None:
+        """Begin a cell: forget what was used and what was done; costs are kept."""
+        self._used.clear()
+        self._fresh.clear()
+
+    def use(self, key: str) -> None:
+        """Note that the cell used a piece of shared work."""
+        self._used.add(key)
+
+    def pay(self, key: str, cost: Spent) -> None:
+        """Note what a piece of shared work cost."""
+        self._costs[key] = cost
+        self._fresh.add(key)
+
+    def fresh(self) -> Spent:
+        """Return the cost of the shared work that was done in this cell, rather than found ready."""
+        return sum((self._costs[key] for key in self._fresh), Spent())
+
+    def total(self, prefix: str) -> Spent:
+        """Return the cost of the used work whose key starts with `prefix`."""
+        return sum((self._costs[key] for key in self._used if key.startswith(prefix)), Spent())
+
+
+class GroupContext:
+    """One aligned group on one model; implements `basisbench.protocols.ScoringContext`."""
+
+    def __init__(self, model: Model, pairs: Pairs, seed: int) -> None:
+        self.pairs = pairs
+        self.batch = Batch(
+            clean=model.tokens(pairs.clean),
+            counterfactual=model.tokens(pairs.counterfactual),
+            answers=model.tokens(pairs.answers),
+            foils=model.tokens(pairs.foils),
+        )
+        self.ledger = Ledger()
+        self._model = model
+        self._seed = seed
+        self._activations: dict[tuple[Side, str], Tensor] = {}
+        self._fields: dict[tuple[str, str], Tensor] = {}
+        self._recording: Recording | None = None
+
+    @property
+    def model(self) -> Model:
+        """The model under study."""
+        return self._model
+
+    @property
+    def pair_count(self) -> int:
+        """Pairs in the group."""
+        return len(self.pairs)
+
+    def activation(self, hook: str, side: Side) -> Float[Tensor, "pair pos d"]:
+        """Return the activation at a hook in the clean or the counterfactual run."""
+        import torch
+
+        if (side, hook) not in self._activations:
+            kinds: tuple[SiteKind, ...] = ("mlp_in", "mlp_act", "mlp_out", "attn_out", "resid_post")
+            hooks = {self._model.hook(kind, layer) for kind in kinds for layer in range(self._model.layers)}
+            places = {name: self._model.place(name) for name in sorted(hooks | {hook})}
+
+            def run() -> dict[str, Tensor]:
+                tokens = self.batch.clean if side == "clean" else self.batch.counterfactual
+                with torch.no_grad(), observed(self._model.body, places) as seen:
+                    self._model.logits(tokens)
+                return seen
+
+            for name, value in self._charged(f"activations:{side}", run).items():
+                self._activations[side, name] = value
+        self.ledger.use(f"activations:{side}")
+        return self._activations[side, hook]
+
+    def coordinates(
+        self, basis: Basis, site: Site, side: Side
+    ) -> tuple[Float[Tensor, "pair pos unit"], Float[Tensor, "pair pos d_write"] | None]:
+        """Return coordinates and error (None for an exact basis) in the clean or the counterfactual run."""
+        units = basis.encode(site, self.activation(site.read, side))
+        if basis.exact:
+            return units, None
+        return units, self.activation(site.write, side) - basis.decode(site, units)
+
+    def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
+        """Return the gradient of each pair's metric at the site's write hook under a rule."""
+        key = f"field:{rule}:{'' if rule != 'ig' else self._family_of(site.write)}"
+        if (rule, site.write) not in self._fields:
+            hooks = self._field_hooks(rule, site.write)
+
+            def run() -> dict[str, Tensor]:
+                return dict(gradient_field(rule, self._model, self.batch, hooks))
+
+            for hook, value in self._charged(key, run).items():
+                self._fields[rule, hook] = value
+        self.ledger.use(key)
+        return self._fields[rule, site.write]
+
+    def _field_hooks(self, rule: str, wanted: str) -> list[str]:
+        """One backward pass serves every family; integrated gradients sweep a family's sites one by one."""
+        families = FAMILY_KINDS if rule != "ig" else [self._family_of(wanted)]
+        hooks = [
+            self._model.hook(kind, layer)
+            for layer in range(self._model.layers)
+            for family in families
+            for kind in family
+        ]
+        return hooks if wanted in hooks else [wanted]
+
+    def _family_of(self, hook: str) -> tuple[SiteKind, ...]:
+        layer = int(hook.split(".")[1])
+        for kinds in FAMILY_KINDS:
+            if hook in [self._model.hook(kind, layer) for kind in kinds]:
+                return kinds
+        return ()
+
+    def clean_metric(self) -> Float[Tensor, " pair"]:
+        """Return the metric of the unhooked model on the clean prompts."""
+        import torch
+
+        with torch.no_grad():
+            return self.batch.metric(self._model.logits(self.batch.clean))
+
+    def patched_metric(
+        self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]
+    ) -> Float[Tensor, "node pair"]:
+        """Return the metric of the clean run with single nodes at their counterfactual value.
+
+        Node i is `(positions[i], units[i])`; a unit of -1 means the error node.
+        """
+        import torch
+
+        with torch.no_grad():
+            together = max(1, _TOKENS_PER_PATCH // self.batch.clean.numel())
+            chunks = [
+                self._patched_chunk(basis, site, positions[start : start + together], units[start : start + together])
+                for start in range(0, len(positions), together)
+            ]
+        return torch.cat(chunks)
+
+    def _patched_chunk(
+        self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]
+    ) -> Float[Tensor, "node pair"]:
+        import torch
+
+        clean, clean_error = self.coordinates(basis, site, "clean")
+        other, other_error = self.coordinates(basis, site, "counterfactual")
+        at_zero = basis.decode(site, clean.new_zeros(clean.shape[-1]))
+        changes = []
+        for position, unit in zip(positions, units, strict=True):
+            if unit >= 0:
+                step = torch.zeros_like(clean[:, position])
+                step[:, unit] = other[:, position, unit] - clean[:, position, unit]
+                changes.append(basis.decode(site, step) - at_zero)
+            elif clean_error is None or other_error is None:
+                raise ValueError(f"basis '{basis.name}' is exact; it has no error node")
+            else:
+                changes.append(other_error[:, position] - clean_error[:, position])
+        change = torch.stack(changes)
+        where = torch.tensor(positions, device=change.device)
+
+        def edit(activation: Tensor) -> Tensor:
+            patched: Tensor = activation.unflatten(0, (len(positions), -1)).clone()
+            patched[torch.arange(len(positions), device=change.device), :, where] += change
+            return patched.flatten(0, 1)
+
+        recording = self._recording_of_clean().repeated(len(positions))
+        logits = recording.logits_from(site.layer, {self._model.place(site.write): edit})
+        count = len(positions)
+        metric: Tensor = self.batch.repeated(count).metric(logits).unflatten(0, (count, -1))
+        return metric
+
+    def _recording_of_clean(self) -> Recording:
+        if self._recording is None:
+            self._recording = record(self._model, self.batch.clean)
+        return self._recording
+
+    def generator(self, *key: str | int) -> torch.Generator:
+        """Return a generator on the CPU, seeded from the cell's seed, the group and `key`."""
+        import torch
+
+        text = repr((self._seed, self.pairs.task, self.pairs.group, *key))
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+        return torch.Generator().manual_seed(seed)
+
+    def _charged(self, key: str, work: Callable[[], Result]) -> Result:
+        before = self._model.meter.forward_equivalents
+        start = now(self._model)
+        result = work()
+        self.ledger.pay(key, Spent(now(self._model) - start, self._model.meter.forward_equivalents - before))
+        return result
+
+
+def now(model: Model) -> float:
+    """Return the time in seconds once all work queued on the model's device is done."""
+    import torch
+
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+    return time.perf_counter()

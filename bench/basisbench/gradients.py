@@ -1,0 +1,247 @@
+"""Gradient fields: the metric's gradient at every write site, once for every basis (DESIGN section 3).
+
+For a basis with an affine decoder the score of a node is the field projected on its decoder row, so a field
+does not depend on the basis. Rules:
+
+1. `ixg`: gradient at the clean activations (attribution patching, Nanda 2023; Syed et al., arXiv 2310.10348).
+2. `ig`: mean gradient on the straight path from clean to counterfactual of one layer's site at a time, ten
+   steps at 0, 0.1, ... 0.9 (Marks et al. 2025, arXiv 2403.19647).
+3. `ig_inputs`: mean gradient on the straight path of the embeddings, ten steps at 0.1, ... 1.0
+   (Hanna et al. 2024, arXiv 2403.17806).
+4. `relp`: gradient at the clean activations under RelP's rules (basisbench.relp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from basisbench.errors import unknown_name
+from basisbench.hooks import Edit, Place, edited, observed
+from basisbench.metric import logit_difference
+from basisbench.model import Model, at_least_float32
+from basisbench.relp import relp_rules
+from basisbench.replay import Recording, record
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+TOKENS_PER_SWEEP = 2048
+"""Bound on rows times positions in one pass of integrated gradients."""
+
+Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
+"""The metric's gradient at each hook, per pair."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The tensors of one aligned group.
+
+    Attributes:
+        clean: token ids of the clean prompts.
+        counterfactual: token ids of the counterfactual prompts.
+        answers: ids of the answer tokens.
+        foils: ids of the foil tokens.
+    """
+
+    clean: Int[Tensor, "pair pos"]
+    counterfactual: Int[Tensor, "pair pos"]
+    answers: Int[Tensor, "pair answer"]
+    foils: Int[Tensor, "pair foil"]
+
+    def metric(self, logits: Float[Tensor, "pair vocab"]) -> Float[Tensor, " pair"]:
+        """Return the metric of each pair."""
+        return logit_difference(logits, self.answers, self.foils)
+
+    def repeated(self, times: int) -> Batch:
+        """Return the batch `times` times, copy after copy."""
+        parts = (self.clean, self.counterfactual, self.answers, self.foils)
+        return Batch(*(part.repeat(times, 1) for part in parts))
+
+
+def gradient_field(rule: str, model: Model, batch: Batch, hooks: Sequence[str], *, steps: int = 10) -> Field:
+    """Compute one rule's field at every hook.
+
+    Args:
+        rule: "ixg", "ig", "ig_inputs" or "relp".
+        model: the model.
+        batch: one aligned group.
+        hooks: TransformerLens names of the write hooks.
+        steps: points on the path of `ig` and `ig_inputs`.
+
+    Raises:
+        BasisBenchError: no such rule.
+    """
+    rules: Mapping[str, Callable[[], Field]] = {
+        "ixg": lambda: _gradient_at_clean(model, batch, hooks),
+        "ig": lambda: _integrated_by_site(model, batch, hooks, steps),
+        "ig_inputs": lambda: _integrated_by_input(model, batch, hooks, steps),
+        "relp": lambda: _relevance(model, batch, hooks),
+    }
+    if rule not in rules:
+        raise unknown_name("gradient rule", rule, rules)
+    return rules[rule]()
+
+
+def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: Edit) -> Field:
+    """One forward and one backward pass of the plain model; `embed` starts the graph at the embeddings."""
+    import torch
+
+    embedding = model.place("embed.hook_out")
+    with torch.enable_grad(), edited(model.body, {embedding: embed}), observed(model.body, places) as seen:
+        metric = batch.metric(model.logits(batch.clean))
+    return _backward(model, metric, seen)
+
+
+def _backward(model: Model, metric: Tensor, seen: Mapping[str, Tensor]) -> Field:
+    import torch
+
+    gradients = torch.autograd.grad(metric.sum(), list(seen.values()))
+    model.meter.forward_equivalents += 2 * len(metric)
+    return {hook: gradient.detach() for hook, gradient in zip(seen, gradients, strict=True)}
+
+
+def _leaf(embeddings: Tensor) -> Tensor:
+    return embeddings.detach().requires_grad_()
+
+
+def _put(point: Tensor, _embeddings: Tensor) -> Tensor:
+    return _leaf(point)
+
+
+def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
+    return _gradients(model, batch, {hook: model.place(hook) for hook in hooks}, _leaf)
+
+
+def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps: int) -> Field:
+    import torch
+
+    embedding = model.place("embed.hook_out")
+    ends = {}
+    for side in ("clean", "counterfactual"):
+        with torch.no_grad(), observed(model.body, {"embed": embedding}) as seen:
+            model.logits(getattr(batch, side))
+        ends[side] = seen["embed"]
+    places = {hook: model.place(hook) for hook in hooks}
+    total: dict[str, Tensor] = {}
+    for step in range(1, steps + 1):
+        point = torch.lerp(ends["clean"], ends["counterfactual"], step / steps)
+        for hook, gradient in _gradients(model, batch, places, partial(_put, point)).items():
+            total[hook] = total[hook] + gradient if hook in total else gradient
+    return {hook: gradient / steps for hook, gradient in total.items()}
+
+
+def _integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps: int) -> Field:
+    """Interpolate one place at a time, and only run the blocks from its layer on.
+
+    Between an MLP's activations and its output lies one affine map, so the path that is straight in the
+    activations is straight in the output too: one sweep serves both.
+    """
+    import torch
+
+    with torch.no_grad():
+        recording = record(model, batch.clean)
+        with observed(model.body, {hook: model.place(hook) for hook in hooks}) as counterfactual:
+            model.logits(batch.counterfactual)
+    fields: dict[str, Tensor] = {}
+    together = max(1, TOKENS_PER_SWEEP // batch.clean.numel())
+    for layer, start, served in _sweeps(model, hooks):
+        for first in range(0, steps, together):
+            shares = [step / steps for step in range(first, min(first + together, steps))]
+            path = _Path(model, batch, recording, layer, start, [hook for hook in served if hook != start])
+            for hook, total in path.gradients(counterfactual[start], shares).items():
+                fields[hook] = fields.get(hook, 0) + total / steps
+    return {hook: fields[hook] for hook in hooks}
+
+
+@dataclass(frozen=True, eq=False)
+class _Path:
+    """The straight path of one layer's site from clean to counterfactual, everything before it clean."""
+
+    model: Model
+    batch: Batch
+    recording: Recording
+    layer: int
+    start: str
+    others: Sequence[str]
+
+    def gradients(self, counterfactual: Tensor, shares: Sequence[float]) -> Field:
+        """Return the sum of the gradients at several points of the path, evaluated in one batch."""
+        import torch
+
+        leaves: list[Tensor] = []
+        count = len(shares)
+
+        def edit(activation: Tensor) -> Tensor:
+            copies = activation.detach().unflatten(0, (count, -1))
+            weight = torch.tensor(shares, dtype=copies.dtype, device=copies.device)
+            point = torch.lerp(copies, counterfactual, weight.view(-1, *(1,) * counterfactual.ndim))
+            leaves.append(point.flatten(0, 1).requires_grad_())
+            return leaves[0]
+
+        others = {hook: self.model.place(hook) for hook in self.others}
+        with torch.enable_grad(), observed(self.model.body, others) as seen:
+            edits = {self.model.place(self.start): edit}
+            logits = self.recording.repeated(count).logits_from(self.layer, edits)
+            metric = self.batch.repeated(count).metric(logits)
+        share = (self.model.layers - self.layer) / self.model.layers
+        self.model.meter.forward_equivalents += 2 * len(metric) * share
+        gradients = torch.autograd.grad(metric.sum(), [leaves[0], *seen.values()])
+        return {
+            hook: gradient.detach().unflatten(0, (count, -1)).sum(0)
+            for hook, gradient in zip([self.start, *seen], gradients, strict=True)
+        }
+
+
+def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[str, ...]]]:
+    """Return (layer, hook to interpolate, hooks whose gradients the sweep gives) for every site."""
+    sweeps: list[tuple[int, str, tuple[str, ...]]] = []
+    wanted = set(hooks)
+    for hook in hooks:
+        layer = int(hook.split(".")[1])
+        act, out = model.hook("mlp_act", layer), model.hook("mlp_out", layer)
+        if hook == out and act in wanted and affine_mlp_output(model, layer):
+            continue
+        both = hook == act and out in wanted and affine_mlp_output(model, layer)
+        sweeps.append((layer, hook, (act, out) if both else (hook,)))
+    return sweeps
+
+
+def affine_mlp_output(model: Model, layer: int) -> bool:
+    """Return whether the MLP's output is its down projection's output, with no norm in between."""
+    return model.component(f"blocks.{layer}.mlp.out").original_component is not None and not hasattr(
+        model.component(f"blocks.{layer}"), "ln2_post"
+    )
+
+
+def _relevance(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
+    import torch
+
+    seen: dict[str, Tensor] = {}
+
+    def start(_module: object, _arguments: object, output: Tensor) -> Tensor:
+        return _leaf(output)
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_module: object, _arguments: object, output: Tensor) -> None:
+            seen[name] = output
+
+        return hook
+
+    with torch.enable_grad(), ExitStack() as stack:
+        handle = model.hook_point("embed.hook_out").register_forward_hook(start)
+        stack.callback(handle.remove)
+        # After the rules: hooks run in the order of registration, and the field is taken at the value
+        # that goes on, so that a halved product does not halve the gradient at its own site.
+        stack.enter_context(relp_rules(model))
+        for name in hooks:
+            handle = model.hook_point(name).register_forward_hook(watch(name))
+            stack.callback(handle.remove)
+        logits = model.bridge(batch.clean, use_cache=False, logits_to_keep=1)
+        metric = batch.metric(at_least_float32(logits[:, -1]))
+    model.meter.forward_equivalents += len(metric)
+    return _backward(model, metric, seen)
