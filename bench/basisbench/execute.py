@@ -1,0 +1,269 @@
+"""One cell from question to record.
+
+1. A session holds one task on one model: the tokenised pairs of both splits, and per aligned group what all
+   bases share (activations, gradient fields, F(M)).
+2. A cell scores the nodes of a basis on the attribution split, ranks them, and evaluates circuits of every size
+   and their complements on the evaluation split, group by group.
+3. The record pools the groups' examples and carries identities, costs and environment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from basisbench.alignment import load_splits
+from basisbench.context import GroupContext, Spent, now
+from basisbench.environment import describe_environment, peak_memory, reset_peak_memory
+from basisbench.guard import Fit, measure_fit
+from basisbench.measure import GroupCurve, measure_group, pooled_curve
+from basisbench.metrics import sizes_grid
+from basisbench.model import Model
+from basisbench.ranking import Ranking, pooled_scores, rank
+from basisbench.record import (
+    CellConfig,
+    Cost,
+    Counts,
+    Dropped,
+    Endpoints,
+    Group,
+    Guard,
+    Identities,
+    Record,
+    Seconds,
+    TopNode,
+)
+from basisbench.types import PairSet
+
+if TYPE_CHECKING:
+    from basisbench.protocols import Basis, BasisSpec, Method, Task
+
+_TOP_NODES = 20
+_ALL_GROUPS = "all groups"
+
+
+@dataclass(frozen=True, eq=False)
+class _Built:
+    """A basis that was built for a model, and the seconds that took."""
+
+    basis: Basis
+    seconds: float
+
+
+_shelves: WeakKeyDictionary[Model, dict[str, _Built]] = WeakKeyDictionary()
+
+
+def _built(model: Model, spec: BasisSpec) -> _Built:
+    """Build a basis once per model, for all sessions on it."""
+    shelf = _shelves.setdefault(model, {})
+    if spec.name not in shelf:
+        start = now(model)
+        basis = spec.build(model)
+        shelf[spec.name] = _Built(basis, now(model) - start)
+    return shelf[spec.name]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPair:
+    """The two splits of one aligned group.
+
+    Attributes:
+        attribution: where scores and mean references come from.
+        evaluation: where curves come from.
+    """
+
+    attribution: GroupContext
+    evaluation: GroupContext
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """One task on one model, ready to run cells.
+
+    Attributes:
+        model: the model.
+        attribution: pairs that scores and mean references come from.
+        evaluation: pairs that curves come from.
+        groups: the aligned groups, in the order of the record's examples.
+    """
+
+    model: Model
+    attribution: PairSet
+    evaluation: PairSet
+    groups: tuple[GroupPair, ...]
+
+    @cached_property
+    def data_hash(self) -> str:
+        """SHA-256 over the tokenised pairs of both splits."""
+        digest = hashlib.sha256()
+        for pairs in (*self.attribution, *self.evaluation):
+            digest.update(f"{pairs.task} {pairs.version} {pairs.split} {pairs.group}".encode())
+            for ids in (pairs.clean, pairs.counterfactual, pairs.answers, pairs.foils):
+                digest.update(f"{ids.shape}".encode())
+                digest.update(ids.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def identity(self, spec: BasisSpec) -> Identities:
+        """Return what a cell with this basis would be run on; nothing is built for it."""
+        return Identities(
+            model=self.model.weights_hash, dictionary=spec.fingerprint(self.model.spec), data=self.data_hash
+        )
+
+    def run(self, cell: CellConfig, spec: BasisSpec, method: Method) -> Record:
+        """Run one cell.
+
+        Args:
+            cell: what is asked; its model and task are those of the session.
+            spec: the basis that the cell names.
+            method: the method that the cell names.
+
+        Raises:
+            BasisError: the basis cannot be built, or explains nothing on the task's prompts.
+        """
+        model = self.model
+        reset_peak_memory(model)
+        built = _built(model, spec)
+        basis = built.basis
+        start = now(model)
+        fit = None if basis.exact else self._fit(basis)
+        references = now(model)
+
+        for group in self.groups:
+            group.attribution.ledger.start()
+        before = model.meter.forward_equivalents
+        rankings = self._rankings(cell, basis, method)
+        scored = now(model)
+        own_passes = model.meter.forward_equivalents - before
+
+        curves = [
+            measure_group(cell, basis, group.attribution, group.evaluation, ranking, sizes_of(rankings))
+            for group, ranking in zip(self.groups, rankings, strict=True)
+        ]
+        finished = now(model)
+
+        fields = sum((group.attribution.ledger.total("field:") for group in self.groups), Spent())
+        shared = sum((group.attribution.ledger.total("activations:") for group in self.groups), Spent())
+        fresh = sum((group.attribution.ledger.fresh() for group in self.groups), Spent())
+        cost = Cost(
+            seconds=Seconds(
+                load=built.seconds + references - start,
+                gradients=fields.seconds,
+                scoring=max(0.0, scored - references - fresh.seconds) + shared.seconds,
+                curve=finished - scored,
+            ),
+            forward_equivalents=max(0.0, own_passes - fresh.forward_equivalents)
+            + fields.forward_equivalents
+            + shared.forward_equivalents,
+            dictionary_bytes=basis.parameter_bytes,
+            peak_memory_bytes=peak_memory(model),
+            device=str(model.device),
+        )
+        return self._record(cell, spec, fit, rankings, curves, cost, basis)
+
+    def _fit(self, basis: Basis) -> Fit:
+        return measure_fit(basis, [group.attribution for group in self.groups])
+
+    def _rankings(self, cell: CellConfig, basis: Basis, method: Method) -> list[Ranking]:
+        scores = [method.score(group.attribution, basis) for group in self.groups]
+        if cell.granularity == "unit":
+            pooled = pooled_scores(scores, [group.attribution.pair_count for group in self.groups])
+            scores = [pooled] * len(self.groups)
+        return [rank(score, policy=cell.error_policy) for score in scores]
+
+    def _record(
+        self,
+        cell: CellConfig,
+        spec: BasisSpec,
+        fit: Fit | None,
+        rankings: Sequence[Ranking],
+        curves: Sequence[GroupCurve],
+        cost: Cost,
+        basis: Basis,
+    ) -> Record:
+        weights = [group.evaluation.pair_count for group in self.groups]
+        full = [value for curve in curves for value in curve.full]
+        empty = [value for curve in curves for value in curve.empty]
+        nodes_mean = sum(ranking.nodes * weight for ranking, weight in zip(rankings, weights, strict=True))
+        return Record(
+            schema_version=1,
+            cell=cell,
+            identities=self.identity(spec),
+            groups=tuple(
+                Group(
+                    key=group.attribution.pairs.group,
+                    attribution_pairs=group.attribution.pair_count,
+                    evaluation_pairs=group.evaluation.pair_count,
+                    positions=group.evaluation.pairs.length,
+                    nodes=ranking.nodes,
+                    error_nodes=ranking.error_nodes,
+                )
+                for group, ranking in zip(self.groups, rankings, strict=True)
+            ),
+            counts=Counts(
+                nodes_mean=nodes_mean / sum(weights),
+                nodes_max=max(ranking.nodes for ranking in rankings),
+                layers=len(basis.sites),
+                units_per_layer=tuple(places.shape[1] for places in rankings[0].units),
+            ),
+            dropped=Dropped(attribution=dict(self.attribution.dropped), evaluation=dict(self.evaluation.dropped)),
+            endpoints=Endpoints(
+                full=tuple(full), empty=tuple(empty), accuracy=sum(value > 0 for value in full) / len(full)
+            ),
+            curve=pooled_curve(curves, weights, sizes_of(rankings)),
+            subset_checks=(),
+            guard=None if fit is None else Guard(fvu=fit.unexplained, l0=fit.active),
+            top_nodes=self._top_nodes(cell, rankings, basis),
+            cost=cost,
+            environment=describe_environment(self.model),
+        )
+
+    def _top_nodes(self, cell: CellConfig, rankings: Sequence[Ranking], basis: Basis) -> tuple[TopNode, ...]:
+        by_unit = cell.granularity == "unit"
+        nodes = []
+        for group, ranking in list(zip(self.groups, rankings, strict=True))[: 1 if by_unit else None]:
+            pairs = group.attribution.pairs
+            for index, position, unit, score in ranking.top(_TOP_NODES):
+                nodes.append(
+                    TopNode(
+                        group=_ALL_GROUPS if by_unit else pairs.group,
+                        layer=basis.sites[index].layer,
+                        position=None if by_unit else position,
+                        role=None if by_unit else pairs.roles[position],
+                        unit="error" if unit < 0 else unit,
+                        score=score,
+                    )
+                )
+        return tuple(sorted(nodes, key=lambda node: -abs(node.score))[:_TOP_NODES])
+
+
+def sizes_of(rankings: Sequence[Ranking]) -> tuple[int, ...]:
+    """Return the sizes of a cell's curve: 1-2-5 steps, then all nodes of the largest group."""
+    return sizes_grid(max(ranking.nodes for ranking in rankings))
+
+
+def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation_pairs: int, seed: int) -> Session:
+    """Tokenise a task's pairs for a model and make them ready to run.
+
+    Args:
+        model: a loaded model.
+        task: the task.
+        attribution_pairs: pairs wanted in the attribution split.
+        evaluation_pairs: pairs wanted in the evaluation split.
+        seed: seed of the pairs and of random scores.
+
+    Raises:
+        TaskError: no pair survives the model's tokenizer.
+    """
+    attribution, evaluation = load_splits(
+        task, model.tokenizer, attribution=attribution_pairs, evaluation=evaluation_pairs, seed=seed
+    )
+    other = {pairs.group: pairs for pairs in attribution}
+    groups = tuple(
+        GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
+        for pairs in evaluation
+    )
+    return Session(model, attribution, evaluation, groups)

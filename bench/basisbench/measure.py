@@ -1,0 +1,161 @@
+"""The curve of one aligned group, and the curves of all groups pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from basisbench.ablate import Keep, Reference, ablation_edits, family_empty_edits
+from basisbench.curve import evaluate_circuits
+from basisbench.record_parts import Curve
+from basisbench.reference import reference_outputs, reference_values
+from basisbench.shortcut import take_shortcut
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from basisbench.context import GroupContext
+    from basisbench.protocols import Basis
+    from basisbench.ranking import Ranking
+    from basisbench.record import CellConfig
+
+
+@dataclass(frozen=True, eq=False)
+class GroupCurve:
+    """Raw values of one aligned group, in logits; rows are sizes, columns are evaluation pairs.
+
+    Attributes:
+        full: F(M) per pair.
+        empty: F(0) per pair.
+        circuit: metric of the circuit at each size.
+        complement: metric of everything but the circuit at each size.
+        feature_nodes: unit nodes in the circuit at each size.
+        error_nodes: error nodes in the circuit at each size.
+        units: distinct (layer, unit) in the circuit at each size.
+    """
+
+    full: list[float]
+    empty: list[float]
+    circuit: list[list[float]]
+    complement: list[list[float]]
+    feature_nodes: list[int]
+    error_nodes: list[int]
+    units: list[int]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One circuit to evaluate: the k best nodes, or everything but them."""
+
+    size: int
+    complement: bool
+
+
+def measure_group(
+    cell: CellConfig,
+    basis: Basis,
+    attribution: GroupContext,
+    evaluation: GroupContext,
+    ranking: Ranking,
+    sizes: Sequence[int],
+) -> GroupCurve:
+    """Evaluate the circuit and its complement at every size.
+
+    Points that hold every node (with errors) or none (without) are F(M) and F(0) by definition and cost
+    nothing; a test holds that evaluating them gives the same.
+
+    Args:
+        cell: ablation and error policy.
+        basis: the basis.
+        attribution: the group in the attribution split.
+        evaluation: the group in the evaluation split.
+        ranking: the group's ranking.
+        sizes: circuit sizes; those above the group's nodes keep all of them.
+    """
+    reference = reference_values(basis, cell.ablation, attribution, evaluation)
+    full = evaluation.clean_metric()
+    empty = empty_metric(cell, basis, attribution, evaluation, reference)
+    points = [Point(min(size, ranking.nodes), complement) for complement in (False, True) for size in sizes]
+    known: dict[Point, Tensor] = {}
+    if cell.error_policy != "ablate":
+        known[Point(ranking.nodes, complement=False)] = known[Point(0, complement=True)] = full
+    if cell.error_policy != "keep":
+        known[Point(0, complement=False)] = known[Point(ranking.nodes, complement=True)] = empty
+    wanted = [point for point in dict.fromkeys(points) if point not in known]
+    if wanted:
+        shortcut = take_shortcut(
+            evaluation.model,
+            [attribution.batch.counterfactual, evaluation.batch.clean, evaluation.batch.counterfactual],
+            prefix=cell.ablation != "zero",
+        )
+        measured = evaluate_circuits(
+            evaluation.model,
+            basis,
+            evaluation.batch,
+            reference,
+            lambda start, stop: ranking.keep(
+                [point.size for point in wanted[start:stop]], [point.complement for point in wanted[start:stop]]
+            ),
+            len(wanted),
+            shortcut=shortcut,
+        )
+        known.update(zip(wanted, measured.metric, strict=True))
+    rows = [known[point].tolist() for point in points]
+    errors = [ranking.error_count(size) for size in sizes]
+    return GroupCurve(
+        full=full.tolist(),
+        empty=empty.tolist(),
+        circuit=rows[: len(sizes)],
+        complement=rows[len(sizes) :],
+        feature_nodes=[min(size, ranking.nodes) - error for size, error in zip(sizes, errors, strict=True)],
+        error_nodes=errors,
+        units=[ranking.distinct_units(size) for size in sizes],
+    )
+
+
+def empty_metric(
+    cell: CellConfig, basis: Basis, attribution: GroupContext, evaluation: GroupContext, reference: Reference
+) -> Tensor:
+    """Return F(0) per pair: every node and every error of the family at its reference.
+
+    Under `mean` and `counterfactual` it is measured at the family's outputs, once for every basis of the family;
+    under `zero` it depends on the basis, for a dictionary at zero still writes its decoder bias.
+    """
+    import torch
+
+    model, batch = evaluation.model, evaluation.batch
+    if cell.ablation == "zero":
+        nothing = Keep(
+            tuple(units.new_zeros((1, 1, units.shape[-1]), dtype=torch.bool) for units in reference.units),
+            tuple(units.new_zeros((1, 1), dtype=torch.bool) for units in reference.units),
+        )
+        edits = ablation_edits(model, basis, reference, nothing, len(batch.clean))
+    else:
+        edits = family_empty_edits(model, reference_outputs(basis, cell.ablation, attribution, evaluation))
+    with torch.inference_mode():
+        return batch.metric(model.logits(batch.clean, edits))
+
+
+def pooled_curve(curves: Sequence[GroupCurve], weights: Sequence[int], sizes: Sequence[int]) -> Curve:
+    """Pool the groups: examples stand side by side, node counts are means weighted by evaluation pairs."""
+
+    def mean(name: str) -> tuple[float, ...]:
+        columns = zip(*(getattr(curve, name) for curve in curves), strict=True)
+        return tuple(
+            sum(count * weight for count, weight in zip(column, weights, strict=True)) / sum(weights)
+            for column in columns
+        )
+
+    def side_by_side(name: str) -> tuple[tuple[float, ...], ...]:
+        rows = zip(*(getattr(curve, name) for curve in curves), strict=True)
+        return tuple(tuple(value for part in row for value in part) for row in rows)
+
+    return Curve(
+        sizes=tuple(sizes),
+        feature_nodes=mean("feature_nodes"),
+        error_nodes=mean("error_nodes"),
+        units=mean("units"),
+        circuit=side_by_side("circuit"),
+        complement=side_by_side("complement"),
+    )

@@ -1,0 +1,162 @@
+"""From scores to circuits: the place of every node in the ranking, and what a circuit of k nodes holds.
+
+The circuit of size k is exactly the k nodes with the largest absolute score; ties are broken by
+(layer, position, unit), the error node after the units of its position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from basisbench.ablate import Keep
+from basisbench.types import Scores
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from basisbench.types import ErrorPolicy
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The place of every node, from 0 for the largest absolute score.
+
+    Attributes:
+        units: per site, places of the units at each position (one row when positions go together).
+        errors: per site, places of the error nodes; None when errors are not ranked.
+        scores: score of each node, best first.
+        policy: what happens to errors.
+    """
+
+    units: tuple[Int[Tensor, "pos_or_1 unit"], ...]
+    errors: tuple[Int[Tensor, " pos_or_1"], ...] | None
+    scores: Float[Tensor, " node"]
+    policy: ErrorPolicy
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes that are ranked."""
+        return len(self.scores)
+
+    @property
+    def error_nodes(self) -> int:
+        """Number of error nodes among them."""
+        return 0 if self.errors is None else sum(len(places) for places in self.errors)
+
+    def keep(self, sizes: Sequence[int], complement: Sequence[bool]) -> Keep:
+        """Return the kept nodes of several circuits, or of their complements.
+
+        Args:
+            sizes: nodes per circuit.
+            complement: for each circuit, whether its complement is kept instead.
+        """
+        import torch
+
+        device = self.units[0].device
+        size = torch.tensor(sizes, dtype=torch.int32, device=device)
+        flip = torch.tensor(complement, device=device)
+
+        def kept(places: Tensor) -> Tensor:
+            shape = (-1,) + (1,) * places.ndim
+            return (places < size.view(shape)) ^ flip.view(shape)
+
+        units = tuple(kept(places) for places in self.units)
+        if self.errors is not None:
+            errors = tuple(kept(places) for places in self.errors)
+        else:
+            always = torch.full((len(sizes), 1), self.policy != "ablate", device=device)
+            errors = tuple(always for _ in self.units)
+        return Keep(units, errors)
+
+    @cached_property
+    def _first_place(self) -> Int[Tensor, " unit"]:
+        import torch
+
+        return torch.cat([places.amin(0) for places in self.units])
+
+    @cached_property
+    def _error_places(self) -> Int[Tensor, " error"]:
+        import torch
+
+        if self.errors is None:
+            return self.units[0].new_zeros(0)
+        return torch.cat(list(self.errors))
+
+    def error_count(self, size: int) -> int:
+        """Return how many of the circuit's nodes are error nodes."""
+        return int((self._error_places < size).sum())
+
+    def distinct_units(self, size: int) -> int:
+        """Return how many (layer, unit) the circuit touches, error nodes left out."""
+        return int((self._first_place < size).sum())
+
+    def top(self, count: int) -> list[tuple[int, int, int, float]]:
+        """Return the best nodes as (site index, position, unit or -1 for the error, score)."""
+        found: dict[int, tuple[int, int, int, float]] = {}
+        for index, places in enumerate(self.units):
+            for position, unit in (places < count).nonzero().tolist():
+                place = int(places[position, unit])
+                found[place] = (index, position, unit, float(self.scores[place]))
+        for index, places in enumerate(self.errors or ()):
+            for (position,) in (places < count).nonzero().tolist():
+                place = int(places[position])
+                found[place] = (index, position, -1, float(self.scores[place]))
+        return [found[place] for place in sorted(found)]
+
+
+def pooled_scores(scores: Sequence[Scores], pairs: Sequence[int]) -> Scores:
+    """Add scores over positions, and average over aligned groups weighted by pairs: one score per unit.
+
+    Args:
+        scores: scores of each group, each a mean over its pairs.
+        pairs: pairs of each group.
+
+    Returns:
+        Scores with a single position.
+    """
+    total = sum(pairs)
+
+    def pooled(parts: Sequence[Tensor]) -> Tensor:
+        weighted = [part.sum(0, keepdim=True) * (count / total) for part, count in zip(parts, pairs, strict=True)]
+        return sum(weighted[1:], weighted[0])
+
+    sites = range(len(scores[0].units))
+    units = tuple(pooled([score.units[site] for score in scores]) for site in sites)
+    if scores[0].errors is None:
+        return Scores(units, None)
+    return Scores(units, tuple(pooled([(score.errors or ())[site] for score in scores]) for site in sites))
+
+
+def rank(scores: Scores, *, policy: ErrorPolicy) -> Ranking:
+    """Rank the nodes of one aligned group.
+
+    Args:
+        scores: signed scores of every (site, position, unit) and error; a single position stands for all.
+        policy: errors are ranked under "node" only.
+    """
+    import torch
+
+    units, errors = scores.units, scores.errors if policy == "node" else None
+    rows = [
+        torch.cat([values, errors[index].unsqueeze(1)], 1) if errors is not None else values
+        for index, values in enumerate(units)
+    ]
+    flat = torch.cat([row.flatten() for row in rows])
+    order = flat.abs().argsort(descending=True, stable=True)
+    places = torch.empty(len(order), dtype=torch.int32, device=order.device)
+    places[order] = torch.arange(len(order), dtype=torch.int32, device=order.device)
+    by_site = [
+        part.view(row.shape) for part, row in zip(places.split([row.numel() for row in rows]), rows, strict=True)
+    ]
+    if errors is None:
+        return Ranking(tuple(by_site), None, flat[order], policy)
+    return Ranking(
+        tuple(part[:, :-1].contiguous() for part in by_site),
+        tuple(part[:, -1].contiguous() for part in by_site),
+        flat[order],
+        policy,
+    )

@@ -1,0 +1,69 @@
+"""Reference values: what a node outside the circuit is set to.
+
+1. `mean`: the mean of its value over the attribution split's counterfactual prompts of the same aligned
+   group, position by position.
+2. `counterfactual`: its value in the same evaluation example's counterfactual run.
+3. `zero`: zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from basisbench.ablate import Reference
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from basisbench.context import GroupContext
+    from basisbench.protocols import Basis
+    from basisbench.types import Ablation
+
+
+def reference_values(
+    basis: Basis, ablation: Ablation, attribution: GroupContext, evaluation: GroupContext
+) -> Reference:
+    """Return the reference coordinates and errors of every site for one aligned group.
+
+    Args:
+        basis: the basis.
+        ablation: which reference.
+        attribution: the group in the attribution split, the source of means.
+        evaluation: the group in the evaluation split, the source of counterfactual values.
+    """
+    import torch
+
+    units: list[Tensor] = []
+    errors: list[Tensor] = []
+    source = evaluation if ablation == "counterfactual" else attribution
+    with torch.no_grad():
+        for site in basis.sites:
+            coordinates, error = source.coordinates(basis, site, "counterfactual")
+            units.append(_reduced(coordinates, ablation))
+            if error is not None:
+                errors.append(_reduced(error, ablation))
+    return Reference(tuple(units), None if basis.exact else tuple(errors))
+
+
+def reference_outputs(
+    basis: Basis, ablation: Ablation, attribution: GroupContext, evaluation: GroupContext
+) -> Mapping[str, Float[Tensor, "pair_or_1 pos d_write"]]:
+    """Return the reference activation at the family's outputs, the same for every basis of the family.
+
+    Under `mean` and `counterfactual` all nodes and errors at their reference make the activation itself take
+    its reference; reading it off the activation gives one number for the whole family.
+    """
+    source = evaluation if ablation == "counterfactual" else attribution
+    model = source.model
+    outputs = {"mlp": "mlp_out", "attn": "attn_out", "resid": "resid_post"}
+    hooks = [model.hook(outputs[basis.family], site.layer) for site in basis.sites]  # type: ignore[arg-type]
+    return {hook: _reduced(source.activation(hook, "counterfactual"), ablation) for hook in hooks}
+
+
+def _reduced(values: Tensor, ablation: Ablation) -> Tensor:
+    if ablation == "counterfactual":
+        return values
+    mean = values.mean(0, keepdim=True)
+    return mean if ablation == "mean" else mean.new_zeros(mean.shape)
