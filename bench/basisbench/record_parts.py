@@ -1,0 +1,203 @@
+"""The parts of a record: what was measured in one cell, field by field.
+
+`basisbench.record` puts them together. Every description is the definition of its number: meaning, unit, sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from basisbench.schema import Frozen, Rounded
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[Rounded, Field(ge=0)]
+
+
+def expect_length(value: tuple[object, ...], length: int | None, other: str) -> None:
+    """Refuse a list whose length contradicts another field; an absent field has its own error already."""
+    if length is not None and len(value) != length:
+        raise ValueError(f"{len(value)} values, but {other} has or counts {length}")
+
+
+class Group(Frozen):
+    """One aligned group: pairs of one token length whose positions play the same roles."""
+
+    key: Name = Field(description="key of the group, the same in both splits")
+    attribution_pairs: Positive = Field(description="pairs used in the attribution split")
+    evaluation_pairs: Positive = Field(description="pairs used in the evaluation split")
+    positions: Positive = Field(description="tokens per prompt, the beginning-of-sequence token included")
+    nodes: Positive = Field(description="nodes ranked in this group, ranked error nodes included")
+    error_nodes: Count = Field(description="error nodes among them; 0 unless the error policy is node")
+
+    @field_validator("error_nodes")
+    @classmethod
+    def _within_nodes(cls, value: int, info: ValidationInfo) -> int:
+        if "nodes" in info.data and value > info.data["nodes"]:
+            raise ValueError(f"{value} error nodes among {info.data['nodes']} nodes")
+        return value
+
+
+class Counts(Frozen):
+    """How large the space of nodes is."""
+
+    nodes_mean: NotNegative = Field(description="ranked nodes, mean over groups weighted by evaluation pairs")
+    nodes_max: Positive = Field(description="ranked nodes of the largest group; the last size of the curve")
+    layers: Positive = Field(description="layers that the basis covers")
+    units_per_layer: tuple[Positive, ...] = Field(description="units of each layer, in layer order")
+
+    @field_validator("units_per_layer")
+    @classmethod
+    def _one_per_layer(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        expect_length(value, info.data.get("layers"), "layers")
+        return value
+
+
+class Dropped(Frozen):
+    """Candidate pairs left out, counted by reason."""
+
+    attribution: Mapping[str, Count] = Field(description="reason to number of pairs, attribution split")
+    evaluation: Mapping[str, Count] = Field(description="reason to number of pairs, evaluation split")
+
+
+class Endpoints(Frozen):
+    """The two ends that normalise a curve, in logits per evaluation example."""
+
+    full: tuple[Rounded, ...] = Field(
+        min_length=1, description="F(M): metric of the unhooked model, answer logit minus foil logit"
+    )
+    empty: tuple[Rounded, ...] = Field(
+        description="F(0): metric with every node and every error of the family at its reference"
+    )
+    accuracy: float = Field(ge=0, le=1, description="share of examples with F(M) > 0: the answer beats the foil")
+
+    @field_validator("empty")
+    @classmethod
+    def _one_per_example(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        full = info.data.get("full")
+        expect_length(value, None if full is None else len(full), "endpoints.full")
+        return value
+
+    @field_validator("accuracy")
+    @classmethod
+    def _agrees_with_full(cls, value: float, info: ValidationInfo) -> float:
+        full = info.data.get("full")
+        if full is not None:
+            share = sum(metric > 0 for metric in full) / len(full)
+            if not math.isclose(share, value, abs_tol=1e-4):
+                raise ValueError(f"{value:g} given, but a share of {share:g} of endpoints.full is above 0")
+        return value
+
+
+class Curve(Frozen):
+    """Metric values at each circuit size; rows are sizes, columns are evaluation examples, in logits."""
+
+    sizes: tuple[Count, ...] = Field(
+        min_length=2, description="circuit sizes k in nodes: 0 first, strictly increasing, the largest group's all last"
+    )
+    feature_nodes: tuple[NotNegative, ...] = Field(
+        description="unit nodes in the circuit, mean over groups weighted by evaluation pairs"
+    )
+    error_nodes: tuple[NotNegative, ...] = Field(
+        description="error nodes in the circuit, mean over groups weighted by evaluation pairs"
+    )
+    units: tuple[NotNegative, ...] = Field(
+        description="distinct (layer, unit) in the circuit, mean over groups weighted by evaluation pairs"
+    )
+    circuit: tuple[tuple[Rounded, ...], ...] = Field(
+        description="[size][example] metric with only the circuit live, everything else at its reference"
+    )
+    complement: tuple[tuple[Rounded, ...], ...] = Field(
+        description="[size][example] metric with the circuit at its reference and everything else live"
+    )
+    kl: tuple[NotNegative, ...] | None = Field(
+        default=None,
+        description="KL(full model || circuit) over the vocabulary at the last position, nats, mean over examples; "
+        "null when the suite does not ask for it",
+    )
+
+    @field_validator("sizes")
+    @classmethod
+    def _increasing_from_zero(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if value[0] != 0:
+            raise ValueError(f"the first size must be 0, found {value[0]}")
+        for before, after in pairwise(value):
+            if after <= before:
+                raise ValueError(f"sizes must increase strictly, found {after} after {before}")
+        return value
+
+    @field_validator("feature_nodes", "error_nodes", "units", "kl", "circuit", "complement")
+    @classmethod
+    def _one_per_size(cls, value: tuple[object, ...] | None, info: ValidationInfo) -> tuple[object, ...] | None:
+        sizes = info.data.get("sizes")
+        if value is not None:
+            expect_length(value, None if sizes is None else len(sizes), "curve.sizes")
+        return value
+
+
+class SubsetCheck(Frozen):
+    """Metric when a random half of the complement is ablated, against circuits that win by cancellation."""
+
+    size: Count = Field(description="circuit size k in nodes")
+    draws: tuple[Rounded, ...] = Field(
+        min_length=1, description="mean metric over examples, in logits, one value per random half"
+    )
+
+
+class Guard(Frozen):
+    """How well a dictionary fits the task's own prompts; measured on the attribution split, both sides."""
+
+    fvu: tuple[NotNegative, ...] = Field(description="fraction of variance unexplained per layer; 0 is perfect")
+    l0: tuple[NotNegative, ...] = Field(description="mean number of active units per position, per layer")
+
+
+class TopNode(Frozen):
+    """A node near the top of the ranking."""
+
+    group: Name = Field(description="key of the aligned group that it was scored in")
+    layer: Count = Field(description="layer, from 0")
+    position: Count | None = Field(description="token position, from 0; null when the granularity is unit")
+    role: str | None = Field(description="role of the position, for example subject; null as above")
+    unit: Count | Literal["error"] = Field(description='index of the unit in its layer, or "error"')
+    score: Rounded = Field(
+        description="effect on the metric of replacing the clean value by the counterfactual one, in logits"
+    )
+
+
+class Seconds(Frozen):
+    """Wall-clock seconds per phase; work shared between cells is counted in each of them."""
+
+    load: NotNegative = Field(description="loading the dictionary and reading its reference values")
+    gradients: NotNegative = Field(description="the gradient fields that the method asked for")
+    scoring: NotNegative = Field(description="projecting fields, or measuring, to node scores; ranking")
+    curve: NotNegative = Field(description="ablated forward passes at every size, circuit and complement")
+
+
+class Cost(Frozen):
+    """What the cell took."""
+
+    seconds: Seconds = Field(description="wall-clock seconds per phase")
+    forward_equivalents: NotNegative = Field(
+        description="passes over one pair that scoring needed; a backward pass counts as two forward ones"
+    )
+    dictionary_bytes: Count = Field(description="bytes of weights that the basis brings along; 0 for neurons")
+    peak_memory_bytes: Count = Field(description="peak resident memory of the process, or the device allocator's peak")
+    device: Name = Field(description="device of the model, for example cpu or cuda:0")
+
+
+class Environment(Frozen):
+    """Where the cell ran."""
+
+    packages: Mapping[str, str] = Field(description="package name to installed version")
+    python: Name = Field(description="version of Python")
+    platform: Name = Field(description="operating system and architecture")
+    processor: str = Field(description="name of the processor; empty when the system does not tell")
+    threads: Positive = Field(description="threads that torch used")
+    device_name: str = Field(description="name of the accelerator; empty on a CPU")
+    dtype: Name = Field(description="dtype of the model's weights, for example float32")

@@ -1,0 +1,85 @@
+"""The results folder: `OUT/records/<id>.json`, one file per finished cell.
+
+1. A cell is finished when its file exists, is valid, and holds that very cell.
+2. A file appears whole or not at all (`basisbench.record.write_record`).
+3. What a killed run left behind is a temporary file that nobody reads; a later run clears it away.
+
+Reading results into tables is `basisbench.frame`'s work.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from basisbench.errors import RecordError
+from basisbench.record import TEMPORARY_SUFFIX, Record, read_record, write_record
+
+RECORDS_FOLDER = "records"
+STALE_SECONDS = 60.0
+"""A temporary file lives for milliseconds; one older than this belongs to a run that was killed."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """The records of one results folder.
+
+    Attributes:
+        folder: the results folder; `records/` inside it is made on the first write.
+    """
+
+    folder: Path
+
+    @property
+    def records(self) -> Path:
+        """The folder that holds the record files."""
+        return self.folder / RECORDS_FOLDER
+
+    def path(self, cell_id: str) -> Path:
+        """Return the file of a cell, whether or not it exists."""
+        return self.records / f"{cell_id}.json"
+
+    def finished(self, cell_id: str) -> Record | None:
+        """Return the record of a cell if it is finished, else None.
+
+        A damaged file, or one that holds another cell, counts as unfinished: the run writes it anew.
+        """
+        path = self.path(cell_id)
+        if not path.exists():
+            return None
+        try:
+            record = read_record(path)
+        except RecordError:
+            return None
+        return record if record.id == cell_id else None
+
+    def write(self, record: Record) -> Path:
+        """Write a record under its id and return the file.
+
+        Raises:
+            RecordError: the folder cannot be written.
+        """
+        path = self.path(record.id)
+        write_record(record, path)
+        return path
+
+    def remove_stale(self, older_than: float = STALE_SECONDS) -> int:
+        """Delete temporary files that killed runs left behind.
+
+        Args:
+            older_than: age in seconds; younger ones may belong to a run that is writing now.
+
+        Returns:
+            How many were deleted.
+        """
+        now = time.time()
+        removed = 0
+        for path in self.records.glob(f".*{TEMPORARY_SUFFIX}"):
+            try:
+                if now - path.stat().st_mtime > older_than:
+                    path.unlink()
+                    removed += 1
+            except FileNotFoundError:  # another run cleared it away first
+                continue
+        return removed

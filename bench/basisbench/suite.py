@@ -1,0 +1,182 @@
+"""A suite: the YAML file that names the cells of a run.
+
+1. Read the file and check every field; a wrong one is named together with the file.
+2. Apply what the command line changes.
+3. Expand to cells, ordered so that cells that share a model, a task and a seed stand together: those share
+   the loaded model, the pairs and the gradient fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+
+from basisbench.errors import RecordError, unknown_name
+from basisbench.record import CellConfig
+from basisbench.registry import Registry
+from basisbench.schema import Frozen, describe_problem
+from basisbench.types import Ablation, ErrorPolicy, Granularity
+
+SUITE_SUFFIXES = (".yaml", ".yml")
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Refuse a value given twice: its cells would run twice."""
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise ValueError(f"'{value}' is given twice")
+    return values
+
+
+Names = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(min_length=1), AfterValidator(_distinct)
+]
+
+
+class Suite(Frozen):
+    """What a run covers: the cross product of its lists, bases with every task and method."""
+
+    name: str = Field(min_length=1, description="name of the suite")
+    summary: str = Field(min_length=1, description="one line for listings")
+    models: Names = Field(description="names of registered models")
+    tasks: Names = Field(description="names of registered tasks")
+    bases: Names = Field(description="names of registered bases, of one or several families")
+    methods: Names = Field(description="names of registered attribution methods")
+    ablations: Annotated[tuple[Ablation, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        default=("mean",), description="reference values of nodes outside the circuit"
+    )
+    error_policies: Annotated[tuple[ErrorPolicy, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        default=("node",), description="what happens to reconstruction errors"
+    )
+    granularities: Annotated[tuple[Granularity, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        default=("position",), description="whether a node has a position"
+    )
+    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
+        default=(0,), description="seeds of pairs, random scores and random bases"
+    )
+    attribution_pairs: int = Field(default=100, ge=1, description="pairs that scores and reference values come from")
+    evaluation_pairs: int = Field(default=100, ge=1, description="pairs that curves come from")
+
+    def changed(self, changes: Mapping[str, object]) -> Suite:
+        """Return the suite with some fields replaced.
+
+        Args:
+            changes: new values by field name; None leaves a field as it is.
+
+        Raises:
+            RecordError: a new value is not allowed; the message names the field.
+        """
+        given = {field: value for field, value in changes.items() if value is not None}
+        try:
+            return Suite.model_validate({**self.model_dump(), **given})
+        except ValidationError as error:
+            raise RecordError(f"suite '{self.name}' as changed: {describe_problem(error)}") from error
+
+
+def load_suite(name_or_path: str | Path) -> Suite:
+    """Load a built-in suite by name, or a suite file by path.
+
+    Args:
+        name_or_path: for example "pocket", or "my-suite.yaml".
+
+    Raises:
+        BasisBenchError: no built-in suite has that name.
+        RecordError: the file is missing or malformed; the message names the file and the field.
+    """
+    text = str(name_or_path)
+    if text.endswith(SUITE_SUFFIXES):
+        return _read(Path(text))
+    known = {path.stem: path for path in _built_in()}
+    if text not in known:
+        raise unknown_name("suite", text, known)
+    return _read(known[text])
+
+
+def list_suites() -> tuple[Suite, ...]:
+    """Return the built-in suites, by name."""
+    return tuple(_read(path) for path in _built_in())
+
+
+def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
+    """Return the cells of a suite; those that share model, task and seed are adjacent.
+
+    Args:
+        suite: what to run.
+        registry: where its names are looked up.
+
+    Raises:
+        BasisBenchError: a name is not registered; the nearest names are suggested.
+    """
+    for model in suite.models:
+        registry.get("model", model)
+    for method in suite.methods:
+        registry.get("method", method)
+    tasks = [registry.get("task", name) for name in suite.tasks]
+    bases = [registry.get("basis", name) for name in suite.bases]
+    return tuple(
+        CellConfig(
+            model=model,
+            task=task.name,
+            task_version=task.version,
+            basis=basis.name,
+            family=basis.family,
+            method=method,
+            ablation=ablation,
+            error_policy=error_policy,
+            granularity=granularity,
+            seed=seed,
+            attribution_pairs=suite.attribution_pairs,
+            evaluation_pairs=suite.evaluation_pairs,
+        )
+        for model, task, seed, basis, method, ablation, error_policy, granularity in product(
+            suite.models,
+            tasks,
+            suite.seeds,
+            bases,
+            suite.methods,
+            suite.ablations,
+            suite.error_policies,
+            suite.granularities,
+        )
+    )
+
+
+def _built_in() -> Sequence[Path]:
+    """Return the suite files inside the package, by name."""
+    folder = Path(str(files("basisbench") / "suites"))
+    return sorted(path for path in folder.iterdir() if path.suffix in SUITE_SUFFIXES)
+
+
+def _read(path: Path) -> Suite:
+    """Read and check one suite file."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not UTF-8 text at byte {error.start}") from error
+    except yaml.YAMLError as error:
+        raise RecordError(f"{path}: not YAML: {_yaml_problem(error)}") from error
+    if not isinstance(content, dict):
+        found = "nothing" if content is None else type(content).__name__
+        raise RecordError(f"{path}: expected fields such as 'name:' and 'tasks:', found {found}")
+    if unnamed := [key for key in content if not isinstance(key, str)]:
+        raise RecordError(f"{path}: field names must be text, found {unnamed[0]!r}")
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        raise RecordError(f"{path}: {describe_problem(error)}") from error
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Say in one line where YAML went wrong."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
+    return " ".join(str(error).split())
