@@ -1,0 +1,138 @@
+"""Tables that compare bases: a short one for the terminal, a full one for reading, one for a spreadsheet.
+
+1. `compare_table` marks the best basis per model, task, family and method; cells that differ in anything else
+   (weights, task version, ablation, error policy, granularity, seed, pairs) never meet.
+2. `render_text` prints medians over tasks, then every task under one method, within a screen's width.
+3. `render_markdown` gives everything with intervals; `write_csv` gives every column.
+
+A target that a curve does not reach is written ">N", N being all nodes of the basis: censored, not missing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from basisbench.bootstrap import Estimate
+from basisbench.errors import RecordError
+from basisbench.frame import normalised
+from basisbench.metrics import METRICS, STATISTICS
+from basisbench.metrics import paired_difference as paired_difference_of_cells
+from basisbench.record import Record
+from basisbench.setting import SETTING, default_method, family_order, split_settings
+from basisbench.tables import detail_table, full_table, headline_tables, markdown_lines, plain_text
+
+BEST_WITHIN = (*SETTING, "task", "task_version", "family", "method")
+
+
+def paired_difference(a: Record, b: Record, statistic: str) -> Estimate:
+    """Return a statistic of record `a` minus that of record `b`, with its 95% interval over shared resamples.
+
+    Args:
+        a: one cell.
+        b: another cell on the same evaluation examples of the same model.
+        statistic: a key of `metrics.STATISTICS`.
+
+    Raises:
+        RecordError: the two records do not share their model and data, or there is no such statistic.
+    """
+    if statistic not in STATISTICS:
+        raise RecordError(f"no statistic named '{statistic}'; known: {', '.join(STATISTICS)}")
+    for field, left, right in (
+        ("model", a.identities.model, b.identities.model),
+        ("data", a.identities.data, b.identities.data),
+        ("F(M) per example", a.endpoints.full, b.endpoints.full),
+    ):
+        if left != right:
+            raise RecordError(f"records {a.id} and {b.id} cannot be paired: their {field} differs")
+    return paired_difference_of_cells(normalised(a), normalised(b), statistic)
+
+
+def compare_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """Mark the best basis of every (setting, task, family, method) in each metric of `metrics.METRICS`.
+
+    Args:
+        summary: what `summarise` returned.
+
+    Returns:
+        The same rows with a column `<metric>_best` per metric: true for the best value and its ties, false everywhere
+        when there is nothing to choose between (one basis, or all equal) or the value is not finite.
+
+    Raises:
+        RecordError: two cells would stand for the same row of a table.
+    """
+    split_settings(summary)
+    table = summary.copy()
+    groups = [table[name] for name in BEST_WITHIN]
+    for name, metric in METRICS.items():
+        sign = 1.0 if metric.direction == "lower" else -1.0
+        values = (table[name].astype(float) * sign).replace([math.inf, -math.inf], math.nan)
+        grouped = values.groupby(groups)
+        # A value that is not reached counts as a rival, so only finite values that all agree leave no choice.
+        missing = values.isna().groupby(groups).transform("any")
+        choice = (grouped.transform("max") > grouped.transform("min")) | (missing & (grouped.transform("size") > 1))
+        table[f"{name}_best"] = (values == grouped.transform("min")) & choice
+    return table
+
+
+def render_text(summary: pd.DataFrame, *, method: str | None = None) -> str:
+    """Render the comparison for a terminal: medians over tasks for all methods, then each task under one method.
+
+    Args:
+        summary: what `summarise` returned.
+        method: method of the second table; by default relp where it is there.
+    """
+    blocks: list[str] = []
+    for title, part in split_settings(compare_table(summary)):
+        chosen = method or default_method(part)
+        blocks.append(title)
+        blocks += [plain_text(table) for table in headline_tables(part)]
+        shown = part[part["method"] == chosen]
+        if len(shown):
+            blocks.append(plain_text(detail_table(shown, f"Each task under {chosen}")))
+    notes = (
+        "* best of its task, family and method (in medians: of its family and method). [low, high]: 95% bootstrap\n"
+        "interval over examples. >N: not reached with all N nodes (or bits). (8/9): reached in 8 of 9 tasks.\n"
+        "n/a: F(M) is not above F(0). Bits compare bases of different width, nodes do not. Areas: over log k; higher\n"
+        "F, lower |1-F| is better. Time: all phases of a cell, shared work counted in each."
+    )
+    return "\n\n".join([*blocks, notes]) + "\n"
+
+
+def render_markdown(summary: pd.DataFrame) -> str:
+    """Render the full comparison as Markdown: medians, then a table per task and family, methods below each other."""
+    lines = ["# Comparison of bases", ""]
+    for title, part in split_settings(compare_table(summary)):
+        lines += [f"## {title}", ""]
+        for table in headline_tables(part):
+            lines += [f"### {table.title}", "", *markdown_lines(table), ""]
+        groups = sorted(
+            part.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
+        )
+        for (task, version, family), group in groups:
+            table = full_table(group, f"{task} (version {version}), family {family}")
+            lines += [f"### {table.title}", "", *markdown_lines(table), ""]
+    lines += [
+        "Bold: best of its task, family and method. Brackets: 95% bootstrap interval over evaluation examples. "
+        "`>N`: not reached with all N nodes (or bits). n/a: undefined, F(M) is not above F(0). "
+        "Nodes of bases of different width are not comparable; bits are.",
+        "",
+    ]
+    for metric in METRICS.values():
+        lines.append(f"- **{metric.title}** ({metric.unit}, {metric.direction} is better): {metric.meaning}.")
+    return "\n".join(lines) + "\n"
+
+
+def write_csv(summary: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write every column of the comparison, best marks included; "not reached" is written as inf.
+
+    Args:
+        summary: what `summarise` returned.
+        path: the file; its folder is made when it is missing.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    compare_table(summary).to_csv(path, index=False, na_rep="nan", float_format="%.6g")

@@ -1,0 +1,301 @@
+"""From record files to tidy tables.
+
+1. Find the record files of a path: a file, a folder of records, a results folder with `records/`, or a tree of those.
+2. Read and check each; the same cell found twice counts once, the latest record of it.
+3. Normalise its curve and resample its examples (`basisbench.metrics`).
+4. Lay it out: a row per cell and size (`load_results`), or a row per cell (`summarise`).
+
+No torch here, so that results can be read on a machine that has none.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from basisbench.bootstrap import interval_ends
+from basisbench.errors import RecordError
+from basisbench.metrics import STATISTICS, CurveValues, Normalised, circuit_bits, estimate, normalise
+from basisbench.record import Record, read_record
+from basisbench.setting import basis_order, method_order
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+Column: TypeAlias = "float | int | str | bool | None"
+
+
+def read_results(paths: PathLike | Sequence[PathLike]) -> list[Record]:
+    """Read every record below the given paths, each cell once.
+
+    Args:
+        paths: one path or several; each a record file, a folder of records, a results folder that holds `records/`,
+            or a tree with such folders somewhere below.
+
+    Returns:
+        Records in a stable order: by model, family, task, basis (neurons first), method, then id. Where one basis
+        name stands for different trained weights on one model, the weights' hash is added to the name in
+        `basis_labels`.
+
+    Raises:
+        RecordError: a path holds no record, or a record is malformed; the message names file and field.
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    files = [file for path in listed for file in _record_files(Path(path))]
+    latest: dict[str, Record] = {}
+    repeated: set[str] = set()
+    for file in dict.fromkeys(file.resolve() for file in files):
+        record = read_record(file)
+        known = latest.get(record.id)
+        if known is not None:
+            repeated.add(record.id)
+        if known is None or record.created >= known.created:
+            latest[record.id] = record
+    if repeated:
+        warnings.warn(
+            f"{len(repeated)} cells occur more than once; the latest record of each is used", UserWarning, stacklevel=2
+        )
+    return sorted(latest.values(), key=_record_order)
+
+
+def load_results(path: PathLike | Sequence[PathLike]) -> pd.DataFrame:
+    """Read records into a tidy frame: a row per cell and circuit size.
+
+    Args:
+        path: a record file, a folder with or without `records/`, or several of those.
+
+    Returns:
+        A frame with these columns, intervals being 95% bootstrap intervals over evaluation examples:
+
+        - `cell_id`: identity of the cell, from its question, model, dictionary and data.
+        - `model`: name of the model; `model_hash`: first 12 digits of its weights' digest.
+        - `basisbench`: version that made the record.
+        - `task`, `task_version`: the task; results of two versions are never mixed.
+        - `family`: site family (mlp, attn, resid); `basis`: name of the basis; `method`: how nodes were scored.
+        - `ablation`: reference value of ablated nodes; `error_policy`: what became of reconstruction errors.
+        - `granularity`: whether a node is (layer, position, unit) or (layer, unit).
+        - `ranking`: by what nodes were ranked; `size_grid`: name of the grid of circuit sizes.
+        - `seed`: seed of pairs, random scores and random bases.
+        - `attribution_pairs`, `evaluation_pairs`: pairs asked for; `examples`: evaluation pairs used.
+        - `size`: circuit size k in nodes; `total_nodes`: nodes N of the largest aligned group.
+        - `share`: kept nodes over all nodes, both averaged over groups; not comparable across widths.
+        - `bits`: bits that name a circuit of this size (`metrics.circuit_bits`).
+        - `feature_nodes`, `error_nodes`: unit and error nodes in the circuit, mean over groups.
+        - `distinct_units`: distinct (layer, unit) in the circuit, mean over groups.
+        - `faithfulness`, `faithfulness_low`, `faithfulness_high`: of the circuit, ideal 1, and its interval.
+        - `completeness`, `completeness_low`, `completeness_high`: of the complement, ideal 0, and its interval.
+        - `metric_mean`: mean metric of the circuit, in logits; `complement_mean`: of the complement.
+        - `full_mean`, `empty_mean`: mean metric of the model, F(M), and of the empty circuit, F(0), in logits.
+        - `kl`: mean KL(full model || circuit) in nats; NaN where it was not asked for.
+        - `degenerate`: F(M) cannot be told from F(0); faithfulness and completeness are then NaN.
+
+    Raises:
+        RecordError: no record is found, or one is malformed.
+    """
+    return frame_of(read_results(path))
+
+
+def frame_of(records: Sequence[Record]) -> pd.DataFrame:
+    """Lay records out as `load_results` does."""
+    labels = basis_labels(records)
+    pieces: list[dict[str, Column | np.ndarray]] = []
+    for record in records:
+        cell = normalised(record)
+        curve = record.curve
+        sizes = np.array(curve.sizes)
+        low_f, high_f = interval_ends(cell.faithfulness[1:])
+        low_c, high_c = interval_ends(cell.completeness[1:])
+        kept = np.array(curve.feature_nodes) + np.array(curve.error_nodes)
+        pieces.append(
+            {
+                **_identity(record, labels),
+                "size": sizes,
+                "total_nodes": cell.total,
+                "share": np.minimum(kept / record.counts.nodes_mean, 1.0),
+                "bits": circuit_bits(cell.total, sizes.astype(np.float64)),
+                "feature_nodes": np.array(curve.feature_nodes),
+                "error_nodes": np.array(curve.error_nodes),
+                "distinct_units": np.array(curve.units),
+                "faithfulness": cell.faithfulness[0],
+                "faithfulness_low": low_f,
+                "faithfulness_high": high_f,
+                "completeness": cell.completeness[0],
+                "completeness_low": low_c,
+                "completeness_high": high_c,
+                "metric_mean": np.array(curve.circuit).mean(axis=1),
+                "complement_mean": np.array(curve.complement).mean(axis=1),
+                "full_mean": float(np.mean(record.endpoints.full)),
+                "empty_mean": float(np.mean(record.endpoints.empty)),
+                "kl": np.full(len(sizes), np.nan) if curve.kl is None else np.array(curve.kl),
+                "degenerate": cell.degenerate,
+            }
+        )
+    # One array per column: far quicker than hundreds of small frames joined.
+    counts = [len(record.curve.sizes) for record in records]
+    columns = {
+        name: np.concatenate([_repeat(piece[name], count) for piece, count in zip(pieces, counts, strict=True)])
+        for name in (pieces[0] if pieces else {})
+    }
+    return pd.DataFrame(columns)
+
+
+def summarise(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> pd.DataFrame:
+    """Sum every cell up in one row.
+
+    Args:
+        results: paths as `load_results` takes them, or records already read.
+
+    Returns:
+        A frame with the identity columns of `load_results` (`cell_id` to `examples`), `total_nodes`, and:
+
+        - each statistic of `metrics.STATISTICS` with `_low` and `_high`, the ends of its 95% bootstrap interval:
+          `nodes_to_80`, `nodes_to_90`, `bits_to_80`, `bits_to_90`, `settled_to_80`, `settled_to_90`,
+          `area_faithfulness`, `area_distance`, `area_completeness`; infinite where the target is not reached.
+        - `full_mean`, `empty_mean`: F(M) and F(0), in logits; `degenerate`: they cannot be told apart.
+        - `accuracy`: share of examples on which the model prefers the answer to the foil.
+        - `seconds_load`, `seconds_gradients`, `seconds_scoring`, `seconds_curve`, and their sum `seconds`. Work that
+          cells share counts in each of them.
+        - `forward_equivalents`: passes over one pair that scoring needed.
+        - `dictionary_bytes`: weights of the basis; `peak_memory_bytes`: of the process, or of the device.
+        - `fvu_mean`, `l0_mean`: fraction of variance unexplained and active units per position of the dictionary on
+          the task's prompts, mean over layers; NaN for neurons.
+        - `device`, `threads`: where it ran.
+
+    Raises:
+        RecordError: no record is found, or one is malformed.
+    """
+    records = _records(results)
+    labels = basis_labels(records)
+    rows: list[dict[str, Column]] = []
+    for record in records:
+        cell = normalised(record)
+        row: dict[str, Column] = {**_identity(record, labels), "total_nodes": cell.total}
+        for name in STATISTICS:
+            number = estimate(cell, name)
+            row |= {name: number.value, f"{name}_low": number.low, f"{name}_high": number.high}
+        seconds = record.cost.seconds
+        guard = record.guard
+        row |= {
+            "full_mean": float(np.mean(record.endpoints.full)),
+            "empty_mean": float(np.mean(record.endpoints.empty)),
+            "degenerate": cell.degenerate,
+            "accuracy": record.endpoints.accuracy,
+            "seconds_load": seconds.load,
+            "seconds_gradients": seconds.gradients,
+            "seconds_scoring": seconds.scoring,
+            "seconds_curve": seconds.curve,
+            "seconds": seconds.load + seconds.gradients + seconds.scoring + seconds.curve,
+            "forward_equivalents": record.cost.forward_equivalents,
+            "dictionary_bytes": record.cost.dictionary_bytes,
+            "peak_memory_bytes": record.cost.peak_memory_bytes,
+            "fvu_mean": float("nan") if guard is None else float(np.mean(guard.fvu)),
+            "l0_mean": float("nan") if guard is None else float(np.mean(guard.l0)),
+            "device": record.cost.device,
+            "threads": record.environment.threads,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def normalised(record: Record) -> Normalised:
+    """Normalise a record's curve; row 0 is the sample, the others its resamples.
+
+    Raises:
+        RecordError: the sizes do not run 0, 1, ..., N.
+    """
+    curve = record.curve
+    try:
+        values = CurveValues(
+            sizes=curve.sizes,
+            total=curve.sizes[-1],
+            full=np.array(record.endpoints.full),
+            empty=np.array(record.endpoints.empty),
+            circuit=np.array(curve.circuit).T,
+            complement=np.array(curve.complement).T,
+        )
+    except ValueError as error:
+        raise RecordError(f"record {record.id}: curve: {error}") from error
+    return normalise(values)
+
+
+def basis_labels(records: Iterable[Record]) -> dict[tuple[str, str, str | None], str]:
+    """Return the label of each (model hash, basis, dictionary hash): the name, made unique where it is not."""
+    weights: dict[tuple[str, str], set[str | None]] = {}
+    for record in records:
+        weights.setdefault((record.identities.model, record.cell.basis), set()).add(record.identities.dictionary)
+    return {
+        (model, basis, digest): basis if len(digests) == 1 else f"{basis} ({(digest or 'no weights')[:8]})"
+        for (model, basis), digests in weights.items()
+        for digest in digests
+    }
+
+
+def _identity(record: Record, labels: dict[tuple[str, str, str | None], str]) -> dict[str, Column]:
+    """Return the columns that say which cell a row belongs to."""
+    cell, identities = record.cell, record.identities
+    return {
+        "cell_id": record.id,
+        "model": cell.model,
+        "model_hash": identities.model[:12],
+        "basisbench": record.basisbench,
+        "task": cell.task,
+        "task_version": cell.task_version,
+        "family": cell.family,
+        "basis": labels[identities.model, cell.basis, identities.dictionary],
+        "method": cell.method,
+        "ablation": cell.ablation,
+        "error_policy": cell.error_policy,
+        "granularity": cell.granularity,
+        "ranking": cell.ranking,
+        "size_grid": cell.sizes,
+        "seed": cell.seed,
+        "attribution_pairs": cell.attribution_pairs,
+        "evaluation_pairs": cell.evaluation_pairs,
+        "examples": len(record.endpoints.full),
+    }
+
+
+def _records(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> list[Record]:
+    """Read what is a path, and keep what is a record already."""
+    if isinstance(results, str | os.PathLike):
+        return read_results(results)
+    paths = [item for item in results if not isinstance(item, Record)]
+    return [item for item in results if isinstance(item, Record)] + (read_results(paths) if paths else [])
+
+
+def _record_files(path: Path) -> list[Path]:
+    """Return the record files of one path, sorted."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise RecordError(f"{path}: no such file or folder; expected records or a results folder")
+    folders = [path / "records"] if (path / "records").is_dir() else [path]
+    files = sorted(file for folder in folders for file in folder.glob("*.json"))
+    files = files or sorted(path.glob("**/records/*.json"))
+    if not files:
+        raise RecordError(f"{path}: holds no records; expected *.json there or in a folder named records")
+    return files
+
+
+def _record_order(record: Record) -> tuple[object, ...]:
+    cell = record.cell
+    return (
+        cell.model,
+        cell.family,
+        cell.task,
+        cell.task_version,
+        basis_order(cell.basis),
+        method_order(cell.method),
+        record.id,
+    )
+
+
+def _repeat(value: Column | np.ndarray, count: int) -> np.ndarray:
+    """Return a column of a cell's rows: an array as it is, anything else repeated."""
+    if isinstance(value, np.ndarray):
+        return value
+    return np.full(count, value, dtype=object if isinstance(value, str) else None)

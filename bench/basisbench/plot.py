@@ -1,0 +1,244 @@
+"""Pictures of results: faithfulness and completeness against circuit size, methods, cost.
+
+1. Split the results by setting, so that a picture never mixes ablations, policies, seeds or models.
+2. One panel per task and family, one line per basis (or method), bands for the 95% bootstrap intervals.
+3. The y-range is fixed, so that pictures compare; a value outside it is drawn as a triangle at the edge and told.
+
+Drawn through matplotlib's object-oriented interface: no display, no global state, and no torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pandas as pd
+
+from basisbench.errors import BasisBenchError
+from basisbench.frame import PathLike, frame_of, read_results, summarise
+from basisbench.plot_panels import Horizontal, Panel, Quantity, draw_panels, save_figure
+from basisbench.plot_style import Style, basis_styles, method_styles
+from basisbench.setting import basis_order, default_method, family_order, method_order, split_settings, unique
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Lines = Literal["basis", "method", "basis and method"]
+
+MOST_LINES = 6
+
+
+def plot_curves(
+    frame: pd.DataFrame,
+    *,
+    quantity: Quantity | Literal["both"] = "both",
+    x: Horizontal = "size",
+    lines: Lines = "basis",
+    method: str | None = None,
+    title: str | None = None,
+    styles: Mapping[str, Style] | None = None,
+) -> Figure:
+    """Draw curves against circuit size: a panel per task and family, a line per basis, with 95% bands.
+
+    Args:
+        frame: what `load_results` returned, or rows of it; of one setting (model, ablation, error policy, ...).
+        quantity: what to draw; "both" puts the two side by side.
+        x: "size" for nodes, "bits" for the bits that name the circuit.
+        lines: what tells lines apart: the basis (under one method), the method (for one basis per panel), or both.
+        method: the method to draw where `lines` is "basis"; by default relp where it is there.
+        title: first line of the title; a second line states the setting.
+        styles: a style per basis or method; by default the project's.
+
+    Returns:
+        A figure; save it with `figure.savefig(path, dpi=150)`.
+
+    Raises:
+        BasisBenchError: nothing to draw, or the frame mixes settings or, where `lines` is "method", bases.
+    """
+    if frame.empty:
+        raise BasisBenchError("nothing to draw: no rows are left; check the filters on task, basis and method")
+    settings = split_settings(frame)
+    if len(settings) > 1:
+        titles = "; ".join(text for text, _ in settings)
+        raise BasisBenchError(f"{len(settings)} settings in one picture; select one of: {titles}")
+    setting, frame = settings[0]
+    if lines == "basis":
+        method = method or default_method(frame)
+        frame = frame[frame["method"] == method]
+        if frame.empty:
+            raise BasisBenchError(f"nothing to draw: no results for method {method}")
+        setting = f"method {method}, {setting}"
+    elif lines == "method" and frame["basis"].nunique() > 1:
+        raise BasisBenchError("a line per method needs the rows of one basis; select one")
+    quantities: tuple[Quantity, ...] = ("faithfulness", "completeness") if quantity == "both" else (quantity,)
+    panels = [
+        Panel(_panel_title(task, version, family, frame), name, _lines_of(group, lines, styles))
+        for (task, version, family), group in sorted(
+            frame.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
+        )
+        for name in quantities
+    ]
+    heading = title or " and ".join(quantities).capitalize() + f", {_families(frame)}"
+    return draw_panels(panels, x, heading, setting, columns=_columns(len(panels), paired=quantity == "both"))
+
+
+def plot_results(
+    results: PathLike | Sequence[PathLike],
+    out: str | os.PathLike[str],
+    *,
+    formats: Sequence[str] = ("png",),
+    progress: Callable[[Path], None] | None = None,
+) -> list[Path]:
+    """Draw every picture that the results allow.
+
+    Per family: faithfulness and completeness of all bases under one method (relp where it is there), and methods
+    side by side for each basis. For the mlp family also curves against bits and the cross of {mlp_act, mlp_out} and
+    {ig, relp}. And cost against nodes to 80% faithfulness.
+
+    Args:
+        results: paths as `load_results` takes them.
+        out: folder for the pictures, made when missing; one folder per setting inside when there are several.
+        formats: file types, for example ("png", "pdf").
+        progress: called with the path of each picture when it is written.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RecordError: no record is found, or one is malformed.
+    """
+    from basisbench.plot_cost import plot_cost
+
+    records = read_results(results)
+    frame, summary = frame_of(records), summarise(records)
+    bases = basis_styles(unique(frame, "basis"))
+    methods = method_styles(unique(frame, "method"))
+    settings = split_settings(frame)
+    summaries = split_settings(summary)
+    written: list[Path] = []
+    for index, ((_, part), (_, sums)) in enumerate(zip(settings, summaries, strict=True)):
+        folder = Path(out) if len(settings) == 1 else Path(out) / f"setting-{index + 1}-{_folder_name(part)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = {**_basis_pictures(part, bases), **_method_pictures(part, methods), **_cross_picture(part)}
+        pictures["cost"] = partial(plot_cost, sums, bases)
+        for name, draw in pictures.items():
+            figure = draw()
+            for suffix in formats:
+                path = folder / f"{name}.{suffix}"
+                save_figure(figure, path)
+                written.append(path)
+                if progress is not None:
+                    progress(path)
+    return written
+
+
+def _basis_pictures(part: pd.DataFrame, styles: Mapping[str, Style]) -> dict[str, Callable[[], Figure]]:
+    """Return the pictures with a line per basis, at most six to a panel."""
+    pictures: dict[str, Callable[[], Figure]] = {}
+    shown = part[part["method"] == default_method(part)]
+    for family in sorted(unique(shown, "family"), key=family_order):
+        own = shown[shown["family"] == family]
+        names = sorted(unique(own, "basis"), key=basis_order)
+        count = 1 if len(names) <= MOST_LINES else -(-(len(names) - 1) // (MOST_LINES - 1))
+        for number in range(count):
+            # Every picture keeps the first basis, the raw neurons, to compare with.
+            chunk = names[:1] + names[1:][number::count]
+            rows = own[own["basis"].isin(chunk)]
+            suffix = f"_{number + 1}" if count > 1 else ""
+            views: list[tuple[Quantity, Horizontal, str]] = [
+                ("faithfulness", "size", f"faithfulness_{family}{suffix}"),
+                ("completeness", "size", f"completeness_{family}{suffix}"),
+            ]
+            if family == "mlp":
+                views.append(("faithfulness", "bits", f"faithfulness_bits_{family}{suffix}"))
+            for quantity, x, name in views:
+                pictures[name] = partial(plot_curves, rows, quantity=quantity, x=x, styles=styles)
+    return pictures
+
+
+def _method_pictures(part: pd.DataFrame, styles: Mapping[str, Style]) -> dict[str, Callable[[], Figure]]:
+    """Return a picture per basis with a line per method, where there is more than one."""
+    pictures: dict[str, Callable[[], Figure]] = {}
+    for basis in sorted(unique(part, "basis"), key=basis_order):
+        rows = part[part["basis"] == basis]
+        names = sorted(unique(rows, "method"), key=method_order)
+        for start in range(0, len(names), MOST_LINES) if len(names) > 1 else ():
+            chunk = rows[rows["method"].isin(names[start : start + MOST_LINES])]
+            suffix = f"_{start // MOST_LINES + 1}" if len(names) > MOST_LINES else ""
+            pictures[f"methods_{_safe(basis)}{suffix}"] = partial(
+                plot_curves,
+                chunk,
+                quantity="faithfulness",
+                lines="method",
+                title=f"Faithfulness by method, basis {basis}, {_families(chunk)}",
+                styles=styles,
+            )
+    return pictures
+
+
+def _cross_picture(part: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """Return the 2x2 of neuron basis and method, the central figure of Arora et al. (arXiv 2601.22594)."""
+    rows = part[part["basis"].isin(["mlp_act", "mlp_out"]) & part["method"].isin(["ig", "relp"])]
+    if rows.groupby(["basis", "method"]).ngroups < 4:
+        return {}
+    title = "Two changes, crossed: MLP activations instead of outputs, RelP instead of integrated gradients"
+    return {
+        "cross_neurons_methods": partial(
+            plot_curves, rows, quantity="faithfulness", lines="basis and method", title=title
+        )
+    }
+
+
+def _lines_of(
+    group: pd.DataFrame, lines: Lines, styles: Mapping[str, Style] | None
+) -> tuple[tuple[str, Style, pd.DataFrame], ...]:
+    """Split the rows of a panel into labelled lines, in legend order."""
+    if lines == "basis and method":
+        by_basis, by_method = basis_styles(unique(group, "basis")), method_styles(unique(group, "method"))
+        keys = sorted(
+            group.groupby(["basis", "method"]), key=lambda item: (basis_order(item[0][0]), method_order(item[0][1]))
+        )
+        return tuple(
+            (
+                f"{basis}, {method}",
+                Style(by_basis[basis].colour, by_method[method].line, by_basis[basis].marker),
+                rows.sort_values("size"),
+            )
+            for (basis, method), rows in keys
+        )
+    order = basis_order if lines == "basis" else method_order
+    names = sorted(unique(group, lines), key=order)
+    own = styles or (basis_styles(names) if lines == "basis" else method_styles(names))
+    return tuple((name, own[name], group[group[lines] == name].sort_values("size")) for name in names)
+
+
+def _columns(panels: int, *, paired: bool) -> int:
+    """Return the columns of the grid: pairs stay side by side, nine panels make three rows of three."""
+    if paired:
+        return 2 if panels <= 6 else 4
+    return panels if panels <= 3 else 2 if panels == 4 else 3
+
+
+def _panel_title(task: str, version: str, family: str, frame: pd.DataFrame) -> str:
+    """Name a panel by its task, its version, and its family where the picture holds several."""
+    text = f"{task} (version {version})"
+    return f"{text}, {family}" if frame["family"].nunique() > 1 else text
+
+
+def _families(frame: pd.DataFrame) -> str:
+    names = sorted(unique(frame, "family"), key=family_order)
+    return f"family {names[0]}" if len(names) == 1 else f"families {', '.join(names)}"
+
+
+def _folder_name(part: pd.DataFrame) -> str:
+    first = part.iloc[0]
+    names = ("model", "ablation", "error_policy", "granularity", "seed")
+    return _safe("-".join(str(first[name]) for name in names))
+
+
+def _safe(text: str) -> str:
+    """Keep what every file system takes."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)

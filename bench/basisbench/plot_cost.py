@@ -1,0 +1,143 @@
+"""What a circuit costs against how small it is: one picture per setting.
+
+A point is a basis under a method, the median over tasks of both; whiskers span the middle half of the tasks. Points
+whose median does not reach the target stand in a strip above the axis: they are censored, not large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from basisbench.plot_style import Style, short_number
+from basisbench.setting import basis_order, family_order, method_order, split_settings, unique
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METHOD_MARKERS = ("o", "s", "D", "^", "X", "P", "v", "<", ">", "h")
+
+
+def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
+    """Draw seconds per cell against nodes to 80% faithfulness, a panel per family.
+
+    Args:
+        summary: rows of one setting, as `summarise` returns them.
+        styles: a style per basis, of which the colour is used; methods have the markers.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    ((setting, part),) = split_settings(summary)
+    families = sorted(unique(part, "family"), key=family_order)
+    methods = sorted(unique(part, "method"), key=method_order)
+    markers = {name: METHOD_MARKERS[index % len(METHOD_MARKERS)] for index, name in enumerate(methods)}
+    width = max(7.5, 4.2 * len(families))
+    figure = Figure(figsize=(width, 5.8), layout="constrained")
+    grid = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True).ravel()
+    top = float(part["total_nodes"].max())
+    # Fractions of a node are rare: the stretch from 0 to 1 is shown only where a point needs it.
+    lowest = 0.0 if float(part["nodes_to_80"].min()) < 1 else 1.0
+    for axes, family in zip(grid, families, strict=True):
+        rows = part[part["family"] == family]
+        _draw_family(axes, rows, styles, markers, (lowest, top))
+        names = sorted(unique(rows, "basis"), key=basis_order)
+        handles = [Line2D([], [], color=styles[n].colour, linewidth=4, label=n) for n in names]
+        axes.legend(
+            handles=handles,
+            title="basis (colour)",
+            title_fontsize=9,
+            fontsize=9,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=2,
+        )
+        axes.set_title(f"family {family}", fontsize=11)
+        axes.set_xlabel("time per cell (seconds, log)", fontsize=10)
+    grid[0].set_ylabel("nodes to 80% faithfulness (log; fewer is sparser)", fontsize=10)
+    tasks = part.groupby(["task", "task_version"]).ngroups
+    device = ", ".join(unique(part, "device"))
+    threads = ", ".join(unique(part, "threads"))
+    over = f"medians over {tasks} tasks; whiskers: middle half of the tasks" if tasks > 1 else unique(part, "task")[0]
+    figure.suptitle(f"Cost against sparsity: {over}\n{setting}", fontsize=11, wrap=True)
+    handles = [
+        Line2D([], [], color="#555555", marker=markers[name], linestyle="none", markersize=7, label=name)
+        for name in methods
+    ]
+    handles.append(
+        Line2D(
+            [],
+            [],
+            color="#555555",
+            marker="o",
+            markerfacecolor="none",
+            linestyle="none",
+            markersize=7,
+            label="hollow: not reached",
+        )
+    )
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        fontsize=9.5,
+        frameon=False,
+        title=f"Method (marker). Time of all phases on {device}, {threads} threads; shared work counts in each cell.",
+        title_fontsize=9,
+    )
+    return figure
+
+
+def _draw_family(
+    axes: Axes, rows: pd.DataFrame, styles: Mapping[str, Style], markers: Mapping[str, str], span: tuple[float, float]
+) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
+
+    lowest, top = span
+    strip = top * 3
+    for (basis, method), cells in rows.groupby(["basis", "method"]):
+        nodes = cells["nodes_to_80"].astype(float).dropna().to_numpy()
+        if len(nodes) == 0:
+            continue
+        # Order statistics rather than interpolation: infinite values have no midpoint.
+        low, middle, high = np.quantile(nodes, [0.25, 0.5, 0.75], method="inverted_cdf")
+        quick, seconds, slow = np.quantile(cells["seconds"].astype(float), [0.25, 0.5, 0.75])
+        colour = styles[basis].colour
+        reached = bool(np.isfinite(middle))
+        y = max(float(middle), 0.1) if reached else strip
+        axes.plot([quick, slow], [y, y], color=colour, linewidth=1.0, alpha=0.7)
+        if reached:
+            axes.plot(
+                [seconds] * 2, [max(float(low), 0.1), min(float(high), strip)], color=colour, linewidth=1.0, alpha=0.7
+            )
+        axes.plot(
+            [seconds],
+            [y],
+            color=colour,
+            marker=markers[method],
+            markersize=7,
+            linestyle="none",
+            markerfacecolor=colour if reached else "none",
+        )
+    axes.set_xscale("log")
+    axes.set_yscale("symlog", linthresh=1.0, linscale=0.35)
+    powers = [10**power for power in range(13) if 10**power <= top * 1.2]
+    axes.yaxis.set_major_locator(FixedLocator([0, *powers, strip]))
+    axes.yaxis.set_minor_locator(FixedLocator([m * p for p in powers for m in range(2, 10) if m * p <= top]))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: "not\nreached" if value == strip else short_number(value))
+    )
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_ylim(lowest, strip * 1.8)
+    axes.axhline(top * 1.35, color="#444444", linewidth=0.8, linestyle="--")
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=9)
