@@ -1,0 +1,1 @@
+"""Bases, attribution methods and the pocket model that BasisBench ships."""

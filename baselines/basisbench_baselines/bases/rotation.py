@@ -1,0 +1,83 @@
+"""Control: the space of the MLP activations under a fixed random rotation.
+
+It has the same span, the same number of units and no error, but no privileged axes: what neurons win over
+it is due to the neurons and not to the space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from basisbench.protocols import BasisSpec
+from basisbench.types import Family, Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from basisbench.model import Model
+
+SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class RotatedActivations:
+    """MLP activations in rotated coordinates.
+
+    Attributes:
+        sites: one per layer, at the input of the down projection.
+        rotations: per layer, an orthogonal matrix whose rows are the new axes.
+    """
+
+    sites: Sequence[Site]
+    rotations: tuple[Float[Tensor, "d d"], ...]
+    name: str = "mlp_act_rotated"
+    family: Family = "mlp"
+    exact: bool = True
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the rotation matrices."""
+        return sum(rotation.numel() * rotation.element_size() for rotation in self.rotations)
+
+    def encode(self, site: Site, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Return the activation's components along the rotated axes."""
+        return x @ self.rotations[site.layer].T
+
+    def decode(self, site: Site, f: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+        """Return the activation with these components."""
+        return f @ self.rotations[site.layer]
+
+
+def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
+    """Draw an orthogonal matrix from the uniform (Haar) distribution, in float64.
+
+    The QR factor of a Gaussian matrix, with the signs of R's diagonal moved to Q (Mezzadri 2007,
+    arXiv math-ph/0609050).
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    gaussian = torch.randn(size, size, generator=generator, dtype=torch.float64)
+    q, r = torch.linalg.qr(gaussian)
+    rotation: Tensor = q * r.diagonal().sign()
+    return rotation
+
+
+def build_rotation(model: Model) -> RotatedActivations:
+    """Build the control for a model; the rotation is the same in every run."""
+    width = int(model.bridge.cfg.d_mlp)
+    hooks = [model.hook("mlp_act", layer) for layer in range(model.layers)]
+    return RotatedActivations(
+        sites=tuple(Site(layer, hook, hook) for layer, hook in enumerate(hooks)),
+        rotations=tuple(
+            random_rotation(width, SEED + layer).to(model.device, model.dtype) for layer in range(model.layers)
+        ),
+    )
+
+
+PROVIDES: tuple[BasisSpec, ...] = (
+    BasisSpec("mlp_act_rotated", "mlp", "control: MLP activations under a fixed random rotation", build=build_rotation),
+)

@@ -1,0 +1,41 @@
+"""Magnitude: how much a node's value differs between the clean and the counterfactual run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from basisbench.protocols import Basis, Method, ScoringContext
+from basisbench.types import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Score a unit by |f(counterfactual) - f(clean)|, an error node by the length of its change.
+
+    The mean over pairs, in units of the activation; never negative, for it says nothing about the metric.
+    """
+
+    name: str = "magnitude"
+    summary: str = "mean absolute difference of the activation between clean and counterfactual"
+
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        """Return the mean size of each node's change over the pairs of the group."""
+        import torch
+
+        units: list[Tensor] = []
+        errors: list[Tensor] = []
+        with torch.no_grad():
+            for site in basis.sites:
+                clean, clean_error = context.coordinates(basis, site, "clean")
+                other, other_error = context.coordinates(basis, site, "counterfactual")
+                units.append((other - clean).abs().mean(0))
+                if clean_error is not None and other_error is not None:
+                    errors.append((other_error - clean_error).norm(dim=-1).mean(0))
+        return Scores(tuple(units), None if basis.exact else tuple(errors))
+
+
+PROVIDES: tuple[Method, ...] = (Magnitude(),)

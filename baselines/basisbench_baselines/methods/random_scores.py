@@ -1,0 +1,37 @@
+"""Random scores: the floor that every method must clear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from basisbench.protocols import Basis, Method, ScoringContext
+from basisbench.types import Scores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RandomScores:
+    """Score every node by an independent standard normal draw, fixed by the cell's seed."""
+
+    name: str = "random"
+    summary: str = "standard normal scores, fixed by the seed: the floor"
+
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        """Return a draw per node; the same basis and group get the same draw under the same seed."""
+        import torch
+
+        generator = context.generator("random scores", basis.name)
+        units: list[Tensor] = []
+        errors: list[Tensor] = []
+        for site in basis.sites:
+            with torch.no_grad():
+                clean, _ = context.coordinates(basis, site, "clean")
+            units.append(torch.randn(clean.shape[1:], generator=generator).to(clean.device))
+            errors.append(torch.randn(clean.shape[1], generator=generator).to(clean.device))
+        return Scores(tuple(units), None if basis.exact else tuple(errors))
+
+
+PROVIDES: tuple[Method, ...] = (RandomScores(),)
