@@ -1,0 +1,224 @@
+"""From contrast pairs as text to aligned groups of token ids, for any fast tokenizer.
+
+1. Both prompts of a pair are tokenised whole; a token belongs to the segment that holds its last character.
+2. The beginning-of-sequence token stands in front exactly once, if the tokenizer has one.
+3. A pair is kept if its two prompts differ, have the same number of tokens in each segment, and each answer and
+   foil is exactly one more token after the clean and after the counterfactual prompt.
+4. Pairs with the same template and the same tokens per segment form a group. Groups with too few pairs are left
+   out, because reference values are means over a group.
+5. `count` pairs are spread evenly over the groups; `load_splits` keeps only groups that both splits have.
+
+Every candidate that is left out for a reason other than `count` is counted under that reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from basisbench.errors import TaskError
+from basisbench.token_alignment import AlignedPair, collect, tokenizer_name
+from basisbench.types import ContrastPair, Pairs, PairSet, Split
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from basisbench.protocols import Task
+
+MINIMUM_GROUP = 8
+"""Fewest pairs of an aligned group, unless asked otherwise."""
+
+SMALL_GROUP = "aligned group too small"
+UNMATCHED_GROUP = "no aligned group in the other split"
+
+
+def align(
+    task_name: str,
+    version: str,
+    candidates: Iterable[ContrastPair],
+    tokenizer: Any,
+    split: Split,
+    count: int,
+    *,
+    minimum_group: int = MINIMUM_GROUP,
+) -> PairSet:
+    """Tokenise candidates and return about `count` of them as aligned groups, largest first.
+
+    Args:
+        task_name: name of the task, for the groups and for errors.
+        version: version of the task's data.
+        candidates: pairs as text; earlier ones are preferred.
+        tokenizer: a fast Hugging Face tokenizer (it must give offsets).
+        split: the split that the candidates belong to.
+        count: pairs wanted; fewer are returned when there are fewer.
+        minimum_group: fewest pairs of a group; smaller groups are dropped.
+
+    Returns:
+        The groups, with the candidates left out counted by reason.
+
+    Raises:
+        TaskError: nothing is left, or the tokenizer is not a fast one.
+    """
+    groups, dropped = collect(task_name, candidates, tokenizer)
+    groups, dropped = _drop_small(groups, dropped, minimum_group)
+    if not groups:
+        raise _no_pairs(task_name, tokenizer, split, dropped)
+    chosen = _spread(groups, count, minimum_group)
+    return PairSet(tuple(_build(task_name, version, split, key, group) for key, group in chosen.items()), dropped)
+
+
+def load_splits(
+    task: Task,
+    tokenizer: Any,
+    *,
+    attribution: int,
+    evaluation: int,
+    seed: int,
+    minimum_group: int = MINIMUM_GROUP,
+) -> tuple[PairSet, PairSet]:
+    """Return the attribution and the evaluation pairs of a task, with the same group keys in both.
+
+    Args:
+        task: a task; its `pairs` is asked for every pair it has.
+        tokenizer: a fast Hugging Face tokenizer.
+        attribution: attribution pairs wanted.
+        evaluation: evaluation pairs wanted.
+        seed: order of the candidates.
+        minimum_group: fewest pairs that a group must have in each split.
+
+    Returns:
+        Both splits; groups come in the same order, the one with the most pairs in its smaller split first.
+
+    Raises:
+        TaskError: a split has no usable pair, or the two splits have no group in common.
+    """
+    everything = 1_000_000
+    found = (
+        task.pairs(tokenizer, "attribution", everything, seed),
+        task.pairs(tokenizer, "evaluation", everything, seed),
+    )
+    tables = [{group.group: group for group in pair_set if len(group) >= minimum_group} for pair_set in found]
+    drops = [Counter(pair_set.dropped) for pair_set in found]
+    common = [key for key in tables[0] if key in tables[1]]
+    common.sort(key=lambda key: (-min(len(tables[0][key]), len(tables[1][key])), key))
+    for pair_set, table, dropped in zip(found, tables, drops, strict=True):
+        for group in pair_set:
+            if group.group not in table:
+                dropped[SMALL_GROUP] += len(group)
+            elif group.group not in common:
+                dropped[UNMATCHED_GROUP] += len(group)
+    if not common:
+        raise _no_pairs(task.name, tokenizer, "attribution and evaluation", drops[0] + drops[1])
+    # The same groups for both splits: as many as the smaller request can fill.
+    keep = common[: max(1, min(attribution, evaluation) // minimum_group)]
+    first, second = (
+        PairSet(tuple(_spread_pairs([table[key] for key in keep], wanted)), dict(dropped))
+        for table, dropped, wanted in zip(tables, drops, (attribution, evaluation), strict=True)
+    )
+    return first, second
+
+
+def to_dataset(pair_set: PairSet) -> Dataset:
+    """Return a `datasets.Dataset` with a row per pair; its info carries task and version."""
+    from datasets import Dataset, DatasetInfo, Version
+
+    rows = [
+        {
+            "task": group.task,
+            "version": group.version,
+            "split": group.split,
+            "group": group.group,
+            "roles": list(group.roles),
+            "clean_text": group.clean_text[index],
+            "counterfactual_text": group.counterfactual_text[index],
+            "clean": group.clean[index].tolist(),
+            "counterfactual": group.counterfactual[index].tolist(),
+            "answers": group.answers[index].tolist(),
+            "foils": group.foils[index].tolist(),
+        }
+        for group in pair_set
+        for index in range(len(group))
+    ]
+    first = pair_set[0]
+    number = f"{first.version}.0.0" if first.version.isdigit() else "0.0.0"
+    info = DatasetInfo(
+        description=f"{first.task}, version {first.version}, {first.split} split: {len(rows)} contrast pairs",
+        dataset_name=first.task,
+        version=Version(number),
+    )
+    return Dataset.from_list(rows, info=info)
+
+
+def _drop_small(
+    groups: Mapping[str, list[AlignedPair]], dropped: Counter[str], minimum_group: int
+) -> tuple[dict[str, list[AlignedPair]], Counter[str]]:
+    kept = {key: group for key, group in groups.items() if len(group) >= minimum_group}
+    lost = sum(map(len, groups.values())) - sum(map(len, kept.values()))
+    return kept, dropped + Counter({SMALL_GROUP: lost})
+
+
+def _shares(sizes: Sequence[int], count: int) -> list[int]:
+    """Spread `count` over groups as evenly as their sizes allow; earlier groups get what is left over."""
+    shares = [0] * len(sizes)
+    left = min(count, sum(sizes))
+    while left:
+        open_groups = [index for index, size in enumerate(sizes) if shares[index] < size]
+        step = max(1, left // len(open_groups))
+        for index in open_groups:
+            added = min(step, sizes[index] - shares[index], left)
+            shares[index] += added
+            left -= added
+    return shares
+
+
+def _spread(groups: Mapping[str, list[AlignedPair]], count: int, minimum_group: int) -> dict[str, list[AlignedPair]]:
+    """Take `count` pairs from the largest groups, each with at least `minimum_group` pairs."""
+    keys = sorted(groups, key=lambda key: (-len(groups[key]), key))[: max(1, count // minimum_group)]
+    shares = _shares([len(groups[key]) for key in keys], count)
+    chosen = {key: groups[key][:share] for key, share in zip(keys, shares, strict=True)}
+    return dict(sorted(chosen.items(), key=lambda item: -len(item[1])))
+
+
+def _spread_pairs(groups: Sequence[Pairs], count: int) -> list[Pairs]:
+    shares = _shares([len(group) for group in groups], count)
+    return [_head(group, share) for group, share in zip(groups, shares, strict=True)]
+
+
+def _head(group: Pairs, size: int) -> Pairs:
+    return replace(
+        group,
+        clean=group.clean[:size],
+        counterfactual=group.counterfactual[:size],
+        answers=group.answers[:size],
+        foils=group.foils[:size],
+        clean_text=group.clean_text[:size],
+        counterfactual_text=group.counterfactual_text[:size],
+    )
+
+
+def _build(task: str, version: str, split: Split, key: str, group: Sequence[AlignedPair]) -> Pairs:
+    return Pairs(
+        task=task,
+        version=version,
+        split=split,
+        group=key,
+        roles=group[0].roles,
+        clean=np.array([item.clean for item in group], dtype=np.int64),
+        counterfactual=np.array([item.counterfactual for item in group], dtype=np.int64),
+        answers=np.array([item.answers for item in group], dtype=np.int64),
+        foils=np.array([item.foils for item in group], dtype=np.int64),
+        clean_text=tuple(item.pair.clean_text for item in group),
+        counterfactual_text=tuple(item.pair.counterfactual_text for item in group),
+    )
+
+
+def _no_pairs(task_name: str, tokenizer: Any, split: str, dropped: Mapping[str, int]) -> TaskError:
+    reasons = "; ".join(f"{reason}: {number}" for reason, number in Counter(dropped).most_common() if number)
+    return TaskError(
+        f"task '{task_name}' has no usable {split} pairs for tokenizer '{tokenizer_name(tokenizer)}' "
+        f"({reasons or 'the task gave no candidates'})"
+    )

@@ -1,0 +1,1 @@
+"""Task families that BasisBench ships; one file per family."""
