@@ -94,6 +94,9 @@ class _Writer:
         self.error_reference = None if reference.errors is None else reference.errors[index]
         self.keep_units = keep.units[index].unsqueeze(1)
         self.keep_errors = keep.errors[index].unsqueeze(1).unsqueeze(-1)
+        self.at_zero: Tensor | None = None
+        if not basis.exact:
+            self.at_zero = basis.decode(site, self.unit_reference.new_zeros(1, self.unit_reference.shape[-1]))
         self.coordinates: Tensor | None = None
 
     def read(self, activation: Tensor) -> None:
@@ -122,14 +125,13 @@ class _Writer:
         kept, reference = self.keep_units[:, :, -positions:], self.unit_reference[:, -positions:]
         if self.basis.exact:
             return self.basis.decode(self.site, live.where(kept, reference))
-        if self.error_reference is None:
+        if self.error_reference is None or self.at_zero is None:
             raise RuntimeError(f"basis '{self.basis.name}' is not exact but has no error reference")
         keep_errors = self.keep_errors[:, :, -positions:]
         # f' - f where the error is kept, f' elsewhere: one multiply-add over the units, for the two factors
         # have no pair axis unless the reference has one.
         change = torch.addcmul(reference * ~kept, live, kept.to(live.dtype) - keep_errors.to(live.dtype))
-        at_zero = self.basis.decode(self.site, live.new_zeros(live.shape[-1]))
-        error = (activation - at_zero).where(keep_errors, self.error_reference[:, -positions:])
+        error = (activation - self.at_zero).where(keep_errors, self.error_reference[:, -positions:])
         return self.basis.decode(self.site, change) + error
 
 

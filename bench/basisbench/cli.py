@@ -142,8 +142,8 @@ def _add_run(commands: Commands) -> None:
         "Python file whose PROVIDES holds further models, tasks, bases, methods (repeatable)"
     ))  # fmt: skip
     how.add_argument("--no-resume", action="store_true", help="run finished cells again")
-    how.add_argument("--jobs", metavar="N", type=_positive, default=1, help=(
-        "worker processes; each takes whole tasks, the cores are shared out (default: 1)"
+    how.add_argument("--jobs", metavar="N", type=_positive, help=(
+        "worker processes; each takes whole tasks, the cores are shared out (default: 2 on a CPU, 1 on a device)"
     ))  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from basisbench.types import Pairs, PairSet
 
 def run_command(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
-    from basisbench.run import Request, run_request
+    from basisbench.run import Request, default_jobs, run_request
 
     request = Request(
         suite=options.suite,
@@ -40,7 +40,7 @@ def run_command(options: argparse.Namespace) -> None:
             plugins=_absolute(options.plugin),
             task_files=_absolute(options.task_file),
         ),
-        jobs=options.jobs,
+        jobs=options.jobs or default_jobs(options.device),
     )
     outcome = run_request(request)
     if outcome.records:

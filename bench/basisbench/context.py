@@ -29,6 +29,8 @@ Result = TypeVar("Result")
 
 FAMILY_KINDS: tuple[tuple[SiteKind, ...], ...] = (("mlp_act", "mlp_out"), ("attn_out",), ("resid_post",))
 _TOKENS_PER_PATCH = 4096
+_KEPT_BYTES = 64 * 2**20
+"""Coordinates of the basis at hand are kept for its next method up to this size per group."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class GroupContext:
         self._activations: dict[tuple[Side, str], Tensor] = {}
         self._fields: dict[tuple[str, str], Tensor] = {}
         self._recording: Recording | None = None
+        self._encoded_by: Basis | None = None
+        self._encoded: dict[tuple[Site, Side], tuple[Tensor, Tensor]] = {}
 
     @property
     def model(self) -> Model:
@@ -130,10 +134,18 @@ class GroupContext:
         self, basis: Basis, site: Site, side: Side
     ) -> tuple[Float[Tensor, "pair pos unit"], Float[Tensor, "pair pos d_write"] | None]:
         """Return coordinates and error (None for an exact basis) in the clean or the counterfactual run."""
-        units = basis.encode(site, self.activation(site.read, side))
+        activation = self.activation(site.read, side)
         if basis.exact:
-            return units, None
-        return units, self.activation(site.write, side) - basis.decode(site, units)
+            return basis.encode(site, activation), None
+        if self._encoded_by is not basis:
+            self._encoded_by, self._encoded = basis, {}
+        if (site, side) not in self._encoded:
+            units = basis.encode(site, activation)
+            result = units, self.activation(site.write, side) - basis.decode(site, units)
+            if sum(kept.nbytes for kept, _ in self._encoded.values()) + units.nbytes > _KEPT_BYTES:
+                return result
+            self._encoded[site, side] = result
+        return self._encoded[site, side]
 
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from basisbench.protocols import Basis
     from basisbench.shortcut import Shortcut
 
-TOKENS_PER_BATCH = 2048
+TOKENS_PER_BATCH = 4096
 """Bound on rows times positions in one pass."""
 
 
@@ -83,7 +83,7 @@ def evaluate_circuits(
             if shortcut is not None:
                 edits |= shortcut.edits()
                 past = shortcut.cache(count * pairs)
-            logits = model.logits(tokens.repeat(count, 1), edits, past=past)
+            logits = model.logits(tokens.repeat(count, 1), edits, past=past, packed=True)
             metrics.append(batch.repeated(count).metric(logits).unflatten(0, (count, pairs)))
             if full_logits is not None:
                 divergences.append(_divergence(full_logits, logits.unflatten(0, (count, pairs))))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -20,7 +20,7 @@ from basisbench.alignment import load_splits
 from basisbench.context import GroupContext, Spent, now
 from basisbench.environment import describe_environment, peak_memory, reset_peak_memory
 from basisbench.guard import Fit, measure_fit
-from basisbench.measure import GroupCurve, measure_group, pooled_curve
+from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.metrics import sizes_grid
 from basisbench.model import Model
 from basisbench.ranking import Ranking, pooled_scores, rank
@@ -95,6 +95,7 @@ class Session:
     attribution: PairSet
     evaluation: PairSet
     groups: tuple[GroupPair, ...]
+    _fingerprints: dict[str, str | None] = field(default_factory=dict)
 
     @cached_property
     def data_hash(self) -> str:
@@ -109,9 +110,9 @@ class Session:
 
     def identity(self, spec: BasisSpec) -> Identities:
         """Return what a cell with this basis would be run on; nothing is built for it."""
-        return Identities(
-            model=self.model.weights_hash, dictionary=spec.fingerprint(self.model.spec), data=self.data_hash
-        )
+        if spec.name not in self._fingerprints:
+            self._fingerprints[spec.name] = spec.fingerprint(self.model.spec)
+        return Identities(model=self.model.weights_hash, dictionary=self._fingerprints[spec.name], data=self.data_hash)
 
     def run(self, cell: CellConfig, spec: BasisSpec, method: Method) -> Record:
         """Run one cell.
@@ -214,7 +215,7 @@ class Session:
                 full=tuple(full), empty=tuple(empty), accuracy=sum(value > 0 for value in full) / len(full)
             ),
             curve=pooled_curve(curves, weights, sizes_of(rankings)),
-            subset_checks=(),
+            subset_checks=pooled_subset_checks(curves, cell.subset_sizes),
             guard=None if fit is None else Guard(fvu=fit.unexplained, l0=fit.active),
             top_nodes=self._top_nodes(cell, rankings, basis),
             cost=cost,

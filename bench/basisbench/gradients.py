@@ -221,6 +221,7 @@ def affine_mlp_output(model: Model, layer: int) -> bool:
 def _relevance(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
     import torch
 
+    head = "unembed.hook_out"
     seen: dict[str, Tensor] = {}
 
     def start(_module: object, _arguments: object, output: Tensor) -> Tensor:
@@ -238,10 +239,11 @@ def _relevance(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
         # After the rules: hooks run in the order of registration, and the field is taken at the value
         # that goes on, so that a halved product does not halve the gradient at its own site.
         stack.enter_context(relp_rules(model))
-        for name in hooks:
+        for name in (*hooks, head):
             handle = model.hook_point(name).register_forward_hook(watch(name))
             stack.callback(handle.remove)
-        logits = model.bridge(batch.clean, use_cache=False, logits_to_keep=1)
-        metric = batch.metric(at_least_float32(logits[:, -1]))
+        model.bridge(batch.clean, use_cache=False, logits_to_keep=1)
+        # Before any final soft-cap, as everywhere.
+        metric = batch.metric(at_least_float32(seen.pop(head)[:, -1]))
     model.meter.forward_equivalents += len(metric)
     return _backward(model, metric, seen)

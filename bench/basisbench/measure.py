@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep, Reference, ablation_edits, family_empty_edits
-from basisbench.curve import evaluate_circuits
-from basisbench.record_parts import Curve
+from basisbench.curve import CircuitValues, evaluate_circuits
+from basisbench.record_parts import Curve, SubsetCheck
 from basisbench.reference import reference_outputs, reference_values
 from basisbench.shortcut import take_shortcut
 
@@ -33,6 +34,9 @@ class GroupCurve:
         feature_nodes: unit nodes in the circuit at each size.
         error_nodes: error nodes in the circuit at each size.
         units: distinct (layer, unit) in the circuit at each size.
+        divergence: KL(full model || circuit) in nats per pair at each size; None unless the cell asks for it.
+        halves: for each of the cell's subset sizes, metric with a random half of the complement ablated;
+            rows are draws.
     """
 
     full: list[float]
@@ -42,6 +46,8 @@ class GroupCurve:
     feature_nodes: list[int]
     error_nodes: list[int]
     units: list[int]
+    divergence: list[list[float]] | None
+    halves: list[list[list[float]]]
 
 
 @dataclass(frozen=True)
@@ -73,34 +79,53 @@ def measure_group(
         ranking: the group's ranking.
         sizes: circuit sizes; those above the group's nodes keep all of them.
     """
+    import torch
+
+    model, batch = evaluation.model, evaluation.batch
     reference = reference_values(basis, cell.ablation, attribution, evaluation)
-    full = evaluation.clean_metric()
+    with torch.inference_mode():
+        full_logits = model.logits(batch.clean, packed=True)
+    full = batch.metric(full_logits)
     empty = empty_metric(cell, basis, attribution, evaluation, reference)
+    shortcut = take_shortcut(
+        model,
+        [attribution.batch.counterfactual, batch.clean, batch.counterfactual],
+        prefix=cell.ablation != "zero",
+    )
+
+    def evaluate(keep: Callable[[int, int], Keep], circuits: int) -> CircuitValues:
+        return evaluate_circuits(
+            model,
+            basis,
+            batch,
+            reference,
+            keep,
+            circuits,
+            shortcut=shortcut,
+            full_logits=full_logits if cell.kl else None,
+        )
+
     points = [Point(min(size, ranking.nodes), complement) for complement in (False, True) for size in sizes]
     known: dict[Point, Tensor] = {}
     if cell.error_policy != "ablate":
         known[Point(ranking.nodes, complement=False)] = known[Point(0, complement=True)] = full
     if cell.error_policy != "keep":
         known[Point(0, complement=False)] = known[Point(ranking.nodes, complement=True)] = empty
+    divergences: dict[Point, Tensor] = {}
+    if cell.kl:
+        # The divergence at the ends is not known beforehand, so every circuit is run.
+        known = {point: value for point, value in known.items() if point.complement}
     wanted = [point for point in dict.fromkeys(points) if point not in known]
     if wanted:
-        shortcut = take_shortcut(
-            evaluation.model,
-            [attribution.batch.counterfactual, evaluation.batch.clean, evaluation.batch.counterfactual],
-            prefix=cell.ablation != "zero",
-        )
-        measured = evaluate_circuits(
-            evaluation.model,
-            basis,
-            evaluation.batch,
-            reference,
+        measured = evaluate(
             lambda start, stop: ranking.keep(
                 [point.size for point in wanted[start:stop]], [point.complement for point in wanted[start:stop]]
             ),
             len(wanted),
-            shortcut=shortcut,
         )
         known.update(zip(wanted, measured.metric, strict=True))
+        if measured.divergence is not None:
+            divergences.update(zip(wanted, measured.divergence, strict=True))
     rows = [known[point].tolist() for point in points]
     errors = [ranking.error_count(size) for size in sizes]
     return GroupCurve(
@@ -111,7 +136,27 @@ def measure_group(
         feature_nodes=[min(size, ranking.nodes) - error for size, error in zip(sizes, errors, strict=True)],
         error_nodes=errors,
         units=[ranking.distinct_units(size) for size in sizes],
+        divergence=[divergences[point].tolist() for point in points[: len(sizes)]] if cell.kl else None,
+        halves=[_halves(cell, evaluation, ranking, size, evaluate) for size in cell.subset_sizes],
     )
+
+
+def _halves(
+    cell: CellConfig,
+    evaluation: GroupContext,
+    ranking: Ranking,
+    size: int,
+    evaluate: Callable[[Callable[[int, int], Keep], int], CircuitValues],
+) -> list[list[float]]:
+    keep = ranking.keep_with_random_halves(size, cell.subset_draws, evaluation.generator("random halves", size))
+
+    def part(start: int, stop: int) -> Keep:
+        return Keep(
+            tuple(units[start:stop] for units in keep.units), tuple(errors[start:stop] for errors in keep.errors)
+        )
+
+    values: list[list[float]] = evaluate(part, cell.subset_draws).metric.tolist()
+    return values
 
 
 def empty_metric(
@@ -134,7 +179,7 @@ def empty_metric(
     else:
         edits = family_empty_edits(model, reference_outputs(basis, cell.ablation, attribution, evaluation))
     with torch.inference_mode():
-        return batch.metric(model.logits(batch.clean, edits))
+        return batch.metric(model.logits(batch.clean, edits, packed=True))
 
 
 def pooled_curve(curves: Sequence[GroupCurve], weights: Sequence[int], sizes: Sequence[int]) -> Curve:
@@ -151,6 +196,7 @@ def pooled_curve(curves: Sequence[GroupCurve], weights: Sequence[int], sizes: Se
         rows = zip(*(getattr(curve, name) for curve in curves), strict=True)
         return tuple(tuple(value for part in row for value in part) for row in rows)
 
+    divergence = [mean_of(row) for row in side_by_side("divergence")] if curves[0].divergence is not None else None
     return Curve(
         sizes=tuple(sizes),
         feature_nodes=mean("feature_nodes"),
@@ -158,4 +204,21 @@ def pooled_curve(curves: Sequence[GroupCurve], weights: Sequence[int], sizes: Se
         units=mean("units"),
         circuit=side_by_side("circuit"),
         complement=side_by_side("complement"),
+        kl=None if divergence is None else tuple(divergence),
     )
+
+
+def pooled_subset_checks(curves: Sequence[GroupCurve], sizes: Sequence[int]) -> tuple[SubsetCheck, ...]:
+    """Pool the random halves of all groups: for each size and draw, the mean metric over all examples."""
+    checks = []
+    for index, size in enumerate(sizes):
+        draws = zip(*(curve.halves[index] for curve in curves), strict=True)
+        checks.append(
+            SubsetCheck(size=size, draws=tuple(mean_of([value for part in draw for value in part]) for draw in draws))
+        )
+    return tuple(checks)
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean of the values."""
+    return math.fsum(values) / len(values)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from basisbench.errors import BasisBenchError
 from basisbench.hooks import Edit, Place, edited, observed
+from basisbench.packed import pack_linears
 from basisbench.protocols import ModelSpec
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Model:
         edits: Mapping[Place, Edit] | None = None,
         *,
         past: Any = None,
+        packed: bool = False,
     ) -> Float[Tensor, "row vocab"]:
         """Return the logits at the last position, before any final soft-cap, in at least float32.
 
@@ -155,12 +157,18 @@ class Model:
             tokens: token ids, all prompts of one length.
             edits: interventions to apply during the pass.
             past: key-value cache of the positions before the tokens, which the pass may change.
+            packed: run with packed weights where that is possible (basisbench.packed); same up to rounding.
         """
         head = self.place("unembed.hook_out")
-        with edited(self.body, edits or {}), observed(self.body, {"logits": head}) as seen:
-            self.body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=1)
+        body = self._packed_body if packed else self.body
+        with edited(body, edits or {}), observed(body, {"logits": head}) as seen:
+            body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=1)
         self.meter.forward_equivalents += len(tokens)
         return at_least_float32(seen["logits"][:, -1])
+
+    @cached_property
+    def _packed_body(self) -> Any:
+        return pack_linears(self.body) or self.body
 
     @cached_property
     def weights_hash(self) -> str:

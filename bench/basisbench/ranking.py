@@ -15,8 +15,8 @@ from basisbench.ablate import Keep
 from basisbench.types import Scores
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
-    from torch import Tensor
+    from jaxtyping import Bool, Float, Int
+    from torch import Generator, Tensor
 
     from basisbench.types import ErrorPolicy
 
@@ -68,9 +68,33 @@ class Ranking:
         if self.errors is not None:
             errors = tuple(kept(places) for places in self.errors)
         else:
-            always = torch.full((len(sizes), 1), self.policy != "ablate", device=device)
-            errors = tuple(always for _ in self.units)
+            errors = tuple(self._unranked_errors(len(sizes)) for _ in self.units)
         return Keep(units, errors)
+
+    def keep_with_random_halves(self, size: int, draws: int, generator: Generator) -> Keep:
+        """Return the circuit of one size together with random halves of its complement, one per draw.
+
+        Args:
+            size: nodes in the circuit.
+            draws: how many halves; each is drawn anew, rounded down where the complement is odd.
+            generator: source of the draws, on the CPU.
+        """
+        import torch
+
+        rest = max(0, self.nodes - size)
+        live = torch.ones(draws, self.nodes, dtype=torch.bool)
+        for row in live:
+            row[size + torch.randperm(rest, generator=generator)[: rest - rest // 2]] = False
+        live = live.to(self.units[0].device)
+        units = tuple(live[:, places.long()] for places in self.units)
+        if self.errors is not None:
+            return Keep(units, tuple(live[:, places.long()] for places in self.errors))
+        return Keep(units, tuple(self._unranked_errors(draws) for _ in self.units))
+
+    def _unranked_errors(self, circuits: int) -> Bool[Tensor, "circuit 1"]:
+        import torch
+
+        return torch.full((circuits, 1), self.policy != "ablate", device=self.units[0].device)
 
     @cached_property
     def _first_place(self) -> Int[Tensor, " unit"]:

@@ -88,6 +88,11 @@ class CellConfig(Frozen):
     evaluation_pairs: Positive = Field(description="pairs asked for in the evaluation split; `groups` has those used")
     ranking: Literal["absolute"] = Field(default="absolute", description="nodes are ranked by |score|, largest first")
     sizes: Name = Field(default="1-2-5", description="name of the grid of circuit sizes: 0, 1, 2, 5, 10, ... and all")
+    kl: bool = Field(default=False, description="whether the divergence from the full model is measured at each size")
+    subset_sizes: tuple[Positive, ...] = Field(
+        default=(), description="circuit sizes at which random halves of the complement are ablated"
+    )
+    subset_draws: int = Field(default=0, ge=0, description="random halves at each of these sizes")
 
 
 class Identities(Frozen):

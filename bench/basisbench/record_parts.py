@@ -142,7 +142,10 @@ class Curve(Frozen):
 
 
 class SubsetCheck(Frozen):
-    """Metric when a random half of the complement is ablated, against circuits that win by cancellation."""
+    """Metric when a random half of the complement is ablated, against circuits that win by cancellation.
+
+    A faithful circuit leaves the metric where it is, whichever half of the rest is live.
+    """
 
     size: Count = Field(description="circuit size k in nodes")
     draws: tuple[Rounded, ...] = Field(

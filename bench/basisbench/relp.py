@@ -41,8 +41,7 @@ def relp_rules(model: Model) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for norm in _norms(model):
-            handle = norm.register_forward_hook(_norm_rule(norm))
-            stack.callback(handle.remove)
+            _add_norm_rule(norm, stack)
         for layer in range(model.layers):
             pattern = model.hook_point(f"blocks.{layer}.attn.hook_pattern")
             handle = pattern.register_forward_hook(lambda _module, _arguments, output: output.detach())
@@ -57,7 +56,7 @@ def _norms(model: Model) -> list[Any]:
     return [module for module in model.bridge.modules() if isinstance(module, NormalizationBridge)]
 
 
-def _norm_rule(norm: Any) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+def _add_norm_rule(norm: Any, stack: ExitStack) -> None:
     module = norm.original_component
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if epsilon is None:
@@ -66,14 +65,20 @@ def _norm_rule(norm: Any) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], T
             "add it to basisbench/relp.py"
         )
     offset = 1.0 if getattr(norm.config, "rmsnorm_uses_offset", False) else 0.0
+    entered: list[Tensor] = []
 
-    def rule(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = arguments[0]
+    def watch(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        entered.append(output)
+
+    def rule(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = entered.pop()
         centred = x if norm.uses_rms_norm else x - x.mean(-1, keepdim=True)
         scale = (centred.pow(2).mean(-1, keepdim=True) + epsilon).sqrt().detach()
         return with_gradient_of(output, centred / scale * (module.weight + offset))
 
-    return rule
+    # At the hook point inside: a post-norm's output is a write site, whose hook must see the value that goes on.
+    stack.callback(norm.hook_in.register_forward_hook(watch).remove)
+    stack.callback(norm.hook_out.register_forward_hook(rule).remove)
 
 
 def _add_mlp_rules(model: Model, layer: int, stack: ExitStack) -> None:

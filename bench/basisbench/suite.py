@@ -62,6 +62,11 @@ class Suite(Frozen):
     )
     attribution_pairs: int = Field(default=100, ge=1, description="pairs that scores and reference values come from")
     evaluation_pairs: int = Field(default=100, ge=1, description="pairs that curves come from")
+    kl: bool = Field(default=False, description="measure KL(full model || circuit) at each size")
+    subset_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_distinct)] = Field(
+        default=(), description="circuit sizes at which random halves of the complement are ablated"
+    )
+    subset_draws: int = Field(default=8, ge=1, description="random halves at each of these sizes")
 
     def changed(self, changes: Mapping[str, object]) -> Suite:
         """Return the suite with some fields replaced.
@@ -133,6 +138,9 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
             seed=seed,
             attribution_pairs=suite.attribution_pairs,
             evaluation_pairs=suite.evaluation_pairs,
+            kl=suite.kl,
+            subset_sizes=suite.subset_sizes,
+            subset_draws=suite.subset_draws if suite.subset_sizes else 0,
         )
         for model, task, seed, basis, method, ablation, error_policy, granularity in product(
             suite.models,

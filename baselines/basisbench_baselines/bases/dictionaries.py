@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisError
+from basisbench.packed import LinearMap, packed_linear
 from basisbench.protocols import BasisSpec, ModelSpec
 from basisbench.types import Family, Site
 
@@ -50,39 +51,71 @@ class DictionaryBasis:
             for parameter in dictionary.parameters()
         )
 
+    @cached_property
+    def _quick(self) -> tuple[QuickJumpReLU | None, ...]:
+        return tuple(quick_jumprelu(dictionary) for dictionary in self.dictionaries)
+
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
         """Return the feature activations."""
-        dictionary = self.dictionaries[site.layer]
-        features: Tensor = encode_jumprelu(dictionary, x) if _is_plain_jumprelu(dictionary) else dictionary.encode(x)
+        import torch
+
+        quick = None if torch.is_grad_enabled() else self._quick[site.layer]
+        features: Tensor = self.dictionaries[site.layer].encode(x) if quick is None else quick.encode(x)
         return features
 
     def decode(self, site: Site, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
         """Return the reconstruction at the write hook."""
-        reconstruction: Tensor = self.dictionaries[site.layer].decode(f)
+        import torch
+
+        quick = None if torch.is_grad_enabled() else self._quick[site.layer]
+        reconstruction: Tensor = self.dictionaries[site.layer].decode(f) if quick is None else quick.decode(f)
         return reconstruction
 
 
-def _is_plain_jumprelu(dictionary: Any) -> bool:
-    """Return whether a dictionary is a JumpReLU one that reshapes and rescales nothing."""
+@dataclass(frozen=True, eq=False)
+class QuickJumpReLU:
+    """What SAELens computes for a plain JumpReLU dictionary, with packed weights and fewer passes over memory.
+
+    A feature is its pre-activation where that exceeds its threshold (never below zero), and zero elsewhere.
+
+    Attributes:
+        shift: subtracted from the input; None for a dictionary that subtracts nothing.
+        encoder: x -> x @ W_enc + b_enc.
+        decoder: f -> f @ W_dec + b_dec.
+        threshold: per feature, at least zero.
+    """
+
+    shift: Float[Tensor, " d_read"] | None
+    encoder: LinearMap
+    decoder: LinearMap
+    threshold: Float[Tensor, " unit"]
+
+    def encode(self, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
+        """Return the feature activations."""
+        before = self.encoder(x if self.shift is None else x - self.shift)
+        return before.masked_fill_(before <= self.threshold, 0)
+
+    def decode(self, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
+        """Return the reconstruction."""
+        return self.decoder(f)
+
+
+def quick_jumprelu(dictionary: Any) -> QuickJumpReLU | None:
+    """Return the quick form of a SAELens dictionary; None for other kinds, or where weights cannot be packed."""
     config = dictionary.cfg
-    return (
+    plain = (
         config.architecture() in ("jumprelu", "jumprelu_transcoder")
         and config.reshape_activations == "none"
         and not getattr(config, "rescale_acts_by_decoder_norm", False)
     )
-
-
-def encode_jumprelu(dictionary: Any, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
-    """Return what SAELens's `encode` does for a plain JumpReLU dictionary, in fewer passes over memory.
-
-    A feature is its pre-activation where that exceeds its threshold (never below zero), and zero elsewhere.
-    """
-    import torch
-
-    shifted = x - dictionary.b_dec if dictionary.cfg.apply_b_dec_to_input else x
-    before = torch.addmm(dictionary.b_enc, shifted.reshape(-1, x.shape[-1]), dictionary.W_enc)
-    after = before.mul_(before > dictionary.threshold.clamp_min(0))
-    return after.view(*x.shape[:-1], after.shape[-1])
+    if not plain:
+        return None
+    encoder = packed_linear(dictionary.W_enc.T, dictionary.b_enc)
+    decoder = packed_linear(dictionary.W_dec.T, dictionary.b_dec)
+    if encoder is None or decoder is None:
+        return None
+    shift = dictionary.b_dec.detach() if config.apply_b_dec_to_input else None
+    return QuickJumpReLU(shift, encoder, decoder, dictionary.threshold.detach().clamp_min(0))
 
 
 def _folder(name: str, model: ModelSpec) -> Path:
@@ -117,6 +150,7 @@ def load_dictionaries(name: str, family: Family, read: SiteKind, write: SiteKind
         BasisError: a layer is missing, cannot be read, or does not fit the model's width.
     """
     from sae_lens import SAE
+    from safetensors import SafetensorError
 
     folder = _folder(name, model.spec)
     dictionaries = []
@@ -126,7 +160,7 @@ def load_dictionaries(name: str, family: Family, read: SiteKind, write: SiteKind
             raise BasisError(f"basis '{name}': {path} is missing; expected one folder per layer of '{model.name}'")
         try:
             dictionary = SAE.load_from_disk(path, device=str(model.device))
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
             raise BasisError(f"basis '{name}': {path} is not a dictionary that SAELens can load: {reason}") from error
         _check_width(name, path, dictionary, model)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from basisbench.packed import LinearMap, packed_linear
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, Site
 
@@ -42,13 +44,23 @@ class RotatedActivations:
         """Bytes of the rotation matrices."""
         return sum(rotation.numel() * rotation.element_size() for rotation in self.rotations)
 
+    @cached_property
+    def _packed(self) -> tuple[tuple[LinearMap | None, LinearMap | None], ...]:
+        return tuple((packed_linear(rotation, None), packed_linear(rotation.T, None)) for rotation in self.rotations)
+
     def encode(self, site: Site, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Return the activation's components along the rotated axes."""
-        return x @ self.rotations[site.layer].T
+        import torch
+
+        quick = None if torch.is_grad_enabled() else self._packed[site.layer][0]
+        return x @ self.rotations[site.layer].T if quick is None else quick(x)
 
     def decode(self, site: Site, f: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Return the activation with these components."""
-        return f @ self.rotations[site.layer]
+        import torch
+
+        quick = None if torch.is_grad_enabled() else self._packed[site.layer][1]
+        return f @ self.rotations[site.layer] if quick is None else quick(f)
 
 
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
