@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -216,11 +217,25 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
         reason = str(error).strip().splitlines()[0]
         raise BasisBenchError(f"device '{device}' cannot be used: {reason}") from error
     tokenizer = AutoTokenizer.from_pretrained(spec.path)
-    body = AutoModelForCausalLM.from_pretrained(
-        spec.path, dtype=getattr(torch, dtype) if dtype else "auto", attn_implementation="sdpa"
-    )
+    # The attention implementation is the architecture's own default: some refuse a given one.
+    with _quiet_loading():
+        body = AutoModelForCausalLM.from_pretrained(spec.path, dtype=getattr(torch, dtype) if dtype else "auto")
     nn.Module.to(body, target)  # transformers wraps `to` without type information
     return wrap(body, tokenizer, spec)
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep transformers' loading bar off, for the run has a progress display of its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:

@@ -91,7 +91,7 @@ def pack_linears(body: nn.Module) -> nn.Module | None:
         weight = _weight_of(module)
         linear = None if weight is None else packed_linear(weight, getattr(module, "bias", None))
         if linear is not None:
-            module.forward = _unless_gradient(linear, module.forward)  # type: ignore[method-assign]
+            module.forward = _unless_gradient(linear, module.forward)
             found = True
     return twin if found else None
 

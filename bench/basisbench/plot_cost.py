@@ -104,8 +104,9 @@ def _draw_family(
         nodes = cells["nodes_to_80"].astype(float).dropna().to_numpy()
         if len(nodes) == 0:
             continue
-        # Order statistics rather than interpolation: infinite values have no midpoint.
-        low, middle, high = np.quantile(nodes, [0.25, 0.5, 0.75], method="inverted_cdf")
+        # Unreached targets are infinite: quartiles that lie on a cell, and the tables' own median.
+        low, high = np.quantile(nodes, [0.25, 0.75], method="inverted_cdf")
+        middle = np.median(nodes)
         quick, seconds, slow = np.quantile(cells["seconds"].astype(float), [0.25, 0.5, 0.75])
         colour = styles[basis].colour
         reached = bool(np.isfinite(middle))

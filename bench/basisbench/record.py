@@ -169,6 +169,9 @@ class Record(Frozen):
         counts: Counts | None = info.data.get("counts")
         if counts is not None and value.sizes[-1] != counts.nodes_max:
             raise ValueError(f"the last of sizes is {value.sizes[-1]}, but counts.nodes_max is {counts.nodes_max}")
+        cell: CellConfig | None = info.data.get("cell")
+        if cell is not None and cell.kl != (value.kl is not None):
+            raise ValueError(f"kl is {'given' if value.kl else 'null'}, but cell.kl is {str(cell.kl).lower()}")
         endpoints: Endpoints | None = info.data.get("endpoints")
         if endpoints is not None:
             for name, rows in (("circuit", value.circuit), ("complement", value.complement)):
@@ -177,6 +180,17 @@ class Record(Frozen):
                         raise ValueError(
                             f"{name}[{index}] has {len(row)} values, but endpoints.full has {len(endpoints.full)}"
                         )
+        return value
+
+    @field_validator("subset_checks")
+    @classmethod
+    def _checks_agree(cls, value: tuple[SubsetCheck, ...], info: ValidationInfo) -> tuple[SubsetCheck, ...]:
+        cell: CellConfig | None = info.data.get("cell")
+        if cell is not None:
+            found = [(check.size, len(check.draws)) for check in value]
+            wanted = [(size, cell.subset_draws) for size in cell.subset_sizes]
+            if found != wanted:
+                raise ValueError(f"sizes and draws are {found}, but cell asks for {wanted}")
         return value
 
     @field_validator("guard")

@@ -1,0 +1,148 @@
+"""Shared fixtures: tiny random models of both shapes with a real tokenizer, and a record that fills every field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basisbench.protocols import ModelSpec
+from basisbench.record import Record, SubsetCheck, TopNode
+from basisbench.registry import load_registry
+from synthetic_records import synthetic_record
+
+START, UNKNOWN = "<s>", "<unk>"
+
+
+def build_tiny_tokenizer() -> Any:
+    """Return a word tokenizer that knows every word of the built-in tasks and puts `<s>` in front."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    splitter = Whitespace()
+    words: set[str] = set()
+    for entry in load_registry().of("task"):
+        for split in ("attribution", "evaluation"):
+            for pair in load_registry().get("task", entry.name).candidates(split, seed=0):
+                text = " ".join((pair.clean_text, pair.counterfactual_text, *pair.answers, *pair.foils))
+                words.update(word for word, _ in splitter.pre_tokenize_str(text))
+    vocabulary = {word: index for index, word in enumerate([START, UNKNOWN, *sorted(words)])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 0)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, unk_token=UNKNOWN)
+
+
+def save_checkpoint(config: Any, tokenizer: Any, folder: Path, seed: int) -> Path:
+    """Save a model with random weights, biases included, large enough that every part matters."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn_like(parameter)
+            is_norm = "norm" in name or "ln_" in name
+            parameter.copy_(1.0 + 0.1 * noise if is_norm and name.endswith("weight") else 0.2 * noise)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """A word tokenizer that knows every word of the built-in tasks."""
+    return build_tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """A random two-layer Llama: gated SiLU, RMSNorm, rotary, grouped-query attention."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    folder = save_checkpoint(config, tiny_tokenizer, tmp_path_factory.mktemp("checkpoints") / "tiny-llama", seed=1)
+    return ModelSpec(name="tiny-llama", path=str(folder), summary="random Llama for tests")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
+    """A random two-layer GPT-2: GELU, LayerNorm, learned positions, biases everywhere."""
+    from transformers import GPT2Config
+
+    config = GPT2Config(
+        vocab_size=len(tiny_tokenizer),
+        n_embd=16,
+        n_inner=24,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    folder = save_checkpoint(config, tiny_tokenizer, tmp_path_factory.mktemp("checkpoints") / "tiny-gpt2", seed=2)
+    return ModelSpec(name="tiny-gpt2", path=str(folder), summary="random GPT-2 for tests")
+
+
+@pytest.fixture
+def full_record() -> Record:
+    """A valid record of the usual size in which every optional field is filled."""
+    record = synthetic_record("ioi", "transcoder", "relp")
+    sizes = record.curve.sizes
+    return Record.model_validate(
+        {
+            **record.model_dump(),
+            "cell": {**record.cell.model_dump(), "kl": True, "subset_sizes": (sizes[4],), "subset_draws": 10},
+            "curve": {**record.curve.model_dump(), "kl": tuple(3.21234 / (1 + size) for size in sizes)},
+            "subset_checks": (SubsetCheck(size=sizes[4], draws=tuple(1.23456 + 0.1 * draw for draw in range(10))),),
+            "top_nodes": tuple(
+                TopNode(
+                    group=record.groups[0].key,
+                    layer=index % record.counts.layers,
+                    position=index % record.groups[0].positions,
+                    role="indirect object",
+                    unit="error" if index == 7 else 37 * index,
+                    score=3.14159 / (1 + index) * (-1) ** index,
+                )
+                for index in range(20)
+            ),
+        }
+    )
+
+
+@pytest.fixture
+def plugin_with(tmp_path: Path) -> Any:
+    """Return a function that writes a plug-in file providing the given models, and returns its path."""
+
+    def write(*models: ModelSpec) -> Path:
+        lines = [
+            "from pathlib import Path",
+            "from basisbench.protocols import ModelSpec",
+            "PROVIDES = (",
+            *(
+                f"    ModelSpec(name={model.name!r}, path={model.path!r}, summary={model.summary!r}),"
+                for model in models
+            ),
+            ")",
+        ]
+        path = tmp_path / "models_for_tests.py"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,220 @@
+"""Plausible records without a model: sigmoid curves in log k with noise, for tests of tables and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from basisbench.metrics import sizes_grid
+from basisbench.record import (
+    CellConfig,
+    Cost,
+    Counts,
+    Curve,
+    Dropped,
+    Endpoints,
+    Environment,
+    Group,
+    Guard,
+    Identities,
+    Record,
+    Seconds,
+    write_record,
+)
+from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
+
+TASKS = (
+    "ioi",
+    "sva_simple",
+    "sva_nounpp",
+    "sva_rc",
+    "sva_within_rc",
+    "user_gender",
+    "user_occupation",
+    "user_country",
+    "user_age",
+)
+METHODS = ("ixg", "ig", "relp", "magnitude", "random")
+
+# Family, units per layer, nodes at half faithfulness under relp, dictionary bytes.
+BASES: dict[str, tuple[Family, int, float, int]] = {
+    "mlp_act": ("mlp", 512, 30, 0),
+    "mlp_out": ("mlp", 128, 110, 0),
+    "mlp_act_rotated": ("mlp", 512, 900, 0),
+    "sae_mlp_out": ("mlp", 1024, 25, 4_200_000),
+    "transcoder": ("mlp", 1024, 18, 4_200_000),
+    "resid": ("resid", 128, 60, 0),
+    "sae_resid": ("resid", 1024, 12, 4_200_000),
+    "attn_out": ("attn", 128, 40, 0),
+    "sae_attn_out": ("attn", 1024, 15, 4_200_000),
+}
+_HANDICAP = {"relp": 1.0, "ig": 3.0, "ixg": 8.0, "magnitude": 25.0, "random": 400.0}
+_SECONDS = {"relp": 0.4, "ig": 3.1, "ixg": 0.3, "magnitude": 0.05, "random": 0.01}
+
+
+def synthetic_record(
+    task: str = "ioi",
+    basis: str = "mlp_act",
+    method: str = "relp",
+    *,
+    examples: int = 100,
+    ablation: Ablation = "mean",
+    error_policy: ErrorPolicy = "node",
+    granularity: Granularity = "position",
+    seed: int = 0,
+    task_version: str = "1",
+    model: str = "pocket-llama",
+    dictionary: str | None = None,
+    overshoot: float = 0.0,
+    ceiling: float = 1.0,
+    gap: float = 6.0,
+) -> Record:
+    """Make one record whose faithfulness climbs from 0 to 1 along a sigmoid in log k.
+
+    Args:
+        task: name of the task.
+        basis: a key of `BASES`.
+        method: a key of the table of methods above.
+        examples: evaluation examples.
+        ablation: as in the cell.
+        error_policy: as in the cell.
+        granularity: as in the cell.
+        seed: as in the cell.
+        task_version: as in the cell.
+        model: as in the cell.
+        dictionary: digest of the weights; by default one that follows from the basis.
+        overshoot: height of a bump above 1 in the middle of the curve.
+        ceiling: faithfulness of the largest circuit.
+        gap: mean of F(M) - F(0) in logits.
+    """
+    family, width, middle, dictionary_bytes = BASES[basis]
+    key = f"{task}/{basis}/{method}"
+    generator = np.random.default_rng(int(_digest(key)[:8], 16))
+    positions = 8 + sum(map(ord, task)) % 6
+    has_error = basis.startswith(("sae", "transcoder"))
+    errors = 4 * positions if has_error and error_policy == "node" else 0
+    total = 4 * positions * width + errors
+    sizes = sizes_grid(total)
+    k = np.array(sizes, dtype=np.float64)
+    middle = min(middle * _HANDICAP[method] * float(generator.uniform(0.6, 1.7)), total / 4)
+    rise = _sigmoid(k, middle, total) * ceiling
+    fall = _sigmoid(k, middle * 2, total)
+
+    # Endpoints belong to the task, not to the basis.
+    of_task = np.random.default_rng(int(_digest(task)[:8], 16))
+    empty = of_task.normal(-0.2, 0.5, examples)
+    full = empty + of_task.normal(gap, 1.5, examples)
+    bump = overshoot * np.exp(-((np.log10(k + 1) - np.log10(middle)) ** 2) / 0.1)
+    bump[-1] = 0.0
+    wobble = rise * (1 - rise) * 4
+    noise = generator.normal(0, 2.5, (len(sizes), examples)) * wobble[:, None]
+    circuit = empty + (rise + bump)[:, None] * (full - empty) + noise
+    complement = empty + (1 - fall)[:, None] * (full - empty) + noise[::-1]
+    error_share = errors / total
+    return Record(
+        schema_version=1,
+        created=datetime(2026, 1, 22, tzinfo=UTC),
+        cell=CellConfig(
+            model=model,
+            task=task,
+            task_version=task_version,
+            basis=basis,
+            family=family,
+            method=method,
+            ablation=ablation,
+            error_policy=error_policy,
+            granularity=granularity,
+            seed=seed,
+            attribution_pairs=100,
+            evaluation_pairs=examples,
+        ),
+        identities=Identities(
+            model=_digest(model),
+            dictionary=(dictionary or _digest(basis)) if has_error else None,
+            data=_digest(task + task_version),
+        ),
+        groups=(
+            Group(
+                key="all",
+                attribution_pairs=100,
+                evaluation_pairs=examples,
+                positions=positions,
+                nodes=total,
+                error_nodes=errors,
+            ),
+        ),
+        counts=Counts(nodes_mean=total, nodes_max=total, layers=4, units_per_layer=(width,) * 4),
+        dropped=Dropped(attribution={}, evaluation={}),
+        endpoints=Endpoints(
+            full=tuple(full.tolist()), empty=tuple(empty.tolist()), accuracy=float(np.mean(full.round(3) > 0))
+        ),
+        curve=Curve(
+            sizes=sizes,
+            feature_nodes=tuple((k * (1 - error_share)).tolist()),
+            error_nodes=tuple((k * error_share).tolist()),
+            units=tuple(np.minimum(k, 4 * width).tolist()),
+            circuit=tuple(map(tuple, circuit.tolist())),
+            complement=tuple(map(tuple, complement.tolist())),
+        ),
+        guard=Guard(fvu=(0.03, 0.02, 0.04, 0.05), l0=(21.0, 25.0, 30.0, 28.0)) if has_error else None,
+        top_nodes=(),
+        cost=Cost(
+            seconds=Seconds(
+                load=0.2 if has_error else 0.0,
+                gradients=_SECONDS[method],
+                scoring=0.05 + width / 5000,
+                curve=float(generator.uniform(0.6, 1.4)) * (1 + width / 1000),
+            ),
+            forward_equivalents={"relp": 3, "ixg": 3, "ig": 30}.get(method, 2) * 100,
+            dictionary_bytes=dictionary_bytes,
+            peak_memory_bytes=900_000_000 + dictionary_bytes * 4,
+            device="cpu",
+        ),
+        environment=Environment(
+            packages={"torch": "2.13.0"},
+            python="3.11.7",
+            platform="Linux x86_64",
+            processor="",
+            threads=2,
+            device_name="",
+            dtype="float32",
+        ),
+    )
+
+
+def synthetic_suite(
+    tasks: Sequence[str] = TASKS,
+    bases: Sequence[str] = tuple(BASES),
+    methods: Sequence[str] = METHODS,
+    examples: int = 100,
+) -> Iterator[Record]:
+    """Yield the cross of tasks, bases and methods; two curves overshoot the axis, one basis is censored."""
+    for task in tasks:
+        for basis in bases:
+            for method in methods:
+                ceiling = 0.7 if (basis, method) == ("transcoder", "magnitude") else 1.0
+                overshoot = 1.4 if (task, basis, method) == ("sva_rc", "mlp_out", "ixg") else 0.0
+                overshoot = 1.4 if (task, basis, method) == ("user_age", "sae_mlp_out", "relp") else overshoot
+                yield synthetic_record(task, basis, method, examples=examples, overshoot=overshoot, ceiling=ceiling)
+
+
+def write_suite(folder: Path, records: Sequence[Record]) -> None:
+    """Write records the way a run does: a file per cell under `records/`."""
+    for record in records:
+        write_record(record, folder / "records" / f"{record.id}.json")
+
+
+def _sigmoid(k: np.ndarray, middle: float, total: int) -> np.ndarray:
+    """A logistic curve in log k that starts at 0 for k = 0 and ends at exactly 1 for k = total."""
+    raw = np.where(k > 0, 1 / (1 + (middle / np.maximum(k, 1e-9)) ** 1.3), 0.0)
+    end = 1 / (1 + (middle / total) ** 1.3)
+    curve: np.ndarray = raw / end
+    return curve
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,201 @@
+"""The outer loop: what is done, what is kept, what goes on when something fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import basisbench
+from basisbench.errors import BasisBenchError
+from basisbench.plan import Settings
+from basisbench.protocols import ModelSpec
+from basisbench.record import read_record
+from basisbench.run import Request, run_request
+
+Write = Callable[..., Path]
+CELLS: dict[str, Any] = {
+    "models": ["tiny-llama"],
+    "tasks": ["sva_simple", "ioi"],
+    "bases": ["mlp_act", "resid"],
+    "methods": ["ixg", "random"],
+    "attribution_pairs": 16,
+    "evaluation_pairs": 16,
+}
+
+
+def request(out: Path, plugin: Path, jobs: int = 1, resume: bool = True, **changes: Any) -> Request:
+    settings = Settings(out=out, plugins=(plugin,), resume=resume)
+    return Request(suite="pocket", changes={**CELLS, **changes}, settings=settings, jobs=jobs, progress=False)
+
+
+def states(outcome: Any) -> list[str]:
+    return [event.state for event in outcome.events]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "records").iterdir()}
+
+
+def test_a_second_run_keeps_everything(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:
+    out, plugin = tmp_path / "out", plugin_with(tiny_llama)
+    assert states(run_request(request(out, plugin))) == ["finished"] * 8
+    before = contents(out)
+    assert len(before) == 8
+    assert states(run_request(request(out, plugin))) == ["kept"] * 8
+    assert contents(out) == before
+    assert states(run_request(request(out, plugin, resume=False))) == ["finished"] * 8
+    assert set(contents(out)) == set(before)
+
+
+def test_only_what_is_missing_or_damaged_is_done_again(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path
+) -> None:
+    out, plugin = tmp_path / "out", plugin_with(tiny_llama)
+    run_request(request(out, plugin))
+    missing, damaged, *_ = sorted((out / "records").iterdir())
+    missing.unlink()
+    damaged.write_text("{", encoding="utf-8")
+    again = states(run_request(request(out, plugin)))
+    assert sorted(again) == ["finished"] * 2 + ["kept"] * 6
+    assert read_record(damaged).id == damaged.stem
+
+
+def test_another_setting_or_another_model_of_that_name_makes_new_cells(
+    tiny_llama: ModelSpec, tiny_gpt2: ModelSpec, plugin_with: Write, tmp_path: Path
+) -> None:
+    out, plugin = tmp_path / "out", plugin_with(tiny_llama)
+    few: dict[str, Any] = {"tasks": ["ioi"], "bases": ["mlp_act"], "methods": ["random"]}
+    assert states(run_request(request(out, plugin, **few))) == ["finished"]
+    assert states(run_request(request(out, plugin, **few, ablations=["zero"]))) == ["finished"]
+    assert states(run_request(request(out, plugin, **few, seeds=[1]))) == ["finished"]
+    disguised = ModelSpec(name="tiny-llama", path=tiny_gpt2.path, summary="other weights under the same name")
+    assert states(run_request(request(out, plugin_with(disguised), **few))) == ["finished"]
+    assert len(contents(out)) == 4
+
+
+def test_the_python_interface_returns_its_own_cells(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:
+    few: dict[str, Any] = {
+        "models": ["tiny-llama"],
+        "tasks": ["sva_simple"],
+        "methods": ["random"],
+        "examples": 16,
+        "out": tmp_path,
+        "plugins": [plugin_with(tiny_llama)],
+        "progress": False,
+    }
+    basisbench.run(bases=["resid"], **few)
+    frame = basisbench.run(bases=["mlp_act"], **few)
+    assert set(frame["basis"]) == {"mlp_act"}
+    assert frame["size"].is_monotonic_increasing
+    assert set(basisbench.load_results(tmp_path)["basis"]) == {"mlp_act", "resid"}
+
+
+def test_a_failing_cell_fails_alone(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny model has no dictionaries: that is told once, and the neurons go on."""
+    out = tmp_path / "out"
+    outcome = run_request(request(out, plugin_with(tiny_llama), bases=["sae_resid", "resid"]))
+    assert sorted(states(outcome)) == ["failed"] * 4 + ["finished"] * 4
+    assert {event.cell.basis for event in outcome.failures} == {"sae_resid"}
+    assert len(contents(out)) == 4
+    assert capsys.readouterr().err.count("failed: ") == 1
+    with pytest.raises(BasisBenchError, match=r"4 of 8 cells failed; the others are in .*; first: .*sae_resid"):
+        outcome.raise_failures()
+
+
+def test_a_bug_goes_up_and_finished_cells_stay(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from basisbench.execute import Session
+
+    original = Session.run
+
+    def fail_on_resid(self: Any, cell: Any, *rest: Any) -> Any:
+        if cell.basis == "resid":
+            raise ZeroDivisionError
+        return original(self, cell, *rest)
+
+    monkeypatch.setattr(Session, "run", fail_on_resid)
+    with pytest.raises(ZeroDivisionError):
+        run_request(request(tmp_path, plugin_with(tiny_llama), methods=["random"]))
+    assert len(contents(tmp_path)) == 1
+
+
+def test_jobs_must_be_positive(tmp_path: Path) -> None:
+    with pytest.raises(BasisBenchError, match="jobs must be at least 1, found 0"):
+        basisbench.run(out=tmp_path, jobs=0)
+
+
+DEADLY = """
+import os, signal
+from basisbench.protocols import BasisSpec
+
+def build(model):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+PROVIDES = BasisSpec(name="deadly", family="resid", summary="kills its process", build=build)
+"""
+
+
+def test_workers_do_the_same_cells_and_one_that_dies_takes_no_other_along(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two workers share three tasks; in each, the second cell kills its process."""
+    deadly = tmp_path / "deadly.py"
+    deadly.write_text(DEADLY, encoding="utf-8")
+    plugin = plugin_with(tiny_llama)
+    tasks = ["sva_simple", "ioi", "sva_rc"]
+    alone = run_request(request(tmp_path / "alone", plugin, tasks=tasks, bases=["resid"], methods=["random"]))
+
+    changes = {**CELLS, "tasks": tasks, "bases": ["resid", "deadly"], "methods": ["random"]}
+    settings = Settings(out=tmp_path / "together", plugins=(plugin, deadly))
+    together = run_request(Request("pocket", changes, settings, jobs=2, progress=False))
+    assert {event.cell.basis for event in together.failures} == {"deadly"}
+    assert "a worker process was killed by SIGKILL" in capsys.readouterr().err
+    with pytest.raises(BasisBenchError, match="3 of 6 cells failed"):
+        together.raise_failures()
+
+    assert {path.name for path in together.records} == {path.name for path in alone.records}
+    for path in alone.records:
+        one, other = read_record(path), read_record(tmp_path / "together" / "records" / path.name)
+        assert one.endpoints.full == pytest.approx(other.endpoints.full, rel=1e-3)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_killed_run_goes_on_where_it_was(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, jobs: int
+) -> None:
+    """A real process is killed once it has written its first records; the same request finishes the rest."""
+    out, plugin = tmp_path / "out", plugin_with(tiny_llama)
+    options = [f"--{name[:-1]}={value}" for name in ("models", "tasks", "methods") for value in CELLS[name]]
+    command = [
+        *(sys.executable, "-m", "basisbench.cli", "run", *options, "--basis=mlp_act", "--basis=resid"),
+        *("--examples=16", f"--out={out}", f"--plugin={plugin}", f"--jobs={jobs}"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("records/*.json")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(1.0)  # workers notice that their parent is gone after the cell they are in
+    survived = contents(out)
+    assert survived
+    for path in (out / "records").glob("*.json"):
+        assert read_record(path).id == path.stem
+    kept = {name for name in survived if name.endswith(".json")}
+    again = states(run_request(request(out, plugin)))
+    assert sorted(again) == ["finished"] * (8 - len(kept)) + ["kept"] * len(kept)
+    after = contents(out)
+    assert len([name for name in after if name.endswith(".json")]) == 8
+    assert all(after[name] == survived[name] for name in kept), "finished cells are not done again"
