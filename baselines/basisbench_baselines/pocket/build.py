@@ -1,0 +1,272 @@
+"""Build the pocket model and its dictionaries from nothing but a seed.
+
+1. Encode the documents; 2. train the model and measure it on the tasks; 3. train the dictionaries; 4. measure
+them on held-out documents; 5. write the provenance card.
+
+`OUT/.work` holds checkpoints, in folders named by a hash of everything that shapes them. A build that is killed
+and started again continues from there; a build with other numbers starts afresh beside them. A finished
+build removes the folder, and is left alone when it is asked for again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from basisbench.errors import BasisBenchError
+from basisbench_baselines.pocket.checkpoint import read_json, replace_file, write_json
+from basisbench_baselines.pocket.plan import BuildPlan
+from basisbench_baselines.pocket.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from basisbench_baselines.pocket.documents import EncodedDocuments
+    from basisbench_baselines.pocket.evaluate import DictionaryStatistics
+    from basisbench_baselines.pocket.train import ModelTraining
+
+COMMAND = "basisbench pocket build"
+CARD, WORK = "card.json", ".work"
+_CORPUS_SAMPLE = 256
+
+
+def build(out: Path, *, seed: int = 0, plan: BuildPlan | None = None, progress: bool = True) -> None:
+    """Train the pocket model and its dictionaries into a folder.
+
+    Args:
+        out: the folder; gets `model/`, `dictionaries/`, `card.json` and `README.md`.
+        seed: everything random is drawn from it; ignored when a plan is given.
+        plan: every number of the build; the shipped ones by default.
+        progress: show progress on standard error.
+
+    Raises:
+        BasisBenchError: the folder holds something else, or a checkpoint in it cannot be read.
+    """
+    _Build(out, plan or BuildPlan(seed=seed), Progress(progress)).run()
+
+
+def corpus_fingerprint(seed: int) -> str:
+    """Return a hash of the vocabulary and of the first documents of the corpus."""
+    from basisbench_baselines.pocket.corpus import documents, vocabulary
+
+    digest = hashlib.sha256("\n".join(vocabulary()).encode())
+    for text in itertools.islice(documents(seed, "train"), _CORPUS_SAMPLE):
+        digest.update(text.encode())
+    return digest.hexdigest()[:16]
+
+
+class _Build:
+    """One run of a build: the folder, the plan, and the times that add up over runs."""
+
+    def __init__(self, out: Path, plan: BuildPlan, progress: Progress) -> None:
+        self.out, self.plan, self.progress = out, plan, progress
+        self.work = out / WORK
+        self.corpus = corpus_fingerprint(plan.seed)
+        self.fingerprint = plan.fingerprint(self.corpus)
+        self.times_path = self.work / f"build-{self.fingerprint}.json"
+
+    def run(self) -> None:
+        """Do what is left to do."""
+        if self._finished():
+            self.progress.tell(f"{self.out}: already built with these numbers; nothing to do")
+            return
+        self._prepare()
+        tokenizer, documents, held_out = self._documents()
+        model, model_part, tasks = self._model(tokenizer, documents, held_out)
+        dictionary_part = self._dictionaries(model, documents, held_out)
+        state = read_json(self.times_path)
+        card = {
+            "command": COMMAND,
+            "fingerprint": self.fingerprint,
+            "corpus_fingerprint": self.corpus,
+            "plan": asdict(self.plan),
+            "runs": state["runs"],
+            "seconds": {**state["seconds"], "total": sum(state["seconds"].values())},
+            "machine": self._machine(),
+            "model": model_part,
+            "tasks": tasks,
+            "dictionaries": dictionary_part,
+        }
+        self._write_card(card)
+        shutil.rmtree(self.work)
+
+    def _finished(self) -> bool:
+        card = self.out / CARD
+        return card.exists() and not self.work.exists() and read_json(card).get("fingerprint") == self.fingerprint
+
+    def _prepare(self) -> None:
+        """Make the working folder and count this run."""
+        known = {WORK, CARD, "README.md", "model", "dictionaries"}
+        if self.out.exists():
+            strange = sorted({path.name for path in self.out.iterdir()} - known)
+            if strange:
+                raise BasisBenchError(f"{self.out}: holds '{strange[0]}', which no build makes; choose an empty folder")
+        self.work.mkdir(parents=True, exist_ok=True)
+        state: dict[str, Any] = {"runs": 0, "seconds": {}}
+        if self.times_path.exists():
+            state = read_json(self.times_path)
+        write_json(self.times_path, {**state, "runs": state["runs"] + 1})
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        """Add the time of a block to that of its phase; training keeps its own time across kills."""
+        began = time.monotonic()
+        yield
+        state = read_json(self.times_path)
+        spent = state["seconds"].get(phase, 0.0) + time.monotonic() - began
+        write_json(self.times_path, {**state, "seconds": {**state["seconds"], phase: spent}})
+
+    def _set_seconds(self, phase: str, seconds: float) -> None:
+        state = read_json(self.times_path)
+        write_json(self.times_path, {**state, "seconds": {**state["seconds"], phase: seconds}})
+
+    def _documents(self) -> tuple[PreTrainedTokenizerFast, EncodedDocuments, EncodedDocuments]:
+        from basisbench_baselines.pocket import corpus
+        from basisbench_baselines.pocket.documents import encode_documents, load_or_encode
+
+        plan = self.plan
+        tokenizer = corpus.build_tokenizer()
+        count = max(plan.model.documents, plan.dictionaries.documents)
+        path = self.work / f"documents-{plan.model_fingerprint(self.corpus)}-{count}.safetensors"
+        with self._timed("documents"):
+            train = load_or_encode(path, tokenizer, corpus.documents(plan.seed, "train"), count, self.progress)
+            held_out = encode_documents(
+                tokenizer, corpus.documents(plan.seed, "held_out"), plan.evaluation_documents, self.progress
+            )
+        return tokenizer, train, held_out
+
+    def _model(
+        self, tokenizer: PreTrainedTokenizerFast, documents: EncodedDocuments, held_out: EncodedDocuments
+    ) -> tuple[LlamaForCausalLM, dict[str, object], dict[str, dict[str, float | int]]]:
+        from basisbench_baselines.pocket.evaluate import (
+            REQUIRED_ACCURACY,
+            document_loss,
+            evaluation_pairs,
+            task_accuracies,
+        )
+        from basisbench_baselines.pocket.train import train_model
+
+        with self._timed("pairs"):
+            pairs = evaluation_pairs(tokenizer, self.plan.evaluation_pairs, self.plan.seed)
+
+        def inspect(model: LlamaForCausalLM) -> str:
+            return " ".join(f"{task} {value:.3f}" for task, value in task_accuracies(model, pairs).items())
+
+        folder = self.work / f"model-{self.plan.model_fingerprint(self.corpus)}"
+        model, training = train_model(self.plan, tokenizer, documents, folder, self.progress, inspect)
+        self._set_seconds("model", training.seconds)
+        accuracies = task_accuracies(model, pairs)
+        tasks: dict[str, dict[str, float | int]] = {
+            task: {"accuracy": value, "pairs": pairs[task].pair_count, "required": REQUIRED_ACCURACY[task]}
+            for task, value in accuracies.items()
+        }
+        self.progress.tell(f"model: {inspect(model)}")
+        _save_model(self.out / "model", model, tokenizer, tasks)
+        return model, _model_part(model, training, document_loss(model, held_out)), tasks
+
+    def _dictionaries(
+        self, model: LlamaForCausalLM, documents: EncodedDocuments, held_out: EncodedDocuments
+    ) -> dict[str, object]:
+        from basisbench_baselines.pocket.activations import dictionary_sites
+        from basisbench_baselines.pocket.dictionaries import train_dictionaries
+        from basisbench_baselines.pocket.evaluate import dictionary_statistics
+        from basisbench_baselines.pocket.sae_files import load_weights, save_dictionary
+
+        sites = dictionary_sites(self.plan.model.layers)
+        folder = self.work / f"dictionaries-{self.fingerprint}"
+        weights, training = train_dictionaries(self.plan, model, sites, documents, folder, self.progress)
+        self._set_seconds("dictionaries", training.seconds)
+        places = {site: self.out / "dictionaries" / site.basis / f"layer_{site.layer}" for site in sites}
+        for site in sites:
+            save_dictionary(places[site], site, weights[site])
+        with self._timed("statistics"):
+            # Measured on what was saved, not on what was meant to be saved.
+            saved = {site: load_weights(places[site]) for site in sites}
+            statistics = dictionary_statistics(model, saved, held_out, self.progress)
+        for site in sites:
+            self.progress.tell(f"{site.name}: {_short(statistics[site])}")
+        part = {key: value for key, value in asdict(training).items() if key != "unexplained"}
+        measured = {
+            site.name: {
+                **statistics[site].to_json(),
+                "unexplained_in_training": round(training.unexplained[site.name], 5),
+            }
+            for site in sites
+        }
+        return {**part, "parameters": sum(_parameters(weights[site]) for site in sites), "sites": measured}
+
+    def _machine(self) -> dict[str, object]:
+        from basisbench_baselines.pocket.card import describe_machine
+
+        return describe_machine()
+
+    def _write_card(self, card: Mapping[str, Any]) -> None:
+        from basisbench_baselines.pocket.card import render_card, size_of
+
+        text = render_card(card)
+        replace_file(self.out / "README.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_json(self.out / CARD, {**card, "bytes": size_of(self.out, WORK)})
+        self.progress.tell(f"{self.out}: built in {card['seconds']['total']:.0f} s")
+
+
+def _save_model(
+    folder: Path,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    tasks: Mapping[str, Mapping[str, float | int]],
+) -> None:
+    """Save a Hugging Face checkpoint; a folder of that name is replaced once the new one is complete."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    write_json(temporary / "accuracy.json", tasks)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def _model_part(model: LlamaForCausalLM, training: ModelTraining, held_out_loss: float) -> dict[str, object]:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return {"parameters": parameters, **asdict(training), "held_out_loss": held_out_loss}
+
+
+def _parameters(weights: object) -> int:
+    return sum(tensor.numel() for tensor in vars(weights).values())
+
+
+def _short(statistics: DictionaryStatistics) -> str:
+    return (
+        f"L0 {statistics.l0:.1f}, FVU {statistics.unexplained:.4f}, loss recovered {statistics.recovered:.4f}, "
+        f"silent {statistics.silent_units} of {statistics.units}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a build from the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog=COMMAND, description="Train the pocket model and its dictionaries.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the result; a killed build goes on there")
+    parser.add_argument("--seed", type=int, default=0, help="everything random is drawn from it (default: 0)")
+    parser.add_argument("--tiny", action="store_true", help="a toy of the same make, in seconds, to try the machinery")
+    options = parser.parse_args(arguments)
+    try:
+        build(options.out, plan=BuildPlan.tiny(options.seed) if options.tiny else BuildPlan(seed=options.seed))
+    except BasisBenchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,98 @@
+"""The provenance card: how the shipped files came to be, as JSON and as a page to read."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "sae_lens", "transformer_lens", "numpy")
+
+
+def describe_machine() -> dict[str, object]:
+    """Return processor, cores, threads, system and package versions."""
+    import torch
+
+    processor = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        processor = names[0] if names else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in _PACKAGES},
+    }
+
+
+def size_of(folder: Path, hidden: str) -> int:
+    """Return the bytes of all files below a folder, those below its subfolder `hidden` left out."""
+    files = (path for path in folder.rglob("*") if path.is_file() and hidden not in path.parts)
+    return sum(path.stat().st_size for path in files)
+
+
+def render_card(card: Mapping[str, Any]) -> str:
+    """Return the card as Markdown."""
+    model, dictionaries = card["model"], card["dictionaries"]
+    seconds = card["seconds"]
+    lines = [
+        "# pocket-llama: where these files come from",
+        "",
+        "Written by the build; `card.json` holds the same numbers and more.",
+        "",
+        f"- Command: `{card['command']}`, seed {card['plan']['seed']}; runs that contributed: {card['runs']}",
+        f"- Machine: {card['machine']['processor']}, {card['machine']['cores']} cores, "
+        f"{card['machine']['threads']} threads, matrix products in {model['precision']}",
+        "- Versions: " + ", ".join(f"{name} {number}" for name, number in card["machine"]["packages"].items()),
+        "- Seconds: " + ", ".join(f"{phase} {value:.0f}" for phase, value in seconds.items()),
+        f"- Model: {model['parameters']:,} parameters, {model['steps']:,} steps, {model['tokens']:,} tokens, "
+        f"loss {model['loss']:.4f} in training, {model['held_out_loss']:.4f} nats per token on held-out documents",
+        f"- Dictionaries: {dictionaries['steps']:,} steps, {dictionaries['tokens']:,} tokens each "
+        f"({dictionaries['fresh_tokens']:,} distinct)",
+        "",
+        "## Accuracy on held-out evaluation pairs",
+        "",
+        *_table(
+            ("task", "accuracy", "pairs", "required"),
+            [(task, f"{row['accuracy']:.3f}", row["pairs"], row["required"]) for task, row in card["tasks"].items()],
+        ),
+        "",
+        "## Dictionaries on held-out documents",
+        "",
+        "L0 and FVU without the BOS position (FVU with it in brackets); loss recovered against zero ablation "
+        "(against mean ablation in brackets), every position replaced; silent units are active on no held-out token.",
+        "",
+        *_table(
+            ("site", "L0", "FVU", "loss recovered", "silent units", "within bounds"),
+            [_dictionary_row(site, row) for site, row in dictionaries["sites"].items()],
+        ),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _dictionary_row(site: str, row: Mapping[str, Any]) -> tuple[object, ...]:
+    unexplained, with_bos = (
+        row["fraction_of_variance_unexplained"],
+        row["fraction_of_variance_unexplained_with_bos"],
+    )
+    return (
+        site,
+        f"{row['l0']:.1f}",
+        f"{unexplained:.4f} ({with_bos:.4f})",
+        f"{row['loss_recovered_from_zero']:.4f} ({row['loss_recovered_from_mean']:.4f})",
+        f"{row['silent_units']} of {row['units']}",
+        "yes" if row["within_bounds"] else "no",
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> list[str]:
+    body = [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
+    return [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |", *body]
