@@ -70,10 +70,10 @@ def test_shipped_accuracies_are_high_and_measured_again_the_same(shipped: tuple[
     measured = task_accuracies(model, pairs)
     assert set(stored) == set(measured) == set(REQUIRED_ACCURACY)
     for task, accuracy in measured.items():
-        assert pairs[task].count >= 200, task
+        assert pairs[task].pair_count >= 200, task
         assert accuracy >= REQUIRED_ACCURACY[task], task
         # One pair may turn with the rounding of another machine's matrix products.
-        assert accuracy == pytest.approx(stored[task]["accuracy"], abs=1.5 / pairs[task].count), task
+        assert accuracy == pytest.approx(stored[task]["accuracy"], abs=1.5 / pairs[task].pair_count), task
 
 
 def test_shipped_model_is_the_planned_llama_in_float32(shipped: tuple[Any, Any]) -> None:
@@ -311,7 +311,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> 
             time.sleep(0.01)
         time.sleep(float(np.random.default_rng().uniform(0, 0.5)))
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
     build(out, plan=BuildPlan.tiny(), progress=False)
     whole, killed = _weights(tmp_path / "whole"), _weights(out)
     assert list(whole) == list(killed)
