@@ -136,6 +136,9 @@ def test_everything_left_out_is_counted_by_reason() -> None:
         pair("sailor", "sailors", answers=(" is not",)),
         pair("son", "sons", answers=(" is", " has"), foils=(" has",)),
         pair("coach", "coaches", template="other"),
+        pair("xylophonist", "sailors"),
+        pair("sailor", "xylophonists"),
+        pair("sailor", "sailors", answers=(" xylophones",)),
     ]
     pair_set = aligned(GOOD + odd)
     assert pair_set.pair_count == len(GOOD)
@@ -145,6 +148,7 @@ def test_everything_left_out_is_counted_by_reason() -> None:
         token_alignment.UNEQUAL: 1,
         token_alignment.NOT_SINGLE: 1,
         token_alignment.OVERLAP: 1,
+        token_alignment.UNKNOWN: 3,
         alignment.SMALL_GROUP: 1,
     }
 

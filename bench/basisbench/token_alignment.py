@@ -17,6 +17,7 @@ SAME_PROMPT = "clean and counterfactual prompt are the same tokens"
 UNEQUAL = "clean and counterfactual differ in tokens per segment"
 NOT_SINGLE = "an answer or foil is not a single token"
 OVERLAP = "an answer token is also a foil token"
+UNKNOWN = "a word is unknown to the tokenizer"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,9 @@ def collect(
     for index, pair in enumerate(pairs):
         clean, counterfactual = tokens[2 * index], tokens[2 * index + 1]
         counts = _segment_counts(pair.clean, clean.ends)
-        if clean.ids == counterfactual.ids:
+        if tokenizer.unk_token_id in clean.ids + counterfactual.ids:
+            dropped[UNKNOWN] += 1
+        elif clean.ids == counterfactual.ids:
             dropped[SAME_PROMPT] += 1
         elif counts != _segment_counts(pair.counterfactual, counterfactual.ends):
             dropped[UNEQUAL] += 1
@@ -129,6 +132,8 @@ def _judge(entry: _Prompts, continued: Sequence[tuple[int, ...]], tokenizer: Any
         for ids in row
     ]
     words = [token for token in found[:size] if token is not None]
+    if tokenizer.unk_token_id in words:
+        return UNKNOWN
     if len(words) < size or found[:size] != found[size:]:
         return NOT_SINGLE
     answers, foils = tuple(words[: len(entry.pair.answers)]), tuple(words[len(entry.pair.answers) :])
