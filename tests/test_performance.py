@@ -1,6 +1,7 @@
 """Timings of the parts that decide how long a run takes: `tox run -e perf`; the test suite runs each once.
 
-Read them as ratios inside one run, against `plain forward` of the same prompts: absolute times are the machine's.
+Read them as ratios inside one run, against plain forward passes of the same prompts, one per point: absolute times
+are the machine's.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from basisbench.shortcut import take_shortcut
 
 BASES = ("mlp_act", "mlp_out", "mlp_act_rotated", "sae_mlp_out", "transcoder")
 RULES = ("ixg", "relp", "ig")
+CIRCUITS = 8
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +39,23 @@ def _measure(benchmark: BenchmarkFixture, work: Callable[[], Any]) -> Any:
     return benchmark.pedantic(work, rounds=10, iterations=1, warmup_rounds=2)
 
 
-@pytest.mark.benchmark(group="one curve point over all groups")
+@pytest.mark.benchmark(group="eight curve points over all groups")
 def test_plain_forward(benchmark: BenchmarkFixture, session: Session) -> None:
     plain = AutoModelForCausalLM.from_pretrained(session.model.spec.path).eval()
 
     def work() -> list[torch.Tensor]:
         with torch.inference_mode():
-            return [plain(group.evaluation.batch.clean, use_cache=False).logits for group in session.groups]
+            return [
+                plain(group.evaluation.batch.clean, use_cache=False).logits
+                for group in session.groups
+                for _ in range(CIRCUITS)
+            ]
 
     logits = _measure(benchmark, work)
-    assert len(logits) == len(session.groups)
+    assert len(logits) == len(session.groups) * CIRCUITS
 
 
-@pytest.mark.benchmark(group="one curve point over all groups")
+@pytest.mark.benchmark(group="eight curve points over all groups")
 @pytest.mark.parametrize("name", BASES)
 def test_interior_curve_point(benchmark: BenchmarkFixture, session: Session, name: str) -> None:
     basis = load_registry().get("basis", name).build(session.model)
@@ -75,14 +81,14 @@ def test_interior_curve_point(benchmark: BenchmarkFixture, session: Session, nam
                 batch,
                 reference,
                 lambda start, stop, ranking=ranking: ranking.keep([100] * (stop - start), [False] * (stop - start)),
-                1,
+                CIRCUITS,
                 shortcut=shortcut,
             ).metric
             for batch, reference, ranking, shortcut in prepared
         ]
 
     values = _measure(benchmark, work)
-    assert sum(value.numel() for value in values) == 100
+    assert sum(value.numel() for value in values) == 100 * CIRCUITS
 
 
 @pytest.mark.benchmark(group="gradient fields of all families, one group")

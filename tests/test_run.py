@@ -18,7 +18,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
 from basisbench.record import read_record
-from basisbench.run import Request, run_request
+from basisbench.run import Request, default_jobs, run_request
 
 Write = Callable[..., Path]
 CELLS: dict[str, Any] = {
@@ -42,6 +42,13 @@ def states(outcome: Any) -> list[str]:
 
 def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (out / "records").iterdir()}
+
+
+def test_two_workers_on_a_cpu_and_one_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, expected in ((1, 1), (2, 2), (64, 2)):
+        monkeypatch.setattr("basisbench.workers.available_cores", lambda cores=cores: cores)
+        assert default_jobs("cpu") == expected
+        assert default_jobs("cuda:0") == 1
 
 
 def test_a_second_run_keeps_everything(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:

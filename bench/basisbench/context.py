@@ -149,7 +149,7 @@ class GroupContext:
 
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
-        key = f"field:{rule}:{'' if rule != 'ig' else self._family_of(site.write)}"
+        key = f"field:{rule}:{(self._family_of(site.write) or site.write) if rule == 'ig' else ''}"
         if (rule, site.write) not in self._fields:
             hooks = self._field_hooks(rule, site.write)
 
