@@ -130,7 +130,7 @@ class Session:
         built = _built(model, spec)
         basis = built.basis
         start = now(model)
-        fit = None if basis.exact else self._fit(basis)
+        fit = None if basis.exact else measure_fit(basis, [group.attribution for group in self.groups])
         references = now(model)
 
         for group in self.groups:
@@ -139,6 +139,8 @@ class Session:
         rankings = self._rankings(cell, basis, method)
         scored = now(model)
         own_passes = model.meter.forward_equivalents - before
+        # Taken now: shared work that the curve is the first to need is no part of the time spent on scoring.
+        fresh = sum((group.attribution.ledger.fresh() for group in self.groups), Spent())
 
         curves = [
             measure_group(cell, basis, group.attribution, group.evaluation, ranking, sizes_of(rankings))
@@ -148,7 +150,6 @@ class Session:
 
         fields = sum((group.attribution.ledger.total("field:") for group in self.groups), Spent())
         shared = sum((group.attribution.ledger.total("activations:") for group in self.groups), Spent())
-        fresh = sum((group.attribution.ledger.fresh() for group in self.groups), Spent())
         cost = Cost(
             seconds=Seconds(
                 load=built.seconds + references - start,
@@ -164,9 +165,6 @@ class Session:
             device=str(model.device),
         )
         return self._record(cell, spec, fit, rankings, curves, cost, basis)
-
-    def _fit(self, basis: Basis) -> Fit:
-        return measure_fit(basis, [group.attribution for group in self.groups])
 
     def _rankings(self, cell: CellConfig, basis: Basis, method: Method) -> list[Ranking]:
         scores = [method.score(group.attribution, basis) for group in self.groups]

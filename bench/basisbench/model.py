@@ -127,10 +127,6 @@ class Model:
             )
         return Place(module, "in" if end == "hook_in" else "out")
 
-    def has_hook(self, hook: str) -> bool:
-        """Return whether this architecture has a hook of that name."""
-        return hook in self.bridge.hook_dict
-
     def component(self, path: str) -> Any:
         """Return a component of the bridge by its dotted path, for example "blocks.0.mlp"."""
         component = self.bridge
