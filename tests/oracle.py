@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from basisbench.context import GroupContext
-from basisbench.execute import GroupPair
+from basisbench.group import GroupPair
 from basisbench.model import Model, load_model
 from basisbench.protocols import Basis, BasisSpec, ModelSpec
 from basisbench.record import CellConfig
@@ -148,7 +148,7 @@ def naive_basis(architecture: str, name: str) -> NaiveBasis:
 
 
 def hooks_of(model: Model) -> dict[str, int]:
-    """Return the number of hooks on every module of all views of a model, by name."""
+    """Return the hooks on every module of all views of a model, counted by name, and which modules are replaced."""
     registries = (
         "_forward_hooks",
         "_forward_pre_hooks",
@@ -157,12 +157,13 @@ def hooks_of(model: Model) -> dict[str, int]:
         "fwd_hooks",
         "bwd_hooks",
     )
-    return {
-        f"{view} {name} {registry}": len(getattr(module, registry, None) or ())
-        for view, root in (("body", model.body), ("bridge", model.bridge), ("packed", model._packed_body))
-        for name, module in root.named_modules()
-        for registry in registries
-    }
+    found: dict[str, int] = {}
+    for view, root in (("body", model.body), ("bridge", model.bridge), ("packed", model.quick_body)):
+        for name, module in root.named_modules():
+            for registry in registries:
+                found[f"{view} {name} {registry}"] = len(getattr(module, registry, None) or ())
+            found[f"{view} {name} forward"] = id(vars(module).get("forward"))
+    return found
 
 
 @cache

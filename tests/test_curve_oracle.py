@@ -14,7 +14,7 @@ import oracle
 from basisbench.ablate import Keep
 from basisbench.context import GroupContext
 from basisbench.curve import CircuitValues, evaluate_circuits
-from basisbench.execute import GroupPair
+from basisbench.group import GroupPair
 from basisbench.measure import measure_group
 from basisbench.protocols import Basis
 from basisbench.ranking import Ranking, pooled_scores, rank
@@ -62,7 +62,7 @@ def test_curves_equal_the_slow_evaluator(architecture: str, name: str, policy: E
         expected = oracle.naive_circuits(slow, twin, attribution, evaluation, ablation, circuits)
 
         cell = oracle.cell(name, ablation=ablation, error_policy=policy)
-        curve = measure_group(cell, basis, group.attribution, group.evaluation, rank(scores, policy=policy), sizes)
+        curve = measure_group(cell, basis, group, rank(scores, policy=policy), sizes)
         found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
         # The circuits differ from each other: equality with one of them would not do for the others.
@@ -88,7 +88,7 @@ def test_single_precision_gives_the_same_curves_up_to_rounding(
         circuits = circuits_of(order, sizes, "node", evaluation.length)
         expected = oracle.naive_circuits(slow, twin, attribution, evaluation, ablation, circuits)
         cell = oracle.cell(name, ablation=ablation)
-        curve = measure_group(cell, basis, group.attribution, group.evaluation, rank(scores, policy="node"), sizes)
+        curve = measure_group(cell, basis, group, rank(scores, policy="node"), sizes)
         found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
         assert (found - expected).abs().max() > 1e-12, "this should have been single precision"
@@ -140,8 +140,7 @@ def test_what_prompts_have_in_common_does_not_matter(
     curve = measure_group(
         oracle.cell(name, ablation=ablation),
         basis,
-        GroupContext(model, attribution, 0),
-        GroupContext(model, evaluation, 0),
+        GroupPair(GroupContext(model, attribution, 0), GroupContext(model, evaluation, 0)),
         rank(scores, policy="node"),
         sizes,
     )
@@ -160,8 +159,8 @@ def test_divergence_and_random_halves_of_a_group(architecture: str, name: str) -
     ranking = rank(scores, policy="node")
     sizes, size = [0, 9, len(order)], 12
     cell = oracle.cell(name, kl=True, subset_sizes=(size,), subset_draws=3)
-    curve = measure_group(cell, basis, group.attribution, group.evaluation, ranking, sizes)
-    plain = measure_group(oracle.cell(name), basis, group.attribution, group.evaluation, ranking, sizes)
+    curve = measure_group(cell, basis, group, ranking, sizes)
+    plain = measure_group(oracle.cell(name), basis, group, ranking, sizes)
     torch.testing.assert_close(torch.tensor(curve.circuit), torch.tensor(plain.circuit), rtol=0, atol=1e-11)
     torch.testing.assert_close(torch.tensor(curve.complement), torch.tensor(plain.complement), rtol=0, atol=1e-11)
     assert plain.divergence is None
@@ -219,7 +218,7 @@ def test_units_at_all_positions_together(architecture: str, name: str, policy: E
             circuits.append(oracle.with_free_errors(circuit, policy, length))
         expected = oracle.naive_circuits(slow, twin, group.attribution.pairs, group.evaluation.pairs, "mean", circuits)
         cell = oracle.cell(name, error_policy=policy, granularity="unit")
-        curve = measure_group(cell, basis, group.attribution, group.evaluation, ranking, sizes)
+        curve = measure_group(cell, basis, group, ranking, sizes)
         found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
         assert curve.units == [len({node for node in order[:size] if node[1] != "error"}) for size in sizes]
@@ -291,8 +290,8 @@ def test_curves_follow_a_permutation_of_the_pairs(architecture: str, name: str) 
     reshuffled = GroupContext(group.evaluation.model, permuted(group.attribution.pairs, [3, 1, 0, 2]), 0)
     for ablation in oracle.ABLATIONS:
         cell = oracle.cell(name, ablation=ablation)
-        one = measure_group(cell, basis, group.attribution, group.evaluation, ranking, [0, 11, 99])
-        other = measure_group(cell, basis, reshuffled, shuffled, ranking, [0, 11, 99])
+        one = measure_group(cell, basis, group, ranking, [0, 11, 99])
+        other = measure_group(cell, basis, GroupPair(reshuffled, shuffled), ranking, [0, 11, 99])
         for part in ("circuit", "complement"):
             rows = torch.tensor(getattr(one, part), dtype=torch.float64)[:, order]
             torch.testing.assert_close(

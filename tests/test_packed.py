@@ -11,10 +11,11 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from sae_lens.saes.transcoder import JumpReLUTranscoder, JumpReLUTranscoderConfig
 from torch import Tensor, nn
 
+from basisbench.gradients import Batch, gradient_field
 from basisbench.model import load_model
-from basisbench.packed import pack_linears, packed_linear
+from basisbench.packed import pack_linears, packed_linear, packed_twin
 from basisbench.protocols import ModelSpec
-from basisbench_baselines.bases.dictionaries import quick_jumprelu
+from basisbench_baselines.elementwise import elementwise_dictionary
 
 
 @settings(max_examples=25, deadline=None)
@@ -45,8 +46,9 @@ def test_other_types_are_not_packed(dtype: torch.dtype) -> None:
 def test_a_packed_model_gives_the_logits_and_shares_its_parameters(shape: str, request: pytest.FixtureRequest) -> None:
     spec: ModelSpec = request.getfixturevalue(shape)
     model = load_model(spec)
-    twin = pack_linears(model.body)
-    assert twin is not None
+    weights = pack_linears(model.body)
+    assert weights
+    twin = packed_twin(model.body, weights)
     assert {id(parameter) for parameter in twin.parameters()} == {
         id(parameter) for parameter in model.body.parameters()
     }
@@ -58,18 +60,49 @@ def test_a_packed_model_gives_the_logits_and_shares_its_parameters(shape: str, r
     torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_do_not_go_through_packed_weights(tiny_llama: ModelSpec) -> None:
-    model = load_model(tiny_llama)
-    twin = pack_linears(model.body)
-    assert twin is not None
-    tokens = torch.arange(8).view(1, 8)
-    embeddings = [body.get_input_embeddings()(tokens).requires_grad_() for body in (model.body, twin)]
-    gradients = [
-        torch.autograd.grad(body(inputs_embeds=embedded).logits[0, -1, 3], embedded)[0]
-        for body, embedded in zip((model.body, twin), embeddings, strict=True)
-    ]
-    assert gradients[0].abs().sum() > 0
-    assert torch.equal(gradients[0], gradients[1])
+@settings(max_examples=25, deadline=None)
+@given(
+    rows=st.integers(1, 40),
+    width=st.integers(1, 70),
+    outputs=st.integers(1, 70),
+    bias=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_gradients_of_a_packed_map_are_those_of_the_linear_map(
+    rows: int, width: int, outputs: int, bias: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, width, generator=generator)
+    offset = torch.randn(outputs, generator=generator) if bias else None
+    x = torch.randn(2, rows, width, generator=generator, requires_grad=True)
+    outer = torch.randn(2, rows, outputs, generator=generator)
+    packed = packed_linear(weight, offset)
+    assert packed is not None
+    with torch.inference_mode():
+        packed(x)  # whoever packs first, gradients must work afterwards
+    (found,) = torch.autograd.grad(packed(x), x, outer)
+    (expected,) = torch.autograd.grad(nn.functional.linear(x, weight, offset), x, outer)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("rule", ["ixg", "ig", "ig_inputs", "relp"])
+def test_gradient_fields_through_packed_weights_are_those_of_the_plain_model(
+    shape: str, rule: str, request: pytest.FixtureRequest
+) -> None:
+    spec: ModelSpec = request.getfixturevalue(shape)
+    packed, plain = load_model(spec), load_model(spec)
+    vars(plain)["packed_weights"] = {}  # as on a machine without oneDNN
+    tokens = torch.arange(2, 50).view(2, 4, 6)
+    choice = torch.tensor([[3], [9], [14], [20]])
+    batch = Batch(clean=tokens[0], counterfactual=tokens[1], answers=choice, foils=choice + 1)
+    hooks = [packed.hook(kind, layer) for layer in range(2) for kind in ("mlp_act", "mlp_out", "attn_out")]
+    found, expected = (gradient_field(rule, model, batch, hooks) for model in (packed, plain))
+    assert packed.quick_body is not packed.body
+    assert plain.quick_body is plain.body
+    for hook in hooks:
+        assert expected[hook].abs().max() > 1e-3
+        torch.testing.assert_close(found[hook], expected[hook], rtol=1e-3, atol=1e-5)
 
 
 def _randomised(dictionary: nn.Module) -> nn.Module:
@@ -93,7 +126,7 @@ def _randomised(dictionary: nn.Module) -> nn.Module:
 )
 def test_the_quick_form_of_a_dictionary_is_saelens_own(dictionary: nn.Module) -> None:
     _randomised(dictionary)
-    quick = quick_jumprelu(dictionary)
+    quick = elementwise_dictionary(dictionary)
     assert quick is not None
     x = torch.randn(4, 5, 12)
     with torch.inference_mode():
@@ -105,4 +138,4 @@ def test_the_quick_form_of_a_dictionary_is_saelens_own(dictionary: nn.Module) ->
 
 
 def test_other_architectures_keep_saelens_own_code() -> None:
-    assert quick_jumprelu(TopKSAE(TopKSAEConfig(d_in=12, d_sae=40, k=3))) is None
+    assert elementwise_dictionary(TopKSAE(TopKSAEConfig(d_in=12, d_sae=40, k=3))) is None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import oracle
-from basisbench.execute import GroupPair
+from basisbench.group import GroupPair
 from basisbench_baselines.methods.patching import ActivationPatching
 
 

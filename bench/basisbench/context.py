@@ -121,8 +121,8 @@ class GroupContext:
 
             def run() -> dict[str, Tensor]:
                 tokens = self.batch.clean if side == "clean" else self.batch.counterfactual
-                with torch.no_grad(), observed(self._model.body, places) as seen:
-                    self._model.logits(tokens)
+                with torch.no_grad(), observed(self._model.quick_body, places) as seen:
+                    self._model.logits(tokens, packed=True)
                 return seen
 
             for name, value in self._charged(f"activations:{side}", run).items():
@@ -184,7 +184,7 @@ class GroupContext:
         import torch
 
         with torch.no_grad():
-            return self.batch.metric(self._model.logits(self.batch.clean))
+            return self.batch.metric(self._model.logits(self.batch.clean, packed=True))
 
     def patched_metric(
         self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]

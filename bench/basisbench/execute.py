@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from basisbench.alignment import load_splits
 from basisbench.context import GroupContext, Spent, now
 from basisbench.environment import describe_environment, peak_memory, reset_peak_memory
+from basisbench.group import GroupPair
 from basisbench.guard import Fit, measure_fit
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.metrics import sizes_grid
@@ -65,19 +66,6 @@ def _built(model: Model, spec: BasisSpec) -> _Built:
         basis = spec.build(model)
         shelf[spec.name] = _Built(basis, now(model) - start)
     return shelf[spec.name]
-
-
-@dataclass(frozen=True, eq=False)
-class GroupPair:
-    """The two splits of one aligned group.
-
-    Attributes:
-        attribution: where scores and mean references come from.
-        evaluation: where curves come from.
-    """
-
-    attribution: GroupContext
-    evaluation: GroupContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +131,7 @@ class Session:
         fresh = sum((group.attribution.ledger.fresh() for group in self.groups), Spent())
 
         curves = [
-            measure_group(cell, basis, group.attribution, group.evaluation, ranking, sizes_of(rankings))
+            measure_group(cell, basis, group, ranking, sizes_of(rankings))
             for group, ranking in zip(self.groups, rankings, strict=True)
         ]
         finished = now(model)

@@ -23,6 +23,7 @@ from basisbench.errors import unknown_name
 from basisbench.hooks import Edit, Place, edited, observed
 from basisbench.metric import logit_difference
 from basisbench.model import Model, at_least_float32
+from basisbench.packed import running_packed
 from basisbench.relp import relp_rules
 from basisbench.replay import Recording, record
 
@@ -92,8 +93,9 @@ def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: E
     import torch
 
     embedding = model.place("embed.hook_out")
-    with torch.enable_grad(), edited(model.body, {embedding: embed}), observed(model.body, places) as seen:
-        metric = batch.metric(model.logits(batch.clean))
+    body = model.quick_body
+    with torch.enable_grad(), edited(body, {embedding: embed}), observed(body, places) as seen:
+        metric = batch.metric(model.logits(batch.clean, packed=True))
     return _backward(model, metric, seen)
 
 
@@ -123,8 +125,8 @@ def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps
     embedding = model.place("embed.hook_out")
     ends = {}
     for side in ("clean", "counterfactual"):
-        with torch.no_grad(), observed(model.body, {"embed": embedding}) as seen:
-            model.logits(getattr(batch, side))
+        with torch.no_grad(), observed(model.quick_body, {"embed": embedding}) as seen:
+            model.logits(getattr(batch, side), packed=True)
         ends[side] = seen["embed"]
     places = {hook: model.place(hook) for hook in hooks}
     total: dict[str, Tensor] = {}
@@ -145,8 +147,8 @@ def _integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps:
 
     with torch.no_grad():
         recording = record(model, batch.clean)
-        with observed(model.body, {hook: model.place(hook) for hook in hooks}) as counterfactual:
-            model.logits(batch.counterfactual)
+        with observed(model.quick_body, {hook: model.place(hook) for hook in hooks}) as counterfactual:
+            model.logits(batch.counterfactual, packed=True)
     fields: dict[str, Tensor] = {}
     together = max(1, TOKENS_PER_SWEEP // batch.clean.numel())
     for layer, start, served in _sweeps(model, hooks):
@@ -184,7 +186,7 @@ class _Path:
             return leaves[0]
 
         others = {hook: self.model.place(hook) for hook in self.others}
-        with torch.enable_grad(), observed(self.model.body, others) as seen:
+        with torch.enable_grad(), observed(self.model.quick_body, others) as seen:
             edits = {self.model.place(self.start): edit}
             logits = self.recording.repeated(count).logits_from(self.layer, edits)
             metric = self.batch.repeated(count).metric(logits)
@@ -239,6 +241,7 @@ def _relevance(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
         # After the rules: hooks run in the order of registration, and the field is taken at the value
         # that goes on, so that a halved product does not halve the gradient at its own site.
         stack.enter_context(relp_rules(model))
+        stack.enter_context(running_packed(model.bridge, model.packed_weights))
         for name in (*hooks, head):
             handle = model.hook_point(name).register_forward_hook(watch(name))
             stack.callback(handle.remove)

@@ -53,6 +53,20 @@ def edited(body: nn.Module, edits: Mapping[Place, Edit]) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else inside the block; its hooks run as ever, and it is left as it was."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del module.forward
+        else:
+            module.forward = before
+
+
 def _input_hook(edit: Edit) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
     def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         replacement = edit(arguments[0])

@@ -7,16 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from basisbench.ablate import Keep, Reference, ablation_edits, family_empty_edits
+from basisbench.ablate import Keep
 from basisbench.curve import CircuitValues, evaluate_circuits
 from basisbench.record_parts import Curve, SubsetCheck
-from basisbench.reference import reference_outputs, reference_values
-from basisbench.shortcut import take_shortcut
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.context import GroupContext
+    from basisbench.group import GroupPair
     from basisbench.protocols import Basis
     from basisbench.ranking import Ranking
     from basisbench.record import CellConfig
@@ -59,12 +58,7 @@ class Point:
 
 
 def measure_group(
-    cell: CellConfig,
-    basis: Basis,
-    attribution: GroupContext,
-    evaluation: GroupContext,
-    ranking: Ranking,
-    sizes: Sequence[int],
+    cell: CellConfig, basis: Basis, group: GroupPair, ranking: Ranking, sizes: Sequence[int]
 ) -> GroupCurve:
     """Evaluate the circuit and its complement at every size.
 
@@ -74,35 +68,24 @@ def measure_group(
     Args:
         cell: ablation and error policy.
         basis: the basis.
-        attribution: the group in the attribution split.
-        evaluation: the group in the evaluation split.
+        group: the aligned group.
         ranking: the group's ranking.
         sizes: circuit sizes; those above the group's nodes keep all of them.
     """
-    import torch
-
-    model, batch = evaluation.model, evaluation.batch
-    reference = reference_values(basis, cell.ablation, attribution, evaluation)
-    with torch.inference_mode():
-        full_logits = model.logits(batch.clean, packed=True)
-    full = batch.metric(full_logits)
-    empty = empty_metric(cell, basis, attribution, evaluation, reference)
-    shortcut = take_shortcut(
-        model,
-        [attribution.batch.counterfactual, batch.clean, batch.counterfactual],
-        prefix=cell.ablation != "zero",
-    )
+    full, empty = group.full, group.empty(basis, cell.ablation)
+    reference = group.reference(basis, cell.ablation)
+    shortcut = group.shortcut(basis, cell.ablation)
 
     def evaluate(keep: Callable[[int, int], Keep], circuits: int) -> CircuitValues:
         return evaluate_circuits(
-            model,
+            group.evaluation.model,
             basis,
-            batch,
+            group.evaluation.batch,
             reference,
             keep,
             circuits,
             shortcut=shortcut,
-            full_logits=full_logits if cell.kl else None,
+            full_logits=group.full_logits if cell.kl else None,
         )
 
     points = [Point(min(size, ranking.nodes), complement) for complement in (False, True) for size in sizes]
@@ -115,7 +98,8 @@ def measure_group(
     if cell.kl:
         # The divergence at the ends is not known beforehand, so every circuit is run.
         known = {point: value for point, value in known.items() if point.complement}
-    wanted = [point for point in dict.fromkeys(points) if point not in known]
+    # A circuit next to its complement: both move the same units (basisbench.slicing).
+    wanted = sorted({point for point in points if point not in known}, key=lambda point: (point.size, point.complement))
     if wanted:
         measured = evaluate(
             lambda start, stop: ranking.keep(
@@ -137,7 +121,7 @@ def measure_group(
         error_nodes=errors,
         units=[ranking.distinct_units(size) for size in sizes],
         divergence=[divergences[point].tolist() for point in points[: len(sizes)]] if cell.kl else None,
-        halves=[_halves(cell, evaluation, ranking, size, evaluate) for size in cell.subset_sizes],
+        halves=[_halves(cell, group.evaluation, ranking, size, evaluate) for size in cell.subset_sizes],
     )
 
 
@@ -157,29 +141,6 @@ def _halves(
 
     values: list[list[float]] = evaluate(part, cell.subset_draws).metric.tolist()
     return values
-
-
-def empty_metric(
-    cell: CellConfig, basis: Basis, attribution: GroupContext, evaluation: GroupContext, reference: Reference
-) -> Tensor:
-    """Return F(0) per pair: every node and every error of the family at its reference.
-
-    Under `mean` and `counterfactual` it is measured at the family's outputs, once for every basis of the family;
-    under `zero` it depends on the basis, for a dictionary at zero still writes its decoder bias.
-    """
-    import torch
-
-    model, batch = evaluation.model, evaluation.batch
-    if cell.ablation == "zero":
-        nothing = Keep(
-            tuple(units.new_zeros((1, 1, units.shape[-1]), dtype=torch.bool) for units in reference.units),
-            tuple(units.new_zeros((1, 1), dtype=torch.bool) for units in reference.units),
-        )
-        edits = ablation_edits(model, basis, reference, nothing, len(batch.clean))
-    else:
-        edits = family_empty_edits(model, reference_outputs(basis, cell.ablation, attribution, evaluation))
-    with torch.inference_mode():
-        return batch.metric(model.logits(batch.clean, edits, packed=True))
 
 
 def pooled_curve(curves: Sequence[GroupCurve], weights: Sequence[int], sizes: Sequence[int]) -> Curve:

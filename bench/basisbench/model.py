@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from basisbench.errors import BasisBenchError
 from basisbench.hooks import Edit, Place, edited, observed
-from basisbench.packed import pack_linears
+from basisbench.packed import PackedWeights, pack_linears, packed_twin
 from basisbench.protocols import ModelSpec
 
 if TYPE_CHECKING:
@@ -96,13 +96,22 @@ class Model:
         """Return the TransformerLens hook name of a kind of site in one layer."""
         return _HOOKS[kind].format(layer=layer)
 
+    @cached_property
+    def hook_points(self) -> Mapping[str, nn.Module]:
+        """The bridge's hook points by name, aliases included; the bridge makes this list anew at every question."""
+        return dict(self.bridge.hook_dict)
+
+    @cached_property
+    def _places(self) -> dict[str, Place]:
+        return {}
+
     def hook_point(self, hook: str) -> nn.Module:
         """Return the bridge's hook point of that name, or of the name it is an alias for.
 
         Raises:
             BasisBenchError: this model has no such hook.
         """
-        point: nn.Module | None = self.bridge.hook_dict.get(hook)
+        point = self.hook_points.get(hook)
         if point is None:
             raise BasisBenchError(
                 f"model '{self.name}' ({self.bridge.cfg.architecture}) has no hook '{hook}' in this "
@@ -116,6 +125,11 @@ class Model:
         Raises:
             BasisBenchError: no such hook, or it lies inside a module, where a plain hook cannot reach.
         """
+        if hook not in self._places:
+            self._places[hook] = self._find_place(hook)
+        return self._places[hook]
+
+    def _find_place(self, hook: str) -> Place:
         canonical = str(self.hook_point(hook).name)
         path, _, end = canonical.rpartition(".")
         component = self.component(path)
@@ -157,15 +171,21 @@ class Model:
             packed: run with packed weights where that is possible (basisbench.packed); same up to rounding.
         """
         head = self.place("unembed.hook_out")
-        body = self._packed_body if packed else self.body
+        body = self.quick_body if packed else self.body
         with edited(body, edits or {}), observed(body, {"logits": head}) as seen:
             body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=1)
         self.meter.forward_equivalents += len(tokens)
         return at_least_float32(seen["logits"][:, -1])
 
     @cached_property
-    def _packed_body(self) -> Any:
-        return pack_linears(self.body) or self.body
+    def packed_weights(self) -> PackedWeights:
+        """Packed copies of the linear layers, where there can be any."""
+        return pack_linears(self.body)
+
+    @cached_property
+    def quick_body(self) -> Any:
+        """The body with packed linear layers where that is possible; the body itself elsewhere."""
+        return packed_twin(self.body, self.packed_weights) if self.packed_weights else self.body
 
     @cached_property
     def weights_hash(self) -> str:

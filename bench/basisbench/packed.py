@@ -2,29 +2,83 @@
 
 PyTorch multiplies float32 matrices with MKL, which does not use AVX-512 on every processor that has it; oneDNN does
 (measured on one such processor: 225 against 92 GFLOP/s, one thread, 600 x 128 by 128 x 1024). Arithmetic stays
-float32; results differ from PyTorch's by rounding. Where packing is not possible or not right, the plain product
-is used.
+float32; results differ from PyTorch's by rounding. Gradients with respect to the input go through a second packed
+copy, made when the first one is asked for; weights get no gradient. Where packing is not possible or not right, the
+plain product is used.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
+
+from basisbench.hooks import replaced_forward
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor, nn
 
-_LARGEST_BYTES = 2**30
-"""A packed copy of the weights is only made for models up to this size."""
+LARGEST_BYTES = 2**30
+"""Packed copies are only made of models, and of dictionaries of one basis, up to this size."""
 
 LinearMap = Callable[["Tensor"], "Tensor"]
 
 
-def packed_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> LinearMap | None:
-    """Return x -> x @ weight.T + bias with packed weights, for passes without gradients.
+class PackedLinear:
+    """x -> x @ weight.T + bias with packed weights, differentiable with respect to x."""
+
+    def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
+        self._weight = weight.detach()
+        self._bias = None if bias is None else bias.detach()
+        self._packed = _pack(self._weight)
+
+    def __call__(self, x: Float[Tensor, "*b in"]) -> Float[Tensor, "*b out"]:
+        """Return the product."""
+        import torch
+
+        if torch.is_grad_enabled() and x.requires_grad:
+            product: Tensor = _differentiable_product().apply(x, self)
+            return product
+        return self.forward(x)
+
+    def forward(self, x: Float[Tensor, "*b in"]) -> Float[Tensor, "*b out"]:
+        """Return the product, without a gradient."""
+        return _product(x, self._packed, self._bias)
+
+    def backward(self, gradient: Float[Tensor, "*b out"]) -> Float[Tensor, "*b in"]:
+        """Return gradient @ weight: the gradient with respect to x."""
+        return _product(gradient, self._packed_backward, None)
+
+    @cached_property
+    def _packed_backward(self) -> Tensor:
+        return _pack(self._weight.T)
+
+
+@cache
+def _differentiable_product() -> Any:
+    """Return the autograd function; a class that needs torch to be defined."""
+    import torch
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, linear: PackedLinear) -> Tensor:
+            ctx.linear = linear
+            return linear.forward(x)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+            linear: PackedLinear = ctx.linear
+            return linear.backward(gradient), None
+
+    return Product
+
+
+def packed_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> PackedLinear | None:
+    """Return x -> x @ weight.T + bias with packed weights.
 
     Args:
         weight: float32 weights on the CPU.
@@ -37,20 +91,28 @@ def packed_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] |
 
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not _packing_works():
         return None
-    packed = _pack(weight.detach())
-    offset = None if bias is None else bias.detach()
+    return PackedLinear(weight, bias)
 
-    def apply(x: Tensor) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, offset, "none", [], "")
-        return result
 
-    return apply
+def linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> LinearMap:
+    """Return x -> x @ weight.T + bias, packed where that is possible."""
+    from torch.nn import functional
+
+    return packed_linear(weight, bias) or (lambda x: functional.linear(x, weight, bias))
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    import torch
+
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return result
 
 
 def _pack(weight: Tensor) -> Tensor:
     import torch
 
-    with torch.no_grad():
+    # Outside inference mode, whoever asks first: gradient passes use it too.
+    with torch.inference_mode(False), torch.no_grad():
         packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
     return packed
 
@@ -66,43 +128,60 @@ def _packing_works() -> bool:
     x = torch.randn(3, 5, 16, generator=generator)
     try:
         with torch.inference_mode():
-            found = torch.ops.mkldnn._linear_pointwise(x, _pack(weight), bias, "none", [], "")
+            found = _product(x, _pack(weight), bias)
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return torch.allclose(found, torch.nn.functional.linear(x, weight, bias), rtol=1e-4, atol=1e-5)
 
 
-def pack_linears(body: nn.Module) -> nn.Module | None:
-    """Return a copy of a model that shares every parameter but runs its linear layers packed.
+PackedWeights = Mapping[int, PackedLinear]
+"""Packed linear layers by the identity of their weight parameter."""
+
+
+def pack_linears(body: nn.Module) -> PackedWeights:
+    """Pack the linear layers of a model whose weights are constants.
 
     Args:
         body: a model in evaluation mode.
 
     Returns:
-        None where nothing can be packed, or where a second copy of the weights would be too large.
+        Nothing where nothing can be packed, or where a second copy of the weights would be too large.
     """
-    size = sum(parameter.nbytes for parameter in body.parameters())
-    if size > _LARGEST_BYTES:
-        return None
+    if sum(parameter.nbytes for parameter in body.parameters()) > LARGEST_BYTES:
+        return {}
+    packed: dict[int, PackedLinear] = {}
+    for module in body.modules():
+        weight = _weight_of(module)
+        if weight is not None and id(module.weight) not in packed:
+            linear = packed_linear(weight, getattr(module, "bias", None))
+            if linear is not None:
+                packed[id(module.weight)] = linear
+    return packed
+
+
+def packed_twin(body: nn.Module, weights: PackedWeights) -> nn.Module:
+    """Return a copy of a model that shares every parameter but runs its linear layers packed."""
     shared = {id(tensor): tensor for tensor in [*body.parameters(), *body.buffers()]}
     twin = copy.deepcopy(body, shared)
-    found = False
-    for module in twin.modules():
-        weight = _weight_of(module)
-        linear = None if weight is None else packed_linear(weight, getattr(module, "bias", None))
+    for module, linear in _packed_modules(twin, weights):
+        module.forward = linear
+    return twin
+
+
+@contextmanager
+def running_packed(tree: nn.Module, weights: PackedWeights) -> Iterator[None]:
+    """Run the linear layers of a module tree packed inside the block; the tree is left as it was."""
+    with ExitStack() as stack:
+        for module, linear in _packed_modules(tree, weights):
+            stack.enter_context(replaced_forward(module, linear))
+        yield
+
+
+def _packed_modules(tree: nn.Module, weights: PackedWeights) -> Iterator[tuple[Any, PackedLinear]]:
+    for module in tree.modules():
+        linear = None if _weight_of(module) is None else weights.get(id(module.weight))
         if linear is not None:
-            module.forward = _unless_gradient(linear, module.forward)
-            found = True
-    return twin if found else None
-
-
-def _unless_gradient(linear: LinearMap, plain: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    import torch
-
-    def forward(x: Tensor) -> Tensor:
-        return plain(x) if torch.is_grad_enabled() else linear(x)
-
-    return forward
+            yield module, linear
 
 
 def _weight_of(module: Any) -> Tensor | None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from basisbench.types import ContrastPair, Family, PairSet, Scores, Side, Site, Split
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from basisbench.model import Model
+
+PartialMap = Callable[["Tensor"], "Tensor"]
 
 
 @runtime_checkable
@@ -86,6 +88,20 @@ class Basis(Protocol):
 
     def decode(self, site: Site, f: Float[Tensor, "*b unit"], /) -> Float[Tensor, "*b d_write"]:
         """Map coordinates to a reconstruction at the write hook; affine in `f` for the gradient methods."""
+        ...
+
+
+@runtime_checkable
+class UnitwiseBasis(Basis, Protocol):
+    """A basis each of whose units can be computed without the others: an optional promise, for speed alone."""
+
+    def part(self, site: Site, units: Int[Tensor, " part"], /) -> tuple[PartialMap, PartialMap] | None:
+        """Return `encode` and the linear part of `decode`, both restricted to some units of a site.
+
+        The first maps (*b, d_read) to (*b, part) and gives `encode(x)[..., units]`; the second maps (*b, part) to
+        (*b, d_write) and gives `decode(f) - decode(0)` where f is zero elsewhere. None where units depend on each
+        other (TopK) or nothing is gained.
+        """
         ...
 
 

@@ -85,7 +85,7 @@ def _add_mlp_rules(model: Model, layer: int, stack: ExitStack) -> None:
     prefix = f"blocks.{layer}.mlp"
     mlp = model.component(prefix)
     activation = _activation_function(mlp.original_component)
-    gated = f"{prefix}.hook_pre_linear" in model.bridge.hook_dict
+    gated = f"{prefix}.hook_pre_linear" in model.hook_points
     seen: dict[str, Tensor] = {}
 
     def watch(name: str) -> None:

@@ -42,7 +42,7 @@ class Recording:
             layer: first block to run.
             edits: interventions; places before the block are never reached.
         """
-        body = self.model.body
+        body = self.model.quick_body
         hidden = self.residual[layer]
         with edited(body, edits):
             for block, arguments in list(zip(_blocks(self.model), self.arguments, strict=True))[layer:]:
@@ -57,19 +57,29 @@ class Recording:
     def repeated(self, times: int) -> Recording:
         """Return the recording of the same batch repeated `times` times, copy after copy."""
         rows = len(self.residual[0])
-
-        def stretch(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(stretch(part) for part in value)
-            if hasattr(value, "ndim") and value.ndim > 1 and value.shape[0] == rows:
-                return value.repeat(times, *(1,) * (value.ndim - 1))
-            return value
-
         return Recording(
             self.model,
-            tuple(stretch(residual) for residual in self.residual),
-            tuple({name: stretch(value) for name, value in keywords.items()} for keywords in self.arguments),
+            tuple(repeated_rows(residual, rows, times) for residual in self.residual),
+            tuple(
+                {name: repeated_rows(value, rows, times) for name, value in keywords.items()}
+                for keywords in self.arguments
+            ),
         )
+
+
+def repeated_rows(value: Any, rows: int, times: int) -> Any:
+    """Repeat every tensor of a batch, copy after copy; what has no row axis is left alone.
+
+    Args:
+        value: a tensor, a tuple of such values, or anything else.
+        rows: rows of the batch; tensors of another first axis are shared by all rows.
+        times: how many copies.
+    """
+    if isinstance(value, tuple):
+        return tuple(repeated_rows(part, rows, times) for part in value)
+    if hasattr(value, "ndim") and value.ndim > 1 and value.shape[0] == rows:
+        return value.repeat(times, *(1,) * (value.ndim - 1))
+    return value
 
 
 def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
@@ -83,7 +93,7 @@ def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
 
     handles = [block.register_forward_pre_hook(watch, with_kwargs=True) for block in _blocks(model)]
     try:
-        model.logits(tokens)
+        model.logits(tokens, packed=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -92,10 +102,11 @@ def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
 
 def _blocks(model: Model) -> list[nn.Module]:
     return [
-        model.body.get_submodule(model.place(model.hook("resid_post", layer)).module) for layer in range(model.layers)
+        model.quick_body.get_submodule(model.place(model.hook("resid_post", layer)).module)
+        for layer in range(model.layers)
     ]
 
 
 def _final_norm(model: Model) -> nn.Module:
-    norm: nn.Module = model.body.get_submodule(model.place("ln_final.hook_out").module)
+    norm: nn.Module = model.quick_body.get_submodule(model.place("ln_final.hook_out").module)
     return norm

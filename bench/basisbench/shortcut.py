@@ -1,27 +1,99 @@
-"""Compute only what the logits of the last position need, in ablated passes.
+"""Compute only what the logits of the last position need and what an ablation can change.
 
 1. **Common prefix.** Tokens at which all prompts of a group agree, clean and counterfactual, in both splits,
    have the same activations everywhere, so that live and reference values are the same there (not under zero
    ablation). Their keys and values are computed once and reused by every pass.
-2. **Last block.** Only its last position reaches the logits. The input of its MLP is cut to that position; what
-   the block adds to the other positions is undefined and never read.
+2. **Constant modules.** Every module that has run to its end before a basis writes for the first time gives the
+   same in all passes: the embeddings, the first attention, and in the `resid` family the whole first block. Their
+   outputs are computed once.
+3. **Last block.** Only its last position reaches the logits. The output projection of its attention and its MLP
+   are cut to that position; what the block adds to the other positions is undefined and never read.
 
-Both change nothing but rounding; `evaluate_circuits(..., shortcut=None)` is the plain twin that tests compare with.
+All change nothing but rounding; `evaluate_circuits(..., shortcut=None)` is the plain twin that tests compare with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from basisbench.hooks import Edit, Place
+from basisbench.hooks import Edit, Place, replaced_forward
+from basisbench.replay import repeated_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from basisbench.model import Model
+    from basisbench.types import Site
+
+Layer = tuple["Float[Tensor, '1 head pos d_head']", "Float[Tensor, '1 head pos d_head']"]
+"""Keys and values of one layer for one row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """The common beginning of an aligned group's prompts.
+
+    Attributes:
+        length: positions that are not run again; smaller than the prompts' length.
+        layers: keys and values of these positions, per layer; empty when the length is 0.
+    """
+
+    length: int
+    layers: tuple[Layer, ...]
+
+    def cache(self, rows: int) -> Any:
+        """Return a fresh key-value cache that holds the prefix for a number of rows; None without a prefix."""
+        if not self.length:
+            return None
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self.layers):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
+        return cache
+
+
+NO_PREFIX = Prefix(0, ())
+
+
+def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "row pos"]]) -> Prefix:
+    """Run the common beginning of all prompts once.
+
+    Args:
+        model: the model.
+        prompts: every prompt whose activations are live or a reference in the group.
+    """
+    import torch
+
+    tokens = torch.cat(list(prompts))
+    differing = (~(tokens == tokens[:1]).all(0)).nonzero()
+    length = min(int(differing[0]) if len(differing) else tokens.shape[1], tokens.shape[1] - 1)
+    if not length:
+        return NO_PREFIX
+    with torch.inference_mode():
+        cache = model.quick_body(input_ids=tokens[:1, :length], use_cache=True, logits_to_keep=1).past_key_values
+    return Prefix(length, tuple((layer.keys, layer.values) for layer in cache.layers))
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """The output of a module that is the same in every pass.
+
+    Attributes:
+        module: dotted name of the module.
+        output: what it returned for each pair once.
+        repeated: whether its output must have a row per circuit and pair. The input of the first write need not:
+            what is written has all rows.
+    """
+
+    module: str
+    output: Any
+    repeated: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,53 +102,106 @@ class Shortcut:
 
     Attributes:
         model: the model.
-        prefix: positions that are not run again; smaller than the prompts' length.
-        past: per layer, keys and values of the prefix for one row.
+        tokens: the tokens that remain to be run.
+        prefix: what comes before them.
+        constants: modules that need not run.
     """
 
     model: Model
-    prefix: int
-    past: tuple[tuple[Float[Tensor, "1 head pos d_head"], Float[Tensor, "1 head pos d_head"]], ...]
+    tokens: Int[Tensor, "pair rest"]
+    prefix: Prefix
+    constants: tuple[Constant, ...]
+    _repeats: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def suffix(self, tokens: Int[Tensor, "row pos"]) -> Int[Tensor, "row rest"]:
-        """Return the tokens that remain to be run."""
-        return tokens[:, self.prefix :]
+    @contextmanager
+    def constant_modules(self, circuits: int) -> Iterator[None]:
+        """Let the constant modules return their outputs, for a number of circuits, inside the block."""
+        outputs = self._outputs(circuits)
+        with ExitStack() as stack:
+            for name, output in outputs.items():
+                module = self.model.quick_body.get_submodule(name)
+                stack.enter_context(replaced_forward(module, _returning(output)))
+            yield
 
-    def cache(self, rows: int) -> Any:
-        """Return a fresh key-value cache that holds the prefix for a number of rows; None without a prefix."""
-        if not self.prefix:
-            return None
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(self.past):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
-        return cache
+    def _outputs(self, circuits: int) -> Mapping[str, Any]:
+        if circuits not in self._repeats:
+            self._repeats.clear()  # one number of circuits at a time: nearly all batches have the same
+            self._repeats[circuits] = {
+                constant.module: repeated_rows(constant.output, len(self.tokens), circuits)
+                if constant.repeated
+                else constant.output
+                for constant in self.constants
+            }
+        return self._repeats[circuits]
 
     def edits(self) -> Mapping[Place, Edit]:
-        """Return the edit that cuts the last block's MLP to the last position."""
-        norm = self.model.place(f"blocks.{self.model.layers - 1}.ln2.hook_in")
-        return {norm: lambda activation: activation[:, -1:]}
+        """Return the edits that cut the last block to the last position."""
+        block = f"blocks.{self.model.layers - 1}"
+        return {
+            self.model.place(f"{block}.{hook}"): lambda activation: activation[:, -1:]
+            for hook in ("attn.o.hook_in", "ln2.hook_in")
+        }
 
 
-def take_shortcut(model: Model, prompts: Sequence[Int[Tensor, "row pos"]], *, prefix: bool) -> Shortcut:
-    """Prepare the shortcut of one aligned group.
+def _returning(output: Any) -> Callable[..., Any]:
+    return lambda *_arguments, **_keywords: output
+
+
+def take_shortcut(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, first: Site) -> Shortcut:
+    """Prepare the shortcut of one aligned group and one place of the first write.
 
     Args:
         model: the model.
-        prompts: every prompt whose activations are live or a reference in the group.
-        prefix: whether the common prefix may be reused: not under zero ablation.
+        tokens: the prompts that are run.
+        prefix: their common beginning, or `NO_PREFIX`.
+        first: the first site of the basis.
     """
+    rest = tokens[:, prefix.length :]
+    return Shortcut(model, rest, prefix, _constants(model, rest, prefix, model.place(first.write)))
+
+
+def _constants(model: Model, tokens: Tensor, prefix: Prefix, write: Place) -> tuple[Constant, ...]:
+    """Run the prompts once; return the outermost modules that end before the write and run only once."""
     import torch
 
-    tokens = torch.cat(list(prompts))
-    same = (tokens == tokens[:1]).all(0)
-    differing = (~same).nonzero()
-    length = int(differing[0]) if len(differing) else tokens.shape[1]
-    shared = min(length, tokens.shape[1] - 1) if prefix else 0
-    if not shared:
-        return Shortcut(model, 0, ())
-    with torch.inference_mode():
-        cache = model.body(input_ids=tokens[:1, :shared], use_cache=True, logits_to_keep=1).past_key_values
-    past = tuple((layer.keys, layer.values) for layer in cache.layers)
-    return Shortcut(model, shared, past)
+    body = model.quick_body
+    ended: dict[str, Any] = {}
+    calls: Counter[str] = Counter()
+    reached = False
+
+    def end(name: str) -> Callable[[nn.Module, object, Any], None]:
+        def hook(_module: nn.Module, _arguments: object, output: Any) -> None:
+            nonlocal reached
+            calls[name] += 1
+            if not reached:
+                ended[name] = output
+            reached = reached or (write.end == "out" and name == write.module)
+
+        return hook
+
+    def arrive(_module: nn.Module, _arguments: object) -> None:
+        nonlocal reached
+        reached = True
+
+    with ExitStack() as stack:
+        if write.end == "in":
+            stack.callback(body.get_submodule(write.module).register_forward_pre_hook(arrive).remove)
+        for name, module in body.named_modules():
+            stack.callback(module.register_forward_hook(end(name)).remove)
+        with torch.inference_mode():
+            body(
+                input_ids=tokens,
+                past_key_values=prefix.cache(len(tokens)),
+                use_cache=bool(prefix.length),
+                logits_to_keep=1,
+            )
+    names = [name for name in ended if calls[name] == 1]
+    outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
+    # Inside the MLP nothing but the write reads these outputs.
+    mlp = model.place(model.hook("mlp_out", 0)).module
+    inside = f"{mlp}." if write.module.startswith(f"{mlp}.") else None
+
+    def feeds_only_the_write(name: str) -> bool:
+        return name == write.module or (inside is not None and name.startswith(inside))
+
+    return tuple(Constant(name, ended[name], not feeds_only_the_write(name)) for name in outermost)

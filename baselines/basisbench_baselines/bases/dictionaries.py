@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisError
-from basisbench.packed import LinearMap, packed_linear
+from basisbench.packed import LARGEST_BYTES
 from basisbench.protocols import BasisSpec, ModelSpec
 from basisbench.types import Family, Site
+from basisbench_baselines.elementwise import ElementwiseDictionary, elementwise_dictionary
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from basisbench.model import Model, SiteKind
+    from basisbench.protocols import PartialMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,9 @@ class DictionaryBasis:
         )
 
     @cached_property
-    def _quick(self) -> tuple[QuickJumpReLU | None, ...]:
-        return tuple(quick_jumprelu(dictionary) for dictionary in self.dictionaries)
+    def _quick(self) -> tuple[ElementwiseDictionary | None, ...]:
+        pack = self.parameter_bytes <= LARGEST_BYTES
+        return tuple(elementwise_dictionary(dictionary, pack=pack) for dictionary in self.dictionaries)
 
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
         """Return the feature activations."""
@@ -71,51 +74,10 @@ class DictionaryBasis:
         reconstruction: Tensor = self.dictionaries[site.layer].decode(f) if quick is None else quick.decode(f)
         return reconstruction
 
-
-@dataclass(frozen=True, eq=False)
-class QuickJumpReLU:
-    """What SAELens computes for a plain JumpReLU dictionary, with packed weights and fewer passes over memory.
-
-    A feature is its pre-activation where that exceeds its threshold (never below zero), and zero elsewhere.
-
-    Attributes:
-        shift: subtracted from the input; None for a dictionary that subtracts nothing.
-        encoder: x -> x @ W_enc + b_enc.
-        decoder: f -> f @ W_dec + b_dec.
-        threshold: per feature, at least zero.
-    """
-
-    shift: Float[Tensor, " d_read"] | None
-    encoder: LinearMap
-    decoder: LinearMap
-    threshold: Float[Tensor, " unit"]
-
-    def encode(self, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
-        """Return the feature activations."""
-        before = self.encoder(x if self.shift is None else x - self.shift)
-        return before.masked_fill_(before <= self.threshold, 0)
-
-    def decode(self, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
-        """Return the reconstruction."""
-        return self.decoder(f)
-
-
-def quick_jumprelu(dictionary: Any) -> QuickJumpReLU | None:
-    """Return the quick form of a SAELens dictionary; None for other kinds, or where weights cannot be packed."""
-    config = dictionary.cfg
-    plain = (
-        config.architecture() in ("jumprelu", "jumprelu_transcoder")
-        and config.reshape_activations == "none"
-        and not getattr(config, "rescale_acts_by_decoder_norm", False)
-    )
-    if not plain:
-        return None
-    encoder = packed_linear(dictionary.W_enc.T, dictionary.b_enc)
-    decoder = packed_linear(dictionary.W_dec.T, dictionary.b_dec)
-    if encoder is None or decoder is None:
-        return None
-    shift = dictionary.b_dec.detach() if config.apply_b_dec_to_input else None
-    return QuickJumpReLU(shift, encoder, decoder, dictionary.threshold.detach().clamp_min(0))
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> tuple[PartialMap, PartialMap] | None:
+        """Return both maps for some units; None for dictionaries whose units depend on each other."""
+        quick = self._quick[site.layer]
+        return None if quick is None else quick.part(units)
 
 
 def _folder(name: str, model: ModelSpec) -> Path:

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.packed import LinearMap, packed_linear
+from basisbench.packed import LinearMap, linear_map
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, Site
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from basisbench.model import Model
+    from basisbench.protocols import PartialMap
 
 SEED = 0
 
@@ -45,22 +46,21 @@ class RotatedActivations:
         return sum(rotation.numel() * rotation.element_size() for rotation in self.rotations)
 
     @cached_property
-    def _packed(self) -> tuple[tuple[LinearMap | None, LinearMap | None], ...]:
-        return tuple((packed_linear(rotation, None), packed_linear(rotation.T, None)) for rotation in self.rotations)
+    def _maps(self) -> tuple[tuple[LinearMap, LinearMap], ...]:
+        return tuple((linear_map(rotation, None), linear_map(rotation.T, None)) for rotation in self.rotations)
 
     def encode(self, site: Site, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Return the activation's components along the rotated axes."""
-        import torch
-
-        quick = None if torch.is_grad_enabled() else self._packed[site.layer][0]
-        return x @ self.rotations[site.layer].T if quick is None else quick(x)
+        return self._maps[site.layer][0](x)
 
     def decode(self, site: Site, f: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Return the activation with these components."""
-        import torch
+        return self._maps[site.layer][1](f)
 
-        quick = None if torch.is_grad_enabled() else self._packed[site.layer][1]
-        return f @ self.rotations[site.layer] if quick is None else quick(f)
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> tuple[PartialMap, PartialMap]:
+        """Return both maps for some axes."""
+        axes = self.rotations[site.layer][units]
+        return linear_map(axes, None), linear_map(axes.T, None)
 
 
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:

@@ -1,0 +1,121 @@
+"""Which units a site must compute at all, when a circuit or its complement is small.
+
+Every (circuit, position) of a site starts from a base: the live activation where the error is kept, the reference
+activation where it is not (an exact basis has no error; it starts from whichever is nearer). From the base only
+some units are *moved*: the unkept ones to their reference, or the kept ones to their live value. So
+
+    out = y + sum over unkept i of (ref_i - f_i) W_dec[i]             error kept
+    out = decode(ref) + e_ref + sum over kept i of (f_i - ref_i) W_dec[i]     error at its reference
+
+and only the moved units' columns of the encoder and rows of the decoder are needed. Rows that move too many units
+are left to the dense way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from basisbench.protocols import UnitwiseBasis
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+    from basisbench.protocols import Basis, PartialMap
+    from basisbench.types import Site
+
+_BANDS = (0.02, 0.07, 0.2, 0.5)
+"""Rows are sliced together when they move a similar share of the units: up to the first bound, the second, ..."""
+
+_WORTH = 0.7
+"""A band whose rows together move more of the units than this is left to the dense way: gathering is not free."""
+
+Rows = tuple["Int[Tensor, ' row']", "Int[Tensor, ' row']"]
+"""Circuit and position of each row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """Rows that move few units, and these units.
+
+    Attributes:
+        rows: circuit and position of each row.
+        units: the units that any of them moves.
+        sign: 1 for a unit moved to its live value, -1 for one moved to its reference, 0 for one not moved.
+        encode: activation to the coordinates of `units`.
+        decode: change of these coordinates to change of the activation, without offset.
+    """
+
+    rows: Rows
+    units: Int[Tensor, " part"]
+    sign: Float[Tensor, "row 1 part"]
+    encode: PartialMap
+    decode: PartialMap
+
+
+@dataclass(frozen=True, eq=False)
+class SiteSlices:
+    """How one site is computed.
+
+    Attributes:
+        from_live: True where the base is the live activation, False where it is the reference.
+        slices: what is moved off the base.
+        dense: circuit and position of the rows that need every unit; None without any.
+    """
+
+    from_live: Bool[Tensor, "circuit pos"]
+    slices: tuple[Slice, ...]
+    dense: Rows | None
+
+
+def take_slices(
+    basis: Basis,
+    site: Site,
+    kept: Bool[Tensor, "circuit pos_or_1 unit"],
+    keep_errors: Bool[Tensor, "circuit pos_or_1"],
+    positions: int,
+    dtype: torch.dtype,
+) -> SiteSlices | None:
+    """Decide how a site is computed; None when every row is computed densely.
+
+    Args:
+        basis: the basis.
+        site: one of its sites.
+        kept: the units that are kept.
+        keep_errors: the errors that are kept; ignored for an exact basis.
+        positions: positions that are written.
+        dtype: type of the coordinates.
+    """
+    if not isinstance(basis, UnitwiseBasis):
+        return None
+    width = kept.shape[-1]
+    kept = kept.expand(-1, positions, -1)
+    from_live = 2 * kept.sum(-1) > width if basis.exact else keep_errors.expand(-1, positions)
+    moved = kept ^ from_live.unsqueeze(-1)
+    counts = moved.sum(-1)
+    slices: list[Slice] = []
+    done = counts == 0
+    for bound in _BANDS:
+        band = ~done & (counts <= bound * width)
+        rows = _rows(band)
+        if not len(rows[0]):
+            continue
+        mask = moved[rows]
+        units = mask.any(0).nonzero().squeeze(-1)
+        part = basis.part(site, units) if len(units) <= _WORTH * width else None
+        if part is None:
+            continue
+        sign = mask[:, units].to(dtype) * (1 - 2 * from_live[rows].to(dtype)).unsqueeze(-1)
+        slices.append(Slice(rows, units, sign.unsqueeze(1), *part))
+        done |= band
+    if not done.any():
+        return None
+    dense = _rows(~done)
+    return SiteSlices(from_live, tuple(slices), dense if len(dense[0]) else None)
+
+
+def _rows(mask: Bool[Tensor, "circuit pos"]) -> Rows:
+    circuit, position = mask.nonzero(as_tuple=True)
+    return circuit, position

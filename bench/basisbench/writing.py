@@ -1,0 +1,148 @@
+"""What one site writes in an ablated pass: live values of kept nodes, reference values of all others.
+
+Two ways, equal up to rounding:
+
+1. **Dense**: encode everything, mix, decode. Decoders are affine, so where the error is kept decode(f') + y - decode(f)
+   is y + decode(f' - f) - decode(0): one decoder product.
+2. **Sliced** (`basisbench.slicing`): start from the live activation where the error is kept and from the reference
+   activation where it is not, and add only the units that are moved off it. A small circuit, and the complement of
+   one, move few units.
+
+A pass may hold only the last positions of each prompt, and its first site may see each prompt once for all
+circuits (basisbench.shortcut); masks and references are aligned at the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from basisbench.slicing import SiteSlices, take_slices
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from basisbench.ablate import Keep, Reference
+    from basisbench.protocols import Basis
+
+
+class SiteWriter:
+    """The edits of one site; holds what was read until it is written.
+
+    Args:
+        basis: the basis.
+        index: which of its sites.
+        reference: values of the nodes that are replaced.
+        keep: the nodes that are kept, per circuit.
+        pairs: pairs per circuit.
+        positions: how many positions are written, at the end of each prompt.
+        sliced: whether slices may be used.
+    """
+
+    def __init__(
+        self, basis: Basis, index: int, reference: Reference, keep: Keep, pairs: int, positions: int, *, sliced: bool
+    ) -> None:
+        self._basis, self._site, self._pairs, self._positions = basis, basis.sites[index], pairs, positions
+        self._kept = keep.units[index][:, -positions:]
+        self._keep_errors = keep.errors[index][:, -positions:]
+        self._unit_reference = reference.units[index][:, -positions:]
+        self._error_reference = None if reference.errors is None else reference.errors[index][:, -positions:]
+        self._slices: SiteSlices | None = None
+        if sliced:
+            dtype = self._unit_reference.dtype
+            self._slices = take_slices(basis, self._site, self._kept, self._keep_errors, positions, dtype)
+        self._reference = reference
+        self._index = index
+        self._at_zero: Tensor | None = None
+        if not basis.exact:
+            self._at_zero = basis.decode(self._site, self._unit_reference.new_zeros(1, self._kept.shape[-1]))
+        self._read: Tensor | None = None
+
+    def read(self, activation: Tensor) -> None:
+        """Keep the activation at the read hook, as (circuit or 1, pair, position, d_read)."""
+        self._read = self._by_circuit(activation)
+
+    def write(self, activation: Tensor) -> Tensor:
+        """Return the activation at the write hook with kept nodes live and all others at their reference."""
+        read, self._read = self._read, None
+        if read is None:
+            raise RuntimeError(f"{self._site.write} was reached before {self._site.read}")
+        live = self._by_circuit(activation)
+        written = self._dense(read, live) if self._slices is None else self._sliced(self._slices, read, live)
+        # A value of the last position stands for every position, so that shapes stay what the model expects.
+        return written.flatten(0, 1).expand(-1, activation.shape[1], -1)
+
+    def read_and_write(self, activation: Tensor) -> Tensor:
+        """Do both where a basis reads and writes at one hook."""
+        self.read(activation)
+        return self.write(activation)
+
+    def _by_circuit(self, activation: Tensor) -> Tensor:
+        by_circuit: Tensor = activation[:, -self._positions :].unflatten(0, (-1, self._pairs))
+        return by_circuit
+
+    def _dense(self, read: Tensor, live: Tensor) -> Tensor:
+        """Encode everything: (circuit or 1, pair, position, d) to (circuit, pair, position, d_write)."""
+        return self._mixed(
+            self._basis.encode(self._site, read),
+            live,
+            self._kept.unsqueeze(1),
+            self._keep_errors.unsqueeze(1).unsqueeze(-1),
+            self._unit_reference,
+            self._error_reference,
+        )
+
+    def _mixed(
+        self,
+        units: Float[Tensor, "... unit"],
+        live: Float[Tensor, "... d_write"],
+        kept: Tensor,
+        keep_errors: Tensor,
+        reference: Tensor,
+        error_reference: Tensor | None,
+    ) -> Float[Tensor, "... d_write"]:
+        import torch
+
+        if self._basis.exact:
+            return self._basis.decode(self._site, units.where(kept, reference))
+        if error_reference is None or self._at_zero is None:
+            raise RuntimeError(f"basis '{self._basis.name}' is not exact but has no error reference")
+        # f' - f where the error is kept, f' elsewhere: one multiply-add over the units, for the two factors
+        # have no pair axis unless the reference has one.
+        change = torch.addcmul(reference * ~kept, units, kept.to(units.dtype) - keep_errors.to(units.dtype))
+        error = (live - self._at_zero).where(keep_errors, error_reference)
+        return self._basis.decode(self._site, change) + error
+
+    def _sliced(self, parts: SiteSlices, read: Tensor, live: Tensor) -> Tensor:
+        circuits = len(self._kept)
+        at_reference = self._reference.output(self._basis, self._index)[:, -self._positions :]
+        written = live.where(parts.from_live.unsqueeze(1).unsqueeze(-1), at_reference)
+        for part in parts.slices:
+            circuit, position = part.rows
+            rows = read.expand(circuits, -1, -1, -1)[circuit, :, position]
+            reference = self._unit_reference[..., part.units][:, position].transpose(0, 1)
+            change = (part.encode(rows) - reference) * part.sign
+            written[circuit, :, position] += part.decode(change)
+        if parts.dense is not None:
+            circuit, position = parts.dense
+            if len(read) == 1 and circuits > 1:
+                # The first site: what it reads is the same for all circuits, so each position is encoded once.
+                needed, again = position.unique(return_inverse=True)
+                units = self._basis.encode(self._site, read[0, :, needed].transpose(0, 1))[again]
+            else:
+                units = self._basis.encode(self._site, read.expand(circuits, -1, -1, -1)[circuit, :, position])
+            errors = self._error_reference
+            written[circuit, :, position] = self._mixed(
+                units,
+                live.expand(circuits, -1, -1, -1)[circuit, :, position],
+                _rows_of(self._kept, circuit, position).unsqueeze(1),
+                _rows_of(self._keep_errors, circuit, position).unsqueeze(-1).unsqueeze(-1),
+                self._unit_reference[:, position].transpose(0, 1),
+                None if errors is None else errors[:, position].transpose(0, 1),
+            )
+        return written
+
+
+def _rows_of(mask: Tensor, circuit: Tensor, position: Tensor) -> Tensor:
+    """Pick (circuit, position) rows of a mask whose position axis may be 1."""
+    return mask[circuit, position if mask.shape[1] > 1 else 0]
