@@ -15,11 +15,12 @@ from torch import Tensor
 import oracle
 from basisbench.ablate import Keep, Reference
 from basisbench.curve import evaluate_circuits
-from basisbench.packed import linear_map
+from basisbench.projection import site_scores
 from basisbench.slicing import take_slices
 from basisbench.types import Ablation, Site
 from basisbench.writing import SiteWriter
 from basisbench_baselines.elementwise import elementwise_dictionary, sparse_product
+from basisbench_baselines.rows import RowsPart
 
 SHAPES = settings(max_examples=60, deadline=None)
 
@@ -50,8 +51,10 @@ class OneSite:
         return f @ self.decoder + self.bias
 
     def part(self, _site: Site, units: Tensor) -> Any:
-        encoder = linear_map(self.encoder[units], None)
-        return (encoder if self.exact else lambda x: encoder(x).relu()), linear_map(self.decoder[units].T, None)
+        def encoder(some: Tensor) -> Any:
+            return lambda x: x @ self.encoder[some].T if self.exact else (x @ self.encoder[some].T).relu()
+
+        return RowsPart(units, encoder, self.decoder)
 
 
 def _one_site(width: int, units: int, exact: bool, generator: torch.Generator) -> OneSite:
@@ -263,9 +266,31 @@ def test_a_quick_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bo
         torch.testing.assert_close(quick.decode(code), decoded, rtol=0, atol=1e-11)
         torch.testing.assert_close(dictionary.encode(x), code, rtol=0, atol=1e-11)
         some = torch.tensor([7, 0, 31])
-        encode, decode = quick.part(some)
-        torch.testing.assert_close(encode(x), code[..., some], rtol=0, atol=1e-11)
+        part = quick.part(some)
+        torch.testing.assert_close(part.encode(x), code[..., some], rtol=0, atol=1e-11)
         change = torch.zeros_like(code)
         change[..., some] = code[..., some]
         expected = dictionary.decode(change) - dictionary.decode(torch.zeros_like(code))
-        torch.testing.assert_close(decode(code[..., some]), expected, rtol=0, atol=1e-11)
+        torch.testing.assert_close(part.decode(code[..., some]), expected, rtol=0, atol=1e-11)
+        gradient = torch.randn(decoded.shape, generator=generator, dtype=torch.float64)
+        projected = gradient @ dictionary.W_dec[some].T
+        torch.testing.assert_close(part.project(gradient), projected, rtol=0, atol=1e-11)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    pairs=st.integers(1, 4),
+    positions=st.integers(1, 5),
+    active=st.floats(0, 0.05),
+    seed=st.integers(0, 2**31),
+)
+def test_scores_of_a_wide_sparse_code_are_those_of_all_products(
+    pairs: int, positions: int, active: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    basis = _one_site(5, 4200, False, generator)
+    gradient = torch.randn(pairs, positions, 5, generator=generator, dtype=torch.float64)
+    change = torch.randn(pairs, positions, 4200, generator=generator, dtype=torch.float64)
+    change[torch.rand(change.shape, generator=generator) > active] = 0
+    expected = ((gradient @ basis.decoder.T) * change).mean(0)
+    torch.testing.assert_close(site_scores(basis, basis.sites[0], gradient, change), expected, rtol=0, atol=1e-12)

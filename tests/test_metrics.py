@@ -309,6 +309,18 @@ def test_a_clear_gap_is_not_flagged_however_small() -> None:
     np.testing.assert_allclose(cell.faithfulness, 0.5)
 
 
+@pytest.mark.parametrize("name", ["bits_to_80", "bits_to_90"])
+@pytest.mark.parametrize("top", [0.7, 0.801, 1.0])
+@pytest.mark.parametrize("first", [0.1, 0.85])
+def test_the_interval_of_bits_is_that_over_all_resamples(name: str, top: float, first: float) -> None:
+    """Bits are taken at the ends of the interval of nodes; the slow way takes them in every resample."""
+    curve = curve_values(np.array([0, first, 0.2, 0.3, 0.5, 0.6, 0.65, top]), noise=1.0)
+    cell = normalise(curve)
+    found, slow = estimate(cell, name), estimate_rows(STATISTICS[name](cell))
+    for end in ("value", "low", "high"):
+        assert getattr(found, end) == pytest.approx(getattr(slow, end), rel=1e-12), end
+
+
 def test_an_interval_that_does_not_reach_the_target_ends_at_infinity() -> None:
     curve = curve_values(np.array([0, 0.1, 0.2, 0.3, 0.5, 0.7, 0.75, 0.801]), noise=1.0)
     number = estimate(normalise(curve), "nodes_to_80")

@@ -10,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from basisbench.packed import LinearMap, linear_map
+from basisbench.packed import LinearMap, linear_map, passing_linear_map
+from basisbench_baselines.rows import RowsPart
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
-
-    from basisbench.protocols import PartialMap
 
 _WIDE = 4096
 """Dictionaries of fewer units are decoded as a product: counting active units would cost as much."""
@@ -62,12 +61,14 @@ class ElementwiseDictionary:
             return sparse_product(f, self.w_dec) + self.b_dec
         return self.decoder(f)
 
-    def part(self, units: Int[Tensor, " part"]) -> tuple[PartialMap, PartialMap]:
-        """Return the encoder, and the decoder without its bias, for some units."""
+    def part(self, units: Int[Tensor, " part"]) -> RowsPart:
+        """Return some units."""
+        return RowsPart(units, self._encoder_of, self.w_dec)
+
+    def _encoder_of(self, units: Tensor) -> LinearMap:
         threshold = None if self.threshold is None else self.threshold[units]
-        encoder = linear_map(self.w_enc[units], self.b_enc[units])
-        decoder = linear_map(self.w_dec[units].T, None)
-        return lambda x: _activated(encoder(self._shifted(x)), threshold), decoder
+        encoder = passing_linear_map(self.w_enc[units], self.b_enc[units])
+        return lambda x: _activated(encoder(self._shifted(x)), threshold)
 
     def _shifted(self, x: Tensor) -> Tensor:
         return x if self.shift is None else x - self.shift

@@ -1,7 +1,7 @@
 """The `basisbench` command: arguments and errors; what the commands do is in `basisbench.commands`.
 
-Exit codes: 0 done, 2 a mistake in the input or failed cells (one line on standard error), 130 interrupted. Any other
-exception is a bug and keeps its traceback.
+Exit codes: 0 done, 2 a mistake in the input, failed cells or bad records (a line each on standard error), 130
+interrupted. Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ examples:
   basisbench show ioi --model pocket-llama -n 2   two pairs of a task, as the model sees them
   basisbench compare results/local                a table of the results
   basisbench plot results/local --out pictures    pictures of the results
+  basisbench validate results/local               check the records, without a model
 
 'basisbench COMMAND --help' tells more about a command.
 """
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from basisbench import commands
 
-        getattr(commands, f"{options.command}_command")(options)
+        code: int | None = getattr(commands, f"{options.command}_command")(options)
         sys.stdout.flush()
     except BasisBenchError as error:
         print(f"basisbench: error: {error}", file=sys.stderr)
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, for example `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
+    return code or 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_show(commands)
     _add_compare(commands)
     _add_plot(commands)
+    _add_validate(commands)
     _add_pocket(commands)
     return parser
 
@@ -205,6 +207,21 @@ def _add_plot(commands: Commands) -> None:
     )
     parser.add_argument("results", metavar="RESULTS", type=Path, help="where the records are")
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the pictures")
+
+
+def _add_validate(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "validate",
+        "check records without a model",
+        "Check records: every field of each, the name of its file, that no cell occurs twice under one path, and that\n"
+        "F(M) and F(0) are equal where they are the same number. A line per bad record goes to standard error, the\n"
+        "counts to standard output; the exit code is 2 when a record is not valid. Nothing is changed.",
+        "examples:\n  basisbench validate results/local\n  basisbench validate results/pocket results/mine\n",
+    )
+    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help=(
+        "record file, or folder that is searched for *.json at any depth; links out of it are not followed"
+    ))  # fmt: skip
 
 
 def _add_pocket(commands: Commands) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +57,28 @@ def run_command(options: argparse.Namespace) -> None:
 def _publish(records: tuple[Path, ...], out: Path) -> None:
     """Print the comparison of this run's cells; write it, and the pictures, into the results folder."""
     from basisbench.compare import render_markdown, render_text, write_csv
-    from basisbench.frame import summarise
+    from basisbench.frame import read_results, summarise
     from basisbench.plot import plot_results
 
-    summary = summarise(records)
+    read = read_results(records)
+    summary = summarise(read)
     print(render_text(summary))
     write_csv(summary, out / "summary.csv")
     (out / "summary.md").write_text(render_markdown(summary), encoding="utf-8")
-    plot_results(records, out / "pictures")
+    with _frozen():
+        plot_results(read, out / "pictures", summary=summary)
+
+
+@contextmanager
+def _frozen() -> Iterator[None]:
+    """Spare what is in memory now the garbage collector: a picture's many small objects call it all the time."""
+    import matplotlib.backends.backend_agg  # noqa: F401 -- it would load with the first picture, and not be spared
+
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def list_command(options: argparse.Namespace) -> None:
@@ -175,10 +192,28 @@ def compare_command(options: argparse.Namespace) -> None:
 
 def plot_command(options: argparse.Namespace) -> None:
     """Draw the pictures of results and print their paths."""
+    from basisbench.frame import read_results
     from basisbench.plot import plot_results
 
-    for path in plot_results(options.results, options.out):
-        print(path)
+    records = read_results(options.results)
+    with _frozen():
+        for path in plot_results(records, options.out):
+            print(path)
+
+
+def validate_command(options: argparse.Namespace) -> int:
+    """Check records; print a line per bad one and the counts.
+
+    Returns:
+        The exit code: 2 when a record is not valid.
+    """
+    from basisbench.validate import validate
+
+    report = validate(options.paths)
+    for line in report.lines():
+        print(line, file=sys.stderr)
+    print(report.counts())
+    return 2 if report.problems else 0
 
 
 def pocket_command(options: argparse.Namespace) -> None:

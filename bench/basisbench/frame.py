@@ -62,6 +62,18 @@ def read_results(paths: PathLike | Sequence[PathLike]) -> list[Record]:
     return sorted(latest.values(), key=_record_order)
 
 
+def records_of(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> list[Record]:
+    """Read what is a path, and keep what is a record already.
+
+    Raises:
+        RecordError: a path holds no record, or a record is malformed.
+    """
+    if isinstance(results, str | os.PathLike):
+        return read_results(results)
+    paths = [item for item in results if not isinstance(item, Record)]
+    return [item for item in results if isinstance(item, Record)] + (read_results(paths) if paths else [])
+
+
 def load_results(path: PathLike | Sequence[PathLike]) -> pd.DataFrame:
     """Read records into a tidy frame: a row per cell and circuit size.
 
@@ -168,7 +180,7 @@ def summarise(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> pd.D
     Raises:
         RecordError: no record is found, or one is malformed.
     """
-    records = _records(results)
+    records = records_of(results)
     labels = basis_labels(records)
     rows: list[dict[str, Column]] = []
     for record in records:
@@ -257,14 +269,6 @@ def _identity(record: Record, labels: dict[tuple[str, str, str | None], str]) ->
         "evaluation_pairs": cell.evaluation_pairs,
         "examples": len(record.endpoints.full),
     }
-
-
-def _records(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> list[Record]:
-    """Read what is a path, and keep what is a record already."""
-    if isinstance(results, str | os.PathLike):
-        return read_results(results)
-    paths = [item for item in results if not isinstance(item, Record)]
-    return [item for item in results if isinstance(item, Record)] + (read_results(paths) if paths else [])
 
 
 def _record_files(path: Path) -> list[Path]:

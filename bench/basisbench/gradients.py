@@ -102,7 +102,9 @@ def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: E
 def _backward(model: Model, metric: Tensor, seen: Mapping[str, Tensor]) -> Field:
     import torch
 
-    gradients = torch.autograd.grad(metric.sum(), list(seen.values()))
+    with torch.enable_grad():  # the caller may have switched gradients off
+        total = metric.sum()
+    gradients = torch.autograd.grad(total, list(seen.values()))
     model.meter.forward_equivalents += 2 * len(metric)
     return {hook: gradient.detach() for hook, gradient in zip(seen, gradients, strict=True)}
 
@@ -190,9 +192,10 @@ class _Path:
             edits = {self.model.place(self.start): edit}
             logits = self.recording.repeated(count).logits_from(self.layer, edits)
             metric = self.batch.repeated(count).metric(logits)
+            total = metric.sum()
         share = (self.model.layers - self.layer) / self.model.layers
         self.model.meter.forward_equivalents += 2 * len(metric) * share
-        gradients = torch.autograd.grad(metric.sum(), [leaves[0], *seen.values()])
+        gradients = torch.autograd.grad(total, [leaves[0], *seen.values()])
         return {
             hook: gradient.detach().unflatten(0, (count, -1)).sum(0)
             for hook, gradient in zip([self.start, *seen], gradients, strict=True)

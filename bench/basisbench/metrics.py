@@ -272,6 +272,11 @@ STATISTICS: Mapping[str, Statistic] = {
 
 def estimate(cell: Normalised, statistic: str) -> Estimate:
     """Return a statistic of `STATISTICS` with its 95% bootstrap interval."""
+    if statistic.startswith("bits_to_"):
+        # Bits never fall as nodes rise, so the ends of the one interval give those of the other: 3 values, not 1,001.
+        nodes = estimate(cell, statistic.replace("bits", "nodes"))
+        value, low, high = circuit_bits(cell.total, np.array([nodes.value, nodes.low, nodes.high])).tolist()
+        return Estimate(value=value, low=low, high=high)
     return estimate_rows(STATISTICS[statistic](cell))
 
 

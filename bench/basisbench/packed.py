@@ -10,6 +10,7 @@ plain product is used.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property
@@ -21,8 +22,22 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor, nn
 
-LARGEST_BYTES = 2**30
-"""Packed copies are only made of models, and of dictionaries of one basis, up to this size."""
+_ROWS_WORTH_PACKING = 256
+"""Packing costs about as much as the product of a hundred rows."""
+
+
+@cache
+def largest_bytes() -> int:
+    """Return up to which size a model, or the dictionaries of a basis, get packed copies.
+
+    An eighth of the machine's memory, for there can be two copies; at least 1 GiB.
+    """
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        memory = 0
+    return max(2**30, memory // 8)
+
 
 LinearMap = Callable[["Tensor"], "Tensor"]
 
@@ -96,9 +111,25 @@ def packed_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] |
 
 def linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> LinearMap:
     """Return x -> x @ weight.T + bias, packed where that is possible."""
+    return packed_linear(weight, bias) or _plain_map(weight, bias)
+
+
+def passing_linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> LinearMap:
+    """Return the same for weights that are used once or twice: packed only for a batch that is worth it."""
+    plain = _plain_map(weight, bias)
+
+    def apply(x: Tensor) -> Tensor:
+        if x.numel() < _ROWS_WORTH_PACKING * weight.shape[1]:
+            return plain(x)
+        return (packed_linear(weight, bias) or plain)(x)
+
+    return apply
+
+
+def _plain_map(weight: Tensor, bias: Tensor | None) -> LinearMap:
     from torch.nn import functional
 
-    return packed_linear(weight, bias) or (lambda x: functional.linear(x, weight, bias))
+    return lambda x: functional.linear(x, weight, bias)
 
 
 def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
@@ -147,7 +178,7 @@ def pack_linears(body: nn.Module) -> PackedWeights:
     Returns:
         Nothing where nothing can be packed, or where a second copy of the weights would be too large.
     """
-    if sum(parameter.nbytes for parameter in body.parameters()) > LARGEST_BYTES:
+    if sum(parameter.nbytes for parameter in body.parameters()) > largest_bytes():
         return {}
     packed: dict[int, PackedLinear] = {}
     for module in body.modules():

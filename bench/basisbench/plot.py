@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Literal
 import pandas as pd
 
 from basisbench.errors import BasisBenchError
-from basisbench.frame import PathLike, frame_of, read_results, summarise
+from basisbench.frame import PathLike, frame_of, records_of, summarise
 from basisbench.plot_panels import Horizontal, Panel, Quantity, draw_panels, save_figure
 from basisbench.plot_style import Style, basis_styles, method_styles
+from basisbench.record import Record
 from basisbench.setting import basis_order, default_method, family_order, method_order, split_settings, unique
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Lines = Literal["basis", "method", "basis and method"]
 
 MOST_LINES = 6
+PANEL_COLUMNS = ("task", "task_version", "family", "basis", "method")
+"""What tells panels and their lines apart."""
 
 
 def plot_curves(
@@ -74,6 +77,9 @@ def plot_curves(
     elif lines == "method" and frame["basis"].nunique() > 1:
         raise BasisBenchError("a line per method needs the rows of one basis; select one")
     quantities: tuple[Quantity, ...] = ("faithfulness", "completeness") if quantity == "both" else (quantity,)
+    # Sorted once for all lines, and without the columns of text that nothing below reads: selecting rows is then quick.
+    values = [f"{name}{end}" for name in quantities for end in ("", "_low", "_high")]
+    frame = frame[[*PANEL_COLUMNS, "size", "bits", *values]].sort_values("size", kind="stable")
     panels = [
         Panel(_panel_title(task, version, family, frame), name, _lines_of(group, lines, styles))
         for (task, version, family), group in sorted(
@@ -86,9 +92,10 @@ def plot_curves(
 
 
 def plot_results(
-    results: PathLike | Sequence[PathLike],
+    results: PathLike | Sequence[PathLike] | Sequence[Record],
     out: str | os.PathLike[str],
     *,
+    summary: pd.DataFrame | None = None,
     formats: Sequence[str] = ("png",),
     progress: Callable[[Path], None] | None = None,
 ) -> list[Path]:
@@ -99,8 +106,9 @@ def plot_results(
     {ig, relp}. And cost against nodes to 80% faithfulness.
 
     Args:
-        results: paths as `load_results` takes them.
+        results: paths as `load_results` takes them, or records already read.
         out: folder for the pictures, made when missing; one folder per setting inside when there are several.
+        summary: what `summarise` returned for the same results, where it is at hand.
         formats: file types, for example ("png", "pdf").
         progress: called with the path of each picture when it is written.
 
@@ -112,8 +120,9 @@ def plot_results(
     """
     from basisbench.plot_cost import plot_cost
 
-    records = read_results(results)
-    frame, summary = frame_of(records), summarise(records)
+    records = records_of(results)
+    frame = frame_of(records)
+    summary = summarise(records) if summary is None else summary
     bases = basis_styles(unique(frame, "basis"))
     methods = method_styles(unique(frame, "method"))
     settings = split_settings(frame)
@@ -195,7 +204,7 @@ def _cross_picture(part: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
 def _lines_of(
     group: pd.DataFrame, lines: Lines, styles: Mapping[str, Style] | None
 ) -> tuple[tuple[str, Style, pd.DataFrame], ...]:
-    """Split the rows of a panel into labelled lines, in legend order."""
+    """Split the rows of a panel, which are in order of size, into labelled lines, in legend order."""
     if lines == "basis and method":
         by_basis, by_method = basis_styles(unique(group, "basis")), method_styles(unique(group, "method"))
         keys = sorted(
@@ -205,14 +214,15 @@ def _lines_of(
             (
                 f"{basis}, {method}",
                 Style(by_basis[basis].colour, by_method[method].line, by_basis[basis].marker),
-                rows.sort_values("size"),
+                rows,
             )
             for (basis, method), rows in keys
         )
     order = basis_order if lines == "basis" else method_order
-    names = sorted(unique(group, lines), key=order)
+    rows_of = {str(name): rows for name, rows in group.groupby(lines)}
+    names = sorted(rows_of, key=order)
     own = styles or (basis_styles(names) if lines == "basis" else method_styles(names))
-    return tuple((name, own[name], group[group[lines] == name].sort_values("size")) for name in names)
+    return tuple((name, own[name], rows_of[name]) for name in names)
 
 
 def _columns(panels: int, *, paired: bool) -> int:

@@ -6,6 +6,7 @@ stays readable. A basis and a method look the same in every picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +25,9 @@ DASHED: LineStyle = (0, (5.0, 1.6))
 DOTTED: LineStyle = (0, (1.2, 1.4))
 DASH_DOT: LineStyle = (0, (6.0, 1.4, 1.2, 1.4))
 LONG: LineStyle = (0, (9.0, 2.0))
+
+MAJOR_LENGTH = 3.5
+"""Length of a tick in points, matplotlib's own."""
 
 WINDOW = (-0.25, 1.5)
 """Range of faithfulness and completeness that pictures show; what lies outside is marked and told."""
@@ -87,19 +91,74 @@ def set_size_axis(axes: Axes, largest: float, *, linear_below: float = 1.0) -> N
     """Make x logarithmic from `linear_below` on and linear below it, with 0 on the axis.
 
     Args:
-        axes: where to draw.
+        axes: where to draw; axes that share their x-axis with it follow.
         largest: largest value to show.
         linear_below: 1 for nodes (the only whole number below is 0), 10 for bits.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("symlog", linthresh=linear_below, linscale=0.35)
-    powers = [10**power for power in range(13) if linear_below <= 10**power <= largest * 1.3]
-    axes.xaxis.set_major_locator(FixedLocator([0, *powers]))
-    axes.xaxis.set_minor_locator(FixedLocator([m * p for p in powers for m in (2, 5) if m * p <= largest * 1.3]))
+    axes.xaxis.set_major_locator(FixedLocator([0, *_powers(largest, linear_below)]))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlim(-0.12 * linear_below, largest * 1.3)
+
+
+def draw_grid(
+    axes: Axes, largest: float, *, linear_below: float = 1.0, x_labels: bool = True, y_labels: bool = True
+) -> None:
+    """Draw the grid and the ticks in a few lines; matplotlib's own ticks stay where they carry labels.
+
+    It looks the same, but each tick of matplotlib is five objects that are made, measured and drawn by themselves: in a
+    picture of nine panels they take longer than the curves.
+
+    Args:
+        axes: where to draw, with limits and tick places set.
+        largest: as given to `set_size_axis`.
+        linear_below: as given to `set_size_axis`.
+        x_labels: whether the x-axis carries labels.
+        y_labels: whether the y-axis does.
+    """
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import ScaledTranslation
+
+    minor = [m * power for power in _powers(largest, linear_below) for m in (2, 5) if m * power <= largest * 1.3]
+    _mark(axes, "x", minor, 2.0, 0.6)
+    for name, axis, labels in (("x", axes.xaxis, x_labels), ("y", axes.yaxis, y_labels)):
+        places = [float(place) for place in axis.get_ticklocs()]
+        broken = [value for place in places for value in (place, place, math.nan)]
+        across = [0.0, 1.0, math.nan] * len(places)
+        if name == "x":
+            line = Line2D(broken, across, transform=axes.get_xaxis_transform())
+        else:
+            line = Line2D(across, broken, transform=axes.get_yaxis_transform())
+        line.set(color="#dddddd", linewidth=0.6, zorder=0.5, in_layout=False)
+        axes.add_line(line)
+        axis.set_visible(labels)
+        if not labels:
+            _mark(axes, name, places, MAJOR_LENGTH, 0.8)
+    # An axis that is not visible leaves no room for its ticks when panels are laid out: keep it free.
+    aside = ScaledTranslation(-MAJOR_LENGTH / 72, -MAJOR_LENGTH / 72, axes.figure.dpi_scale_trans)
+    axes.add_line(Line2D([0, 1], [0, 1], transform=axes.transAxes + aside, linestyle="none", clip_on=False))
+
+
+def _mark(axes: Axes, name: str, places: Sequence[float], length: float, width: float) -> None:
+    """Draw ticks of an axis as the markers of one line; length and width in points."""
+    from matplotlib.lines import Line2D
+
+    edge = [0.0] * len(places)
+    if name == "x":
+        line = Line2D(places, edge, transform=axes.get_xaxis_transform(), marker=3)  # matplotlib.markers.TICKDOWN
+    else:
+        line = Line2D(edge, places, transform=axes.get_yaxis_transform(), marker=0)  # TICKLEFT
+    line.set(color="black", linestyle="none", markersize=length, markeredgewidth=width)
+    line.set(clip_on=False, zorder=0.5, in_layout=False)
+    axes.add_line(line)
+
+
+def _powers(largest: float, lowest: float) -> list[int]:
+    """Return the powers of ten that an axis names."""
+    return [10**power for power in range(13) if lowest <= 10**power <= largest * 1.3]
 
 
 def short_number(value: float) -> str:

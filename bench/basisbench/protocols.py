@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from basisbench.model import Model
 
-PartialMap = Callable[["Tensor"], "Tensor"]
-
 
 @runtime_checkable
 class Task(Protocol):
@@ -91,17 +89,28 @@ class Basis(Protocol):
         ...
 
 
+class BasisPart(Protocol):
+    """Some units of a basis at one site."""
+
+    def encode(self, x: Float[Tensor, "*b d_read"], /) -> Float[Tensor, "*b part"]:
+        """Return the coordinates of these units: `encode(x)[..., units]`."""
+        ...
+
+    def decode(self, f: Float[Tensor, "*b part"], /) -> Float[Tensor, "*b d_write"]:
+        """Return what these coordinates add to the reconstruction, other units being zero: no bias."""
+        ...
+
+    def project(self, gradient: Float[Tensor, "*b d_write"], /) -> Float[Tensor, "*b part"]:
+        """Return `<gradient, W_dec[i]>` for these units."""
+        ...
+
+
 @runtime_checkable
 class UnitwiseBasis(Basis, Protocol):
     """A basis each of whose units can be computed without the others: an optional promise, for speed alone."""
 
-    def part(self, site: Site, units: Int[Tensor, " part"], /) -> tuple[PartialMap, PartialMap] | None:
-        """Return `encode` and the linear part of `decode`, both restricted to some units of a site.
-
-        The first maps (*b, d_read) to (*b, part) and gives `encode(x)[..., units]`; the second maps (*b, part) to
-        (*b, d_write) and gives `decode(f) - decode(0)` where f is zero elsewhere. None where units depend on each
-        other (TopK) or nothing is gained.
-        """
+    def part(self, site: Site, units: Int[Tensor, " part"], /) -> BasisPart | None:
+        """Return some units of a site; None where units depend on each other (TopK)."""
         ...
 
 

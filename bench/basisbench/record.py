@@ -246,6 +246,8 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValidationError as error:
         raise RecordError(f"{path}: {describe_problem(error)}") from error
+    except OverflowError as error:  # whole numbers have no bound of their own, and their mean is a float
+        raise RecordError(f"{path}: a number is too large to count anything: {error}") from error
 
 
 def write_record(record: Record, path: str | os.PathLike[str]) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from basisbench.protocols import Basis, PartialMap
+    from basisbench.protocols import Basis, BasisPart
     from basisbench.types import Site
 
 _BANDS = (0.02, 0.07, 0.2, 0.5)
@@ -44,15 +44,13 @@ class Slice:
         rows: circuit and position of each row.
         units: the units that any of them moves.
         sign: 1 for a unit moved to its live value, -1 for one moved to its reference, 0 for one not moved.
-        encode: activation to the coordinates of `units`.
-        decode: change of these coordinates to change of the activation, without offset.
+        part: these units of the basis.
     """
 
     rows: Rows
     units: Int[Tensor, " part"]
     sign: Float[Tensor, "row 1 part"]
-    encode: PartialMap
-    decode: PartialMap
+    part: BasisPart
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +106,7 @@ def take_slices(
         if part is None:
             continue
         sign = mask[:, units].to(dtype) * (1 - 2 * from_live[rows].to(dtype)).unsqueeze(-1)
-        slices.append(Slice(rows, units, sign.unsqueeze(1), *part))
+        slices.append(Slice(rows, units, sign.unsqueeze(1), part))
         done |= band
     if not done.any():
         return None

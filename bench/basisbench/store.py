@@ -21,6 +21,11 @@ STALE_SECONDS = 60.0
 """A temporary file lives for milliseconds; one older than this belongs to a run that was killed."""
 
 
+def file_name(cell_id: str) -> str:
+    """Return the name of a cell's record file."""
+    return f"{cell_id}.json"
+
+
 @dataclass(frozen=True)
 class Store:
     """The records of one results folder.
@@ -38,7 +43,7 @@ class Store:
 
     def path(self, cell_id: str) -> Path:
         """Return the file of a cell, whether or not it exists."""
-        return self.records / f"{cell_id}.json"
+        return self.records / file_name(cell_id)
 
     def finished(self, cell_id: str) -> Record | None:
         """Return the record of a cell if it is finished, else None.

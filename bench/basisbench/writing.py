@@ -117,12 +117,12 @@ class SiteWriter:
         circuits = len(self._kept)
         at_reference = self._reference.output(self._basis, self._index)[:, -self._positions :]
         written = live.where(parts.from_live.unsqueeze(1).unsqueeze(-1), at_reference)
-        for part in parts.slices:
-            circuit, position = part.rows
+        for moved in parts.slices:
+            circuit, position = moved.rows
             rows = read.expand(circuits, -1, -1, -1)[circuit, :, position]
-            reference = self._unit_reference[..., part.units][:, position].transpose(0, 1)
-            change = (part.encode(rows) - reference) * part.sign
-            written[circuit, :, position] += part.decode(change)
+            reference = self._unit_reference[..., moved.units][:, position].transpose(0, 1)
+            change = (moved.part.encode(rows) - reference) * moved.sign
+            written[circuit, :, position] += moved.part.decode(change)
         if parts.dense is not None:
             circuit, position = parts.dense
             if len(read) == 1 and circuits > 1:

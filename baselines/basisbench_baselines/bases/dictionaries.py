@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisError
-from basisbench.packed import LARGEST_BYTES
+from basisbench.packed import largest_bytes
 from basisbench.protocols import BasisSpec, ModelSpec
 from basisbench.types import Family, Site
 from basisbench_baselines.elementwise import ElementwiseDictionary, elementwise_dictionary
+from basisbench_baselines.rows import RowsPart
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
     from basisbench.model import Model, SiteKind
-    from basisbench.protocols import PartialMap
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class DictionaryBasis:
 
     @cached_property
     def _quick(self) -> tuple[ElementwiseDictionary | None, ...]:
-        pack = self.parameter_bytes <= LARGEST_BYTES
+        pack = self.parameter_bytes <= largest_bytes()
         return tuple(elementwise_dictionary(dictionary, pack=pack) for dictionary in self.dictionaries)
 
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
@@ -74,8 +74,8 @@ class DictionaryBasis:
         reconstruction: Tensor = self.dictionaries[site.layer].decode(f) if quick is None else quick.decode(f)
         return reconstruction
 
-    def part(self, site: Site, units: Int[Tensor, " part"]) -> tuple[PartialMap, PartialMap] | None:
-        """Return both maps for some units; None for dictionaries whose units depend on each other."""
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart | None:
+        """Return some units; None for dictionaries whose units depend on each other."""
         quick = self._quick[site.layer]
         return None if quick is None else quick.part(units)
 

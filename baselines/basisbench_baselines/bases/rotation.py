@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.packed import LinearMap, linear_map
+from basisbench.packed import LinearMap, linear_map, passing_linear_map
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, Site
+from basisbench_baselines.rows import RowsPart
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
     from basisbench.model import Model
-    from basisbench.protocols import PartialMap
 
 SEED = 0
 
@@ -57,10 +57,10 @@ class RotatedActivations:
         """Return the activation with these components."""
         return self._maps[site.layer][1](f)
 
-    def part(self, site: Site, units: Int[Tensor, " part"]) -> tuple[PartialMap, PartialMap]:
-        """Return both maps for some axes."""
-        axes = self.rotations[site.layer][units]
-        return linear_map(axes, None), linear_map(axes.T, None)
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart:
+        """Return some axes."""
+        rotation = self.rotations[site.layer]
+        return RowsPart(units, lambda some: passing_linear_map(rotation[some], None), rotation)
 
 
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
