@@ -1,0 +1,163 @@
+"""Figures of a performance run: ratios inside one run, their bounds, and the file they are kept in."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pytest_benchmark.fixture import BenchmarkFixture
+
+Work = Callable[[], Any]
+_PACKAGES = ("torch", "transformers", "transformer_lens", "sae_lens", "basisbench")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What was measured against what.
+
+    Attributes:
+        name: what was measured.
+        against: what it is divided by.
+        bound: what the ratio must not exceed; None for a figure without a bound.
+        ratio: median over rounds, each round timing both sides one after the other.
+        low, high: smallest and largest ratio of a round.
+        seconds: median seconds of what was measured.
+        parts: median seconds of each part of what it is divided by.
+    """
+
+    name: str
+    against: str
+    bound: float | None
+    ratio: float
+    low: float
+    high: float
+    seconds: float
+    parts: Mapping[str, float]
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the bound holds; None without one."""
+        return None if self.bound is None else self.ratio <= self.bound
+
+
+@dataclass
+class Figures:
+    """Collects the figures of a run."""
+
+    rounds: int
+    figures: list[Figure] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def ratio(
+        self,
+        benchmark: BenchmarkFixture,
+        name: str,
+        work: Work,
+        against: Mapping[str, Work],
+        *,
+        bound: float | None,
+        what: str,
+        less: Mapping[str, Work] | None = None,
+    ) -> Figure | None:
+        """Time work against other work, alternating, so that both meet the same machine.
+
+        Args:
+            benchmark: pytest-benchmark's fixture, which times `work`.
+            name: what is measured.
+            work: what is timed.
+            against: the parts of the yardstick, by name; their times are added up.
+            bound: what the ratio must not exceed.
+            what: the yardstick in words.
+            less: parts whose time is taken off the work's, by name.
+
+        Returns:
+            None where benchmarks are disabled: everything ran once, nothing was timed.
+        """
+        off = less or {}
+        parts: dict[str, list[float]] = {part: [] for part in (*against, *off)}
+
+        def time_parts() -> None:
+            for part, run in (*against.items(), *off.items()):
+                start = time.perf_counter()
+                run()
+                parts[part].append(time.perf_counter() - start)
+
+        benchmark.pedantic(work, setup=time_parts, rounds=self.rounds, warmup_rounds=1, iterations=1)
+        if benchmark.disabled:
+            return None
+        own = list(benchmark.stats.stats.data)
+        parts = {part: seconds[-len(own) :] for part, seconds in parts.items()}  # without the warm-up
+        ratios = [
+            (own[i] - sum(parts[part][i] for part in off)) / sum(parts[part][i] for part in against)
+            for i in range(len(own))
+        ]
+        figure = Figure(
+            name,
+            what,
+            bound,
+            statistics.median(ratios),
+            min(ratios),
+            max(ratios),
+            statistics.median(own),
+            {part: statistics.median(seconds) for part, seconds in parts.items()},
+        )
+        benchmark.extra_info.update(asdict(figure))
+        self.figures.append(figure)
+        return figure
+
+    def value(self, name: str, against: str, bound: float | None, ratio: float, seconds: float) -> None:
+        """Add a figure that was measured otherwise."""
+        self.figures.append(Figure(name, against, bound, ratio, ratio, ratio, seconds, {}))
+
+    def write(self, path: Path, workload: Mapping[str, Any]) -> None:
+        """Write all figures with the machine's description."""
+        content = {
+            "machine": describe_machine(),
+            "workload": dict(workload),
+            "rounds": self.rounds,
+            "figures": [asdict(figure) | {"holds": figure.holds} for figure in self.figures],
+            "tables": self.tables,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_rounded(content), indent=1) + "\n", encoding="utf-8")
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return processor, cores, memory, threads and versions."""
+    import torch
+
+    processor = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    return {
+        "processor": processor,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "packages": {package: version(package) for package in _PACKAGES},
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(part) for part in value]
+    return value

@@ -1,0 +1,345 @@
+"""Side by side with two published implementations: same machine, model, prompts and number of nodes.
+
+    git clone https://github.com/hannamw/EAP-IG
+    git clone https://github.com/saprmarks/feature-circuits    # also: pip install "nnsight<0.4" dictionary_learning
+    python tests/perf/side_by_side.py --eap-ig EAP-IG --feature-circuits feature-circuits --out side_by_side.json
+
+1. The model is a random GPT-2 small (workload.py). EAP-IG gets its weights as a `HookedTransformer`, Sparse Feature
+   Circuits as a Hugging Face model, both with gradients of the weights on, which they need and never turn off.
+2. Their files are imported, never changed. At run time EAP-IG's hard-coded "cuda" becomes "cpu", and its tokenizer
+   step hands on the token ids that we use, so that no BOS is added.
+3. Rounds are interleaved in one process: one plain forward pass with logits at every position (the unit), theirs,
+   ours. Reported are medians. Ours scores from nothing in every round, as a run does for prompts it has not seen.
+4. Where both compute the same quantity, the numbers of the last round are compared too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from basisbench.ablate import Keep
+from basisbench.context import GroupContext
+from basisbench.curve import evaluate_circuits
+from basisbench.environment import describe_environment
+from basisbench.gradients import Batch, gradient_field
+from basisbench.group import GroupPair
+from basisbench.model import Model
+from basisbench.protocols import Basis
+from basisbench.ranking import Ranking, pooled_scores, rank
+from basisbench.registry import load_registry
+from basisbench.types import Ablation, Pairs, Scores
+from basisbench_baselines.bases.dictionaries import DictionaryBasis
+from workload import SHAPES, Shape, open_group, random_body, random_dictionaries, random_model
+
+TOGETHER = 8  # of our circuits are evaluated at once, as in the performance tests
+SECONDS = 120  # after which a row begins no further round
+
+Work = Callable[[], Any]
+Comparison = Callable[[Any, Any], dict[str, Any]]
+
+
+class Report:
+    """Measures rows and writes the file after each."""
+
+    def __init__(self, given: argparse.Namespace, ours: Ours) -> None:
+        tokens = open_group(ours.model, ours.shape).attribution.batch.clean
+        self.unit = torch.inference_mode()(lambda: ours.model.body(tokens, use_cache=False).logits)
+        self.given, self.rows, self.agreement = given, list[dict[str, Any]](), dict[str, Any]()
+        self.commits, self.machine = dict[str, str](), describe_environment(ours.model).model_dump()
+        for _ in range(5):
+            self.unit()
+
+    def source(self, folder: Path, *packages: str) -> None:
+        """Note where their code comes from."""
+        commit = subprocess.check_output(["git", "-C", folder, "rev-parse", "HEAD"], text=True)
+        self.commits[folder.resolve().name] = commit.strip()
+        self.machine["packages"] |= {package: version(package) for package in packages}
+
+    def row(
+        self, what: str, how: str, theirs: Work, ours: Work, compare: Comparison | None = None, times: tuple = (1, 1)
+    ) -> None:
+        """Time their work and ours; `times` is how often each has to be done for what the row says."""
+        if self.given.only not in what:
+            return
+        taken: dict[str, list[float]] = {"unit": [], "theirs": [], "ours": []}
+        result: dict[str, Any] = {}
+        begun = time.perf_counter()
+        while not taken["unit"] or (len(taken["unit"]) < self.given.rounds and time.perf_counter() - begun < SECONDS):
+            for side, work in (("unit", self.unit), ("theirs", theirs), ("ours", ours)):
+                start = time.perf_counter()
+                result[side] = work()
+                taken[side].append(time.perf_counter() - start)
+        unit, a, b = (median(part) * factor for part, factor in zip(taken.values(), (1, *times), strict=True))
+        self.rows.append({
+            "what": what, "how": how, "rounds": len(taken["unit"]), "unit_seconds": unit, "theirs_seconds": a,
+            "theirs_forwards": a / unit, "ours_seconds": b, "ours_forwards": b / unit, "speedup": a / b,
+        })  # fmt: skip
+        if compare:
+            self.agreement[what] = compare(result["theirs"], result["ours"])
+        print(f"{a / b:.1f} x {what} {self.agreement.get(what, '')}", flush=True)
+        report = {
+            "machine": self.machine, "commits": self.commits, "rows": self.rows, "agreement": self.agreement,
+            "unit_seconds": median(row["unit_seconds"] for row in self.rows),
+        }  # fmt: skip
+        self.given.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Our side."""
+
+    model: Model
+    shape: Shape
+
+    def scores(self, pairs: Pairs, method: str, bases: Sequence[Basis], *, steps: int = 10) -> list[Scores]:
+        """Score every node of several bases from nothing; gradients are shared between them, as in a run."""
+        context = GroupContext(self.model, pairs, 0)
+        with mock.patch("basisbench.context.gradient_field", partial(gradient_field, steps=steps)):
+            return [load_registry().get("method", method).score(context, basis) for basis in bases]
+
+    def curve(self, basis: Basis, ablation: Ablation, places: Ranking, size: int) -> Work:
+        """Prepare a curve as a run does; the work returned evaluates `TOGETHER` circuits on each pair."""
+        group = open_group(self.model, self.shape)
+        prepared = (group.evaluation.batch, group.reference(basis, ablation))
+        shortcut = group.shortcut(basis, ablation)
+
+        def keep(start: int, stop: int) -> Keep:
+            return places.keep([size] * (stop - start), [False] * (stop - start))
+
+        return lambda: evaluate_circuits(self.model, basis, *prepared, keep, TOGETHER, shortcut=shortcut).metric
+
+
+class EapIg:
+    """EAP-IG (Hanna et al. 2024), on the CPU. A graph's nodes are the embeddings, every head and every MLP."""
+
+    def __init__(self, folder: Path, ours: Ours) -> None:
+        from transformer_lens import HookedTransformer, HookedTransformerConfig
+        from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+        sys.path.insert(0, str(folder / "src"))
+        modules: list[Any] = [import_module(f"eap.{name}") for name in ("attribute_node", "evaluate", "utils", "graph")]
+        self.attribute, self.evaluate, _, self.graphs = modules
+        on_cpu: Any = ModuleType("torch")
+        vars(on_cpu).update(vars(torch))
+        on_cpu.zeros = lambda *size, device=None, dtype=None: torch.zeros(*size, dtype=dtype)  # noqa: ARG005
+        for module in modules[:3]:
+            module.torch, module.tokenize_plus = on_cpu, _tokenized
+        shape, body = ours.shape, ours.model.body
+        hooks = {"use_split_qkv_input": True, "use_attn_result": True, "use_hook_mlp_in": True}
+        config = HookedTransformerConfig(
+            n_layers=shape.layers, d_model=shape.width, n_heads=shape.heads, d_head=shape.width // shape.heads,
+            d_mlp=4 * shape.width, d_vocab=shape.vocabulary, n_ctx=128, act_fn="gelu_new", device="cpu", **hooks,
+        )  # fmt: skip
+        self.model = HookedTransformer(config).eval()
+        self.model.load_state_dict(convert_gpt2_weights(body, config), strict=False)
+
+    def graph(self, *, moved: bool = False) -> Any:
+        """Return a new graph; `moved` takes the MLPs' gradient at their output, not at their input as released."""
+        graph = self.graphs.Graph.from_model(self.model, neuron_level=True, node_scores=True)
+        for node in graph.nodes.values() if moved else ():
+            node.in_hook = node.out_hook if node.name.startswith("m") else node.in_hook
+        return graph
+
+    def score(self, graph: Any, batch: Batch, method: str, level: str) -> Any:
+        """Return the graph, its neurons or nodes scored by their `attribute_node`."""
+        self.model.zero_grad()
+        data, metric = [(batch.clean, batch.counterfactual, batch)], lambda *x: _metric(*x).sum()
+        options = {"ig_steps": 5, "neuron": level == "neuron", "quiet": True}
+        self.attribute.attribute_node(self.model, graph, data, metric, method, **options)
+        return graph
+
+    def point(self, graph: Any, batch: Batch) -> Any:
+        """Return their `evaluate_graph` of the graph's circuit: the metric of each pair."""
+        data = [(batch.clean, batch.counterfactual, batch)]
+        return self.evaluate.evaluate_graph(self.model, graph, data, _metric, quiet=True)
+
+    def compare(self, graph: Any, scores: Sequence[Scores], sign: int = 1) -> dict[str, Any]:
+        """Compare neuron scores (heads added up) with ours of MLP and attention outputs (positions added up)."""
+        theirs = graph.neurons_scores[1:].unflatten(0, (self.model.cfg.n_layers, -1))
+        mlp, attention = (sign * torch.cat(pooled_scores([part], [1]).units) for part in scores)
+        heads = theirs[:, :-1].sum(1)
+        return {"MLP outputs": deviation(theirs[:, -1], mlp), "attention outputs": deviation(heads, attention)}
+
+
+def _tokenized(_model: Any, tokens: Tensor, **_options: Any) -> tuple[Tensor, Tensor, Tensor, int]:
+    return tokens, torch.ones_like(tokens), torch.full((len(tokens),), tokens.shape[1]), tokens.shape[1]
+
+
+def _metric(logits: Tensor, _clean_logits: Tensor | None, _lengths: Tensor, batch: Batch) -> Tensor:
+    return batch.metric(logits[:, -1])
+
+
+def against_eap_ig(report: Report, theirs: EapIg, ours: Ours, size: int) -> None:
+    """Compare scores of both families, and circuits that patch in the counterfactual run."""
+    bases = [load_registry().get("basis", name).build(ours.model) for name in ("mlp_out", "attn_out")]
+    group = open_group(ours.model, ours.shape)
+    pairs, batch, evaluated = group.attribution.pairs, group.attribution.batch, group.evaluation.batch
+    swapped = replace(pairs, clean=pairs.counterfactual, counterfactual=pairs.clean)
+    report.row(
+        "one forward pass, logits at every position", "theirs: HookedTransformer with the hooks it needs; ours: plain",
+        torch.no_grad()(lambda: theirs.model(batch.clean)), report.unit,
+        lambda a, b: {"logits": deviation(a, b)},
+    )  # fmt: skip
+    for method, rule, level, moved in (
+        ("EAP", "ixg", "neuron", False), ("EAP", "ixg", "node", False), ("EAP", "ixg", "neuron", True),
+        ("EAP-IG-inputs", "ig_inputs", "neuron", False), ("EAP-IG-inputs", "ig_inputs", "node", False),
+        ("EAP-IG-inputs", "ig_inputs", "neuron", True), ("EAP-IG-inputs", "relp", "neuron", False),
+    ):  # fmt: skip
+        # Their path of embeddings has the clean end, ours the counterfactual one: exchanged, the points are the same.
+        turned = moved and rule == "ig_inputs"
+        report.row(
+            f"scores, {method} against {rule}, per {level}" + ", gradients at MLP outputs, same points" * moved,
+            f"theirs: attribute_node (IG: 5 steps), every {level} of heads and MLPs; ours: MLP and attention outputs",
+            partial(theirs.score, theirs.graph(moved=moved), batch, method, level),
+            partial(ours.scores, swapped if turned else pairs, rule, bases, steps=5),
+            partial(theirs.compare, sign=-1 if turned else 1) if level == "neuron" and rule != "relp" else None,
+        )  # fmt: skip
+    scores, graph = ours.scores(pairs, "ixg", bases)[0], theirs.graph()
+    units = rank(pooled_scores([scores], [1]), policy="node")
+    graph.reset(empty=False)
+    for layer, places in enumerate(units.units):
+        graph.neurons_in_graph[graph.forward_index(graph.nodes[f"m{layer}"])] = places[0] < size
+    report.row(
+        f"curve point, EAP-IG, the same {size} units of MLP outputs, all else kept",
+        f"theirs: evaluate_graph; ours: evaluate_circuits, {TOGETHER} at once",
+        partial(theirs.point, graph, evaluated), ours.curve(bases[0], "counterfactual", units, size),
+        lambda a, b: {"metric": deviation(a, b[0])}, (1, 1 / TOGETHER),
+    )  # fmt: skip
+    best = theirs.score(theirs.graph(), batch, "EAP", "neuron")
+    best.apply_topn(size, level="neuron")
+    report.row(
+        f"curve of {TOGETHER} points, EAP-IG, preparation included, the {size} best of each side",
+        f"theirs: {TOGETHER} times apply_topn and evaluate_graph, {best.count_included_neurons()} neurons in "
+        f"{best.count_included_nodes()} nodes; ours: ranking, reference values and all points, positions apart",
+        lambda: (best.apply_topn(size, level="neuron"), theirs.point(best, evaluated)),
+        lambda: ours.curve(bases[0], "counterfactual", rank(scores, policy="node"), size)(), times=(TOGETHER, 1),
+    )  # fmt: skip
+
+
+class FeatureCircuits:
+    """Sparse Feature Circuits (Marks et al. 2025), on the outputs of GPT-2's MLPs."""
+
+    def __init__(self, folder: Path, ours: Ours) -> None:
+        sys.path.insert(0, str(folder))
+        loading: Any = import_module("loading_utils")
+        loading.load_examples = None  # ablation.py imports it from here, where it no longer is; not used here
+        self.attribution, self.ablation = import_module("attribution"), import_module("ablation")
+        self.act = import_module("activation_utils").SparseAct
+        body = random_body(ours.shape).requires_grad_(True)
+        self.model = import_module("nnsight").LanguageModel(body, tokenizer=ours.model.tokenizer)
+        self.submodules = [loading.Submodule(f"mlp_{i}", block.mlp) for i, block in enumerate(self.model.transformer.h)]
+
+    def dictionaries(self, basis: Basis) -> dict[Any, Any]:
+        """Return their identity dictionaries for neurons, and their JumpReLU dictionaries with our random weights."""
+        kinds: Any = import_module("dictionary_learning.dictionary")
+        if not isinstance(basis, DictionaryBasis):
+            return {submodule: kinds.IdentityDict(self.model.config.n_embd) for submodule in self.submodules}
+        found = {}
+        for submodule, weights in zip(self.submodules, basis.dictionaries, strict=True):
+            # Frozen, for a gradient of W_enc does not survive that they overwrite the activation in place.
+            found[submodule] = kinds.JumpReluAutoEncoder(weights.cfg.d_in, weights.cfg.d_sae).requires_grad_(False)
+            for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold"):
+                getattr(found[submodule], name).data = getattr(weights, name).data
+        return found
+
+    @staticmethod
+    def metric(batch: Batch) -> Callable[[Any], Any]:
+        """Return the metric, read at the head. Their scripts read `model.output.logits`.
+
+        There nnsight 0.3.7 gives every step of `ig` the first step's logits: it does not split a transformers output.
+        """
+        return lambda model: batch.metric(model.lm_head.output[:, -1, :])
+
+    def score(self, batch: Batch, dictionaries: dict[Any, Any], method: str) -> list[Any]:
+        """Return the effects of their `patching_effect`, layer by layer."""
+        self.model._model.zero_grad()
+        sides, metric = (batch.clean, batch.counterfactual), self.metric(batch)
+        found = self.attribution.patching_effect(*sides, self.model, self.submodules, dictionaries, metric, method)
+        return list(found.effects.values())
+
+    def point(self, group: GroupPair, dictionaries: dict[Any, Any], keep: Keep) -> Any:
+        """Return their `run_with_ablations` of one circuit, under mean ablation: the metric of each pair."""
+        kept = zip(self.submodules, keep.units, keep.errors, strict=True)
+        nodes = {key: self.act(units[0], resc=errors[0].expand(len(units[0]))[:, None]) for key, units, errors in kept}
+        sides = group.evaluation.batch.clean, group.attribution.batch.counterfactual
+        metric = self.metric(group.evaluation.batch)
+        return self.ablation.run_with_ablations(*sides, self.model, self.submodules, dictionaries, nodes, metric)
+
+
+def _compare_effects(effects: Sequence[Any], scores: Sequence[Scores]) -> dict[str, Any]:
+    units, ours = [effect.act.mean(0) for effect in effects], scores[0].units
+    return {"all": deviation(torch.cat(units), torch.cat(ours)), "last layer": deviation(units[-1], ours[-1])}
+
+
+def against_feature_circuits(report: Report, theirs: FeatureCircuits, ours: Ours, size: int) -> None:
+    """Compare at MLP outputs, circuits under mean ablation: neurons, then random dictionaries."""
+    group = open_group(ours.model, ours.shape)
+    batch, pairs = group.attribution.batch, group.attribution.pairs
+    neurons = load_registry().get("basis", "mlp_out").build(ours.model)
+    for basis in (neurons, random_dictionaries(ours.model, ours.shape, group.attribution)):
+        dictionaries = theirs.dictionaries(basis)
+        label = "neurons" if basis.exact else f"{ours.shape.layers} dictionaries of {ours.shape.units:,} units"
+        for method, rule in (("attrib", "ixg"), ("ig", "ig")):
+            report.row(
+                f"scores, {method} against {rule}, {label}",
+                "theirs: patching_effect (ig: 10 steps); both: every node of MLP outputs at every position",
+                partial(theirs.score, batch, dictionaries, method), partial(ours.scores, pairs, rule, [basis]),
+                _compare_effects,
+            )  # fmt: skip
+        places = rank(ours.scores(pairs, "ixg", [basis])[0], policy="node")
+        report.row(
+            f"curve point, Sparse Feature Circuits, the same {size} nodes, {label}",
+            f"theirs: run_with_ablations; ours: evaluate_circuits, {TOGETHER} at once",
+            partial(theirs.point, group, dictionaries, places.keep([size], [False])),
+            ours.curve(basis, "mean", places, size), lambda a, b: {"metric": deviation(a, b[0])}, (1, 1 / TOGETHER),
+        )  # fmt: skip
+
+
+def deviation(theirs: Tensor, ours: Tensor) -> dict[str, float]:
+    """Return the largest absolute difference, our largest absolute value, and Pearson's correlation."""
+    both = torch.stack([theirs.detach().flatten().double(), ours.detach().flatten().double()])
+    difference, largest, correlation = (both[0] - both[1]).abs().max(), both[1].abs().max(), both.corrcoef()[0, 1]
+    return {"difference": float(difference), "our_largest": float(largest), "correlation": float(correlation)}
+
+
+def main() -> None:
+    """Measure and write the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--eap-ig", type=Path, help="a clone of hannamw/EAP-IG")
+    parser.add_argument("--feature-circuits", type=Path, help="a clone of saprmarks/feature-circuits")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, after every row")
+    parser.add_argument("--shape", choices=SHAPES, default="gpt2-small")
+    parser.add_argument("--nodes", type=int, default=1000, help="nodes of a circuit")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="only rows with this in their name")
+    given = parser.parse_args()
+    torch.set_num_threads(2)
+    ours = Ours(random_model(SHAPES[given.shape]), SHAPES[given.shape])
+    report = Report(given, ours)
+    if given.eap_ig:
+        report.source(given.eap_ig, "transformer-lens")
+        against_eap_ig(report, EapIg(given.eap_ig, ours), ours, given.nodes)
+    if given.feature_circuits:
+        report.source(given.feature_circuits, "nnsight", "dictionary-learning")
+        against_feature_circuits(report, FeatureCircuits(given.feature_circuits, ours), ours, given.nodes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What the commands cost as whole processes: the default suite, listings, checking records."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from basisbench.store import file_name
+from figures import Figures
+from synthetic_records import synthetic_record
+
+CLI = [sys.executable, "-m", "basisbench.cli"]
+
+
+def seconds_of(command: Sequence[str], folder: Path) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["models", "tasks", "bases", "methods", "suites"])
+def test_listing(benchmark: BenchmarkFixture, figures: Figures, tmp_path: Path, kind: str) -> None:
+    seconds = [benchmark.pedantic(seconds_of, args=([*CLI, "list", kind], tmp_path), rounds=1)]
+    seconds += [seconds_of([*CLI, "list", kind], tmp_path) for _ in range(figures.rounds - 1)]
+    median = statistics.median(seconds)
+    figures.value(f"basisbench list {kind}", "1 second", 1.0, median, median)
+
+
+@pytest.mark.slow
+def test_validating_a_thousand_records(benchmark: BenchmarkFixture, figures: Figures, tmp_path: Path) -> None:
+    for index in range(1000):
+        record = synthetic_record("ioi", "transcoder", "relp", seed=index)
+        (tmp_path / file_name(record.id)).write_text(record.model_dump_json(), encoding="utf-8")
+    seconds = [benchmark.pedantic(seconds_of, args=([*CLI, "validate", "."], tmp_path), rounds=1)]
+    seconds += [seconds_of([*CLI, "validate", "."], tmp_path) for _ in range(2)]
+    median = statistics.median(seconds)
+    figures.value("basisbench validate of 1,000 records", "5 seconds", 1.0, median / 5, median)
+
+
+@pytest.mark.slow
+def test_the_default_suite(benchmark: BenchmarkFixture, figures: Figures, tmp_path: Path) -> None:
+    """With tables and pictures, as a user runs it."""
+    taken = benchmark.pedantic(seconds_of, args=([*CLI, "run", "pocket", "--out", "out"], tmp_path), rounds=1)
+    figures.value("basisbench run pocket", "180 seconds", 1.0, taken / 180, taken)
+    shutil.rmtree(tmp_path / "out")

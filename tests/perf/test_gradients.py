@@ -1,0 +1,106 @@
+"""What gradient fields cost, and a further basis."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from basisbench.context import GroupContext
+from basisbench.gradients import gradient_field
+from basisbench.hooks import edited, observed
+from basisbench.replay import record
+from conftest import Workload
+from figures import Figures
+from workload import random_model
+
+
+@pytest.mark.parametrize("rule", ["ixg", "relp"])
+def test_fields_of_all_families(benchmark: BenchmarkFixture, figures: Figures, workload: Workload, rule: str) -> None:
+    model, batch, plain = workload.model, workload.group.attribution.batch, workload.plain
+    places = {hook: model.place(hook) for hook in workload.hooks}
+    embedding = model.place("embed.hook_out")
+
+    def forward_and_backward() -> None:
+        def leaf(x: Tensor) -> Tensor:
+            return x.detach().requires_grad_()
+
+        with edited(plain, {embedding: leaf}), observed(plain, places) as seen:
+            logits = plain(input_ids=batch.clean, use_cache=False).logits
+        torch.autograd.grad(batch.metric(logits[:, -1]).sum(), list(seen.values()))
+
+    figures.ratio(
+        benchmark,
+        f"fields of all three families, {rule}",
+        lambda: gradient_field(rule, model, batch, workload.hooks),
+        {"plain forward": workload.plain_forward, "plain forward and backward": forward_and_backward},
+        bound=1.2,
+        what="plain forward + plain activation-gradient forward and backward",
+    )
+
+
+@pytest.mark.parametrize("name", ["mlp_out", "sae_mlp_out"])
+def test_another_basis_of_a_family(
+    benchmark: BenchmarkFixture, figures: Figures, workload: Workload, name: str
+) -> None:
+    method, first, basis = workload.method("ixg"), workload.basis("mlp_act"), workload.basis(name)
+    pairs, model = workload.group.attribution.pairs, workload.model
+    contexts = [GroupContext(model, pairs, 0)]
+
+    def score_first() -> None:
+        contexts[0] = GroupContext(model, pairs, 0)
+        method.score(contexts[0], first)
+
+    def encode() -> None:
+        if basis.exact:
+            return
+        with torch.no_grad():
+            for site, dictionary in zip(workload.dictionaries.sites, workload.dictionaries.dictionaries, strict=True):
+                for side in ("clean", "counterfactual"):
+                    dictionary.encode(contexts[0].activation(site.read, side))
+
+    figures.ratio(
+        benchmark,
+        f"adding {name} to a gradient method, less its encode cost",
+        lambda: method.score(contexts[0], basis),
+        {"first basis": score_first},
+        less={"SAELens's own encode, both prompts": encode},
+        bound=0.05,
+        what="the method on its first basis (mlp_act)",
+    )
+
+
+def test_integrated_gradients_of_a_family(benchmark: BenchmarkFixture, figures: Figures, workload: Workload) -> None:
+    model, batch, steps = workload.model, workload.group.attribution.batch, 10
+    hooks = [model.hook(kind, layer) for layer in range(model.layers) for kind in ("mlp_act", "mlp_out")]
+    plain = random_model(workload.shape)
+    vars(plain)["packed_weights"] = {}
+    with torch.no_grad():
+        recording = record(plain, batch.clean)
+        acts = {layer: plain.place(plain.hook("mlp_act", layer)) for layer in range(model.layers)}
+        with observed(plain.body, {str(layer): place for layer, place in acts.items()}) as other:
+            plain.logits(batch.counterfactual)
+
+    def partial_passes() -> None:
+        for layer, place in acts.items():
+            for step in range(steps):
+                leaves: list[Tensor] = []
+
+                def interpolate(
+                    x: Tensor, layer: int = layer, step: int = step, leaves: list[Tensor] = leaves
+                ) -> Tensor:
+                    leaves.append(torch.lerp(x.detach(), other[str(layer)], step / steps).requires_grad_())
+                    return leaves[0]
+
+                logits = recording.logits_from(layer, {place: interpolate})
+                torch.autograd.grad(batch.metric(logits).sum(), leaves)
+
+    figures.ratio(
+        benchmark,
+        "ig with 10 steps, mlp family (activations and outputs)",
+        lambda: gradient_field("ig", model, batch, hooks, steps=steps),
+        {"partial passes": partial_passes},
+        bound=1.2,
+        what="10 x layers plain partial forward and backward passes from the interpolated layer on",
+    )
