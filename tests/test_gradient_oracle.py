@@ -185,7 +185,7 @@ def test_ig_inputs_equals_a_loop_over_steps(architecture: str) -> None:
             for layer in range(oracle.LAYERS):
                 for kind in KINDS:
                     total = torch.zeros(1)
-                    for step in range(1, steps + 1):
+                    for step in range(steps):
                         point = clean + (step / steps) * (other - clean)
                         total = total + _gradient_with_inputs(slow, pairs, index, slow.where(kind, layer), point)
                     found = fields[model.hook(kind, layer)][index]  # type: ignore[arg-type]
@@ -303,9 +303,9 @@ def test_ig_inputs_sums_along_the_path_that_a_layer_really_takes(architecture: s
     shortfall = []
     for steps in (40, 80, 160):
         change, total = torch.zeros(()), torch.zeros(())
-        for step in range(1, steps + 1):
+        for step in range(steps):
             gradient = _gradient_with_inputs(slow, pairs, 0, place, torch.lerp(*ends, step / steps))
-            change = change + (gradient * (stream(step / steps) - stream((step - 1) / steps))).sum()
+            change = change + (gradient * (stream((step + 1) / steps) - stream(step / steps))).sum()
             total = total + gradient
         shortfall.append(float(effect - change))
         field = gradient_field("ig_inputs", model, one.batch, [hook], steps=steps)[hook][0]

@@ -49,7 +49,7 @@ def swapped(pairs: Pairs) -> Pairs:
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_swapping_the_prompts_reverses_the_path_of_ig_inputs(architecture: str, steps: int) -> None:
-    """The reversed path is sampled at 0 ... 1-1/n where the path is at 1/n ... 1: the two differ by its ends."""
+    """The reversed path is sampled at 1/n ... 1 where the path is at 0 ... 1-1/n: the two differ by its ends."""
     model, group = oracle.model(architecture), oracle.contexts(architecture)[0].attribution
     there, back = group.batch, GroupContext(model, swapped(group.pairs), 0).batch
     hooks = hooks_of_all_sites(model)
@@ -57,7 +57,7 @@ def test_swapping_the_prompts_reverses_the_path_of_ig_inputs(architecture: str, 
     reverse = gradient_field("ig_inputs", model, back, hooks, steps=steps)
     at_clean, at_other = (gradient_field("ixg", model, batch, hooks) for batch in (there, back))
     for hook in hooks:
-        expected = (at_other[hook] - at_clean[hook]) / steps
+        expected = (at_clean[hook] - at_other[hook]) / steps
         torch.testing.assert_close(forth[hook] - reverse[hook], expected, rtol=0, atol=1e-11)
 
 

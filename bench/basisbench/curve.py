@@ -7,10 +7,12 @@ does not depend on how circuits are grouped into batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep, Reference, ablation_edits
+from basisbench.columns import columns_of, narrow_head
 from basisbench.hooks import Edit, Place
 
 if TYPE_CHECKING:
@@ -74,31 +76,34 @@ def evaluate_circuits(
     pairs = len(batch.clean)
     tokens = batch.clean if shortcut is None else shortcut.tokens
     together = max(1, (tokens_per_batch or default_tokens_per_batch(model)) // tokens.numel())
+    columns = columns_of(batch) if shortcut is not None and full_logits is None else None
+    read = batch if columns is None else columns.batch
     metrics: list[Tensor] = []
     divergences: list[Tensor] = []
     with torch.inference_mode():
         for start in range(0, circuits, together):
             count = min(together, circuits - start)
-            edits = dict(
-                ablation_edits(
-                    model,
-                    basis,
-                    reference,
-                    keep(start, start + count),
-                    pairs,
-                    positions=tokens.shape[1],
-                    last_only=shortcut is not None,
-                    sliced=shortcut is not None,
-                )
+            edits = ablation_edits(
+                model,
+                basis,
+                reference,
+                keep(start, start + count),
+                pairs,
+                positions=tokens.shape[1],
+                last_only=shortcut is not None,
+                sliced=shortcut is not None,
             )
             rows = tokens.repeat(count, 1)
-            if shortcut is None:
-                logits = model.logits(rows, edits, packed=True)
-            else:
-                past = shortcut.prefix.cache(count * pairs)
-                with shortcut.constant_modules(count):
-                    logits = model.logits(rows, _joined(shortcut.edits(), edits), past=past, packed=True)
-            metrics.append(batch.repeated(count).metric(logits).unflatten(0, (count, pairs)))
+            past = None
+            with ExitStack() as stack:
+                if shortcut is not None:
+                    edits = _joined(shortcut.edits(), edits)
+                    past = shortcut.prefix.cache(count * pairs)
+                    stack.enter_context(shortcut.constant_modules(count))
+                if columns is not None:
+                    stack.enter_context(narrow_head(model.quick_body.get_submodule(model.head), columns.words))
+                logits = model.logits(rows, edits, past=past, packed=True)
+            metrics.append(read.repeated(count).metric(logits).unflatten(0, (count, pairs)))
             if full_logits is not None:
                 divergences.append(_divergence(full_logits, logits.unflatten(0, (count, pairs))))
     return CircuitValues(torch.cat(metrics), torch.cat(divergences) if divergences else None)

@@ -6,8 +6,8 @@ does not depend on the basis. Rules:
 1. `ixg`: gradient at the clean activations (attribution patching, Nanda 2023; Syed et al., arXiv 2310.10348).
 2. `ig`: mean gradient on the straight path from clean to counterfactual of one layer's site at a time, ten
    steps at 0, 0.1, ... 0.9 (Marks et al. 2025, arXiv 2403.19647).
-3. `ig_inputs`: mean gradient on the straight path of the embeddings, ten steps at 0.1, ... 1.0
-   (Hanna et al. 2024, arXiv 2403.17806).
+3. `ig_inputs`: mean gradient on the straight path of the embeddings, ten steps at 0, 0.1, ... 0.9 (Hanna et al. 2024,
+   arXiv 2403.17806, who count from the other end: their last step is the clean prompt too).
 4. `relp`: gradient at the clean activations under RelP's rules (basisbench.relp).
 """
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from basisbench.columns import columns_of, narrow_head
 from basisbench.errors import unknown_name
 from basisbench.hooks import Edit, Place, edited, observed
 from basisbench.metric import logit_difference
@@ -93,9 +94,14 @@ def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: E
     import torch
 
     embedding = model.place("embed.hook_out")
-    body = model.quick_body
-    with torch.enable_grad(), edited(body, {embedding: embed}), observed(body, places) as seen:
-        metric = batch.metric(model.logits(batch.clean, packed=True))
+    body, columns = model.quick_body, columns_of(batch)
+    with (
+        torch.enable_grad(),
+        narrow_head(body.get_submodule(model.head), columns.words),
+        edited(body, {embedding: embed}),
+        observed(body, places) as seen,
+    ):
+        metric = columns.batch.metric(model.logits(batch.clean, packed=True))
     return _backward(model, metric, seen)
 
 
@@ -124,16 +130,13 @@ def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str]) -> Fiel
 def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps: int) -> Field:
     import torch
 
-    embedding = model.place("embed.hook_out")
-    ends = {}
-    for side in ("clean", "counterfactual"):
-        with torch.no_grad(), observed(model.quick_body, {"embed": embedding}) as seen:
-            model.logits(getattr(batch, side), packed=True)
-        ends[side] = seen["embed"]
+    embed = model.quick_body.get_submodule(model.place("embed.hook_out").module)
+    with torch.no_grad():
+        clean, counterfactual = embed(batch.clean), embed(batch.counterfactual)
     places = {hook: model.place(hook) for hook in hooks}
     total: dict[str, Tensor] = {}
-    for step in range(1, steps + 1):
-        point = torch.lerp(ends["clean"], ends["counterfactual"], step / steps)
+    for step in range(steps):
+        point = torch.lerp(clean, counterfactual, step / steps)
         for hook, gradient in _gradients(model, batch, places, partial(_put, point)).items():
             total[hook] = total[hook] + gradient if hook in total else gradient
     return {hook: gradient / steps for hook, gradient in total.items()}
@@ -188,10 +191,15 @@ class _Path:
             return leaves[0]
 
         others = {hook: self.model.place(hook) for hook in self.others}
-        with torch.enable_grad(), observed(self.model.quick_body, others) as seen:
+        body, columns = self.model.quick_body, columns_of(self.batch)
+        with (
+            torch.enable_grad(),
+            narrow_head(body.get_submodule(self.model.head), columns.words),
+            observed(body, others) as seen,
+        ):
             edits = {self.model.place(self.start): edit}
             logits = self.recording.repeated(count).logits_from(self.layer, edits)
-            metric = self.batch.repeated(count).metric(logits)
+            metric = columns.batch.repeated(count).metric(logits)
             total = metric.sum()
         share = (self.model.layers - self.layer) / self.model.layers
         self.model.meter.forward_equivalents += 2 * len(metric) * share
@@ -245,11 +253,13 @@ def _relevance(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
         # that goes on, so that a halved product does not halve the gradient at its own site.
         stack.enter_context(relp_rules(model))
         stack.enter_context(running_packed(model.bridge, model.packed_weights))
+        columns = columns_of(batch)
+        stack.enter_context(narrow_head(model.component("unembed").original_component, columns.words))
         for name in (*hooks, head):
             handle = model.hook_point(name).register_forward_hook(watch(name))
             stack.callback(handle.remove)
         model.bridge(batch.clean, use_cache=False, logits_to_keep=1)
         # Before any final soft-cap, as everywhere.
-        metric = batch.metric(at_least_float32(seen.pop(head)[:, -1]))
+        metric = columns.batch.metric(at_least_float32(seen.pop(head)[:, -1]))
     model.meter.forward_equivalents += len(metric)
     return _backward(model, metric, seen)

@@ -148,6 +148,11 @@ class Model:
             component = component[int(part)] if part.isdigit() else getattr(component, part)
         return component
 
+    @cached_property
+    def head(self) -> str:
+        """Name of the module that maps the last hidden state to logits."""
+        return self.place("unembed.hook_out").module
+
     def tokens(self, ids: Any) -> Int[Tensor, "pair pos"]:
         """Put token ids on the model's device."""
         import torch

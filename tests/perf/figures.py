@@ -15,8 +15,10 @@ from typing import Any
 
 from pytest_benchmark.fixture import BenchmarkFixture
 
+import basisbench
+
 Work = Callable[[], Any]
-_PACKAGES = ("torch", "transformers", "transformer_lens", "sae_lens", "basisbench")
+_PACKAGES = ("torch", "transformers", "transformer_lens", "sae_lens")
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,17 @@ class Figures:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(_rounded(content), indent=1) + "\n", encoding="utf-8")
+        path.with_suffix(".md").write_text(self.markdown(), encoding="utf-8")
+
+    def markdown(self) -> str:
+        """Return the figures as a table: median ratio, and the smallest and largest of the rounds."""
+        lines = ["| measured | against | bound | ratio | range | seconds |", "| --- | --- | --- | --- | --- | --- |"]
+        for figure in self.figures:
+            bound = "" if figure.bound is None else f"{figure.bound:g}{'' if figure.holds else ' (missed)'}"
+            spread = "" if figure.low == figure.high else f"{figure.low:.2f} to {figure.high:.2f}"
+            cells = (figure.name, figure.against, bound, f"{figure.ratio:.3g}", spread, f"{figure.seconds:.3g}")
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines) + "\n"
 
 
 def describe_machine() -> dict[str, Any]:
@@ -148,7 +161,7 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {package: version(package) for package in _PACKAGES},
+        "packages": {package: version(package) for package in _PACKAGES} | {"basisbench": basisbench.__version__},
         "date": time.strftime("%Y-%m-%d"),
     }
 

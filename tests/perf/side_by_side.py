@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
@@ -170,10 +170,10 @@ class EapIg:
         data = [(batch.clean, batch.counterfactual, batch)]
         return self.evaluate.evaluate_graph(self.model, graph, data, _metric, quiet=True)
 
-    def compare(self, graph: Any, scores: Sequence[Scores], sign: int = 1) -> dict[str, Any]:
+    def compare(self, graph: Any, scores: Sequence[Scores]) -> dict[str, Any]:
         """Compare neuron scores (heads added up) with ours of MLP and attention outputs (positions added up)."""
         theirs = graph.neurons_scores[1:].unflatten(0, (self.model.cfg.n_layers, -1))
-        mlp, attention = (sign * torch.cat(pooled_scores([part], [1]).units) for part in scores)
+        mlp, attention = (torch.cat(pooled_scores([part], [1]).units) for part in scores)
         heads = theirs[:, :-1].sum(1)
         return {"MLP outputs": deviation(theirs[:, -1], mlp), "attention outputs": deviation(heads, attention)}
 
@@ -191,7 +191,6 @@ def against_eap_ig(report: Report, theirs: EapIg, ours: Ours, size: int) -> None
     bases = [load_registry().get("basis", name).build(ours.model) for name in ("mlp_out", "attn_out")]
     group = open_group(ours.model, ours.shape)
     pairs, batch, evaluated = group.attribution.pairs, group.attribution.batch, group.evaluation.batch
-    swapped = replace(pairs, clean=pairs.counterfactual, counterfactual=pairs.clean)
     report.row(
         "one forward pass, logits at every position", "theirs: HookedTransformer with the hooks it needs; ours: plain",
         torch.no_grad()(lambda: theirs.model(batch.clean)), report.unit,
@@ -202,14 +201,12 @@ def against_eap_ig(report: Report, theirs: EapIg, ours: Ours, size: int) -> None
         ("EAP-IG-inputs", "ig_inputs", "neuron", False), ("EAP-IG-inputs", "ig_inputs", "node", False),
         ("EAP-IG-inputs", "ig_inputs", "neuron", True), ("EAP-IG-inputs", "relp", "neuron", False),
     ):  # fmt: skip
-        # Their path of embeddings has the clean end, ours the counterfactual one: exchanged, the points are the same.
-        turned = moved and rule == "ig_inputs"
         report.row(
-            f"scores, {method} against {rule}, per {level}" + ", gradients at MLP outputs, same points" * moved,
+            f"scores, {method} against {rule}, per {level}" + ", gradients at MLP outputs" * moved,
             f"theirs: attribute_node (IG: 5 steps), every {level} of heads and MLPs; ours: MLP and attention outputs",
             partial(theirs.score, theirs.graph(moved=moved), batch, method, level),
-            partial(ours.scores, swapped if turned else pairs, rule, bases, steps=5),
-            partial(theirs.compare, sign=-1 if turned else 1) if level == "neuron" and rule != "relp" else None,
+            partial(ours.scores, pairs, rule, bases, steps=5),
+            theirs.compare if level == "neuron" and rule != "relp" else None,
         )  # fmt: skip
     scores, graph = ours.scores(pairs, "ixg", bases)[0], theirs.graph()
     units = rank(pooled_scores([scores], [1]), policy="node")
