@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -91,6 +92,7 @@ def _masks(
     together=st.booleans(),
     by_pair=st.booleans(),
     first=st.booleans(),
+    chunk_bytes=st.sampled_from([1, 1000, 2**24]),
     seed=st.integers(0, 2**31),
 )
 def test_a_sliced_site_writes_what_the_dense_one_writes(
@@ -104,6 +106,7 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     together: bool,
     by_pair: bool,
     first: bool,
+    chunk_bytes: int,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -119,12 +122,13 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     reference = Reference((draw(each, length, units),), None if exact else (draw(each, length, width),))
     # The first site of a model sees each prompt once; any other sees each prompt once per circuit.
     activation = draw(pairs if first else circuits * pairs, positions, width)
-    written = [
-        SiteWriter(
-            basis, 0, reference, Keep((kept,), (keep_errors,)), pairs, written_positions, sliced=sliced
-        ).read_and_write(activation)
-        for sliced in (False, True)
-    ]
+    written = []
+    for sliced in (False, True):
+        with mock.patch("basisbench.writing._CHUNK_BYTES", chunk_bytes):
+            writer = SiteWriter(
+                basis, 0, reference, Keep((kept,), (keep_errors,)), pairs, written_positions, sliced=sliced
+            )
+            written.append(writer.read_and_write(activation))
     assert written[0].shape == (circuits * pairs, positions, width)
     scale = written[0].abs().max()
     torch.testing.assert_close(written[1] / scale, written[0] / scale, rtol=0, atol=1e-9)

@@ -38,6 +38,18 @@ class Reference:
     errors: tuple[Float[Tensor, "pair_or_1 pos d_write"], ...] | None
     _outputs: dict[int, Tensor] = field(default_factory=dict)
 
+    def part(self, chosen: slice) -> Reference:
+        """Return the reference of some of the pairs."""
+
+        def cut(value: Tensor) -> Tensor:
+            return value if len(value) == 1 else value[chosen]
+
+        return Reference(
+            tuple(cut(units) for units in self.units),
+            None if self.errors is None else tuple(cut(errors) for errors in self.errors),
+            {index: cut(output) for index, output in self._outputs.items()},
+        )
+
     def output(self, basis: Basis, index: int) -> Float[Tensor, "pair_or_1 pos d_write"]:
         """Return what a site writes when every node and error is at its reference; computed once."""
         if index not in self._outputs:

@@ -147,6 +147,11 @@ class GroupContext:
             self._encoded[site, side] = result
         return self._encoded[site, side]
 
+    def forget_other_bases(self, name: str) -> None:
+        """Drop the coordinates of any basis but the named one, so that it can be freed."""
+        if self._encoded_by is not None and self._encoded_by.name != name:
+            self._encoded_by, self._encoded = None, {}
+
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
         key = f"field:{rule}:{(self._family_of(site.write) or site.write) if rule == 'ig' else ''}"

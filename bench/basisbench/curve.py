@@ -6,9 +6,11 @@ does not depend on how circuits are grouped into batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep, Reference, ablation_edits
@@ -68,14 +70,35 @@ def evaluate_circuits(
         circuits: how many circuits there are, at least 1.
         shortcut: what the passes of this group share; None runs every pass in full.
         full_logits: the unhooked model's logits, to measure the divergence from it.
-        tokens_per_batch: bound on rows times positions in one pass; one circuit is never split. By default as many
-            as make good use of the processor.
+        tokens_per_batch: bound on rows times positions in one pass, one prompt at least. By default as many as make
+            good use of the processor.
     """
     import torch
 
     pairs = len(batch.clean)
     tokens = batch.clean if shortcut is None else shortcut.tokens
-    together = max(1, (tokens_per_batch or default_tokens_per_batch(model)) // tokens.numel())
+    limit = tokens_per_batch or default_tokens_per_batch(model)
+    passes = math.ceil(pairs / max(1, limit // tokens.shape[1]))
+    if passes > 1:
+        parts = [
+            evaluate_circuits(
+                model,
+                basis,
+                batch.part(chosen),
+                reference.part(chosen),
+                keep,
+                circuits,
+                shortcut=None if shortcut is None else shortcut.part(chosen),
+                full_logits=None if full_logits is None else full_logits[chosen],
+                tokens_per_batch=limit,
+            )
+            for chosen in _evenly(pairs, passes)
+        ]
+        divergence = [part.divergence for part in parts if part.divergence is not None]
+        return CircuitValues(
+            torch.cat([part.metric for part in parts], 1), torch.cat(divergence, 1) if divergence else None
+        )
+    together = max(1, limit // tokens.numel())
     columns = columns_of(batch) if shortcut is not None and full_logits is None else None
     read = batch if columns is None else columns.batch
     metrics: list[Tensor] = []
@@ -107,6 +130,12 @@ def evaluate_circuits(
             if full_logits is not None:
                 divergences.append(_divergence(full_logits, logits.unflatten(0, (count, pairs))))
     return CircuitValues(torch.cat(metrics), torch.cat(divergences) if divergences else None)
+
+
+def _evenly(count: int, parts: int) -> list[slice]:
+    """Cut `count` things into parts of nearly one size."""
+    ends = [round(part * count / parts) for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in pairwise(ends)]
 
 
 def default_tokens_per_batch(model: Model) -> int:

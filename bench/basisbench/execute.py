@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from basisbench.alignment import load_splits
 from basisbench.context import GroupContext, Spent, now
-from basisbench.environment import describe_environment, peak_memory, reset_peak_memory
+from basisbench.environment import describe_environment, give_memory_back, peak_memory, reset_peak_memory
 from basisbench.group import GroupPair
 from basisbench.guard import Fit, measure_fit
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
@@ -58,10 +58,18 @@ class _Built:
 _shelves: WeakKeyDictionary[Model, dict[str, _Built]] = WeakKeyDictionary()
 
 
+_SHELF_BYTES = 256 * 2**20
+"""Bases are kept for the next tasks as long as their weights are small; large ones are loaded again for each task, so
+that memory does not grow with the number of bases."""
+
+
 def _built(model: Model, spec: BasisSpec) -> _Built:
-    """Build a basis once per model, for all sessions on it."""
+    """Build a basis, or take it from the shelf; the shelf is cleared when it holds more than a little."""
     shelf = _shelves.setdefault(model, {})
     if spec.name not in shelf:
+        if sum(built.basis.parameter_bytes for built in shelf.values()) > _SHELF_BYTES:
+            shelf.clear()
+            give_memory_back()
         start = now(model)
         basis = spec.build(model)
         shelf[spec.name] = _Built(basis, now(model) - start)
@@ -114,6 +122,8 @@ class Session:
             BasisError: the basis cannot be built, or explains nothing on the task's prompts.
         """
         model = self.model
+        for group in self.groups:
+            group.forget_other_bases(spec.name)
         reset_peak_memory(model)
         built = _built(model, spec)
         basis = built.basis

@@ -59,6 +59,10 @@ class Batch:
         """Return the metric of each pair."""
         return logit_difference(logits, self.answers, self.foils)
 
+    def part(self, chosen: slice) -> Batch:
+        """Return some of the pairs."""
+        return Batch(*(part[chosen] for part in (self.clean, self.counterfactual, self.answers, self.foils)))
+
     def repeated(self, times: int) -> Batch:
         """Return the batch `times` times, copy after copy."""
         parts = (self.clean, self.counterfactual, self.answers, self.foils)

@@ -62,6 +62,14 @@ class GroupPair:
             self._references[ablation] = basis, reference
         return reference
 
+    def forget_other_bases(self, name: str) -> None:
+        """Drop what is kept for any basis but the named one, so that it can be freed."""
+        for ablation, (basis, _) in list(self._references.items()):
+            if basis.name != name:
+                del self._references[ablation]
+        for context in (self.attribution, self.evaluation):
+            context.forget_other_bases(name)
+
     def empty(self, basis: Basis, ablation: Ablation) -> Float[Tensor, " pair"]:
         """Return F(0) of each evaluation pair: every node and every error of the family at its reference.
 

@@ -82,6 +82,15 @@ def repeated_rows(value: Any, rows: int, times: int) -> Any:
     return value
 
 
+def some_rows(value: Any, rows: int, chosen: slice) -> Any:
+    """Cut every tensor of a batch to some rows; what has no row axis is left alone. See `repeated_rows`."""
+    if isinstance(value, tuple):
+        return tuple(some_rows(part, rows, chosen) for part in value)
+    if hasattr(value, "ndim") and value.ndim > 1 and value.shape[0] == rows:
+        return value[chosen]
+    return value
+
+
 def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
     """Run the model once and keep what a replay needs."""
     residual: list[Tensor] = []

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from basisbench.hooks import Edit, Place, replaced_forward
-from basisbench.replay import repeated_rows
+from basisbench.replay import repeated_rows, some_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -112,6 +112,14 @@ class Shortcut:
     prefix: Prefix
     constants: tuple[Constant, ...]
     _repeats: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def part(self, chosen: slice) -> Shortcut:
+        """Return the shortcut of some of the pairs."""
+        rows = len(self.tokens)
+        constants = tuple(
+            replace(constant, output=some_rows(constant.output, rows, chosen)) for constant in self.constants
+        )
+        return Shortcut(self.model, self.tokens[chosen], self.prefix, constants)
 
     @contextmanager
     def constant_modules(self, circuits: int) -> Iterator[None]:

@@ -114,6 +114,12 @@ def take_slices(
     return SiteSlices(from_live, tuple(slices), dense if len(dense[0]) else None)
 
 
+def all_dense(keep_errors: Bool[Tensor, "circuit pos_or_1"], circuits: int, positions: int) -> SiteSlices:
+    """Return the plan in which every row needs every unit, so that it can be worked off in chunks."""
+    from_live = keep_errors.expand(circuits, positions)
+    return SiteSlices(from_live, (), _rows(from_live | ~from_live))
+
+
 def _rows(mask: Bool[Tensor, "circuit pos"]) -> Rows:
     circuit, position = mask.nonzero(as_tuple=True)
     return circuit, position

@@ -14,9 +14,10 @@ circuits (basisbench.shortcut); masks and references are aligned at the end.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from basisbench.slicing import SiteSlices, take_slices
+from basisbench.slicing import SiteSlices, all_dense, take_slices
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
     from basisbench.ablate import Keep, Reference
     from basisbench.protocols import Basis
+
+
+_CHUNK_BYTES = 24 * 2**20
+"""Coordinates are computed in chunks of this size on a CPU: memory does not grow with the examples, and the C library
+hands blocks of more than 32 MiB back to the system each time, whose pages then cost more than the arithmetic."""
 
 
 class SiteWriter:
@@ -51,6 +57,8 @@ class SiteWriter:
         if sliced:
             dtype = self._unit_reference.dtype
             self._slices = take_slices(basis, self._site, self._kept, self._keep_errors, positions, dtype)
+            if self._slices is None and self._bytes_of_a_row() * len(self._kept) * positions > _CHUNK_BYTES:
+                self._slices = all_dense(self._keep_errors, len(self._kept), positions)
         self._reference = reference
         self._index = index
         self._at_zero: Tensor | None = None
@@ -118,13 +126,18 @@ class SiteWriter:
         at_reference = self._reference.output(self._basis, self._index)[:, -self._positions :]
         written = live.where(parts.from_live.unsqueeze(1).unsqueeze(-1), at_reference)
         for moved in parts.slices:
-            circuit, position = moved.rows
-            rows = read.expand(circuits, -1, -1, -1)[circuit, :, position]
-            reference = self._unit_reference[..., moved.units][:, position].transpose(0, 1)
-            change = (moved.part.encode(rows) - reference) * moved.sign
-            written[circuit, :, position] += moved.part.decode(change)
-        if parts.dense is not None:
-            circuit, position = parts.dense
+            references = self._unit_reference[..., moved.units]
+            for some in self._chunks(len(moved.rows[0]), len(moved.units)):
+                circuit, position = moved.rows[0][some], moved.rows[1][some]
+                rows = read.expand(circuits, -1, -1, -1)[circuit, :, position]
+                reference = references[:, position].transpose(0, 1)
+                change = (moved.part.encode(rows) - reference) * moved.sign[some]
+                written[circuit, :, position] += moved.part.decode(change)
+        all_circuit, all_position = parts.dense or (None, None)
+        if all_circuit is None or all_position is None:
+            return written
+        for some in self._chunks(len(all_circuit), self._kept.shape[-1]):
+            circuit, position = all_circuit[some], all_position[some]
             if len(read) == 1 and circuits > 1:
                 # The first site: what it reads is the same for all circuits, so each position is encoded once.
                 needed, again = position.unique(return_inverse=True)
@@ -141,6 +154,18 @@ class SiteWriter:
                 None if errors is None else errors[:, position].transpose(0, 1),
             )
         return written
+
+    def _bytes_of_a_row(self, units: int | None = None) -> int:
+        """Return the size of the coordinates of all pairs in one circuit at one position."""
+        return self._pairs * (units or self._kept.shape[-1]) * self._unit_reference.dtype.itemsize
+
+    def _chunks(self, rows: int, units: int) -> Iterator[slice]:
+        """Cut rows so that the coordinates of one chunk stay small."""
+        step = rows
+        if self._unit_reference.device.type == "cpu":
+            step = max(1, _CHUNK_BYTES // max(1, self._bytes_of_a_row(units)))
+        for start in range(0, rows, step):
+            yield slice(start, start + step)
 
 
 def _rows_of(mask: Tensor, circuit: Tensor, position: Tensor) -> Tensor:

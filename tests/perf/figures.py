@@ -120,7 +120,17 @@ class Figures:
         self.figures.append(Figure(name, against, bound, ratio, ratio, ratio, seconds, {}))
 
     def write(self, path: Path, workload: Mapping[str, Any]) -> None:
-        """Write all figures with the machine's description."""
+        """Write all figures with the machine's description; an earlier run's in the file are kept."""
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            fresh = {(figure.name, figure.against) for figure in self.figures}
+            kept = [
+                Figure(**{name: value for name, value in old.items() if name != "holds"})
+                for old in before["figures"]
+                if (old["name"], old["against"]) not in fresh
+            ]
+            self.figures = [*kept, *self.figures]
+            self.tables = before["tables"] | self.tables
         content = {
             "machine": describe_machine(),
             "workload": dict(workload),

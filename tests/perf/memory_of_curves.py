@@ -1,41 +1,53 @@
-"""Peak memory of a process that measures curves, one basis after the other."""
+"""Peak memory of a process that measures curves."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 
 import torch
 
 from basisbench.environment import peak_memory, reset_peak_memory
+from basisbench.execute import Session
 from basisbench.measure import measure_group
+from basisbench.protocols import BasisSpec
 from basisbench.ranking import rank
 from basisbench.record import CellConfig
 from basisbench.registry import load_registry
+from basisbench.types import PairSet
 from workload import Shape, open_group, random_dictionaries, random_model
 
 
-def peak(shape: Shape, sizes: int, bases: int) -> int:
-    """Return the peak resident bytes while `bases` dictionary bases are built, scored, measured and dropped.
+def _cell(shape: Shape, basis: str) -> CellConfig:
+    return CellConfig(
+        model="m", task="random", task_version="1", basis=basis, family="mlp", method="ixg",
+        attribution_pairs=shape.pairs, evaluation_pairs=shape.pairs,
+    )  # fmt: skip
 
-    Args:
-        shape: the workload; its dictionaries get a quarter of the units, so that five fit beside each other if
-            someone forgets to drop them.
-        sizes: sizes of each curve.
-        bases: how many bases, of the same shape and other weights.
-    """
+
+def peak_of_sizes(shape: Shape, sizes: int) -> int:
+    """Return the peak resident bytes while one curve of some sizes is measured."""
     torch.set_num_threads(2)
-    shape = replace(shape, units=shape.units // 4)
     model = random_model(shape)
     group, method = open_group(model, shape), load_registry().get("method", "ixg")
-    method.score(group.attribution, load_registry().get("basis", "mlp_out").build(model))
+    basis = random_dictionaries(model, shape, group.attribution)
+    ranking = rank(method.score(group.attribution, basis), policy="node")
+    steps = tuple(max(round(ranking.nodes ** (index / sizes)), index) for index in range(sizes))
     reset_peak_memory(model)
-    for seed in range(bases):
-        basis = random_dictionaries(model, shape, group.attribution, seed=seed)
-        ranking = rank(method.score(group.attribution, basis), policy="node")
-        steps = tuple(max(round(ranking.nodes ** (index / sizes)), index) for index in range(sizes))
-        cell = CellConfig(
-            model="m", task="t", task_version="1", basis="sae_mlp_out", family="mlp", method="ixg",
-            attribution_pairs=shape.pairs, evaluation_pairs=shape.pairs,
-        )  # fmt: skip
-        measure_group(cell, basis, group, ranking, steps)
+    measure_group(_cell(shape, basis.name), basis, group, ranking, steps)
     return peak_memory(model)
+
+
+def peak_of_bases(shape: Shape, bases: int) -> int:
+    """Return the peak resident bytes while a session runs a cell of each of some dictionary bases of one shape."""
+    torch.set_num_threads(2)
+    model = random_model(shape)
+    group, method = open_group(model, shape), load_registry().get("method", "ixg")
+    sets = [PairSet((context.pairs,)) for context in (group.attribution, group.evaluation)]
+    session = Session(model, *sets, (group,))
+    peaks = []
+    for seed in range(bases):
+        build = partial(random_dictionaries, shape=shape, group=group.attribution, name=f"sae_{seed}", seed=seed)
+        spec = BasisSpec(f"sae_{seed}", "mlp", "random", build)
+        session.run(_cell(shape, spec.name), spec, method)
+        peaks.append(peak_memory(model))  # the session starts a new measurement for each cell
+    return max(peaks)

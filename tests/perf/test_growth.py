@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
@@ -58,21 +57,23 @@ def changed(shape: Shape, axis: str, *, large: bool) -> tuple[Shape, int]:
     return replace(small, width=small.width // FACTOR * times, heads=max(1, small.heads // FACTOR) * times), 8
 
 
+# The first block and the last cost less than one in between (basisbench.shortcut), so that a model of few layers costs
+# less than its share: what must not grow is the cost of a further layer. See the next test.
 @pytest.mark.parametrize(
     ("axis", "basis", "bound"),
     [
         ("examples", "mlp_act", FACTOR),
         ("sizes", "mlp_act", FACTOR),
-        ("layers", "mlp_act", FACTOR),
+        ("layers", "mlp_act", None),
         ("width", "mlp_act", FACTOR**2),  # products of matrices: weights grow with the square of the width
         ("examples", "sae_mlp_out", FACTOR),
         ("sizes", "sae_mlp_out", FACTOR),
-        ("layers", "sae_mlp_out", FACTOR),
+        ("layers", "sae_mlp_out", None),
         ("units", "sae_mlp_out", FACTOR),
     ],
 )
 def test_growth(
-    benchmark: BenchmarkFixture, figures: Figures, shape: Shape, axis: str, basis: str, bound: float
+    benchmark: BenchmarkFixture, figures: Figures, shape: Shape, axis: str, basis: str, bound: float | None
 ) -> None:
     small, large = (curve(*(lambda s: (s[0], basis, s[1]))(changed(shape, axis, large=flag))) for flag in (False, True))
     figures.ratio(
@@ -85,35 +86,63 @@ def test_growth(
     )
 
 
+@pytest.mark.parametrize("basis", ["mlp_act", "sae_mlp_out"])
+def test_a_further_layer_costs_the_same(
+    benchmark: BenchmarkFixture, figures: Figures, shape: Shape, basis: str
+) -> None:
+    few = changed(shape, "layers", large=False)[0]
+    # Dictionaries of a quarter of the units: those of eight times the layers, too, are small enough to be packed.
+    depths = [few.layers * times for times in (1, 2, 4, 8)]
+    curves = [curve(replace(few, layers=layers, units=few.units // 4), basis, 8) for layers in depths]
+    taken: list[list[float]] = []
+
+    def one_round() -> None:
+        taken.append([])
+        for work in curves:
+            start = time.perf_counter()
+            work()
+            taken[-1].append(time.perf_counter() - start)
+
+    benchmark.pedantic(one_round, rounds=figures.rounds, warmup_rounds=1)
+    seconds = [statistics.median(one[index] for one in taken[-figures.rounds :]) for index in range(len(depths))]
+    first, last = ((seconds[i + 1] - seconds[i]) / (depths[i + 1] - depths[i]) for i in (1, 2))
+    if not benchmark.disabled:
+        figures.value(
+            f"cost of a further layer, {basis}, from {depths[2]} to {depths[3]}",
+            f"the same from {depths[1]} to {depths[2]}", 1.1, last / first, last,
+        )  # fmt: skip
+        figures.tables[f"seconds by layers, {basis}"] = [dict(zip(map(str, depths), seconds, strict=True))]
+
+
 PEAK = """
-import json, sys
+import sys
 sys.path.insert(0, {folder!r})
+from dataclasses import replace
 from workload import SHAPES
-from memory_of_curves import peak
-print(json.dumps(peak(SHAPES[{shape!r}], {sizes}, {bases})))
+import memory_of_curves
+shape = SHAPES[{shape!r}]
+print(memory_of_curves.peak_of_{what}(replace(shape, units=shape.units // 4), {count}))
 """
 
 
-def peak_bytes(shape: Shape, sizes: int, bases: int) -> int:
+def peak_bytes(shape: Shape, what: str, count: int) -> int:
     """Return the peak resident memory of a fresh process that measures curves."""
-    code = PEAK.format(folder=str(Path(__file__).parent), shape=shape.name, sizes=sizes, bases=bases)
+    code = PEAK.format(folder=str(Path(__file__).parent), shape=shape.name, what=what, count=count)
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return int(json.loads(found.stdout.splitlines()[-1]))
+    return int(found.stdout.splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow(benchmark: BenchmarkFixture, figures: Figures, shape: Shape) -> None:
+@pytest.mark.parametrize(("what", "few", "many"), [("sizes", 5, 50), ("bases", 1, 5)])
+def test_memory_does_not_grow(
+    benchmark: BenchmarkFixture, figures: Figures, shape: Shape, what: str, few: int, many: int
+) -> None:
     start = time.perf_counter()
-    one = statistics.median(benchmark.pedantic(peak_bytes, args=(shape, 5, 1), rounds=1) for _ in range(1))
-    few = statistics.median([one, peak_bytes(shape, 5, 1), peak_bytes(shape, 5, 1)])
-    many = statistics.median(peak_bytes(shape, 50, 1) for _ in range(3))
-    five = statistics.median(peak_bytes(shape, 5, 5) for _ in range(3))
-    seconds = time.perf_counter() - start
+    small = [benchmark.pedantic(peak_bytes, args=(shape, what, few), rounds=1), peak_bytes(shape, what, few)]
+    large = [peak_bytes(shape, what, many) for _ in range(2)]
+    ratio = statistics.mean(large) / statistics.mean(small)
     # Two runs of the same work differ by about a percent: the allocator, and the order in which threads ask it.
-    figures.value("peak memory of a curve of 50 sizes", "peak memory with 5 sizes", 1.02, many / few, seconds)
-    figures.value("peak memory of curves of 5 bases", "peak memory with 1 basis", 1.02, five / few, seconds)
-    figures.tables["peak memory"] = [
-        {"what": "5 sizes, 1 basis", "bytes": few},
-        {"what": "50 sizes, 1 basis", "bytes": many},
-        {"what": "5 sizes, 5 bases", "bytes": five},
-    ]
+    figures.value(
+        f"peak memory with {many} {what}", f"peak memory with {few}", 1.02, ratio, time.perf_counter() - start
+    )
+    figures.tables[f"peak memory, bytes: {what}"] = [{few: statistics.mean(small)}, {many: statistics.mean(large)}]

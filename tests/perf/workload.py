@@ -141,9 +141,10 @@ def random_dictionaries(
             kept = max(1, round(shape.active * len(x)))
             threshold = before.flatten().topk(kept).values[-1]
             dictionary.W_enc.copy_(weights.T)
-            dictionary.W_dec.copy_(weights)
+            # Small, and around the mean: a dictionary that explains nothing is refused.
+            dictionary.W_dec.copy_(0.01 * weights)
             dictionary.b_enc.zero_()
-            dictionary.b_dec.zero_()
+            dictionary.b_dec.copy_(group.activation(site.write, "clean").mean((0, 1)))
             dictionary.threshold.fill_(float(threshold.clamp_min(0)))
         dictionaries.append(dictionary.eval().requires_grad_(False))
         sites.append(site)
