@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from basisbench.ablate import Keep, Reference, ablation_edits
 from basisbench.columns import columns_of, narrow_head
 from basisbench.hooks import Edit, Place
+from basisbench.protocols import UnitwiseBasis
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -31,6 +32,10 @@ _DEVICE_BATCH_BYTES = 256 * 2**20
 """How large the widest activation of one pass may be: on a CPU it should stay in its caches (measured on the pocket
 model: 512 tokens to a pass take 1.2 times as long as 2048, and 8192 take 1.2 times as long too), on a device it should
 be large. Circuits are stacked up to this size, so that memory does not grow with the number of circuits."""
+
+
+_PASSES_SHARED = 4
+"""How many times as many tokens a single circuit of a dictionary may take to a pass."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +83,9 @@ def evaluate_circuits(
     pairs = len(batch.clean)
     tokens = batch.clean if shortcut is None else shortcut.tokens
     limit = tokens_per_batch or default_tokens_per_batch(model)
-    passes = math.ceil(pairs / max(1, limit // tokens.shape[1]))
+    # Every pass of a dictionary picks its units anew, which more prompts should share.
+    most = limit * (_PASSES_SHARED if isinstance(basis, UnitwiseBasis) else 1)
+    passes = math.ceil(pairs / max(1, most // tokens.shape[1]))
     if passes > 1:
         parts = [
             evaluate_circuits(

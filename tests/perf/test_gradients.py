@@ -71,7 +71,7 @@ def test_another_basis_of_a_family(
 
     figures.ratio(
         benchmark,
-        f"adding {name} to a gradient method, less {encoder}",
+        f"adding {name} to a gradient method" + f", less {encoder}" * (encoder != "nothing"),
         lambda: method.score(contexts[0], basis),
         {"first basis": score_first},
         less={"encode": encode},
