@@ -81,6 +81,16 @@ def test_the_records_in_this_repository_pass() -> None:
     assert report.valid >= 405
 
 
+def test_performance_figures_beside_the_records_are_not_read(results: Path) -> None:
+    (results / "hardware").mkdir()
+    (results / "hardware" / "figures.json").write_text("{}", encoding="utf-8")
+    before = validate([results])
+    assert before.problems == {}
+    (results / "other").mkdir()
+    (results / "other" / "figures.json").write_text("{}", encoding="utf-8")
+    assert list(validate([results]).problems) == [results / "other" / "figures.json"]
+
+
 def test_the_same_cell_may_occur_under_two_paths(results: Path, tmp_path: Path) -> None:
     write_record(synthetic_record(examples=6), file := tmp_path / "other" / file_of(results, "mlp_act").name)
     report = validate([results, file.parent])

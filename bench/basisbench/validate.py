@@ -1,6 +1,6 @@
 """Checks records without a model and without torch: each by itself, then against the others.
 
-1. Find the record files of each path: the file itself, or every `*.json` below a folder.
+1. Find the record files of each path: the file itself, or every `*.json` below a folder, `hardware` folders left out.
 2. Read and check each by itself (`basisbench.record.read_record`).
 3. Check what takes more than one: a file is named by its cell, a cell occurs once under one path, and F(M) and F(0)
    are equal wherever they are the same number, whatever the basis and the method.
@@ -30,6 +30,9 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
 
 NARROW_TOLERANCE = 5e-2
 """The same for weights of any other dtype, such as bfloat16."""
+
+FIGURES = "hardware"
+"""A folder of this name below a given one holds performance figures, not records."""
 
 RESTORE = "restore the file or run the cell again"
 
@@ -167,7 +170,7 @@ def _files(root: Path, search: _Search) -> Iterator[Path]:
     inside = Path(os.path.realpath(root))
     count = 0
     for folder, folders, names in os.walk(root, onerror=unreadable):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if name != FIGURES)
         search.links.update(path for name in folders if (path := Path(folder, name)).is_symlink())
         for name in sorted(names):
             path = Path(folder, name)
