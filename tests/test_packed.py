@@ -17,15 +17,18 @@ from basisbench.packed import pack_linears, packed_linear, packed_twin
 from basisbench.protocols import ModelSpec
 from basisbench_baselines.elementwise import elementwise_dictionary
 
-
-@settings(max_examples=25, deadline=None)
-@given(
+EXAMPLES = settings(max_examples=25, deadline=None)
+ANY_MAP = given(
     rows=st.integers(1, 40),
     width=st.integers(1, 70),
     outputs=st.integers(1, 70),
     bias=st.booleans(),
     seed=st.integers(0, 2**31),
 )
+
+
+@EXAMPLES
+@ANY_MAP
 def test_a_packed_map_is_the_linear_map(rows: int, width: int, outputs: int, bias: bool, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(outputs, width, generator=generator)
@@ -60,14 +63,8 @@ def test_a_packed_model_gives_the_logits_and_shares_its_parameters(shape: str, r
     torch.testing.assert_close(quick, plain, rtol=1e-4, atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    rows=st.integers(1, 40),
-    width=st.integers(1, 70),
-    outputs=st.integers(1, 70),
-    bias=st.booleans(),
-    seed=st.integers(0, 2**31),
-)
+@EXAMPLES
+@ANY_MAP
 def test_gradients_of_a_packed_map_are_those_of_the_linear_map(
     rows: int, width: int, outputs: int, bias: bool, seed: int
 ) -> None:

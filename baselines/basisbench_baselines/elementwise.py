@@ -101,8 +101,6 @@ def elementwise_dictionary(dictionary: Any, *, pack: bool = True) -> Elementwise
         dictionary: a SAELens module.
         pack: whether packed copies of the weights may be made.
     """
-    from torch.nn import functional
-
     config = dictionary.cfg
     kind = config.architecture()
     plain = (
@@ -119,9 +117,5 @@ def elementwise_dictionary(dictionary: Any, *, pack: bool = True) -> Elementwise
     threshold = dictionary.threshold.detach().clamp_min(0) if "jumprelu" in kind else None
     # A transcoder's decoder bias lives in another space than its input; SAELens never subtracts it.
     shift = b_dec if config.apply_b_dec_to_input and "transcoder" not in kind else None
-    if pack:
-        encoder, decoder = linear_map(w_enc, b_enc), linear_map(w_dec.T, b_dec)
-    else:
-        encoder = lambda x: functional.linear(x, w_enc, b_enc)  # noqa: E731
-        decoder = lambda f: functional.linear(f, w_dec.T, b_dec)  # noqa: E731
+    encoder, decoder = linear_map(w_enc, b_enc, pack=pack), linear_map(w_dec.T, b_dec, pack=pack)
     return ElementwiseDictionary(shift, w_enc, b_enc, threshold, w_dec, b_dec, encoder, decoder)

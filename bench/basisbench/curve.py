@@ -33,7 +33,6 @@ _DEVICE_BATCH_BYTES = 256 * 2**20
 model: 512 tokens to a pass take 1.2 times as long as 2048, and 8192 take 1.2 times as long too), on a device it should
 be large. Circuits are stacked up to this size, so that memory does not grow with the number of circuits."""
 
-
 _PASSES_SHARED = 4
 """How many times as many tokens a single circuit of a dictionary may take to a pass."""
 

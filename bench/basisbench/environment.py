@@ -32,7 +32,7 @@ def describe_environment(model: Model) -> Environment:
         packages=_versions(),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        processor=_processor(),
+        processor=processor_name(),
         threads=torch.get_num_threads(),
         device_name=torch.cuda.get_device_name(model.device) if accelerator else "",
         dtype=str(model.dtype).removeprefix("torch."),
@@ -49,7 +49,8 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _processor() -> str:
+def processor_name() -> str:
+    """Return the processor's name as the system gives it."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

@@ -110,9 +110,9 @@ def packed_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] |
     return PackedLinear(weight, bias)
 
 
-def linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> LinearMap:
-    """Return x -> x @ weight.T + bias, packed where that is possible."""
-    return packed_linear(weight, bias) or _plain_map(weight, bias)
+def linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, *, pack: bool = True) -> LinearMap:
+    """Return x -> x @ weight.T + bias, packed where that is asked for and possible."""
+    return (packed_linear(weight, bias) if pack else None) or _plain_map(weight, bias)
 
 
 def passing_linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> LinearMap:

@@ -9,7 +9,7 @@ No modeling code is copied: the blocks, the final norm and the head are the mode
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -67,28 +67,24 @@ class Recording:
         )
 
 
-def repeated_rows(value: Any, rows: int, times: int) -> Any:
-    """Repeat every tensor of a batch, copy after copy; what has no row axis is left alone.
+def map_rows(value: Any, rows: int, change: Callable[[Tensor], Tensor]) -> Any:
+    """Change every tensor of a batch; what has no row axis is left alone.
 
     Args:
         value: a tensor, a tuple of such values, or anything else.
         rows: rows of the batch; tensors of another first axis are shared by all rows.
-        times: how many copies.
+        change: what becomes of a tensor with a row axis.
     """
     if isinstance(value, tuple):
-        return tuple(repeated_rows(part, rows, times) for part in value)
+        return tuple(map_rows(part, rows, change) for part in value)
     if hasattr(value, "ndim") and value.ndim > 1 and value.shape[0] == rows:
-        return value.repeat(times, *(1,) * (value.ndim - 1))
+        return change(value)
     return value
 
 
-def some_rows(value: Any, rows: int, chosen: slice) -> Any:
-    """Cut every tensor of a batch to some rows; what has no row axis is left alone. See `repeated_rows`."""
-    if isinstance(value, tuple):
-        return tuple(some_rows(part, rows, chosen) for part in value)
-    if hasattr(value, "ndim") and value.ndim > 1 and value.shape[0] == rows:
-        return value[chosen]
-    return value
+def repeated_rows(value: Any, rows: int, times: int) -> Any:
+    """Repeat every tensor of a batch, copy after copy; see `map_rows`."""
+    return map_rows(value, rows, lambda tensor: tensor.repeat(times, *(1,) * (tensor.ndim - 1)))
 
 
 def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:

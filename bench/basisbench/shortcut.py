@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from basisbench.hooks import Edit, Place, replaced_forward
-from basisbench.replay import repeated_rows, some_rows
+from basisbench.replay import map_rows, repeated_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -117,7 +117,8 @@ class Shortcut:
         """Return the shortcut of some of the pairs."""
         rows = len(self.tokens)
         constants = tuple(
-            replace(constant, output=some_rows(constant.output, rows, chosen)) for constant in self.constants
+            replace(constant, output=map_rows(constant.output, rows, lambda tensor: tensor[chosen]))
+            for constant in self.constants
         )
         return Shortcut(self.model, self.tokens[chosen], self.prefix, constants)
 

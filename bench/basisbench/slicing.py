@@ -116,8 +116,10 @@ def take_slices(
 
 def all_dense(keep_errors: Bool[Tensor, "circuit pos_or_1"], circuits: int, positions: int) -> SiteSlices:
     """Return the plan in which every row needs every unit, so that it can be worked off in chunks."""
+    import torch
+
     from_live = keep_errors.expand(circuits, positions)
-    return SiteSlices(from_live, (), _rows(from_live | ~from_live))
+    return SiteSlices(from_live, (), _rows(torch.ones_like(from_live)))
 
 
 def _rows(mask: Bool[Tensor, "circuit pos"]) -> Rows:

@@ -16,6 +16,7 @@ from typing import Any
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import basisbench
+from basisbench.environment import processor_name
 
 Work = Callable[[], Any]
 _PACKAGES = ("torch", "transformers", "transformer_lens", "sae_lens")
@@ -157,13 +158,8 @@ def describe_machine() -> dict[str, Any]:
     """Return processor, cores, memory, threads and versions."""
     import torch
 
-    processor = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
     return {
-        "processor": processor,
+        "processor": processor_name(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "memory_gib": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30,

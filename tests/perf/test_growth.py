@@ -75,7 +75,9 @@ def changed(shape: Shape, axis: str, *, large: bool) -> tuple[Shape, int]:
 def test_growth(
     benchmark: BenchmarkFixture, figures: Figures, shape: Shape, axis: str, basis: str, bound: float | None
 ) -> None:
-    small, large = (curve(*(lambda s: (s[0], basis, s[1]))(changed(shape, axis, large=flag))) for flag in (False, True))
+    small, large = (
+        curve(sized, basis, sizes) for sized, sizes in (changed(shape, axis, large=large) for large in (False, True))
+    )
     figures.ratio(
         benchmark,
         f"a curve, {basis}: {FACTOR} times the {axis}",
