@@ -61,6 +61,11 @@ def processor_name() -> str:
 def give_memory_back() -> None:
     """Collect garbage and return freed memory to the system, where the C library can: large weights were dropped."""
     gc.collect()
+    trim_memory()
+
+
+def trim_memory() -> None:
+    """Return freed memory to the system, where the C library can; it keeps holes for blocks that fit them."""
     with suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from basisbench.alignment import load_splits
 from basisbench.context import GroupContext, Spent, now
-from basisbench.environment import describe_environment, give_memory_back, peak_memory, reset_peak_memory
+from basisbench.environment import describe_environment, give_memory_back, peak_memory, reset_peak_memory, trim_memory
 from basisbench.group import GroupPair
 from basisbench.guard import Fit, measure_fit
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
@@ -63,13 +63,18 @@ _SHELF_BYTES = 256 * 2**20
 that memory does not grow with the number of bases."""
 
 
-def _built(model: Model, spec: BasisSpec) -> _Built:
-    """Build a basis, or take it from the shelf; the shelf is cleared when it holds more than a little."""
+def _make_room(model: Model, spec: BasisSpec) -> None:
+    """Clear the shelf for a basis that is not on it, if it holds more than a little."""
     shelf = _shelves.setdefault(model, {})
+    if spec.name not in shelf and sum(built.basis.parameter_bytes for built in shelf.values()) > _SHELF_BYTES:
+        shelf.clear()
+        give_memory_back()
+
+
+def _built(model: Model, spec: BasisSpec) -> _Built:
+    """Build a basis, or take it from the shelf."""
+    shelf = _shelves[model]
     if spec.name not in shelf:
-        if sum(built.basis.parameter_bytes for built in shelf.values()) > _SHELF_BYTES:
-            shelf.clear()
-            give_memory_back()
         start = now(model)
         basis = spec.build(model)
         shelf[spec.name] = _Built(basis, now(model) - start)
@@ -124,9 +129,11 @@ class Session:
         model = self.model
         for group in self.groups:
             group.forget_other_bases(spec.name)
+        _make_room(model, spec)
         reset_peak_memory(model)
         built = _built(model, spec)
         basis = built.basis
+        large = basis.parameter_bytes > _SHELF_BYTES
         start = now(model)
         fit = None if basis.exact else measure_fit(basis, [group.attribution for group in self.groups])
         references = now(model)
@@ -139,6 +146,8 @@ class Session:
         own_passes = model.meter.forward_equivalents - before
         # Taken now: shared work that the curve is the first to need is no part of the time spent on scoring.
         fresh = sum((group.attribution.ledger.fresh() for group in self.groups), Spent())
+        if large:
+            trim_memory()
 
         curves = [
             measure_group(cell, basis, group, ranking, sizes_of(rankings))

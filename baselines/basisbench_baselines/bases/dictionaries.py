@@ -13,6 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basisbench.environment import trim_memory
 from basisbench.errors import BasisError
 from basisbench.packed import largest_bytes
 from basisbench.protocols import BasisSpec, ModelSpec
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.model import Model, SiteKind
+
+_LARGE_BYTES = 256 * 2**20
+"""Dictionaries whose packing should not leave freed memory behind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +60,13 @@ class DictionaryBasis:
     @cached_property
     def _quick(self) -> tuple[ElementwiseDictionary | None, ...]:
         pack = self.parameter_bytes <= largest_bytes()
-        return tuple(elementwise_dictionary(dictionary, pack=pack) for dictionary in self.dictionaries)
+        quick = []
+        for dictionary in self.dictionaries:
+            quick.append(elementwise_dictionary(dictionary, pack=pack))
+            if self.parameter_bytes > _LARGE_BYTES:
+                # What was rearranged leaves holes that the next layer's weights do not fill.
+                trim_memory()
+        return tuple(quick)
 
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
         """Return the feature activations."""
