@@ -17,6 +17,7 @@ import oracle
 from basisbench.ablate import Keep, Reference
 from basisbench.curve import evaluate_circuits
 from basisbench.projection import site_scores
+from basisbench.shortcut import FirstUnits
 from basisbench.slicing import take_slices
 from basisbench.types import Ablation, Site
 from basisbench.writing import SiteWriter
@@ -93,6 +94,8 @@ def _masks(
     by_pair=st.booleans(),
     first=st.booleans(),
     chunk_bytes=st.sampled_from([1, 1000, 2**24]),
+    first_bytes=st.sampled_from([0, 2**24]),
+    wide=st.sampled_from([1, 4096]),
     seed=st.integers(0, 2**31),
 )
 def test_a_sliced_site_writes_what_the_dense_one_writes(
@@ -107,6 +110,8 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     by_pair: bool,
     first: bool,
     chunk_bytes: int,
+    first_bytes: int,
+    wide: int,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -122,16 +127,26 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     reference = Reference((draw(each, length, units),), None if exact else (draw(each, length, width),))
     # The first site of a model sees each prompt once; any other sees each prompt once per circuit.
     activation = draw(pairs if first else circuits * pairs, positions, width)
-    written = []
-    for sliced in (False, True):
-        with mock.patch("basisbench.writing._CHUNK_BYTES", chunk_bytes):
-            writer = SiteWriter(
-                basis, 0, reference, Keep((kept,), (keep_errors,)), pairs, written_positions, sliced=sliced
-            )
-            written.append(writer.read_and_write(activation))
-    assert written[0].shape == (circuits * pairs, positions, width)
-    scale = written[0].abs().max()
-    torch.testing.assert_close(written[1] / scale, written[0] / scale, rtol=0, atol=1e-9)
+    shared = FirstUnits(basis) if first else None
+
+    def write(*, sliced: bool, first_units: FirstUnits | None = None) -> Tensor:
+        keep = Keep((kept,), (keep_errors,))
+        writer = SiteWriter(basis, 0, reference, keep, pairs, written_positions, sliced=sliced, first_units=first_units)
+        return writer.read_and_write(activation)
+
+    expected = write(sliced=False)
+    assert expected.shape == (circuits * pairs, positions, width)
+    scale = expected.abs().max()
+    with (
+        mock.patch("basisbench.writing._CHUNK_BYTES", chunk_bytes),
+        mock.patch("basisbench.writing._WIDE", wide),
+        mock.patch.dict("basisbench.shortcut._FIRST_BYTES", {"cpu": first_bytes}),
+    ):
+        for _pass in range(2):
+            written = write(sliced=True, first_units=shared)
+            torch.testing.assert_close(written / scale, expected / scale, rtol=0, atol=1e-9)
+        dense = write(sliced=False, first_units=shared)
+    torch.testing.assert_close(dense / scale, expected / scale, rtol=0, atol=1e-9)
 
 
 def test_small_circuits_and_small_complements_are_sliced() -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from basisbench.model import Model
     from basisbench.protocols import Basis
+    from basisbench.shortcut import FirstUnits
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,7 @@ def ablation_edits(
     positions: int | None = None,
     last_only: bool = False,
     sliced: bool = True,
+    first_units: FirstUnits | None = None,
 ) -> Mapping[Place, Edit]:
     """Return the edits for a batch that holds every pair once per circuit, circuit by circuit.
 
@@ -95,12 +97,15 @@ def ablation_edits(
             no logit of the last position; they are left undefined.
         sliced: compute only the units that are moved off the live or off the reference activation, where the basis
             allows it; the same up to rounding.
+        first_units: coordinates of the first site, if passes share them.
     """
     edits: dict[Place, Edit] = {}
     for index, site in enumerate(basis.sites):
         length = positions or reference.units[index].shape[1]
         written = 1 if last_only and site.layer == model.layers - 1 else length
-        writer = SiteWriter(basis, index, reference, keep, pairs, written, sliced=sliced)
+        writer = SiteWriter(
+            basis, index, reference, keep, pairs, written, sliced=sliced, first_units=None if index else first_units
+        )
         read, write = model.place(site.read), model.place(site.write)
         if read == write:
             edits[write] = writer.read_and_write

@@ -121,6 +121,7 @@ def evaluate_circuits(
                 positions=tokens.shape[1],
                 last_only=shortcut is not None,
                 sliced=shortcut is not None,
+                first_units=None if shortcut is None else shortcut.first,
             )
             rows = tokens.repeat(count, 1)
             past = None

@@ -108,11 +108,11 @@ class GroupPair:
         return common_prefix(self.evaluation.model, prompts)
 
     def shortcut(self, basis: Basis, ablation: Ablation) -> Shortcut:
-        """Return what the ablated passes share; that of the last place of a first write is kept."""
+        """Return what the ablated passes of a basis share; most of it is kept for the family's other bases."""
         first = basis.sites[0]
         key = first.write, ablation == "zero"
         if key not in self._shortcuts:
             prefix = NO_PREFIX if ablation == "zero" else self._prefix
             self._shortcuts.clear()
             self._shortcuts[key] = take_shortcut(self.evaluation.model, self.evaluation.batch.clean, prefix, first)
-        return self._shortcuts[key]
+        return self._shortcuts[key].of_basis(basis)

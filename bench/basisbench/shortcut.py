@@ -6,7 +6,8 @@
 2. **Constant modules.** Every module that has run to its end before a basis writes for the first time gives the
    same in all passes: the embeddings, the first attention, and in the `resid` family the whole first block. Their
    outputs are computed once.
-3. **Last block.** Only its last position reaches the logits. The output projection of its attention and its MLP
+3. **First site.** What a basis reads there is the same in all passes too: its coordinates are computed once.
+4. **Last block.** Only its last position reaches the logits. The output projection of its attention and its MLP
    are cut to that position; what the block adds to the other positions is undefined and never read.
 
 All change nothing but rounding; `evaluate_circuits(..., shortcut=None)` is the plain twin that tests compare with.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from basisbench.model import Model
+    from basisbench.protocols import Basis
     from basisbench.types import Site
 
 Layer = tuple["Float[Tensor, '1 head pos d_head']", "Float[Tensor, '1 head pos d_head']"]
@@ -96,6 +98,42 @@ class Constant:
     repeated: bool
 
 
+_FIRST_BYTES = {"cpu": 64 * 2**20}
+_DEVICE_FIRST_BYTES = 2**30
+"""Coordinates of the first site are kept up to this size, so that memory does not grow with the examples."""
+
+
+class FirstUnits:
+    """The coordinates of a basis at its first site: every circuit reads the same there.
+
+    Args:
+        basis: the basis.
+    """
+
+    def __init__(self, basis: Basis) -> None:
+        self._basis = basis
+        self._units: Tensor | None = None
+
+    def of(
+        self, read: Float[Tensor, "circuit_or_1 pair pos d_read"], units: int
+    ) -> Float[Tensor, "pair pos unit"] | None:
+        """Return the coordinates of what is read, encoded once; None where they are too large to keep.
+
+        Args:
+            read: the activation at the read hook, the same for every circuit.
+            units: units of the site.
+        """
+        if self._units is None:
+            size = read[0, ..., 0].numel() * units * read.dtype.itemsize
+            if size <= _FIRST_BYTES.get(read.device.type, _DEVICE_FIRST_BYTES):
+                self._units = self._basis.encode(self._basis.sites[0], read[0])
+        return self._units
+
+    def fresh(self) -> FirstUnits:
+        """Return the same for other prompts."""
+        return FirstUnits(self._basis)
+
+
 @dataclass(frozen=True, eq=False)
 class Shortcut:
     """What the ablated passes of one aligned group share.
@@ -105,12 +143,15 @@ class Shortcut:
         tokens: the tokens that remain to be run.
         prefix: what comes before them.
         constants: modules that need not run.
+        first: coordinates of the first site of the basis whose circuits are evaluated; None where encoding costs
+            nothing.
     """
 
     model: Model
     tokens: Int[Tensor, "pair rest"]
     prefix: Prefix
     constants: tuple[Constant, ...]
+    first: FirstUnits | None = None
     _repeats: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def part(self, chosen: slice) -> Shortcut:
@@ -120,7 +161,12 @@ class Shortcut:
             replace(constant, output=map_rows(constant.output, rows, lambda tensor: tensor[chosen]))
             for constant in self.constants
         )
-        return Shortcut(self.model, self.tokens[chosen], self.prefix, constants)
+        first = None if self.first is None else self.first.fresh()
+        return Shortcut(self.model, self.tokens[chosen], self.prefix, constants, first)
+
+    def of_basis(self, basis: Basis) -> Shortcut:
+        """Return the shortcut for the circuits of a basis."""
+        return replace(self, first=None if basis.exact else FirstUnits(basis))
 
     @contextmanager
     def constant_modules(self, circuits: int) -> Iterator[None]:

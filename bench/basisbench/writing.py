@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 
     from basisbench.ablate import Keep, Reference
     from basisbench.protocols import Basis
-
+    from basisbench.shortcut import FirstUnits
 
 _CHUNK_BYTES = 24 * 2**20
 """Coordinates are computed in chunks of this size on a CPU: memory does not grow with the examples, and the C library
 hands blocks of more than 32 MiB back to the system each time, whose pages then cost more than the arithmetic."""
+
+_WIDE = 4096
+"""From this many units a reference that all pairs share is decoded by itself: sparse codes are decoded row by row."""
 
 
 class SiteWriter:
@@ -43,10 +46,20 @@ class SiteWriter:
         pairs: pairs per circuit.
         positions: how many positions are written, at the end of each prompt.
         sliced: whether slices may be used.
+        first_units: coordinates that all circuits and passes share, at the first site.
     """
 
     def __init__(
-        self, basis: Basis, index: int, reference: Reference, keep: Keep, pairs: int, positions: int, *, sliced: bool
+        self,
+        basis: Basis,
+        index: int,
+        reference: Reference,
+        keep: Keep,
+        pairs: int,
+        positions: int,
+        *,
+        sliced: bool,
+        first_units: FirstUnits | None = None,
     ) -> None:
         self._basis, self._site, self._pairs, self._positions = basis, basis.sites[index], pairs, positions
         self._kept = keep.units[index][:, -positions:]
@@ -65,6 +78,7 @@ class SiteWriter:
         if not basis.exact:
             self._at_zero = basis.decode(self._site, self._unit_reference.new_zeros(1, self._kept.shape[-1]))
         self._read: Tensor | None = None
+        self._first_units = first_units
 
     def read(self, activation: Tensor) -> None:
         """Keep the activation at the read hook, as (circuit or 1, pair, position, d_read)."""
@@ -91,14 +105,19 @@ class SiteWriter:
 
     def _dense(self, read: Tensor, live: Tensor) -> Tensor:
         """Encode everything: (circuit or 1, pair, position, d) to (circuit, pair, position, d_write)."""
+        shared = self._shared(read)
         return self._mixed(
-            self._basis.encode(self._site, read),
+            self._basis.encode(self._site, read) if shared is None else shared,
             live,
             self._kept.unsqueeze(1),
             self._keep_errors.unsqueeze(1).unsqueeze(-1),
             self._unit_reference,
             self._error_reference,
         )
+
+    def _shared(self, read: Tensor) -> Tensor | None:
+        """Return the coordinates that all circuits and passes share, as (pair, position, unit)."""
+        return None if self._first_units is None else self._first_units.of(read, self._kept.shape[-1])
 
     def _mixed(
         self,
@@ -115,33 +134,38 @@ class SiteWriter:
             return self._basis.decode(self._site, units.where(kept, reference))
         if error_reference is None or self._at_zero is None:
             raise RuntimeError(f"basis '{self._basis.name}' is not exact but has no error reference")
-        # f' - f where the error is kept, f' elsewhere: one multiply-add over the units, for the two factors
-        # have no pair axis unless the reference has one.
-        change = torch.addcmul(reference * ~kept, units, kept.to(units.dtype) - keep_errors.to(units.dtype))
+        # f' - f where the error is kept, f' elsewhere. The two factors have no pair axis unless the reference has one.
+        unkept, sign = reference * ~kept, kept.to(units.dtype) - keep_errors.to(units.dtype)
         error = (live - self._at_zero).where(keep_errors, error_reference)
-        return self._basis.decode(self._site, change) + error
+        if len(self._unit_reference) == 1 and self._pairs > 1 and units.shape[-1] >= _WIDE:
+            # A mean over many prompts is dense, but the same for all pairs; what is left is as sparse as the code.
+            shared = self._basis.decode(self._site, unkept) - self._at_zero
+            return self._basis.decode(self._site, units * sign) + shared + error
+        return self._basis.decode(self._site, torch.addcmul(unkept, units, sign)) + error
 
     def _sliced(self, parts: SiteSlices, read: Tensor, live: Tensor) -> Tensor:
         circuits = len(self._kept)
+        shared = self._shared(read)
         at_reference = self._reference.output(self._basis, self._index)[:, -self._positions :]
         written = live.where(parts.from_live.unsqueeze(1).unsqueeze(-1), at_reference)
         for moved in parts.slices:
             references = self._unit_reference[..., moved.units]
+            known = None if shared is None else shared[..., moved.units]
             for some in self._chunks(len(moved.rows[0]), len(moved.units)):
                 circuit, position = moved.rows[0][some], moved.rows[1][some]
-                rows = read.expand(circuits, -1, -1, -1)[circuit, :, position]
-                reference = references[:, position].transpose(0, 1)
-                change = (moved.part.encode(rows) - reference) * moved.sign[some]
+                if known is None:
+                    units = moved.part.encode(read.expand(circuits, -1, -1, -1)[circuit, :, position])
+                else:
+                    units = known[:, position].transpose(0, 1)
+                change = (units - references[:, position].transpose(0, 1)) * moved.sign[some]
                 written[circuit, :, position] += moved.part.decode(change)
         all_circuit, all_position = parts.dense or (None, None)
         if all_circuit is None or all_position is None:
             return written
         for some in self._chunks(len(all_circuit), self._kept.shape[-1]):
             circuit, position = all_circuit[some], all_position[some]
-            if len(read) == 1 and circuits > 1:
-                # The first site: what it reads is the same for all circuits, so each position is encoded once.
-                needed, again = position.unique(return_inverse=True)
-                units = self._basis.encode(self._site, read[0, :, needed].transpose(0, 1))[again]
+            if shared is not None:
+                units = shared[:, position].transpose(0, 1)
             else:
                 units = self._basis.encode(self._site, read.expand(circuits, -1, -1, -1)[circuit, :, position])
             errors = self._error_reference
