@@ -198,7 +198,7 @@ def test_the_fingerprint_follows_the_files(architecture: str, tmp_path: Path) ->
 
 
 def test_dictionaries_take_the_type_of_the_model(architecture: str) -> None:
-    from basisbench.model import load_model
+    from basisbench.load import load_model
 
     model = load_model(oracle.model(architecture).spec, dtype="float32")
     basis = build("transcoder", model)

@@ -148,7 +148,7 @@ def test_a_replay_from_any_block_gives_the_same_logits(architecture: str, start:
 
 
 def test_the_weights_hash_follows_the_weights(architecture: str) -> None:
-    from basisbench.model import load_model
+    from basisbench.load import load_model
 
     spec = oracle.model(architecture).spec
     first, second = load_model(spec), load_model(spec)

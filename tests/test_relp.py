@@ -14,7 +14,8 @@ import oracle
 from basisbench.context import GroupContext
 from basisbench.errors import BasisBenchError
 from basisbench.gradients import Batch, gradient_field
-from basisbench.model import Model, load_model, wrap
+from basisbench.load import load_model
+from basisbench.model import Model, wrap
 from basisbench.protocols import ModelSpec
 from basisbench.relp import activation_ratio, relp_rules, with_gradient_of
 from basisbench.types import Pairs

@@ -12,7 +12,8 @@ from torch import Tensor
 import oracle
 from basisbench.context import GroupContext
 from basisbench.gradients import Batch, gradient_field
-from basisbench.model import Model, load_model
+from basisbench.load import load_model
+from basisbench.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.types import Pairs
 

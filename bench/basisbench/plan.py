@@ -128,7 +128,7 @@ class Runner:
     def _model(self, name: str) -> Model:
         """Return a loaded model; the one before it is let go, so that one at a time is in memory."""
         if name not in self._models:
-            from basisbench.model import load_model
+            from basisbench.load import load_model
 
             self._models.clear()
             self._models[name] = load_model(self.registry.get("model", name), device=self.settings.device)
