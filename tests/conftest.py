@@ -9,49 +9,8 @@ import pytest
 
 from basisbench.protocols import ModelSpec
 from basisbench.record import Record, SubsetCheck, TopNode
-from basisbench.registry import load_registry
 from synthetic_records import synthetic_record
-
-START, UNKNOWN = "<s>", "<unk>"
-
-
-def build_tiny_tokenizer() -> Any:
-    """Return a word tokenizer that knows every word of the built-in tasks and puts `<s>` in front."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from tokenizers.pre_tokenizers import Whitespace
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
-    splitter = Whitespace()
-    words: set[str] = set()
-    for entry in load_registry().of("task"):
-        for split in ("attribution", "evaluation"):
-            for pair in load_registry().get("task", entry.name).candidates(split, seed=0):
-                text = " ".join((pair.clean_text, pair.counterfactual_text, *pair.answers, *pair.foils))
-                words.update(word for word, _ in splitter.pre_tokenize_str(text))
-    vocabulary = {word: index for index, word in enumerate([START, UNKNOWN, *sorted(words)])}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = splitter
-    tokenizer.post_processor = TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, unk_token=UNKNOWN)
-
-
-def save_checkpoint(config: Any, tokenizer: Any, folder: Path, seed: int) -> Path:
-    """Save a model with random weights, biases included, large enough that every part matters."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn_like(parameter)
-            is_norm = "norm" in name or "ln_" in name
-            parameter.copy_(1.0 + 0.1 * noise if is_norm and name.endswith("weight") else 0.2 * noise)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+from tiny_models import build_tiny_tokenizer, save_checkpoint
 
 
 @pytest.fixture(scope="session")

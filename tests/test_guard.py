@@ -170,11 +170,14 @@ def test_a_damaged_file_is_refused(architecture: str, damage: str, tmp_path: Pat
     _not_built("sae_mlp_out", model, "layer_1")
 
 
-def test_state_between_encode_and_decode_is_refused(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalisation", ["expected_average_only_in", "covariance_whitening"])
+def test_a_normalisation_that_the_files_do_not_give_is_refused(
+    architecture: str, normalisation: str, tmp_path: Path
+) -> None:
     model, folder = copied(architecture, "sae_resid", tmp_path)
     config = folder / "layer_0" / "cfg.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"normalize_activations": "layer_norm"}))
-    _not_built("sae_resid", model, "layer_0", "layer_norm")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"normalize_activations": normalisation}))
+    _not_built("sae_resid", model, "layer_0", normalisation)
 
 
 def _not_built(name: str, model: Model, *mentioned: str) -> None:

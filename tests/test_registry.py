@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import BasisSpec, Method, ModelSpec, Task
+from basisbench.protocols import BasisScheme, BasisSpec, Method, ModelSpec, Task
 from basisbench.registry import PLURALS, Kind, Registry, load_registry
 
 MODEL = ModelSpec(name="a-model", path="nowhere", summary="a model")
@@ -37,7 +37,7 @@ def test_built_ins_are_found_by_file(kind: Kind, names: set[str]) -> None:
 
 
 def test_everything_registered_has_its_type_and_a_summary_of_one_line() -> None:
-    types = {"model": ModelSpec, "task": Task, "basis": BasisSpec, "method": Method}
+    types = {"model": ModelSpec, "task": Task, "basis": BasisSpec, "method": Method, "scheme": BasisScheme}
     for entry in load_registry().entries:
         assert isinstance(entry.item, types[entry.kind])
         assert entry.summary
@@ -56,6 +56,26 @@ def test_two_things_of_one_name_are_refused_unless_their_kinds_differ() -> None:
         registry.adding([MODEL], "there")
     basis = BasisSpec(name="a-model", family="mlp", summary="a basis", build=lambda model: model)  # type: ignore[arg-type, return-value]
     assert len(registry.adding([basis], "there").entries) == 2
+
+
+def test_a_basis_that_is_not_listed_is_made_by_its_scheme(tmp_path: Path) -> None:
+    path = write_plugin(
+        tmp_path,
+        "from basisbench.protocols import BasisScheme, BasisSpec\n"
+        "def resolve(name): return BasisSpec(name, 'attn', 'made', build=None, layers=(1, 2))\n"
+        "PROVIDES = BasisScheme('made', 'made:ANYTHING', 'bases that are made up', resolve)\n",
+    )
+    registry = load_registry([path])
+    spec = registry.get("basis", "made:a:b")
+    assert (spec.name, spec.family, spec.layers) == ("made:a:b", "attn", (1, 2))
+    assert "made:ANYTHING" in [entry.name for entry in registry.listing("basis")]
+    assert "made:ANYTHING" not in [entry.name for entry in registry.of("basis")]
+    assert [entry.name for entry in registry.listing("task")] == [entry.name for entry in registry.of("task")]
+    with pytest.raises(BasisBenchError, match="no basis named 'mode:a'"):
+        registry.get("basis", "mode:a")
+    (made,) = (entry.item for entry in registry.of("scheme") if entry.name == "made:ANYTHING")
+    with pytest.raises(BasisBenchError, match="two schemes are named 'made:ANYTHING'"):
+        registry.adding([made], "there")
 
 
 def test_a_plugin_file_uses_the_same_door(tmp_path: Path) -> None:

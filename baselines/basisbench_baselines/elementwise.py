@@ -1,16 +1,19 @@
-"""Dictionaries whose units do not depend on each other (ReLU, JumpReLU): what SAELens computes, with less work.
+"""What SAELens computes, with less work; without gradients.
 
-1. Weights are packed where that is possible (basisbench.packed), and fewer passes go over memory.
-2. Some units can be computed without the others, so that the harness computes only those that a circuit needs.
-3. A wide, sparse code is decoded by adding up its active rows.
+1. A wide, sparse code is decoded by adding up its active rows, whatever the dictionary.
+2. Where units do not depend on each other (ReLU, JumpReLU), weights are packed if that is possible
+   (basisbench.packed), fewer passes go over memory, and some units can be computed without the others, so that the
+   harness computes only those that a circuit needs. Further units that are linear in the input
+   (basisbench_baselines.adapted) are units without a threshold.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from basisbench.packed import LinearMap, linear_map, passing_linear_map
+from basisbench_baselines.adapted import AdaptedDictionary
 from basisbench_baselines.rows import RowsPart
 
 if TYPE_CHECKING:
@@ -20,8 +23,65 @@ if TYPE_CHECKING:
 _WIDE = 4096
 """Dictionaries of fewer units are decoded as a product: counting active units would cost as much."""
 
+_ELEMENTWISE = (
+    "standard",
+    "jumprelu",
+    "transcoder",
+    "jumprelu_transcoder",
+    "skip_transcoder",
+    "jumprelu_skip_transcoder",
+)
+"""SAELens's architectures whose units do not depend on each other."""
+
 _SPARSE = 1 / 32
 """Codes with at most this share of active units are decoded row by row (measured: 8 times faster at 1/500)."""
+
+
+class QuickDictionary(Protocol):
+    """A dictionary without gradients."""
+
+    def encode(self, x: Float[Tensor, "*b d_read"], /) -> Float[Tensor, "*b unit"]:
+        """Return the coordinates, in the type of the weights."""
+        ...
+
+    def decode(self, f: Float[Tensor, "*b unit"], /) -> Float[Tensor, "*b d_write"]:
+        """Return the reconstruction."""
+        ...
+
+    def part(self, units: Int[Tensor, " part"], /) -> RowsPart | None:
+        """Return some units; None where units depend on each other."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class JointDictionary:
+    """Units that depend on each other (TopK, a normalised input): they are computed together.
+
+    Attributes:
+        dictionary: a SAELens module or an adapted one.
+        w_dec: one row per unit, if its decoder is this matrix; None lets the dictionary decode.
+        b_dec: decoder bias.
+    """
+
+    dictionary: Any
+    w_dec: Float[Tensor, "unit d_write"] | None
+    b_dec: Float[Tensor, " d_write"]
+
+    def encode(self, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
+        """Return the coordinates; without gradients."""
+        coordinates: Tensor = self.dictionary.encode(x.to(self.b_dec.dtype))
+        return coordinates
+
+    def decode(self, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
+        """Return the reconstruction; without gradients."""
+        f = f.to(self.b_dec.dtype)
+        if self.w_dec is not None and _is_sparse(f):
+            return sparse_product(f, self.w_dec) + self.b_dec
+        reconstruction: Tensor = self.dictionary.decode(f)
+        return reconstruction
+
+    def part(self, _units: Int[Tensor, " part"]) -> None:
+        """Return nothing: no unit can be computed without the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +92,7 @@ class ElementwiseDictionary:
         shift: subtracted from the input; None for a dictionary that subtracts nothing.
         w_enc: one row per unit, so that rows can be picked.
         b_enc: encoder bias.
-        threshold: per unit, at least zero; None for ReLU, where it is zero everywhere.
+        threshold: per unit, at least zero, minus infinity for a linear unit; None for ReLU, where it is zero.
         w_dec: one row per unit.
         b_dec: decoder bias.
         encoder: x -> x @ w_enc.T + b_enc.
@@ -54,12 +114,8 @@ class ElementwiseDictionary:
 
     def decode(self, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
         """Return the reconstruction; without gradients."""
-        import torch
-
-        # On a device the count would have to be waited for.
-        if f.device.type == "cpu" and len(self.w_dec) >= _WIDE and torch.count_nonzero(f) <= _SPARSE * f.numel():
-            return sparse_product(f, self.w_dec) + self.b_dec
-        return self.decoder(f)
+        f = f.to(self.w_dec.dtype)
+        return sparse_product(f, self.w_dec) + self.b_dec if _is_sparse(f) else self.decoder(f)
 
     def part(self, units: Int[Tensor, " part"]) -> RowsPart:
         """Return some units."""
@@ -71,6 +127,7 @@ class ElementwiseDictionary:
         return lambda x: _activated(encoder(self._shifted(x)), threshold)
 
     def _shifted(self, x: Tensor) -> Tensor:
+        x = x.to(self.w_enc.dtype)
         return x if self.shift is None else x - self.shift
 
 
@@ -79,12 +136,21 @@ def _activated(before: Tensor, threshold: Tensor | None) -> Tensor:
     return before.relu_() if threshold is None else before.masked_fill_(before <= threshold, 0)
 
 
+def _is_sparse(f: Tensor) -> bool:
+    """Tell whether a code is so wide and so sparse that adding rows is quicker than a product."""
+    import torch
+
+    # On a device the count would have to be waited for.
+    wide = f.device.type == "cpu" and f.shape[-1] >= _WIDE
+    return wide and bool(torch.count_nonzero(f) <= _SPARSE * f.numel())
+
+
 def sparse_product(f: Float[Tensor, "*b unit"], weight: Float[Tensor, "unit d"]) -> Float[Tensor, "*b d"]:
     """Return f @ weight by adding the rows of active units; equal to the product up to rounding."""
     import torch
     from torch.nn import functional
 
-    flat = f.flatten(0, -2)
+    flat = f.reshape(-1, f.shape[-1])
     row, unit = flat.nonzero().unbind(1)
     counts = torch.bincount(row, minlength=len(flat))
     starts = counts.cumsum(0) - counts
@@ -92,29 +158,62 @@ def sparse_product(f: Float[Tensor, "*b unit"], weight: Float[Tensor, "unit d"])
     return product.view(*f.shape[:-1], weight.shape[-1])
 
 
+def quick_dictionary(dictionary: Any, *, pack: bool = True) -> QuickDictionary:
+    """Return the quick form of a SAELens dictionary, or of an adapted one.
+
+    Args:
+        dictionary: the dictionary; its weights may be laid out anew.
+        pack: whether packed copies of the weights may be made.
+    """
+    elementwise = elementwise_dictionary(dictionary, pack=pack)
+    if elementwise is not None:
+        return elementwise
+    if isinstance(dictionary, AdaptedDictionary):
+        return JointDictionary(dictionary, dictionary.w_dec, dictionary.bias)
+    config = dictionary.cfg
+    plain = config.architecture() in ("standard", "gated", "topk", "abstopk", "jumprelu") and not getattr(
+        config, "rescale_acts_by_decoder_norm", False
+    )
+    return JointDictionary(dictionary, dictionary.W_dec.detach() if plain else None, dictionary.b_dec.detach())
+
+
 def elementwise_dictionary(dictionary: Any, *, pack: bool = True) -> ElementwiseDictionary | None:
-    """Return the quick form of a SAELens dictionary; None for kinds whose units depend on each other, and unknown ones.
+    """Return the quick form of a dictionary; None for kinds whose units depend on each other, and unknown ones.
 
     The encoder's weights are laid out anew, one row per unit, in place of the dictionary's own: no second copy.
 
     Args:
-        dictionary: a SAELens module.
+        dictionary: a SAELens module, or an adapted one.
         pack: whether packed copies of the weights may be made.
     """
-    config = dictionary.cfg
+    import torch
+
+    adapted = dictionary if isinstance(dictionary, AdaptedDictionary) else None
+    module = dictionary if adapted is None else adapted.module
+    config = module.cfg
     kind = config.architecture()
     plain = (
-        kind in ("standard", "jumprelu", "transcoder", "jumprelu_transcoder")
+        kind in _ELEMENTWISE
         and config.reshape_activations == "none"
         and not getattr(config, "rescale_acts_by_decoder_norm", False)
-        and str(config.normalize_activations) == "none"
+        and str(config.normalize_activations or "none") == "none"
+        and (adapted is None or adapted.normalisation == "none")
     )
-    if not plain:
+    if not plain or ("skip" in kind and adapted is None):
         return None
-    w_enc = dictionary.W_enc.detach().T.contiguous()
-    dictionary.W_enc.data = w_enc.T
-    w_dec, b_enc, b_dec = dictionary.W_dec.detach(), dictionary.b_enc.detach(), dictionary.b_dec.detach()
-    threshold = dictionary.threshold.detach().clamp_min(0) if "jumprelu" in kind else None
+    linear = None if adapted is None else adapted.linear
+    w_enc, b_enc = module.W_enc.detach().T, module.b_enc.detach()
+    threshold = module.threshold.detach().clamp_min(0) if "jumprelu" in kind else None
+    features = len(w_enc)
+    if linear is None:
+        w_enc = w_enc.contiguous()
+    else:
+        threshold = torch.zeros_like(b_enc) if threshold is None else threshold
+        w_enc, b_enc = torch.cat([w_enc, linear]), torch.cat([b_enc, b_enc.new_zeros(len(linear))])
+        threshold = torch.cat([threshold, threshold.new_full((len(linear),), -torch.inf)])
+    module.W_enc.data = w_enc[:features].T
+    w_dec = module.W_dec.detach() if adapted is None else adapted.w_dec
+    b_dec = module.b_dec.detach() if adapted is None else adapted.bias
     # A transcoder's decoder bias lives in another space than its input; SAELens never subtracts it.
     shift = b_dec if config.apply_b_dec_to_input and "transcoder" not in kind else None
     encoder, decoder = linear_map(w_enc, b_enc, pack=pack), linear_map(w_dec.T, b_dec, pack=pack)

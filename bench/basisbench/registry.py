@@ -5,8 +5,9 @@
    object or a tuple of them.
 3. `--plugin FILE` loads a Python file that defines `PROVIDES`, through the same door.
 
-What an object is follows from its type: a `ModelSpec`, a `BasisSpec`, or something with the methods of a task or a
-method. Two objects of one kind and one name are refused.
+What an object is follows from its type: a `ModelSpec`, a `BasisSpec`, a `BasisScheme`, or something with the methods of
+a task or a method. Two objects of one kind and one name are refused. A basis that is not listed by its name is looked
+up by its scheme, the part of the name before the first colon.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
 from basisbench.errors import BasisBenchError, unknown_name
-from basisbench.protocols import BasisSpec, Method, ModelSpec, Task
+from basisbench.protocols import BasisScheme, BasisSpec, Method, ModelSpec, Task
 
-Kind = Literal["model", "task", "basis", "method"]
-Provided: TypeAlias = ModelSpec | Task | BasisSpec | Method
+Kind = Literal["model", "task", "basis", "method", "scheme"]
+Provided: TypeAlias = ModelSpec | Task | BasisSpec | Method | BasisScheme
 
 PLURALS: Mapping[Kind, str] = {"model": "models", "task": "tasks", "basis": "bases", "method": "methods"}
+"""Kinds that are listed, and their entry-point groups; schemes are listed with, and installed as, bases."""
 BUILT_IN = (
     "basisbench_tasks",
+    "basisbench_baselines",
     "basisbench_baselines.bases",
     "basisbench_baselines.methods",
     "basisbench_baselines.pocket",
@@ -76,15 +79,19 @@ class Registry:
         for entry in self.entries:
             key = (entry.kind, entry.name)
             if key in seen:
+                kinds = PLURALS.get(entry.kind, "schemes")
                 raise BasisBenchError(
-                    f"two {PLURALS[entry.kind]} are named '{entry.name}', in {seen[key]} and in {entry.source}; "
-                    "rename or remove one"
+                    f"two {kinds} are named '{entry.name}', in {seen[key]} and in {entry.source}; rename or remove one"
                 )
             seen[key] = entry.source
 
     def of(self, kind: Kind) -> tuple[Entry, ...]:
         """Return the entries of a kind, by name."""
         return tuple(sorted((entry for entry in self.entries if entry.kind == kind), key=lambda entry: entry.name))
+
+    def listing(self, kind: Kind) -> tuple[Entry, ...]:
+        """Return what to show of a kind: its entries, and for bases the schemes that name more of them."""
+        return self.of(kind) + (self.of("scheme") if kind == "basis" else ())
 
     @overload
     def get(self, kind: Literal["model"], name: str) -> ModelSpec: ...
@@ -95,7 +102,7 @@ class Registry:
     @overload
     def get(self, kind: Literal["method"], name: str) -> Method: ...
     def get(self, kind: Kind, name: str) -> Provided:
-        """Return the object of that kind and name.
+        """Return the object of that kind and name; a basis that is not listed is made by its scheme.
 
         Raises:
             BasisBenchError: there is none; the nearest names are suggested.
@@ -103,6 +110,10 @@ class Registry:
         for entry in self.entries:
             if entry.kind == kind and entry.name == name:
                 return entry.item
+        if kind == "basis":
+            for entry in self.of("scheme"):
+                if isinstance(entry.item, BasisScheme) and name.startswith(f"{entry.item.prefix}:"):
+                    return entry.item.resolve(name)
         raise unknown_name(kind, name, [entry.name for entry in self.of(kind)])
 
     def adding(self, items: Iterable[object], source: str) -> Registry:
@@ -151,7 +162,7 @@ def _installed() -> Registry:
             before = len(registry.entries)
             registry = registry.adding(items, source)
             for entry in registry.entries[before:]:
-                if entry.kind != kind:
+                if entry.kind != kind and (entry.kind, kind) != ("scheme", "basis"):
                     raise BasisBenchError(f"{source} is in the group basisbench.{plural} but gives a {entry.kind}")
     return registry
 
@@ -212,14 +223,17 @@ def _entry(item: object, source: str) -> Entry:
         kind = "model"
     elif isinstance(item, BasisSpec):
         kind = "basis"
+    elif isinstance(item, BasisScheme):
+        kind = "scheme"
     elif isinstance(item, Task):
         kind = "task"
     elif isinstance(item, Method):
         kind = "method"
     else:
         raise BasisBenchError(
-            f"{source}: provides {type(item).__name__} {item!r:.60}, which is no ModelSpec, no BasisSpec, and lacks "
-            "the members of a Task (name, version, summary, candidates, pairs) or a Method (name, summary, score)"
+            f"{source}: provides {type(item).__name__} {item!r:.60}, which is no ModelSpec, BasisSpec or BasisScheme, "
+            "and lacks the members of a Task (name, version, summary, candidates, pairs) or a Method (name, summary, "
+            "score)"
         )
     name = item.name
     if not isinstance(name, str) or not name:

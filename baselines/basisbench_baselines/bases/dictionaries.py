@@ -1,14 +1,16 @@
-"""Pretrained dictionaries in SAELens's format: sparse autoencoders and transcoders.
+"""Dictionaries that a model brings along, in SAELens's format: sparse autoencoders and transcoders.
 
 An SAE reads and writes at one hook; a transcoder reads the MLP's input and writes its output. Both are
-loaded by SAELens, whose own `encode` and `decode` run, so that every architecture it knows works here.
+loaded by SAELens, whose own `encode` and `decode` run, adapted where they keep state (basisbench_baselines.adapted), so
+that every architecture it knows works here. Weights are float32, float64 for a model in float64; activations of a model
+in half precision are widened when they are encoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,10 @@ from basisbench.errors import BasisError
 from basisbench.packed import largest_bytes
 from basisbench.protocols import BasisSpec, ModelSpec
 from basisbench.types import Family, Site
-from basisbench_baselines.elementwise import ElementwiseDictionary, elementwise_dictionary
+from basisbench_baselines.adapted import adapt
+from basisbench_baselines.elementwise import QuickDictionary, quick_dictionary
 from basisbench_baselines.rows import RowsPart
+from basisbench_baselines.shelf import DictionaryShelf
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -33,24 +37,28 @@ _LARGE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, eq=False)
 class DictionaryBasis:
-    """One dictionary per layer.
+    """One dictionary per site.
 
     Attributes:
         name: name of the basis.
         family: its site family.
-        sites: one per layer.
-        dictionaries: SAELens modules, in layer order.
+        sites: where the dictionaries sit, in layer order; not every layer need have one.
+        dictionaries: SAELens modules or adapted ones (basisbench_baselines.adapted), in the order of the sites.
+        sources: repositories of the Hugging Face hub that the weights come from, with their commits.
     """
 
     name: str
     family: Family
     sites: Sequence[Site]
-    dictionaries: tuple[Any, ...]
+    dictionaries: Sequence[Any]
     exact: bool = False
+    sources: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def parameter_bytes(self) -> int:
-        """Bytes of all dictionaries' weights."""
+        """Bytes of all dictionaries' weights, in the type they run in."""
+        if isinstance(self.dictionaries, DictionaryShelf):
+            return self.dictionaries.nbytes
         return sum(
             parameter.numel() * parameter.element_size()
             for dictionary in self.dictionaries
@@ -58,36 +66,53 @@ class DictionaryBasis:
         )
 
     @cached_property
-    def _quick(self) -> tuple[ElementwiseDictionary | None, ...]:
-        pack = self.parameter_bytes <= largest_bytes()
-        quick = []
-        for dictionary in self.dictionaries:
-            quick.append(elementwise_dictionary(dictionary, pack=pack))
+    def _indices(self) -> dict[int, int]:
+        return {site.layer: index for index, site in enumerate(self.sites)}
+
+    @cached_property
+    def _quick(self) -> dict[int, QuickDictionary]:
+        return {}
+
+    def _quick_at(self, site: Site) -> QuickDictionary:
+        index = self._indices[site.layer]
+        if index not in self._quick:
+            pack = self.parameter_bytes <= largest_bytes()
+            self._quick[index] = quick_dictionary(self.dictionaries[index], pack=pack)
             if self.parameter_bytes > _LARGE_BYTES:
                 # What was rearranged leaves holes that the next layer's weights do not fill.
                 trim_memory()
-        return tuple(quick)
+        return self._quick[index]
+
+    def drop(self, site: Site) -> None:
+        """Let go of a site's weights, where they can be loaded again; the next use does."""
+        if isinstance(self.dictionaries, DictionaryShelf):
+            index = self._indices[site.layer]
+            self._quick.pop(index, None)
+            self.dictionaries.drop(index)
 
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
-        """Return the feature activations."""
+        """Return the feature activations, in the type of the weights."""
         import torch
 
-        quick = None if torch.is_grad_enabled() else self._quick[site.layer]
-        features: Tensor = self.dictionaries[site.layer].encode(x) if quick is None else quick.encode(x)
-        return features
+        if torch.is_grad_enabled():
+            dictionary = self.dictionaries[self._indices[site.layer]]
+            features: Tensor = dictionary.encode(x.to(dictionary.W_dec.dtype))
+            return features
+        return self._quick_at(site).encode(x)
 
     def decode(self, site: Site, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
         """Return the reconstruction at the write hook."""
         import torch
 
-        quick = None if torch.is_grad_enabled() else self._quick[site.layer]
-        reconstruction: Tensor = self.dictionaries[site.layer].decode(f) if quick is None else quick.decode(f)
-        return reconstruction
+        if torch.is_grad_enabled():
+            dictionary = self.dictionaries[self._indices[site.layer]]
+            reconstruction: Tensor = dictionary.decode(f.to(dictionary.W_dec.dtype))
+            return reconstruction
+        return self._quick_at(site).decode(f)
 
     def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart | None:
         """Return some units; None for dictionaries whose units depend on each other."""
-        quick = self._quick[site.layer]
-        return None if quick is None else quick.part(units)
+        return self._quick_at(site).part(units)
 
 
 def _folder(name: str, model: ModelSpec) -> Path:
@@ -108,10 +133,23 @@ def fingerprint(name: str, model: ModelSpec) -> str:
         BasisError: the model has no such dictionaries.
     """
     folder = _folder(name, model)
+    return hash_files([path for path in folder.rglob("*") if path.is_file()], folder)
+
+
+def hash_files(files: Iterable[Path], folder: Path | None = None) -> str:
+    """Return the SHA-256 over names, sizes and bytes of files, in order of name.
+
+    Args:
+        files: the files.
+        folder: names are relative to this one; their last two parts where None.
+    """
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder).as_posix()} {file.stat().st_size}".encode())
-        digest.update(file.read_bytes())
+    for file in sorted(files):
+        name = Path(*file.parts[-2:]) if folder is None else file.relative_to(folder)
+        digest.update(f"{name.as_posix()} {file.stat().st_size}".encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(2**20):
+                digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -121,6 +159,7 @@ def load_dictionaries(name: str, family: Family, read: SiteKind, write: SiteKind
     Raises:
         BasisError: a layer is missing, cannot be read, or does not fit the model's width.
     """
+    import torch
     from sae_lens import SAE
     from safetensors import SafetensorError
 
@@ -136,8 +175,12 @@ def load_dictionaries(name: str, family: Family, read: SiteKind, write: SiteKind
             reason = str(error).strip().splitlines()[0]
             raise BasisError(f"basis '{name}': {path} is not a dictionary that SAELens can load: {reason}") from error
         _check_width(name, path, dictionary, model)
-        dictionary.to(model.dtype)
-        dictionaries.append(dictionary.eval().requires_grad_(False))
+        # Half precision moves features across their thresholds: dictionaries run in float32 at least.
+        dictionary.to(torch.float64 if model.dtype == torch.float64 else torch.float32)
+        try:
+            dictionaries.append(adapt(dictionary.eval().requires_grad_(False)))
+        except BasisError as error:
+            raise BasisError(f"basis '{name}': {path}: {error}") from error
     sites = tuple(Site(layer, model.hook(read, layer), model.hook(write, layer)) for layer in range(model.layers))
     return DictionaryBasis(name, family, sites, tuple(dictionaries))
 
@@ -150,12 +193,6 @@ def _check_width(name: str, path: Path, dictionary: Any, model: Model) -> None:
         raise BasisError(
             f"basis '{name}': {path} maps width {d_in} to {d_out}, but '{model.name}' has width {width}; "
             "it was trained for another model"
-        )
-    normalisation = getattr(dictionary.cfg, "normalize_activations", "none")
-    if normalisation not in ("none", None):
-        raise BasisError(
-            f"basis '{name}': {path} normalises activations ('{normalisation}') with state kept between encode and "
-            "decode, which does not work under batching; fold the normalisation into the weights"
         )
 
 

@@ -1,0 +1,317 @@
+"""Published dictionaries by name: `sae:RELEASE[@REVISION][:PATTERN]`, or `sae:FOLDER[:PATTERN]`.
+
+1. A release is looked up in SAELens's list, a folder is searched for SAELens's `cfg.json`. A pattern (`*`, `?`,
+   `[...]`) chooses among the ids or folders; what is left must be one dictionary per layer.
+2. Family and layers are known before anything is downloaded. On building, every dictionary's own configuration says
+   where it sits and on which model it was trained, and must agree with that and with the model at hand.
+3. Weights are read by SAELens, at one commit of the repository, each layer when it is first used, in float32 (float64
+   for a model in float64), and adapted (basisbench_baselines.adapted).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from basisbench.errors import BasisError
+from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
+from basisbench.types import Family, Site
+from basisbench_baselines.adapted import adapt, check_kind
+from basisbench_baselines.bases.dictionaries import DictionaryBasis, hash_files
+from basisbench_baselines.hub.cache import Snapshot, pinned, quiet, resolve, told
+from basisbench_baselines.hub.placement import Placement, place
+from basisbench_baselines.hub.releases import Release, choose, find_release, layer_of
+from basisbench_baselines.shelf import DictionaryShelf
+
+if TYPE_CHECKING:
+    from basisbench.model import Model
+
+PREFIX = "sae"
+_NAME = re.compile(r"(?P<release>[^@:]+)(@(?P<revision>[^:]+))?(:(?P<pattern>.+))?")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """One dictionary before it is loaded.
+
+    Attributes:
+        title: how messages call it.
+        configure: reads its configuration alone.
+        load: reads its weights, to a device and in a type.
+        snapshot: where it comes from, if that is the hub.
+    """
+
+    title: str
+    configure: Callable[[], dict[str, Any]]
+    load: Callable[[str, str], Any]
+    snapshot: Snapshot | None = None
+
+    def told(self, basis: str) -> AbstractContextManager[None]:
+        """Tell what goes wrong with it in one line."""
+        subject = f"basis '{basis}': {self.title}"
+        return told(subject, self.snapshot.repository, self.snapshot.commit) if self.snapshot else told(subject)
+
+
+def resolve_name(name: str) -> BasisSpec:
+    """Return the basis of a name such as "sae:gpt2-small-res-jb"; nothing is downloaded.
+
+    Raises:
+        BasisError: no such release or folder, no id that matches, or several for one layer.
+    """
+    body = name.removeprefix(f"{PREFIX}:")
+    folder, pattern = _as_folder(body)
+    if folder is not None:
+        return _folder_spec(name, folder, pattern)
+    match = _NAME.fullmatch(body)
+    if match is None:
+        raise BasisError(f"basis '{name}': expected {PREFIX}:RELEASE[@REVISION][:PATTERN] or {PREFIX}:FOLDER[:PATTERN]")
+    with _named(name):
+        release = find_release(match["release"])
+        family = release.family
+        layers = {identifier: layer_of(identifier) for identifier in release.paths}
+        chosen = choose(f"release '{release.name}'", list(release.paths), layers, match["pattern"])
+    snapshot_of = partial(_snapshot, name, release, match["revision"])
+
+    def build(model: Model) -> DictionaryBasis:
+        snapshot = snapshot_of(model.spec)
+        dictionaries = {layer: _hub_dictionary(release, chosen[layer], snapshot) for layer in chosen}
+        return _build(name, family, dictionaries, model)
+
+    return BasisSpec(
+        name,
+        family,
+        f"{len(chosen)} dictionaries of {release.repository} for {release.model}",
+        build=build,
+        fingerprint=lambda spec: _hub_fingerprint(name, release, chosen, snapshot_of(spec)),
+        layers=tuple(chosen),
+        repositories=(release.repository,),
+    )
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say which basis an error is about."""
+    try:
+        yield
+    except BasisError as error:
+        raise BasisError(f"basis '{name}': {error}") from error
+
+
+def _as_folder(body: str) -> tuple[Path | None, str | None]:
+    """Return the folder and the pattern of a name that begins with an existing folder or looks like a path."""
+    for text, pattern in ((body, None), body.rpartition(":")[::2]):
+        if text and (path := Path(text).expanduser()).is_dir():
+            return path.resolve(), pattern
+    if body.startswith(("/", "./", "../", "~")):
+        raise BasisError(f"basis '{PREFIX}:{body}': no folder of that name")
+    return None, None
+
+
+# --- releases
+
+
+def _snapshot(name: str, release: Release, revision: str | None, spec: ModelSpec) -> Snapshot:
+    """Return the commit to use: of the name, else of the run's suite, else the main branch's."""
+    revision = revision or spec.revisions.get(release.repository)
+    with told(f"basis '{name}'", release.repository, revision):
+        return resolve(release.repository, revision)
+
+
+def _hub_dictionary(release: Release, identifier: str, snapshot: Snapshot) -> Dictionary:
+    def configure() -> dict[str, Any]:
+        from sae_lens.loading.pretrained_sae_loaders import load_sae_config_from_huggingface
+
+        with pinned(snapshot):
+            config: dict[str, Any] = load_sae_config_from_huggingface(release.name, identifier)
+            return config
+
+    def load(device: str, dtype: str) -> Any:
+        from sae_lens import SAE
+
+        with pinned(snapshot):
+            return SAE.from_pretrained(release.name, identifier, device=device, dtype=dtype)
+
+    return Dictionary(f"'{identifier}' of {release.repository}", configure, load, snapshot)
+
+
+def _hub_fingerprint(name: str, release: Release, chosen: Mapping[int, str], snapshot: Snapshot) -> str:
+    """Return a digest of repository, commit, and the hash that the hub's cache names each weight file by."""
+    digest = hashlib.sha256(f"{snapshot.repository} {snapshot.commit}".encode())
+    with told(f"basis '{name}'", snapshot.repository, snapshot.commit):
+        for identifier in chosen.values():
+            path = Path(snapshot.download(release.weights(identifier))).resolve()
+            content = path.name if path.parent.name == "blobs" else hash_files([path])
+            digest.update(f"{identifier} {release.paths[identifier]} {content}".encode())
+    return digest.hexdigest()
+
+
+# --- folders
+
+
+def _folder_spec(name: str, folder: Path, pattern: str | None) -> BasisSpec:
+    placements = {path.parent.relative_to(folder).as_posix(): _placed(path) for path in folder.rglob("cfg.json")}
+    if not placements:
+        raise BasisError(f"basis '{name}': {folder} holds no cfg.json, expected SAELens's files, a folder per layer")
+    layers = {place: None if found is None else found.layer for place, found in placements.items()}
+    with _named(name):
+        chosen = choose(f"folder {folder}", sorted(placements), layers, pattern)
+    families = {found.family for place in chosen.values() if (found := placements[place]) is not None}
+    if len(families) > 1:
+        raise BasisError(
+            f"basis '{name}': {folder} holds dictionaries of several families, {', '.join(sorted(families))}; choose "
+            "one with a pattern after a colon"
+        )
+    family = families.pop()
+    dictionaries = {layer: _folder_dictionary(folder / place) for layer, place in chosen.items()}
+    return BasisSpec(
+        name,
+        family,
+        f"{len(chosen)} dictionaries of the folder {folder}",
+        build=partial(_build, name, family, dictionaries),
+        fingerprint=lambda _spec: hash_files(
+            [path for place in chosen.values() for path in (folder / place).iterdir() if path.is_file()]
+        ),
+        layers=tuple(chosen),
+    )
+
+
+def _placed(path: Path) -> Placement | None:
+    """Read from a cfg.json where its dictionary sits, without SAELens."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        # Before SAELens 6 everything was on one level, and the hook was a hook point once.
+        facts = {**config, **config.get("metadata", {})}
+        facts.setdefault("hook_name", facts.get("hook_point"))
+        return place(str(config.get("architecture", "standard")), facts)
+    except BasisError as error:
+        raise BasisError(f"{path}: {error}") from error
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise BasisError(f"{path}: not a configuration that SAELens wrote: {error}") from error
+
+
+def _folder_dictionary(folder: Path) -> Dictionary:
+    def configure() -> dict[str, Any]:
+        from sae_lens.loading.pretrained_sae_loaders import get_sae_lens_config_from_disk, handle_config_defaulting
+
+        config: dict[str, Any] = handle_config_defaulting(get_sae_lens_config_from_disk(folder))
+        return config
+
+    def load(device: str, dtype: str) -> Any:
+        from sae_lens import SAE
+
+        return SAE.load_from_disk(folder, device=device, dtype=dtype)
+
+    return Dictionary(str(folder), configure, load)
+
+
+# --- both
+
+
+def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], model: Model) -> DictionaryBasis:
+    """Check every dictionary against the model by its configuration; weights are loaded later.
+
+    Raises:
+        BasisError: one does not fit, or cannot be found; says which and why.
+    """
+    import torch
+
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    deepest = max(dictionaries)
+    if deepest >= model.layers:
+        raise BasisError(
+            f"basis '{name}': it has a dictionary for layer {deepest}, but '{model.name}' has {model.layers} layers; "
+            "it was trained for another model (a pattern after a colon chooses among its ids)"
+        )
+    sites: list[Site] = []
+    loaders: list[Callable[[], Any]] = []
+    nbytes = 0
+    for layer, dictionary in dictionaries.items():
+        with dictionary.told(name):
+            config, parameters = _described(dictionary.configure())
+            placement = place(config.architecture(), config.metadata)
+            if placement is None or (placement.family, placement.layer) != (family, layer):
+                raise BasisError(
+                    f"its configuration says '{config.metadata.hook_name}', expected a site of family {family} in "
+                    f"layer {layer}"
+                )
+            site = placement.site(model)
+            _check_widths(config, placement, site, model)
+            sites.append(site)
+            loaders.append(partial(_load, name, dictionary, placement, model, site, dtype))
+            nbytes += parameters * dtype.itemsize
+    missing = sorted(set(range(model.layers)) - set(dictionaries))
+    if missing:
+        _say_missing(name, model.name, tuple(missing))
+    snapshots = [dictionary.snapshot for dictionary in dictionaries.values() if dictionary.snapshot]
+    return DictionaryBasis(
+        name,
+        family,
+        tuple(sites),
+        DictionaryShelf(loaders, nbytes),
+        sources={snapshot.repository: snapshot.commit for snapshot in snapshots},
+    )
+
+
+def _described(raw: dict[str, Any]) -> tuple[Any, int]:
+    """Return SAELens's configuration object, and how many parameters such a dictionary has; no weight is read."""
+    from sae_lens.registry import get_sae_class
+
+    check_kind(str(raw["architecture"]))
+    module_class, config_class = get_sae_class(raw["architecture"])
+    config = config_class.from_dict({**raw, "device": "meta"})
+    with quiet():
+        module = module_class(config)
+    return config, sum(parameter.numel() for parameter in module.parameters())
+
+
+def _load(name: str, dictionary: Dictionary, placement: Placement, model: Model, site: Site, dtype: Any) -> Any:
+    with dictionary.told(name), quiet():
+        module = dictionary.load(_device_of(model, site), str(dtype).removeprefix("torch."))
+        module.eval().requires_grad_(False)
+        return adapt(module, gain=placement.gain(model), centred=placement.is_centred(model))
+
+
+def _device_of(model: Model, site: Site) -> str:
+    """Return where a layer lies: a model may be spread over several devices."""
+    parameter = next(model.body.get_submodule(model.place(site.write).module).parameters(), None)
+    return str(model.device if parameter is None or parameter.device.type == "meta" else parameter.device)
+
+
+def _check_widths(config: Any, placement: Placement, site: Site, model: Model) -> None:
+    found = int(config.d_in), int(getattr(config, "d_out", config.d_in))
+    expected = placement.widths(model)
+    if found != expected:
+        raise BasisError(
+            f"it maps width {found[0]} to {found[1]}, but {site.read} and {site.write} of '{model.name}' have "
+            f"{expected[0]} and {expected[1]}; it was trained for another model"
+        )
+
+
+@cache
+def _say_missing(name: str, model: str, layers: tuple[int, ...]) -> None:
+    """Name the layers that a basis lacks, once per process."""
+    _log.warning(
+        "basis '%s' has no dictionary for layer %s of '%s'; it is compared on the layers that it has",
+        name,
+        ", ".join(map(str, layers)),
+        model,
+    )
+
+
+PROVIDES: tuple[BasisScheme, ...] = (
+    BasisScheme(
+        PREFIX,
+        "sae:RELEASE[@REVISION][:PATTERN]",
+        "dictionaries of a SAELens release, or of a folder of SAELens's files",
+        resolve_name,
+    ),
+)

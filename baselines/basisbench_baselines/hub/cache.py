@@ -1,0 +1,224 @@
+"""Files of the Hugging Face hub at one commit, through the hub's own client and cache; errors in one line each.
+
+SAELens's loaders (sae-lens 6.54) ask for files without a revision, and the one of Gemma Scope 2 reads tensor shapes
+by HTTP range requests even where the file is in the cache and the client is offline. `pinned` is the one place
+that deals with both: while it is open, the loaders' module downloads from a fixed commit, checks what it got, and
+reads shapes from the file. A test fails when SAELens takes a revision itself or changes the two functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+from yaml import YAMLError
+
+from basisbench.errors import BasisBenchError, BasisError
+from basisbench.hub import one_line
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SECONDS = 10.0
+"""How long the hub may take to name the commit of a branch before the cache's answer is taken."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A repository of the hub at one commit.
+
+    Attributes:
+        repository: "organisation/name".
+        commit: full SHA-1 of the commit; it stands for the contents of every file.
+    """
+
+    repository: str
+    commit: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the cache keeps this commit."""
+        return cache_folder(self.repository) / "snapshots" / self.commit
+
+    def download(self, filename: str, **options: Any) -> str:
+        """Return the path of a file in the cache, fetched if need be, and checked.
+
+        Args:
+            filename: path in the repository.
+            options: what else `hf_hub_download` takes; its revision is ours.
+
+        Raises:
+            BasisError: the file in the cache is not the one that the repository has.
+        """
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        options = {**options, "repo_id": self.repository, "revision": self.commit}
+        try:
+            path = str(hf_hub_download(filename=filename, **options))
+        except LocalEntryNotFoundError as error:
+            error.filename = filename
+            raise
+        check_blob(Path(path), f"{self.repository}/{filename}")
+        return path
+
+
+def resolve(repository: str, revision: str | None) -> Snapshot:
+    """Return the snapshot that a branch, a tag or a commit names: as the hub says, else as the cache does.
+
+    Args:
+        repository: "organisation/name".
+        revision: branch, tag or full commit; None for the main branch.
+
+    Raises:
+        RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError: those of the hub's client (`told`).
+    """
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return Snapshot(repository, revision)
+    return _resolve(repository, revision or "main", cache_folder(repository))
+
+
+@cache
+def _resolve(repository: str, revision: str, folder: Path) -> Snapshot:
+    """Ask once per process, so that a run stays with one commit."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    reference = folder / "refs" / revision
+    try:
+        commit = HfApi().repo_info(repository, revision=revision, timeout=_SECONDS).sha
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        raise
+    # Offline mode, no network, a proxy, a broken answer: whatever kept the hub from telling, the cache may know.
+    except Exception as error:
+        if not reference.is_file():
+            raise LocalEntryNotFoundError(str(error)) from error
+        return Snapshot(repository, reference.read_text(encoding="utf-8").strip())
+    if commit is None:
+        raise BasisError(f"the hub names no commit for revision '{revision}' of {repository}")
+    # Files are asked for by commit, and the hub's client notes a branch's commit only where it is asked for the branch.
+    with suppress(OSError):
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        reference.write_text(commit, encoding="utf-8")
+    return Snapshot(repository, commit)
+
+
+def cache_folder(repository: str) -> Path:
+    """Return where the hub's client keeps a repository."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+
+
+def check_blob(path: Path, name: str) -> None:
+    """Compare a cached file with the hash that the cache names it by.
+
+    The cache keeps each file under the SHA-256 of its content where it is large (LFS), else under git's SHA-1. That
+    costs about a second per gigabyte, once per process and file. Files that are not kept so are left alone.
+
+    Raises:
+        BasisError: they differ; says what to delete.
+    """
+    blob = path.resolve()
+    if blob.parent.name == "blobs":
+        status = blob.stat()
+        found = _digest(blob, blob.name, status.st_size, status.st_mtime_ns)
+        if found is not None and found != blob.name:
+            raise BasisError(
+                f"{name}: the file in the cache is damaged (its hash is {found[:12]}..., not {blob.name[:12]}...); "
+                f"delete {blob} and run again to fetch it anew"
+            )
+
+
+@cache
+def _digest(blob: Path, expected: str, size: int, _modified: int) -> str | None:
+    """Return the digest of the kind that `expected` is; None for another kind."""
+    if _SHA256.fullmatch(expected):
+        digest = hashlib.sha256()
+    elif _COMMIT.fullmatch(expected):
+        digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    else:
+        return None
+    with blob.open("rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def pinned(snapshot: Snapshot) -> Iterator[None]:
+    """Let SAELens's loaders read one repository at one commit, from the cache where it is there."""
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    def download(repo_id: str, filename: str, subfolder: str | None = None, **options: Any) -> str:
+        if repo_id != snapshot.repository:
+            raise BasisError(f"SAELens asked for {repo_id} while {snapshot.repository} was loaded; this is a bug")
+        options.pop("revision", None)
+        return snapshot.download(f"{subfolder}/{filename}" if subfolder else filename, **options)
+
+    def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
+        from safetensors import safe_open
+
+        with safe_open(download(repo_id, filename), framework="pt") as file:
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+    before = loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes
+    loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = download, shapes
+    try:
+        yield
+    finally:
+        loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = before
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back SAELens's advice to load the model differently: what that would do is done by basisbench_baselines."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+        yield
+
+
+@contextmanager
+def told(subject: str, repository: str = "", revision: str | None = None) -> Iterator[None]:
+    """Turn what the hub's client and the file formats raise into one line about the subject.
+
+    Args:
+        subject: what was being loaded, for messages.
+        repository: where it comes from, if that is the hub.
+        revision: at which commit, or branch, or tag.
+
+    Raises:
+        BasisError: anything of that kind was raised.
+    """
+    from huggingface_hub import errors
+    from safetensors import SafetensorError
+
+    try:
+        with one_line(subject, repository, revision):
+            try:
+                yield
+            except errors.LocalEntryNotFoundError as error:
+                if error.filename and revision and Snapshot(repository, revision).folder.is_dir():
+                    raise BasisError(
+                        f"the cache has {repository} at {revision[:12]} without {error.filename}, and the hub cannot "
+                        "be reached (no network, or HF_HUB_OFFLINE is set); run once with a network"
+                    ) from error
+                raise
+    except BasisBenchError as error:
+        message = str(error)
+        raise BasisError(message if message.startswith(subject) else f"{subject}: {message}") from error
+    except (OSError, KeyError, ValueError, RuntimeError, EOFError, SafetensorError, BadZipFile, YAMLError) as error:
+        raise BasisError(f"{subject}: not a dictionary that SAELens can load: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return f"{type(error).__name__}: {text.splitlines()[0]}"

@@ -1,0 +1,152 @@
+"""A basis on some of its layers, and which layers the bases of a run share.
+
+Published dictionaries do not always cover every layer. A basis that misses layers has fewer nodes and leaves more of
+the model alone, so that its curve says nothing beside one over all layers. The rule: inside a site family, every basis
+of a run is restricted to the layers that all of them cover; F(0), the empty circuit, is taken over these layers too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from basisbench.errors import BasisError
+from basisbench.protocols import Basis, BasisPart, BasisSpec, CrossLayerBasis, UnitwiseBasis
+from basisbench.types import Family, Site
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LayerSubset:
+    """A basis on some of its layers; everything else is the basis's own.
+
+    Attributes:
+        basis: the whole basis.
+        sites: the sites that are left.
+    """
+
+    basis: Basis
+    sites: Sequence[Site]
+
+    @property
+    def name(self) -> str:
+        """Name of the whole basis."""
+        return self.basis.name
+
+    @property
+    def family(self) -> Family:
+        """Its site family."""
+        return self.basis.family
+
+    @property
+    def exact(self) -> bool:
+        """Whether it reconstructs without error."""
+        return self.basis.exact
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of the whole basis's weights, which are all there once it is built."""
+        return self.basis.parameter_bytes
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Repositories that its weights came from, with their commits."""
+        return getattr(self.basis, "sources", {})
+
+    def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
+        """Return coordinates at one of the sites."""
+        return self.basis.encode(site, x)
+
+    def decode(self, site: Site, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
+        """Return the reconstruction at one of the sites."""
+        return self.basis.decode(site, f)
+
+    def drop(self, site: Site) -> None:
+        """Let go of a site's weights, if the basis can load them again."""
+        drop = getattr(self.basis, "drop", None)
+        if drop is not None:
+            drop(site)
+
+
+class _UnitwiseSubset(LayerSubset):
+    """Layers of a basis some of whose units can be computed alone."""
+
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> BasisPart | None:
+        """Return some units of a site."""
+        return self.basis.part(site, units) if isinstance(self.basis, UnitwiseBasis) else None
+
+
+class _CrossLayerSubset(LayerSubset):
+    """Layers of a basis that writes to later layers: what units of other layers wrote becomes part of the error."""
+
+    def spread(self, site: Site, f: Float[Tensor, "*b unit"], to: Site) -> Float[Tensor, "*b d_write"]:
+        """Return what the units of one site add at another."""
+        if not isinstance(self.basis, CrossLayerBasis):
+            raise TypeError(f"basis '{self.name}' does not write across layers")
+        return self.basis.spread(site, f, to)
+
+
+class _UnitwiseCrossLayerSubset(_CrossLayerSubset, _UnitwiseSubset):
+    """Both."""
+
+
+def restrict(basis: Basis, layers: Sequence[int] | None) -> Basis:
+    """Return a basis on some of its layers; the basis itself where that is all of them.
+
+    Args:
+        basis: the basis.
+        layers: the layers to keep; None for all.
+
+    Raises:
+        BasisError: the basis has no site in one of the layers.
+    """
+    if layers is None:
+        return basis
+    wanted = set(layers)
+    sites = tuple(site for site in basis.sites if site.layer in wanted)
+    if missing := sorted(wanted - {site.layer for site in sites}):
+        raise BasisError(
+            f"basis '{basis.name}' has no site in layer {', '.join(map(str, missing))}; restrict the run to layers "
+            "that every basis of the family has"
+        )
+    if len(sites) == len(basis.sites):
+        return basis
+    unitwise, across = isinstance(basis, UnitwiseBasis), isinstance(basis, CrossLayerBasis)
+    if across:
+        return (_UnitwiseCrossLayerSubset if unitwise else _CrossLayerSubset)(basis, sites)
+    return (_UnitwiseSubset if unitwise else LayerSubset)(basis, sites)
+
+
+def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -> dict[Family, tuple[int, ...] | None]:
+    """Return the layers on which the bases of a run are compared, by family.
+
+    Args:
+        specs: the bases of the run, of one model.
+        model_layers: number of layers of the model, where it is known: a restriction to all of them is none.
+
+    Returns:
+        For each family the layers that all its bases cover; None where no basis misses any.
+
+    Raises:
+        BasisError: two bases of a family share no layer.
+    """
+    covered: dict[Family, tuple[int, ...] | None] = {}
+    first: dict[Family, str] = {}
+    for spec in specs:
+        before = covered.setdefault(spec.family, None)
+        if spec.layers is None:
+            continue
+        layers = tuple(sorted(spec.layers)) if before is None else tuple(x for x in before if x in spec.layers)
+        if not layers:
+            raise BasisError(
+                f"bases '{first[spec.family]}' and '{spec.name}' of family {spec.family} cover no common layer; run "
+                "them apart, or choose other dictionaries"
+            )
+        first.setdefault(spec.family, spec.name)
+        covered[spec.family] = layers
+    whole = None if model_layers is None else tuple(range(model_layers))
+    return {family: None if layers == whole else layers for family, layers in covered.items()}

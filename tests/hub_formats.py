@@ -1,0 +1,340 @@
+"""The files of each published release, as its own loader in SAELens expects them, from plain arrays."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+from safetensors.torch import save
+from torch import Tensor
+
+Weights = Mapping[str, Tensor]
+"""W_enc (d_read, unit), b_enc, W_dec (unit, d_write), b_dec, threshold, W_skip (d_read, d_write): what is stored."""
+
+Format = Literal["sae_lens", "gemma_2", "gemma_3", "llama_scope", "mwhanna"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One dictionary of a release.
+
+    Attributes:
+        identifier: its id in SAELens's list.
+        path: its path in the repository.
+        layer: the layer in its hook's name.
+        read: kind of site that is encoded; "resid_pre" is the stream before the layer.
+        write: kind of site that is reconstructed.
+    """
+
+    identifier: str
+    path: str
+    layer: int
+    read: str
+    write: str
+
+    @property
+    def hook(self) -> str:
+        """The hook's name, for the kinds that SAELens's own files name."""
+        return f"blocks.{self.layer}.hook_{self.read}"
+
+
+@dataclass(frozen=True)
+class ReleaseReplica:
+    """One release: what its files are called and what they say.
+
+    Attributes:
+        name: its name in SAELens's list.
+        model: key of the tiny model.
+        format: file format.
+        read: kind of site that is encoded.
+        write: kind of site that is reconstructed.
+        pattern: shell pattern of the ids to write, with the layer left open.
+        config: further fields of the configuration.
+        units: units per dictionary.
+        embedding: whether there is one before the first block, too.
+    """
+
+    name: str
+    model: str
+    format: Format
+    read: str
+    write: str
+    pattern: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    units: int = 24
+    embedding: bool = False
+
+    @property
+    def repository(self) -> str:
+        """Where it is published."""
+        return str(get_pretrained_saes_directory()[self.name].repo_id)
+
+    @property
+    def skip(self) -> bool:
+        """Whether there is a skip connection."""
+        return bool(self.config.get("affine_connection"))
+
+    def entries(self, layers: Sequence[int]) -> list[Entry]:
+        """Return the dictionaries of some layers."""
+        paths = get_pretrained_saes_directory()[self.name].saes_map
+        found = []
+        for layer in layers:
+            pattern = self.pattern.format(layer)
+            (identifier,) = (name for name in paths if fnmatchcase(name, pattern))
+            found.append(Entry(identifier, paths[identifier], layer, self.read, self.write))
+        if self.embedding:
+            first = "blocks.0.hook_resid_pre"
+            found.append(Entry(first, paths[first], 0, "resid_pre", "resid_pre"))
+        if self.read == "resid_pre" and 11 in layers:  # the stream before each block, and after the last one
+            last = "blocks.11.hook_resid_post"
+            found.append(Entry(last, paths[last], 11, "resid_post", "resid_post"))
+        return found
+
+    def at(self, layer: int) -> str:
+        """Return the id of the dictionary that sits in a layer, or after it."""
+        if self.read == "resid_pre":
+            return "blocks.11.hook_resid_post" if layer == 11 else self.pattern.format(layer + 1)
+        return self.entries([layer])[0].identifier
+
+    def files(self, entry: Entry, weights: Weights) -> dict[str, bytes]:
+        """Return what the repository holds of a dictionary."""
+        return _FORMATS[self.format](self, entry, weights)
+
+
+def draw(release: ReleaseReplica, entry: Entry, read: Tensor, write: Tensor) -> Weights:
+    """Draw an encoder, and fit the decoder, so that the dictionary explains something of its tiny model.
+
+    Args:
+        release: what for.
+        entry: which dictionary; every one is different.
+        read: activations at the read hook, one row each.
+        write: activations at the write hook.
+    """
+    generator = torch.Generator().manual_seed(sum(map(ord, release.name + entry.identifier)))
+    units, live = release.units, min(release.units, 24)  # the others stay silent and cost next to nothing on disk
+    if release.config.get("normalize_activations") == "layer_norm":
+        read = write = (write - write.mean(-1, keepdim=True)) / write.std(-1, keepdim=True)
+    elif release.name == "gpt2-small-res-jb":
+        read = write = write - write.mean(-1, keepdim=True)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    spread = (read - read.mean(0)).norm(dim=-1).mean()
+    encoder, decoder = torch.zeros(read.shape[-1], units), torch.zeros(units, write.shape[-1])
+    encoder[:, :live] = noise(read.shape[-1], live) / spread
+    b_enc, threshold = torch.zeros(units), torch.full((units,), 0.2)
+    b_enc[:live] = 0.1 * noise(live) - (read.mean(0) @ encoder)[:live]
+    threshold[:live] = 0.1 + 0.2 * noise(live).abs()
+    weights = {"W_enc": encoder, "b_enc": b_enc, "W_dec": decoder, "b_dec": write.mean(0), "threshold": threshold}
+    left = write - write.mean(0)
+    if release.skip:
+        centred = read - read.mean(0)
+        weights["W_skip"] = _ridge(centred, left)
+        weights["b_dec"] = weights["b_dec"] - read.mean(0) @ weights["W_skip"]
+        left = left - centred @ weights["W_skip"]
+    shift = write.mean(0) if release.format == "sae_lens" else torch.zeros(read.shape[-1])
+    b_enc[:live] += (shift @ encoder)[:live]
+    before = ((read - shift) @ encoder + b_enc)[:, :live]
+    lowest: Any = 0.0
+    if release.format in ("gemma_2", "gemma_3"):
+        lowest = threshold[:live]
+    elif release.format == "llama_scope":
+        lowest = 0.162109375
+    elif "normalize_activations" in release.config and release.model == "gpt2":
+        lowest = before.sort(-1, descending=True).values[:, 6:7]
+    code = before.relu() * (before > lowest)
+    decoder[:live] = _ridge(code, left)
+    return weights
+
+
+def _ridge(x: Tensor, y: Tensor) -> Tensor:
+    """Return the regression of y on x, shrunk towards zero so that it holds on other prompts too."""
+    gram = x.T @ x
+    return torch.linalg.solve(gram + gram.trace() / len(gram) * torch.eye(len(gram)), x.T @ y)
+
+
+def _sae_lens(release: ReleaseReplica, entry: Entry, weights: Weights) -> dict[str, bytes]:
+    early = "hook_point" in release.config
+    d_in, units = weights["W_enc"].shape
+    named = {"hook_point": entry.hook, "hook_point_layer": entry.layer} if early else {"hook_name": entry.hook}
+    kept = {name: weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    if early:
+        kept["scaling_factor"] = torch.ones(units)  # a leftover of an early SAELens, which it still reads
+    return {
+        f"{entry.path}/cfg.json": _json({**release.config, **named, "d_in": d_in, "d_sae": units}),
+        f"{entry.path}/sae_weights.safetensors": _tensors(kept),
+        f"{entry.path}/sparsity.safetensors": _tensors({"sparsity": torch.full((units,), -5.0)}),
+    }
+
+
+def _gemma_2(_release: ReleaseReplica, entry: Entry, weights: Weights) -> dict[str, bytes]:
+    """NumPy's own format, compressed as quickly as can be: most of it is zeros."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, tensor in weights.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, tensor.numpy())
+    return {f"{entry.path}/params.npz": buffer.getvalue()}
+
+
+def _gemma_3(release: ReleaseReplica, entry: Entry, weights: Weights) -> dict[str, bytes]:
+    names = {
+        "W_enc": "w_enc", "W_dec": "w_dec", "b_enc": "b_enc", "b_dec": "b_dec", "threshold": "threshold",
+        "W_skip": "affine_skip_connection",
+    }  # fmt: skip
+    config = {
+        name: value.format(entry.layer) if isinstance(value, str) else value for name, value in release.config.items()
+    }
+    config |= {"width": release.units, "model_name": "gemma-v3-270m-pt", "architecture": "jump_relu", "l0": 20}
+    return {
+        f"{entry.path}/config.json": _json(config),
+        f"{entry.path}/params.safetensors": _tensors({names[name]: tensor for name, tensor in weights.items()}),
+    }
+
+
+def _llama_scope(release: ReleaseReplica, entry: Entry, weights: Weights) -> dict[str, bytes]:
+    d_in, units = weights["W_enc"].shape
+    # The list's factor is sqrt(d) / average norm; a tiny model has another d, so another norm goes with it.
+    factor = get_pretrained_saes_directory()[release.name].norm_scaling_factor[entry.identifier]
+    average = d_in**0.5 / factor
+    config = {
+        "device": "cuda:0", "seed": 42, "dtype": "torch.bfloat16", "hook_point_in": entry.hook,
+        "hook_point_out": entry.hook, "use_decoder_bias": True, "apply_decoder_bias_to_pre_encoder": False,
+        "expansion_factor": 8, "d_model": d_in, "d_sae": units, "act_fn": "jumprelu",
+        "jump_relu_threshold": 0.162109375 / factor, "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": {"in": average, "out": average}, "sparsity_include_decoder_norm": True,
+        "top_k": 50,
+    }  # fmt: skip
+    # Trained on activations times the factor.
+    tensors = {
+        "encoder.weight": weights["W_enc"].T / factor,
+        "encoder.bias": weights["b_enc"],
+        "decoder.weight": weights["W_dec"].T * factor,
+        "decoder.bias": weights["b_dec"] * factor,
+    }
+    return {
+        f"{entry.path}/hyperparams.json": _json(config),
+        f"{entry.path}/checkpoints/final.safetensors": _tensors(
+            {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
+        ),
+    }
+
+
+def _mwhanna(_release: ReleaseReplica, entry: Entry, weights: Weights) -> dict[str, bytes]:
+    d_in, units = weights["W_enc"].shape
+    stored = {name: weights[name] for name in ("b_enc", "W_dec", "b_dec")} | {"W_enc": weights["W_enc"].T}
+    wandb = {"d_model": {"value": d_in}, "d_feature": {"value": units}, "batch_size": {"value": 4096}}
+    base = {
+        "model_name": "Qwen/Qwen3-0.6B", "model_kind": "transcoder_set", "feature_input_hook": "mlp.hook_in",
+        "feature_output_hook": "hook_mlp_out",
+    }  # fmt: skip
+    return {
+        entry.path: _tensors(stored),
+        "config.yaml": yaml.safe_dump(base).encode(),
+        "wandb-config.yaml": yaml.safe_dump(wandb).encode(),
+    }
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+def _tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+_FORMATS = {
+    "sae_lens": _sae_lens,
+    "gemma_2": _gemma_2,
+    "gemma_3": _gemma_3,
+    "llama_scope": _llama_scope,
+    "mwhanna": _mwhanna,
+}
+
+# --- what is published
+
+_OPENAI = {
+    "architecture": "standard", "dtype": "torch.float32", "device": "cuda", "model_name": "gpt2-small",
+    "hook_head_index": None, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 6},
+    "apply_b_dec_to_input": True, "finetuning_scaling_factor": False, "sae_lens_training_version": None,
+    "prepend_bos": False, "dataset_path": "Skylion007/openwebtext", "context_size": 64,
+    "normalize_activations": "layer_norm",
+}  # fmt: skip
+_BLOOM = {
+    "model_name": "gpt2-small", "hook_point": "", "hook_point_head_index": None, "dtype": "torch.float32",
+    "dataset_path": "Skylion007/openwebtext", "is_dataset_tokenized": False, "context_size": 128, "device": "cuda",
+    "expansion_factor": 32, "l1_coefficient": 8e-05, "lr": 0.0004, "seed": 42, "b_dec_init_method": "geometric_median",
+}  # fmt: skip
+# https://huggingface.co/ctigges/pythia-70m-deduped__res-sm_processed/blob/main/5-res-sm/cfg.json
+_TIGGES = {
+    "architecture": "standard", "dtype": "torch.float32", "device": "cuda", "model_name": "pythia-70m-deduped",
+    "hook_head_index": None, "activation_fn_str": "relu", "activation_fn_kwargs": {}, "apply_b_dec_to_input": True,
+    "finetuning_scaling_factor": False, "sae_lens_training_version": None, "prepend_bos": False,
+    "dataset_path": "EleutherAI/the_pile_deduplicated", "dataset_trust_remote_code": True, "context_size": 128,
+    "normalize_activations": "none",
+}  # fmt: skip
+_BLOCK = "model.layers.{}"
+_MLP_END = {"hf_hook_point_out": f"{_BLOCK}.post_feedforward_layernorm.output"}
+
+
+def _own(name: str, model: str, kind: str, config: Mapping[str, Any], **more: Any) -> ReleaseReplica:
+    """A release in SAELens's own format, of SAEs."""
+    return ReleaseReplica(name, model, "sae_lens", kind, kind, f"blocks.{{}}.hook_{kind}", config, **more)
+
+
+def _scope_2(site: str, read: str, write: str, hook: str, **config: Any) -> ReleaseReplica:
+    pattern = "layer_{}_width_16k_l0_small" + ("_affine" if config.get("affine_connection") else "")
+    return ReleaseReplica(
+        f"gemma-scope-2-270m-pt-{site}-all", "gemma-3", "gemma_3", read, write, pattern,
+        {"hf_hook_point_in": f"{_BLOCK}.{hook}", **config},
+    )  # fmt: skip
+
+
+def _scope(name: str, read: str, write: str, pattern: str = "layer_{}/width_16k/canonical") -> ReleaseReplica:
+    return ReleaseReplica(f"gemma-scope-2b-pt-{name}", "gemma-2", "gemma_2", read, write, pattern, units=16_384)
+
+
+def _llama(letter: str, width: str, kind: str) -> ReleaseReplica:
+    return ReleaseReplica(
+        f"llama_scope_lx{letter}_{width}", "llama", "llama_scope", kind, kind, f"l{{}}{letter}_{width}"
+    )
+
+
+RELEASES: dict[str, ReleaseReplica] = {
+    release.name: release
+    for release in (
+        _own("gpt2-small-resid-post-v5-32k", "gpt2", "resid_post", _OPENAI),
+        _own("gpt2-small-mlp-out-v5-32k", "gpt2", "mlp_out", _OPENAI),
+        _own("gpt2-small-attn-out-v5-32k", "gpt2", "attn_out", _OPENAI),
+        _own("gpt2-small-res-jb", "gpt2", "resid_pre", _BLOOM),
+        _own("pythia-70m-deduped-res-sm", "pythia", "resid_post", _TIGGES, embedding=True),
+        _own("pythia-70m-deduped-mlp-sm", "pythia", "mlp_out", _TIGGES),
+        _own("pythia-70m-deduped-att-sm", "pythia", "attn_out", _TIGGES),
+        _scope_2("res", "resid_post", "resid_post", "output"),
+        _scope_2("mlp", "mlp_out", "mlp_out", "post_feedforward_layernorm.output"),
+        _scope_2("att", "attn_z", "attn_z", "self_attn.o_proj.input"),
+        _scope_2(
+            "transcoders", "mlp_in", "mlp_out", "pre_feedforward_layernorm.output", affine_connection=True, **_MLP_END
+        ),
+        _scope("res-canonical", "resid_post", "resid_post"),
+        _scope("mlp-canonical", "mlp_out", "mlp_out"),
+        _scope("att-canonical", "attn_z", "attn_z"),
+        _scope("transcoders", "mlp_in normalised", "mlp_out", "layer_{}/width_16k/*"),
+        ReleaseReplica("mwhanna-qwen3-0.6b-transcoders-lowl0", "qwen3", "mwhanna", "mlp_in", "mlp_out", "layer_{}"),
+        *(
+            _llama(letter, width, kind)
+            for width in ("8x", "32x")
+            for letter, kind in (("r", "resid_post"), ("m", "mlp_out"), ("a", "attn_out"))
+        ),
+    )
+}
