@@ -22,6 +22,7 @@ from basisbench.record import CellConfig
 from basisbench.types import Scores
 from oracle_evaluator import (
     ABLATIONS,
+    ALL_ARCHITECTURES,
     ARCHITECTURES,
     BASES,
     D_MLP,
@@ -33,6 +34,7 @@ from oracle_evaluator import (
     FAMILY_OUTPUT,
     LAYERS,
     POLICIES,
+    POST_NORMS,
     READS,
     WRITES,
     Naive,
@@ -57,6 +59,7 @@ from oracle_scores import place_gradient, spliced_scores
 
 __all__ = [
     "ABLATIONS",
+    "ALL_ARCHITECTURES",
     "ARCHITECTURES",
     "BASES",
     "DICTIONARIES",
@@ -67,6 +70,7 @@ __all__ = [
     "FAMILY_OUTPUT",
     "LAYERS",
     "POLICIES",
+    "POST_NORMS",
     "Naive",
     "NaiveBasis",
     "Node",
@@ -144,7 +148,7 @@ def naive_basis(architecture: str, name: str) -> NaiveBasis:
             (D_MLP,) * LAYERS,
             has_error=False,
         )
-    width = D_MLP if name == "mlp_act" else D_MODEL
+    width = naive(architecture).width(READS[name])
     return NaiveBasis(READS[name], WRITES[name], lambda _, x: x, lambda _, f: f, (width,) * LAYERS, has_error=False)
 
 

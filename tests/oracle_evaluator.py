@@ -21,15 +21,23 @@ from torch import Tensor, nn
 from basisbench.types import Pairs
 
 ARCHITECTURES = ("llama", "gpt2")
+"""Every test of the core runs on these two."""
+
+ALL_ARCHITECTURES = (*ARCHITECTURES, "neox", "qwen3", "gemma2", "gemma3")
+"""Architectures that shortcuts, rules and sites are held on, by a covering set of cells (test_architectures_core)."""
+
+POST_NORMS = ("gemma2", "gemma3")
+"""With a norm between the projection and what is added to the residual stream."""
+
 ABLATIONS = ("mean", "counterfactual", "zero")
 POLICIES = ("node", "keep", "ablate")
 LAYERS, D_MODEL, D_MLP, VOCABULARY = 2, 16, 20, 31
-EXACT = ("mlp_act", "mlp_out", "mlp_act_rotated", "attn_out", "resid")
+EXACT = ("mlp_act", "mlp_out", "mlp_act_rotated", "attn_z", "attn_out", "resid")
 DICTIONARIES = ("sae_mlp_out", "transcoder", "sae_attn_out", "sae_resid")
 BASES = EXACT + DICTIONARIES
 FAMILIES = {
     "mlp": ("mlp_act", "mlp_out", "mlp_act_rotated", "sae_mlp_out", "transcoder"),
-    "attn": ("attn_out", "sae_attn_out"),
+    "attn": ("attn_z", "attn_out", "sae_attn_out"),
     "resid": ("resid", "sae_resid"),
 }
 FAMILY = {basis: family for family, bases in FAMILIES.items() for basis in bases}
@@ -38,28 +46,58 @@ FAMILY_OUTPUT = {"mlp": "mlp_out", "attn": "attn_out", "resid": "resid_post"}
 Where = tuple[str, str]
 """A module's dotted name and which of its ends: "in" or "out"."""
 
+_LLAMA: Mapping[str, Where] = {
+    "mlp_in": ("model.layers.{layer}.mlp", "in"),
+    "mlp_act": ("model.layers.{layer}.mlp.down_proj", "in"),
+    "mlp_out": ("model.layers.{layer}.mlp", "out"),
+    "attn_z": ("model.layers.{layer}.self_attn.o_proj", "in"),
+    "attn_out": ("model.layers.{layer}.self_attn", "out"),
+    "resid_post": ("model.layers.{layer}", "out"),
+    "embed": ("model.embed_tokens", "out"),
+}
+_GEMMA: Mapping[str, Where] = {
+    **_LLAMA,
+    "mlp_out": ("model.layers.{layer}.post_feedforward_layernorm", "out"),
+    "attn_out": ("model.layers.{layer}.post_attention_layernorm", "out"),
+}
+_NEOX: Mapping[str, Where] = {
+    "mlp_in": ("gpt_neox.layers.{layer}.mlp", "in"),
+    "mlp_act": ("gpt_neox.layers.{layer}.mlp.dense_4h_to_h", "in"),
+    "mlp_out": ("gpt_neox.layers.{layer}.mlp", "out"),
+    "attn_z": ("gpt_neox.layers.{layer}.attention.dense", "in"),
+    "attn_out": ("gpt_neox.layers.{layer}.attention", "out"),
+    "resid_post": ("gpt_neox.layers.{layer}", "out"),
+    "embed": ("gpt_neox.embed_in", "out"),
+}
+
 SITES: Mapping[str, Mapping[str, Where]] = {
-    "llama": {
-        "mlp_in": ("model.layers.{layer}.mlp", "in"),
-        "mlp_act": ("model.layers.{layer}.mlp.down_proj", "in"),
-        "mlp_out": ("model.layers.{layer}.mlp", "out"),
-        "attn_out": ("model.layers.{layer}.self_attn", "out"),
-        "resid_post": ("model.layers.{layer}", "out"),
-        "embed": ("model.embed_tokens", "out"),
-    },
+    "llama": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3": _GEMMA,
     "gpt2": {
         "mlp_in": ("transformer.h.{layer}.mlp", "in"),
         "mlp_act": ("transformer.h.{layer}.mlp.c_proj", "in"),
         "mlp_out": ("transformer.h.{layer}.mlp", "out"),
+        "attn_z": ("transformer.h.{layer}.attn.c_proj", "in"),
         "attn_out": ("transformer.h.{layer}.attn", "out"),
         "resid_post": ("transformer.h.{layer}", "out"),
         "embed": ("transformer.wte", "out"),
     },
+    "neox": _NEOX,
+    "neox_sequential": _NEOX,
 }
+"""Modules of transformers 5.23, from `models/{gpt2,gpt_neox,llama,qwen3,gemma2,gemma3}/modeling_*.py`: what each block
+calls, in its own names. What a kind of site is, is TransformerLens's word: `hook_mlp_out` and `hook_attn_out` come
+after a post-norm (HookedTransformer: `ln2_post`, `ln1_post` in components/transformer_block.py; the bridge: the alias
+in model_bridge/generalized_components/block.py), where Gemma Scope's dictionaries were trained; `hook_z` is the input
+of the output projection (model_bridge/generalized_components/attention.py)."""
+
 READS = {
     "mlp_act": "mlp_act",
     "mlp_out": "mlp_out",
     "mlp_act_rotated": "mlp_act",
+    "attn_z": "attn_z",
     "attn_out": "attn_out",
     "resid": "resid_post",
     "sae_mlp_out": "mlp_out",
@@ -160,13 +198,18 @@ class Naive:
                 handle.remove()
 
     def logits(self, prompt: Any, edits: Mapping[Where, Callable[[Tensor], Tensor | None]] | None = None) -> Tensor:
-        """Return the last position's logits of one prompt (or of a few, run with the same edits)."""
+        """Return the last logits of one prompt (or of a few, run with the same edits), before any final soft-cap."""
         tokens = torch.as_tensor(np.asarray(prompt), dtype=torch.long)
         if tokens.ndim == 1:
             tokens = tokens.unsqueeze(0)
-        with self.hooked(edits or {}):
-            output: Tensor = self.body(input_ids=tokens, use_cache=False).logits[:, -1]
-        return output
+        seen: list[Tensor] = []
+        with self.hooked({**(edits or {}), ("lm_head", "out"): lambda output: seen.append(output)}):
+            self.body(input_ids=tokens, use_cache=False)
+        return seen[0][:, -1]
+
+    def width(self, kind: str) -> int:
+        """Return how many numbers there are at a kind of site."""
+        return self.watched([2], {"": self.where(kind)})[""].shape[1]
 
     def metric(self, pairs: Pairs, index: int, logits: Tensor) -> Tensor:
         """Return mean answer logit minus mean foil logit of pair `index`."""

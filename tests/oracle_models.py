@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from basisbench.types import Pairs
-from oracle_evaluator import D_MLP, D_MODEL, KINDS, LAYERS, READS, VOCABULARY, WRITES, Naive
+from oracle_evaluator import D_MLP, D_MODEL, KINDS, LAYERS, READS, VOCABULARY, WRITES, Naive, Where
 
 _storage = tempfile.TemporaryDirectory(prefix="basisbench-oracle-")
 
@@ -24,11 +24,14 @@ _storage = tempfile.TemporaryDirectory(prefix="basisbench-oracle-")
 def in_double_precision() -> Iterator[None]:
     """Let norms and softmax compute in float64 when the model is in float64.
 
-    Transformers casts Llama's and Gemma's to float32 whatever the model's type, which would hide errors below 1e-7.
+    Transformers casts Llama's, Qwen3's and Gemma's to float32 whatever the model's type, which would hide errors below
+    1e-7.
     Models of other types compute what they always do.
     """
     from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
     from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
     softmax = nn.functional.softmax
 
@@ -36,9 +39,11 @@ def in_double_precision() -> Iterator[None]:
         wide = values.dtype == torch.float64
         return softmax(values, dim=dim, dtype=None if wide else dtype, **rest)
 
-    originals = {norm: norm.forward for norm in (LlamaRMSNorm, Gemma2RMSNorm)}
-    LlamaRMSNorm.forward = _wide_norm(LlamaRMSNorm.forward, "variance_epsilon", 0.0)
-    Gemma2RMSNorm.forward = _wide_norm(Gemma2RMSNorm.forward, "eps", 1.0)
+    originals = {norm: norm.forward for norm in (LlamaRMSNorm, Qwen3RMSNorm, Gemma2RMSNorm, Gemma3RMSNorm)}
+    for norm in (LlamaRMSNorm, Qwen3RMSNorm):
+        norm.forward = _wide_norm(norm.forward, "variance_epsilon", 0.0)
+    for norm in (Gemma2RMSNorm, Gemma3RMSNorm):
+        norm.forward = _wide_norm(norm.forward, "eps", 1.0)
     nn.functional.softmax = wide_softmax  # type: ignore[assignment]
     try:
         yield
@@ -70,24 +75,46 @@ def _tokenizer(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", unk_token="<unk>").save_pretrained(folder)
 
 
-def _config(architecture: str, layers: int) -> Any:
-    from transformers import Gemma2Config, GPT2Config, LlamaConfig
+_WINDOW = 3
+"""Positions that sliding attention sees: fewer than any prompt has."""
 
-    if architecture == "gemma2":
-        return Gemma2Config(
-            vocab_size=VOCABULARY, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=layers, head_dim=4,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=12, final_logit_softcapping=2.0,
-            bos_token_id=0, eos_token_id=0, pad_token_id=0, attn_implementation="eager",
-        )  # fmt: skip
+
+def _config(architecture: str, layers: int) -> Any:
+    from transformers import Gemma2Config, Gemma3TextConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, Qwen3Config
+
     if architecture == "gpt2":
         return GPT2Config(
             vocab_size=VOCABULARY, n_positions=12, n_embd=D_MODEL, n_layer=layers, n_head=4, n_inner=D_MLP,
             bos_token_id=0, eos_token_id=0, tie_word_embeddings=True, layer_norm_epsilon=1e-5,
         )  # fmt: skip
+    common = {
+        "vocab_size": VOCABULARY, "hidden_size": D_MODEL, "intermediate_size": D_MLP, "num_hidden_layers": layers,
+        "num_attention_heads": 4, "max_position_embeddings": 12, "attention_bias": True,
+        "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+    }  # fmt: skip
+    if architecture.startswith("neox"):
+        rotary = {"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.5}
+        parallel = architecture == "neox"
+        return GPTNeoXConfig(**common, use_parallel_residual=parallel, rope_parameters=rotary, layer_norm_eps=1e-3)
+    common["num_key_value_heads"] = 2
+    if architecture == "qwen3":
+        # Heads are wider than the model's width over their number, as in Qwen3 and Gemma.
+        return Qwen3Config(**common, head_dim=6, tie_word_embeddings=False, rms_norm_eps=1e-3)
+    gemma = {
+        "head_dim": 6, "query_pre_attn_scalar": 5, "sliding_window": _WINDOW, "rms_norm_eps": 1e-3,
+        "final_logit_softcapping": 3.0,
+    }  # fmt: skip
+    kinds = ["sliding_attention", "full_attention"] * layers
+    if architecture == "gemma2":
+        return Gemma2Config(**common, **gemma, attn_logit_softcapping=5.0, layer_types=kinds[:layers])
+    if architecture == "gemma3":
+        rotary = {"sliding_attention": 20.0, "full_attention": 10_000.0}
+        return Gemma3TextConfig(
+            **common, **gemma, layer_types=kinds[1 : layers + 1],  # the other way round: the last block slides
+            rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in rotary.items()},
+        )  # fmt: skip
     return LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=D_MODEL, intermediate_size=D_MLP, num_hidden_layers=layers,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=12, attention_bias=True, mlp_bias=True,
-        tie_word_embeddings=False, bos_token_id=0, eos_token_id=0, rms_norm_eps=1e-5,
+        **common, mlp_bias=True, tie_word_embeddings=False, rms_norm_eps=1e-5
     )  # fmt: skip
 
 
@@ -103,7 +130,8 @@ def checkpoint(architecture: str, layers: int = LAYERS) -> Path:
         for name, parameter in body.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             if parameter.ndim == 1:
-                is_scale = name.endswith("weight")
+                # Gemma adds one to the scale itself.
+                is_scale = name.endswith("weight") and not architecture.startswith("gemma")
                 parameter.copy_(is_scale + 0.3 * noise)
             elif "wte" in name or "wpe" in name or "embed" in name:
                 parameter.copy_(0.8 * noise)
@@ -149,6 +177,13 @@ def _new_dictionary(kind: str, units: int) -> Any:
     return JumpReLUTranscoder(JumpReLUTranscoderConfig(**common, apply_b_dec_to_input=False, d_out=D_MODEL))
 
 
+def _activations(slow: Naive, prompts: Tensor, place: Where) -> Tensor:
+    """Return what is seen at a place in a batch of prompts, position after position."""
+    seen: list[Tensor] = []
+    slow.logits(prompts, {place: lambda activation: seen.append(activation.flatten(0, 1))})
+    return seen[0]
+
+
 @cache
 def dictionary_folder(architecture: str, basis: str) -> Path:
     """Save a dictionary per layer, of different kind and width.
@@ -160,13 +195,7 @@ def dictionary_folder(architecture: str, basis: str) -> Path:
     slow = naive(architecture)
     prompts = torch.randint(2, VOCABULARY, (60, 6), generator=generator)
     for layer, kind in enumerate(KINDS[basis]):
-        where = {
-            "read": slow.where(READS[basis], layer),
-            "write": slow.where(WRITES[basis], layer),
-        }
-        seen = [slow.watched(prompt, where) for prompt in prompts]
-        read = torch.cat([values["read"] for values in seen])
-        write = torch.cat([values["write"] for values in seen])
+        read, write = (_activations(slow, prompts, slow.where(kinds[basis], layer)) for kinds in (READS, WRITES))
         dictionary = _new_dictionary(kind, 24 - 3 * layer)
         with torch.no_grad():
             for name, parameter in dictionary.named_parameters():

@@ -19,7 +19,7 @@ from basisbench.types import Pairs, Scores
 from basisbench_baselines.methods.gradient import GradientMethod
 
 RULES = ("ixg", "ig", "ig_inputs", "relp")
-KINDS = ("mlp_act", "mlp_out", "attn_out", "resid_post")
+KINDS = ("mlp_act", "mlp_out", "attn_z", "attn_out", "resid_post")
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +227,11 @@ def test_ig_sums_over_a_layer_to_the_effect_of_patching_it(architecture: str, na
 
     The path is sampled at its left ends, so the error of n steps is half the change of slope over n.
     """
+    check_completeness(architecture, name, (50, 100, 200))
+
+
+def check_completeness(architecture: str, name: str, numbers: tuple[int, int, int]) -> None:
+    """Compare sums over a layer with the effect of patching it, for several numbers of steps, each twice the last."""
     model, slow = oracle.model(architecture), oracle.naive(architecture)
     twin, basis = oracle.naive_basis(architecture, name), oracle.basis(architecture, name)
     context = oracle.contexts(architecture)[0].attribution
@@ -240,7 +245,7 @@ def test_ig_sums_over_a_layer_to_the_effect_of_patching_it(architecture: str, na
             plain = slow.logits(pairs.clean[index])
             effect = effect + (slow.metric(pairs, index, patched) - slow.metric(pairs, index, plain)) / len(pairs)
         shortfall = []
-        for steps in (50, 100, 200):
+        for steps in numbers:
             # A context that holds this field and no other.
             fresh = GroupContext(model, pairs, 0)
             field = gradient_field("ig", model, context.batch, [site.write], steps=steps)[site.write]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import oracle
 from basisbench.errors import BasisBenchError
 from basisbench.hooks import Place, edited, observed
+from basisbench.model import SITE_HOOKS, SiteKind, wrap
 from basisbench.replay import record
 
 
@@ -20,13 +22,13 @@ def _double_precision() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=oracle.ARCHITECTURES)
+@pytest.fixture(params=[*oracle.ALL_ARCHITECTURES, "neox_sequential"])
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.mark.parametrize("layer", range(oracle.LAYERS))
-@pytest.mark.parametrize("kind", ["mlp_in", "mlp_act", "mlp_out", "attn_out", "resid_post"])
+@pytest.mark.parametrize("kind", SITE_HOOKS)
 def test_each_site_is_where_the_hand_written_module_name_says(architecture: str, kind: str, layer: int) -> None:
     model, slow = oracle.model(architecture), oracle.naive(architecture)
     place = model.place(model.hook(kind, layer))  # type: ignore[arg-type]
@@ -34,15 +36,70 @@ def test_each_site_is_where_the_hand_written_module_name_says(architecture: str,
 
 
 def test_the_bridge_names_the_same_activation(architecture: str) -> None:
+    """Values at each place are TransformerLens's at the hook of that name, where heads have an axis of their own."""
     model = oracle.model(architecture)
     tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
-    kinds = ("mlp_in", "mlp_act", "mlp_out", "attn_out", "resid_post")
-    hooks = [model.hook(kind, layer) for kind in kinds for layer in range(model.layers)]  # type: ignore[arg-type]
+    hooks = [model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(model.layers)]
+    hooks += ["blocks.1.hook_resid_pre", "blocks.1.attn.hook_in"]
     with torch.no_grad(), observed(model.body, {hook: model.place(hook) for hook in hooks}) as seen:
         model.logits(tokens)
     _, cache = model.bridge.run_with_cache(tokens)
     for hook in hooks:
-        torch.testing.assert_close(seen[hook], cache[hook], rtol=0, atol=1e-12)
+        expected = cache[hook].flatten(2) if hook.endswith("hook_z") else cache[hook]
+        torch.testing.assert_close(seen[hook], expected, rtol=0, atol=1e-12)
+    # No two kinds are one activation, so that none could be taken for another.
+    values = [seen[model.hook(kind, 1)] for kind in SITE_HOOKS]
+    for one, other in itertools.combinations(values, 2):
+        assert one.shape != other.shape or not torch.allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", SITE_HOOKS)
+def test_writing_at_a_place_is_writing_at_the_bridge(architecture: str, kind: SiteKind) -> None:
+    model = oracle.model(architecture)
+    tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
+    for layer in range(model.layers):
+        hook = model.hook(kind, layer)
+        seen: list[Tensor] = []
+
+        def write(activation: Tensor, **_: object) -> Tensor:
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.randn(activation.shape, generator=generator, dtype=activation.dtype)
+            return activation + noise
+
+        with torch.no_grad():
+            head = model.hook_point("unembed.hook_out")
+            handle = head.register_forward_hook(lambda _, __, output, seen=seen: seen.append(output))
+            try:
+                model.bridge.run_with_hooks(tokens, fwd_hooks=[(hook, write)])
+            finally:
+                handle.remove()
+            plain, written = model.logits(tokens), model.logits(tokens, {model.place(hook): write})
+        torch.testing.assert_close(written, seen[0][:, -1], rtol=0, atol=1e-12)
+        assert (written - plain).abs().max() > 1e-3
+
+
+def test_what_follows_the_sites_is_what_they_say(architecture: str) -> None:
+    """The stream is its input plus both outputs; each output is its projection, or the norm after it."""
+    model, slow = oracle.model(architecture), oracle.naive(architecture)
+    prompt = oracle.two_groups().evaluation[0].clean[0]
+    parts = {
+        "mlp_out": {"neox": "mlp.dense_4h_to_h", "gpt2": "mlp.c_proj"},
+        "attn_out": {"neox": "attention.dense", "gpt2": "attn.c_proj"},
+    }
+    usual = {"mlp_out": "mlp.down_proj", "attn_out": "self_attn.o_proj"}
+    norms = {"mlp_out": "post_feedforward_layernorm", "attn_out": "post_attention_layernorm"}
+    for layer in range(model.layers):
+        block = slow.where("resid_post", layer)[0]
+        seen = slow.watched(prompt, {kind: slow.where(kind, layer) for kind in SITE_HOOKS} | {"pre": (block, "in")})
+        total = seen["pre"] + seen["attn_out"] + seen["mlp_out"]
+        torch.testing.assert_close(seen["resid_post"], total, rtol=0, atol=1e-12)
+        for out, inner in (("mlp_out", "mlp_act"), ("attn_out", "attn_z")):
+            name = parts[out].get(architecture.removesuffix("_sequential"), usual[out])
+            written = slow.body.get_submodule(f"{block}.{name}")(seen[inner])
+            if architecture in oracle.POST_NORMS:
+                assert not torch.allclose(written, seen[out], atol=1e-3)
+                written = slow.body.get_submodule(f"{block}.{norms[out]}")(written)
+            torch.testing.assert_close(seen[out], written, rtol=0, atol=1e-12)
 
 
 def test_logits_are_those_of_the_plain_model_at_the_last_position(architecture: str) -> None:
@@ -65,8 +122,10 @@ def test_edits_replace_inputs_and_outputs_and_none_leaves_them(architecture: str
     model = oracle.model(architecture)
     tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
     plain = model.logits(tokens)
-    for kind in ("mlp_act", "attn_out", "resid_post"):
-        place = model.place(model.hook(kind, 1))  # type: ignore[arg-type]
+    kinds: tuple[SiteKind, ...] = ("mlp_act", "attn_z", "attn_out", "resid_post")
+    # What enters attention is given by name in most of them.
+    for hook in (*(model.hook(kind, 1) for kind in kinds), "blocks.1.attn.hook_in"):
+        place = model.place(hook)
         assert torch.equal(model.logits(tokens, {place: lambda _: None}), plain)
         assert torch.equal(model.logits(tokens, {place: lambda x: x.clone()}), plain)
         # Not a constant and not a multiple: the final norm would undo those.
@@ -145,6 +204,21 @@ def test_a_replay_from_any_block_gives_the_same_logits(architecture: str, start:
             rtol=0,
             atol=1e-12,
         )
+
+
+def test_a_replay_gives_blocks_all_that_they_are_given() -> None:
+    """GPT-2 hands its causal mask on by position; only the eager implementation needs one."""
+    from transformers import AutoModelForCausalLM
+
+    plain = oracle.model("gpt2")
+    body = AutoModelForCausalLM.from_pretrained(plain.spec.path, dtype=torch.float64, attn_implementation="eager")
+    model = wrap(body, plain.tokenizer, plain.spec)
+    tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
+    with torch.no_grad():
+        recording = record(model, tokens)
+        torch.testing.assert_close(recording.logits_from(0, {}), plain.logits(tokens), rtol=0, atol=1e-12)
+        twice = recording.repeated(2).logits_from(1, {}).unflatten(0, (2, -1))
+        torch.testing.assert_close(twice, plain.logits(tokens).expand(2, -1, -1), rtol=0, atol=1e-12)
 
 
 def test_the_weights_hash_follows_the_weights(architecture: str) -> None:

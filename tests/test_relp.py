@@ -1,22 +1,23 @@
-"""RelP: the forward pass is untouched, relevance is conserved and causal, and equals two closed forms."""
+"""RelP: the forward pass is untouched, relevance is conserved and causal, and no hook stays, on every architecture."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
 import oracle
+from basisbench import relp
 from basisbench.context import GroupContext
 from basisbench.errors import BasisBenchError
 from basisbench.gradients import Batch, gradient_field
 from basisbench.load import load_model
-from basisbench.model import Model, wrap
-from basisbench.protocols import ModelSpec
+from basisbench.model import SITE_HOOKS, Model, SiteKind
 from basisbench.relp import activation_ratio, relp_rules, with_gradient_of
 from basisbench.types import Pairs
 
@@ -27,7 +28,7 @@ def _double_precision() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=oracle.ARCHITECTURES)
+@pytest.fixture(params=oracle.ALL_ARCHITECTURES)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -67,31 +68,34 @@ def test_a_borrowed_gradient_leaves_every_bit_of_the_value() -> None:
 # --- conservation ---------------------------------------------------------------------------------------------------
 
 
+LAYER_NORMS = ("gpt2", "neox")
+
+
 def test_relevance_is_conserved_when_biases_are_counted(architecture: str) -> None:
     """Embeddings, linear biases and LayerNorm biases together carry the whole metric.
 
     Under the rules every part is a linear map with constants inside, plus its biases, so the metric equals input
     times gradient, summed over all inputs: token and position embeddings, each linear map's bias, each LayerNorm's
-    bias. Queries and keys get no gradient, so their biases count nothing.
+    bias. Queries and keys get no gradient, so their biases, norms and soft-caps count nothing; norms after attention
+    and MLP pass on what they are given; the metric is taken before a final soft-cap.
     """
     model, slow = oracle.model(architecture), oracle.naive(architecture)
     pairs = pairs_of()
-    stream = ("transformer.h.0", "in") if architecture == "gpt2" else ("model.layers.0", "in")
+    first = slow.where("resid_post", 0)[0], "in"
     for index in range(len(pairs)):
         # What enters the first block: token embeddings, and position embeddings where there are any.
-        entering = slow.watched(pairs.clean[index], {"": stream})[""]
+        entering = slow.watched(pairs.clean[index], {"": first})[""]
         by_input, by_bias, by_norm_bias = _relevances(model, pairs, index, entering)
         metric = float(slow.metric(pairs, index, slow.logits(pairs.clean[index])))
         assert by_input + by_bias + by_norm_bias == pytest.approx(metric, abs=1e-11)
         # No part is idle, so none could be forgotten unnoticed.
         assert abs(by_input) > 1e-2
         assert abs(by_bias) > 1e-2
-        assert (abs(by_norm_bias) > 1e-2) == (architecture == "gpt2")
+        assert (abs(by_norm_bias) > 1e-2) == (architecture in LAYER_NORMS)
 
 
 def _relevances(model: Model, pairs: Pairs, index: int, entering: Tensor) -> tuple[float, float, float]:
-    norm_names = [f"blocks.{layer}.{norm}" for layer in range(model.layers) for norm in ("ln1", "ln2")] + ["ln_final"]
-    norms = [model.component(name) for name in norm_names]
+    norms = [module for module in model.bridge.modules() if isinstance(module, NormalizationBridge)]
     # A norm's bias takes part in its output alone, so it is counted there and not as a parameter.
     own = {id(parameter) for norm in norms for parameter in norm.parameters()}
     biases = [
@@ -101,6 +105,7 @@ def _relevances(model: Model, pairs: Pairs, index: int, entering: Tensor) -> tup
     ]
     outputs: list[tuple[Tensor, Tensor]] = []
     leaves: list[Tensor] = []
+    logits: list[Tensor] = []
 
     def start(_: object, __: object, output: Tensor) -> Tensor:
         leaves.append(output.detach().requires_grad_())
@@ -111,6 +116,9 @@ def _relevances(model: Model, pairs: Pairs, index: int, entering: Tensor) -> tup
         parameter.requires_grad_(True)
     try:
         handles.append(model.component("embed").register_forward_hook(start))
+        handles.append(
+            model.component("unembed").register_forward_hook(lambda _, __, output: logits.append(output[0, -1]))
+        )
         with relp_rules(model):
             for norm in norms:
                 bias = getattr(norm.original_component, "bias", None)
@@ -118,8 +126,8 @@ def _relevances(model: Model, pairs: Pairs, index: int, entering: Tensor) -> tup
                     handles.append(
                         norm.register_forward_hook(lambda _, __, output, bias=bias: outputs.append((output, bias)))
                     )
-            logits = model.bridge(tokens_of(model, index))[:, -1]
-        metric = logits[0, pairs.answers[index]].mean() - logits[0, pairs.foils[index]].mean()
+            model.bridge(tokens_of(model, index))
+        metric = logits[0][pairs.answers[index]].mean() - logits[0][pairs.foils[index]].mean()
         found = torch.autograd.grad(metric, [leaves[0], *biases, *(output for output, _ in outputs)], allow_unused=True)
     finally:
         for handle in handles:
@@ -140,12 +148,11 @@ def _relevances(model: Model, pairs: Pairs, index: int, entering: Tensor) -> tup
 
 def test_without_the_rules_relevance_is_not_conserved(architecture: str) -> None:
     model, slow = oracle.model(architecture), oracle.naive(architecture)
-    pairs = pairs_of()
+    pairs, last = pairs_of(), slow.where("resid_post", oracle.LAYERS - 1)
     for rule, tolerance in (("relp", 1e-10), ("ixg", None)):
         field = gradient_field(rule, model, _batch(model, pairs), ["ln_final.hook_in"])["ln_final.hook_in"]
-        last = "transformer.h.1" if architecture == "gpt2" else "model.layers.1"
         for index in range(len(pairs)):
-            stream = slow.watched(pairs.clean[index], {"": (last, "out")})[""]
+            stream = slow.watched(pairs.clean[index], {"": last})[""]
             metric = slow.metric(pairs, index, slow.logits(pairs.clean[index]))
             bias = _final_bias(slow, pairs, index)
             shortfall = abs(float(metric - bias - (field[index] * stream).sum()))
@@ -154,45 +161,67 @@ def test_without_the_rules_relevance_is_not_conserved(architecture: str) -> None
 
 
 def _final_bias(slow: oracle.Naive, pairs: Pairs, index: int) -> float:
-    if slow.architecture == "llama":
+    if slow.architecture not in LAYER_NORMS:
         return 0.0
-    bias = slow.body.transformer.ln_f.bias  # type: ignore[union-attr]
-    return float(slow.metric(pairs, index, slow.body.lm_head(bias)))  # type: ignore[operator, arg-type]
+    norm = slow.body.get_submodule({"gpt2": "transformer.ln_f", "neox": "gpt_neox.final_layer_norm"}[slow.architecture])
+    return float(slow.metric(pairs, index, slow.body.lm_head(norm.bias)))  # type: ignore[operator, arg-type]
 
 
 def _batch(model: Model, pairs: Pairs) -> Batch:
     return GroupContext(model, pairs, 0).batch
 
 
-@cache
-def gemma() -> Model:
-    """Gemma 2: a norm after attention and after the MLP, and a soft-cap on the logits."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+@pytest.mark.parametrize("norm", ["every norm", "ln1", "ln2", "ln1_post", "ln2_post", "ln_final"])
+def test_every_norm_needs_its_rule(norm: str) -> None:
+    """Without the rule of one norm, relevance is lost; norms after attention and MLP are no exception."""
+    model, slow, pairs = oracle.model("gemma2"), oracle.naive("gemma2"), pairs_of()
+    entering = slow.watched(pairs.clean[0], {"": (slow.where("resid_post", 0)[0], "in")})[""]
+    metric = float(slow.metric(pairs, 0, slow.logits(pairs.clean[0])))
+    kept = relp._norms(model)
 
-    folder = str(oracle.checkpoint("gemma2"))
-    body = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    return wrap(body, AutoTokenizer.from_pretrained(folder), ModelSpec("tiny-gemma2", folder, "with post-norms"))
+    def some(_: Model) -> list[object]:
+        return [each for each in kept if norm == "every norm" or each is not model.component(where)]
+
+    where = norm if norm == "ln_final" else f"blocks.0.{norm}"
+    with mock.patch.object(relp, "_norms", some):
+        shortfall = abs(sum(_relevances(model, pairs, 0, entering)) - metric)
+    assert shortfall < 1e-11 if norm == "every norm" else shortfall > 1e-3
 
 
-def test_norms_after_attention_and_mlp_are_under_the_rule_too() -> None:
-    model, pairs = gemma(), pairs_of()
-    tokens = model.tokens(pairs.clean)
-    plain = model.bridge(tokens)
-    with relp_rules(model):
-        assert torch.equal(model.bridge(tokens), plain)
-    kinds = ("attn_out", "mlp_out", "resid_post")
-    hooks = [model.hook(kind, layer) for layer in range(model.layers) for kind in kinds]  # type: ignore[arg-type]
-    group = GroupContext(model, pairs, 0)
-    fields = gradient_field("relp", model, group.batch, [*hooks, "embed.hook_out"])
-    embeddings = model.component("embed").original_component(tokens)
-    # There are no biases, and the metric is taken before the soft-cap: the embeddings carry all of it.
-    relevance = (fields["embed.hook_out"] * embeddings).sum((1, 2))
-    torch.testing.assert_close(relevance, group.clean_metric(), rtol=0, atol=1e-11)
-    assert not torch.allclose(model.logits(tokens), plain[:, -1], atol=1e-2)
-    # What the last block writes goes straight into the stream.
-    last = [fields[model.hook(kind, model.layers - 1)] for kind in ("mlp_out", "resid_post")]  # type: ignore[arg-type]
-    torch.testing.assert_close(last[0], last[1], rtol=0, atol=1e-12)
-    assert all(fields[hook].abs().max() > 1e-3 for hook in hooks)
+@pytest.mark.parametrize("kind", ["mlp_out", "resid_post"])
+def test_what_the_last_block_writes_goes_straight_into_the_stream(architecture: str, kind: SiteKind) -> None:
+    """A field is taken at the value that goes on, so after a post-norm and not before it."""
+    model, pairs = oracle.model(architecture), pairs_of()
+    hooks = [model.hook(kind, model.layers - 1), "ln_final.hook_in"]
+    fields = gradient_field("relp", model, _batch(model, pairs), hooks)
+    torch.testing.assert_close(fields[hooks[0]], fields[hooks[1]], rtol=0, atol=1e-12)
+    assert fields[hooks[0]].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_gives_finite_fields_near_the_exact_ones(architecture: str, dtype: str) -> None:
+    exact, pairs = oracle.model(architecture), pairs_of()
+    model = load_model(exact.spec, dtype=dtype)
+    hooks = [model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(model.layers)]
+    fields = gradient_field("relp", model, _batch(model, pairs), hooks)
+    expected = gradient_field("relp", exact, _batch(exact, pairs), hooks)
+    for hook in hooks:
+        assert fields[hook].isfinite().all()
+        error = (fields[hook] - expected[hook]).norm() / expected[hook].norm()
+        assert error < (0.05 if dtype == "bfloat16" else 0.01)
+
+
+def test_large_activations_do_not_overflow_in_half_precision() -> None:
+    """A square of more than 255 is too large for float16; the model's own norms square in float32."""
+    folder = oracle.model("llama").spec
+    models = [load_model(folder, dtype=dtype) for dtype in ("float16", "float64")]
+    for model in models:
+        with torch.no_grad():
+            model.body.get_input_embeddings().weight.mul_(1000)
+    hook = models[0].hook("resid_post", 1)
+    half, exact = (gradient_field("relp", model, _batch(model, pairs_of()), [hook])[hook] for model in models)
+    assert exact.abs().max() > 1e-5
+    assert (half - exact).norm() < 0.02 * exact.norm()
 
 
 # --- causality --------------------------------------------------------------------------------------------------------
@@ -213,6 +242,7 @@ def test_nothing_flows_from_the_future(architecture: str, position: int) -> None
         try:
             with relp_rules(model):
                 logits = model.bridge(tokens)[0, at]
+            # Through a final soft-cap, whose slope is positive: whether anything flows does not depend on it.
             (gradient,) = torch.autograd.grad(logits[5] - logits[9], leaves)
         finally:
             handle.remove()
@@ -245,11 +275,13 @@ def test_no_hook_is_left_behind(architecture: str, monkeypatch: pytest.MonkeyPat
     assert oracle.hooks_of(model) == before
     # A model half of whose parts have a rule: refused, and nothing stays on the other half.
     last = model.component("blocks.1.mlp").original_component
-    name = "act_fn" if architecture == "llama" else "act"
+    name = "act" if architecture in LAYER_NORMS else "act_fn"
     monkeypatch.delattr(last, name)
     with pytest.raises(BasisBenchError, match="RelP has no rule") as caught, relp_rules(model):
         pass
     assert "\n" not in str(caught.value)
+    assert model.architecture in str(caught.value)
+    assert "basisbench/relp.py" in str(caught.value)
     monkeypatch.undo()
     assert oracle.hooks_of(model) == before
 

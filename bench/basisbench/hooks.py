@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 Edit = Callable[["Tensor"], "Tensor | None"]
@@ -25,7 +26,7 @@ class Place:
 
     Attributes:
         module: dotted name of the module in the Hugging Face model.
-        end: "in" for the first positional argument, "out" for the (first) output.
+        end: "in" for the first argument, given by position or as `hidden_states`; "out" for the (first) output.
     """
 
     module: str
@@ -36,17 +37,38 @@ class Place:
 def edited(body: nn.Module, edits: Mapping[Place, Edit]) -> Iterator[None]:
     """Apply edits to every forward pass inside the block; every hook is removed on the way out.
 
+    A model that is spread over several devices computes each block on its own; edits see every activation on the
+    device of the embeddings, where references and dictionaries are.
+
     Args:
         body: the plain model whose modules are named by the places.
         edits: what to do at each place, in no particular order.
     """
+    if getattr(body, "hf_device_map", None):
+        main = next(body.parameters()).device
+        edits = {place: moved_edit(edit, main) for place, edit in edits.items()}
+    with _hooked(body, edits):
+        yield
+
+
+def moved_edit(edit: Edit, main: torch.device) -> Edit:
+    """Return an edit that sees activations on one device, wherever they are, and puts replacements back there."""
+
+    def moved(activation: Tensor) -> Tensor | None:
+        replacement = edit(activation.to(main))
+        return None if replacement is None else replacement.to(activation.device)
+
+    return moved
+
+
+@contextmanager
+def _hooked(body: nn.Module, edits: Mapping[Place, Edit]) -> Iterator[None]:
     with ExitStack() as stack:
         for place, edit in edits.items():
             module = body.get_submodule(place.module)
-            hook = _input_hook(edit) if place.end == "in" else None
             handle = (
-                module.register_forward_pre_hook(hook)
-                if hook is not None
+                module.register_forward_pre_hook(_input_hook(edit), with_kwargs=True)
+                if place.end == "in"
                 else module.register_forward_hook(_output_hook(edit))
             )
             stack.callback(handle.remove)
@@ -67,10 +89,18 @@ def replaced_forward(module: nn.Module, forward: Callable[..., Any]) -> Iterator
             module.forward = before
 
 
-def _input_hook(edit: Edit) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
-    def hook(_module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        replacement = edit(arguments[0])
-        return None if replacement is None else (replacement, *arguments[1:])
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module is called with: by position and by name."""
+
+
+def _input_hook(edit: Edit) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Arguments | None]:
+    def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Arguments | None:
+        replacement = edit(arguments[0] if arguments else keywords["hidden_states"])
+        if replacement is None:
+            return None
+        if arguments:
+            return (replacement, *arguments[1:]), keywords
+        return arguments, {**keywords, "hidden_states": replacement}
 
     return hook
 
@@ -94,7 +124,8 @@ def observed(body: nn.Module, places: Mapping[str, Place]) -> Iterator[dict[str,
         places: the places to watch, by any key.
 
     Yields:
-        A dictionary that holds each key's activation once the forward pass has gone by it.
+        A dictionary that holds each key's activation once the forward pass has gone by it, on the device where it was
+        computed: gradients can be taken there.
     """
     seen: dict[str, Tensor] = {}
     by_place: dict[Place, list[str]] = {}
@@ -108,5 +139,5 @@ def observed(body: nn.Module, places: Mapping[str, Place]) -> Iterator[dict[str,
 
         return edit
 
-    with edited(body, {place: watch(keys) for place, keys in by_place.items()}):
+    with _hooked(body, {place: watch(keys) for place, keys in by_place.items()}):
         yield seen

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from basisbench.architectures import ARCHITECTURES, examine, refused
+from basisbench.batching import Batching, is_out_of_memory
 from basisbench.errors import BasisBenchError
 from basisbench.hooks import Edit, Place, edited, observed
 from basisbench.packed import PackedWeights, pack_linears, packed_twin
@@ -26,15 +29,25 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor, nn
 
-SiteKind = Literal["mlp_in", "mlp_act", "mlp_out", "attn_out", "resid_post"]
+SiteKind = Literal["mlp_in", "mlp_act", "mlp_out", "attn_z", "attn_out", "resid_post"]
 
-_HOOKS: Mapping[SiteKind, str] = {
+SITE_HOOKS: Mapping[SiteKind, str] = {
     "mlp_in": "blocks.{layer}.mlp.hook_in",
     "mlp_act": "blocks.{layer}.mlp.hook_post",
     "mlp_out": "blocks.{layer}.hook_mlp_out",
+    "attn_z": "blocks.{layer}.attn.hook_z",
     "attn_out": "blocks.{layer}.hook_attn_out",
     "resid_post": "blocks.{layer}.hook_resid_post",
 }
+"""TransformerLens's name of each kind of site.
+
+- `mlp_in`: what the MLP reads, after the norm in front of it.
+- `mlp_act`: input of the down projection.
+- `mlp_out`, `attn_out`: what the MLP and the attention add to the residual stream, so after a post-norm where there is
+  one (Gemma); TransformerLens's own choice, and where Gemma Scope's dictionaries sit.
+- `attn_z`: the heads' outputs side by side, input of the output projection.
+- `resid_post`: the residual stream after the block.
+"""
 
 
 @dataclass
@@ -59,6 +72,7 @@ class Model:
         bridge: TransformerLens's view of the same parameters.
         tokenizer: the fast tokenizer of the checkpoint.
         meter: counts forward passes.
+        batching: how large one pass may be, where memory has run out before.
     """
 
     spec: ModelSpec
@@ -67,11 +81,27 @@ class Model:
     tokenizer: Any
     _modules: Mapping[int, str]
     meter: Meter = field(default_factory=Meter)
+    batching: Batching = field(default_factory=Batching)
 
     @property
     def name(self) -> str:
         """Name in suites and records."""
         return self.spec.name
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """The repository of the hub that the weights came from, with its commit; nothing for a folder."""
+        return {} if self.spec.revision is None else {self.spec.path: self.spec.revision}
+
+    @property
+    def architecture(self) -> str:
+        """Hugging Face's name of the architecture, for example "GPT2LMHeadModel"."""
+        return str(self.bridge.cfg.architecture)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the tests hold on this architecture, so that shortcuts may be taken."""
+        return self.architecture in ARCHITECTURES
 
     @property
     def layers(self) -> int:
@@ -92,7 +122,9 @@ class Model:
 
     def hook(self, kind: SiteKind, layer: int) -> str:
         """Return the TransformerLens hook name of a kind of site in one layer."""
-        return _HOOKS[kind].format(layer=layer)
+        known = ARCHITECTURES.get(self.architecture)
+        other = None if known is None else known.hooks.get(kind)
+        return (other or SITE_HOOKS[kind]).format(layer=layer)
 
     @cached_property
     def hook_points(self) -> Mapping[str, nn.Module]:
@@ -112,7 +144,7 @@ class Model:
         point = self.hook_points.get(hook)
         if point is None:
             raise BasisBenchError(
-                f"model '{self.name}' ({self.bridge.cfg.architecture}) has no hook '{hook}' in this "
+                f"model '{self.name}' ({self.architecture}) has no hook '{hook}' in this "
                 "TransformerLens; sites are TransformerLens hook names such as 'blocks.0.hook_mlp_out'"
             )
         return point
@@ -178,7 +210,7 @@ class Model:
         with edited(body, edits or {}), observed(body, {"logits": head}) as seen:
             body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=1)
         self.meter.forward_equivalents += len(tokens)
-        return at_least_float32(seen["logits"][:, -1])
+        return at_least_float32(seen["logits"][:, -1].to(self.device))
 
     @cached_property
     def packed_weights(self) -> PackedWeights:
@@ -210,17 +242,30 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:
-    """Wrap a loaded Hugging Face causal language model; the model is put in evaluation mode."""
+    """Wrap a loaded Hugging Face causal language model; the model is put in evaluation mode.
+
+    Raises:
+        BasisBenchError: the architecture lacks a part; names what is missing and where to add it.
+    """
     from transformer_lens.model_bridge import TransformerBridge
 
     body.eval().requires_grad_(False)
     shared = {id(tensor): tensor for tensor in [*body.parameters(), *body.buffers()]}
     twin = copy.deepcopy(body, shared)
-    # RelP needs the attention pattern as a tensor, which only the eager implementation has.
-    twin.set_attn_implementation("eager")
-    modules = {id(module): name for name, module in twin.named_modules()}
-    bridge = TransformerBridge.boot_transformers(
-        spec.path, hf_model=twin, tokenizer=tokenizer, device=body.device, dtype=body.dtype
-    )
+    try:
+        # RelP needs the attention pattern as a tensor, which only the eager implementation has.
+        twin.set_attn_implementation("eager")
+        modules = {id(module): name for name, module in twin.named_modules()}
+        bridge = TransformerBridge.boot_transformers(
+            spec.path, hf_model=twin, tokenizer=tokenizer, device=body.device, dtype=body.dtype
+        )
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        # Some of TransformerLens's messages go on to list every architecture that it knows.
+        reason = textwrap.shorten(str(error) or type(error).__name__, 120, placeholder=" ...")
+        raise refused(spec.name, type(body).__name__, f"TransformerLens cannot wrap it ({reason})") from error
     bridge.eval().requires_grad_(False)
-    return Model(spec=spec, body=body, bridge=bridge, tokenizer=tokenizer, _modules=modules)
+    model = Model(spec=spec, body=body, bridge=bridge, tokenizer=tokenizer, _modules=modules)
+    examine(model)
+    return model

@@ -3,11 +3,14 @@
 Every rule replaces a tensor `y` by `y.detach() + (s - s.detach())`, where the surrogate `s` has the rule's
 gradient. The added term is exactly zero, so forward values stay bit-equal.
 
-1. LayerNorm and RMSNorm, all of them: the scale is a constant.
+1. LayerNorm and RMSNorm, all of them (before, after, of queries and keys, final): the scale is a constant.
 2. Activation a(x): x times the constant a(x)/x.
 3. Product of gate and linear side: each side gets half of the gradient.
-4. Attention: the pattern is a constant, so queries and keys get no gradient.
+4. Attention: the pattern is a constant, so queries and keys get no gradient, through no norm, rotation or soft-cap.
 5. Linear maps: as they are.
+
+The rules hold for blocks whose attention and MLP follow each other and for those that work side by side: how their
+outputs are added is a linear map. The metric is taken before a final soft-cap, so there is no rule for one.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
+from basisbench.model import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,13 +45,28 @@ def relp_rules(model: Model) -> Iterator[None]:
     """
     with ExitStack() as stack:
         for norm in _norms(model):
-            _add_norm_rule(norm, stack)
+            _add_norm_rule(model, norm, stack)
         for layer in range(model.layers):
-            pattern = model.hook_point(f"blocks.{layer}.attn.hook_pattern")
+            pattern = _needed(model, f"blocks.{layer}.attn.hook_pattern", "attention")
             handle = pattern.register_forward_hook(lambda _module, _arguments, output: output.detach())
             stack.callback(handle.remove)
             _add_mlp_rules(model, layer, stack)
         yield
+
+
+def _missing(model: Model, what: str) -> BasisBenchError:
+    return BasisBenchError(
+        f"RelP has no rule for a part of model '{model.name}' ({model.architecture}): {what}; "
+        "add the rule to basisbench/relp.py"
+    )
+
+
+def _needed(model: Model, hook: str, part: str) -> nn.Module:
+    """Return a hook point that a rule is attached to."""
+    point = model.hook_points.get(hook)
+    if point is None:
+        raise _missing(model, f"its {part} has no hook '{hook}' in this TransformerLens")
+    return point
 
 
 def _norms(model: Model) -> list[Any]:
@@ -56,14 +75,11 @@ def _norms(model: Model) -> list[Any]:
     return [module for module in model.bridge.modules() if isinstance(module, NormalizationBridge)]
 
 
-def _add_norm_rule(norm: Any, stack: ExitStack) -> None:
+def _add_norm_rule(model: Model, norm: Any, stack: ExitStack) -> None:
     module = norm.original_component
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if epsilon is None:
-        raise BasisBenchError(
-            f"RelP has no rule for the normalisation {type(module).__name__}: it names no epsilon; "
-            "add it to basisbench/relp.py"
-        )
+    if epsilon is None or getattr(module, "weight", None) is None:
+        raise _missing(model, f"the normalisation {norm.name} ({type(module).__name__}) names no epsilon or no weight")
     offset = 1.0 if getattr(norm.config, "rmsnorm_uses_offset", False) else 0.0
     entered: list[Tensor] = []
 
@@ -71,10 +87,12 @@ def _add_norm_rule(norm: Any, stack: ExitStack) -> None:
         entered.append(output)
 
     def rule(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        x = entered.pop()
+        # As the models do: in float16 a square of 300 is too large a number.
+        x = at_least_float32(entered.pop())
         centred = x if norm.uses_rms_norm else x - x.mean(-1, keepdim=True)
         scale = (centred.pow(2).mean(-1, keepdim=True) + epsilon).sqrt().detach()
-        return with_gradient_of(output, centred / scale * (module.weight + offset))
+        surrogate = centred / scale * (at_least_float32(module.weight) + offset)
+        return with_gradient_of(output, surrogate.to(output.dtype))
 
     # At the hook point inside: a post-norm's output is a write site, whose hook must see the value that goes on.
     stack.callback(norm.hook_in.register_forward_hook(watch).remove)
@@ -84,7 +102,7 @@ def _add_norm_rule(norm: Any, stack: ExitStack) -> None:
 def _add_mlp_rules(model: Model, layer: int, stack: ExitStack) -> None:
     prefix = f"blocks.{layer}.mlp"
     mlp = model.component(prefix)
-    activation = _activation_function(mlp.original_component)
+    activation = _activation_function(model, prefix, mlp.original_component)
     gated = f"{prefix}.hook_pre_linear" in model.hook_points
     seen: dict[str, Tensor] = {}
 
@@ -92,8 +110,7 @@ def _add_mlp_rules(model: Model, layer: int, stack: ExitStack) -> None:
         def hook(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> None:
             seen[name] = output
 
-        handle = model.hook_point(f"{prefix}.{name}").register_forward_hook(hook)
-        stack.callback(handle.remove)
+        stack.callback(_needed(model, f"{prefix}.{name}", "MLP").register_forward_hook(hook).remove)
 
     def rule(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = seen.pop("hook_pre")
@@ -103,22 +120,19 @@ def _add_mlp_rules(model: Model, layer: int, stack: ExitStack) -> None:
         linear = seen.pop("hook_pre_linear")
         half_by_gate = x * (ratio * linear.detach())
         half_by_linear = linear * (ratio * x.detach())
-        return with_gradient_of(output, 0.5 * (half_by_gate + half_by_linear))
+        return with_gradient_of(output, 0.5 * half_by_gate + 0.5 * half_by_linear)
 
     watch("hook_pre")
     if gated:
         watch("hook_pre_linear")
-    handle = model.hook_point(f"{prefix}.hook_post").register_forward_hook(rule)
-    stack.callback(handle.remove)
+    stack.callback(_needed(model, f"{prefix}.hook_post", "MLP").register_forward_hook(rule).remove)
 
 
-def _activation_function(mlp: Any) -> Callable[[Tensor], Tensor]:
-    function = getattr(mlp, "act_fn", getattr(mlp, "act", None))
+def _activation_function(model: Model, name: str, mlp: Any) -> Callable[[Tensor], Tensor]:
+    names = ("act_fn", "act", "activation_fn")
+    function = next((getattr(mlp, name) for name in names if hasattr(mlp, name)), None)
     if not callable(function):
-        raise BasisBenchError(
-            f"RelP has no rule for the MLP {type(mlp).__name__}: it names no activation function "
-            "(`act_fn` or `act`); add it to basisbench/relp.py"
-        )
+        raise _missing(model, f"{name} ({type(mlp).__name__}) has no activation function under {', '.join(names)}")
     found: Callable[[Tensor], Tensor] = function
     return found
 

@@ -4,7 +4,8 @@
    arguments (masks, rotary embeddings) that the model itself passes to the block.
 2. Later passes over the same prompts start at any block, with those arguments, and end at the unembedding.
 
-No modeling code is copied: the blocks, the final norm and the head are the model's own modules.
+No modeling code is copied: the blocks, the final norm and the head are the model's own modules. Between these a
+verified architecture does nothing; any other (basisbench.architectures) is run whole instead.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ class Recording:
 
     Attributes:
         model: the model that was run.
-        residual: the residual stream entering each block.
+        tokens: the prompts.
+        residual: the residual stream entering each block; empty where the model has to be run whole.
+        positional: what else each block is given by position.
         arguments: the keyword arguments of each block.
     """
 
     model: Model
+    tokens: Int[Tensor, "row pos"]
     residual: tuple[Float[Tensor, "row pos d_model"], ...]
+    positional: tuple[tuple[Any, ...], ...]
     arguments: tuple[Mapping[str, Any], ...]
 
     def logits_from(self, layer: int, edits: Mapping[Place, Edit]) -> Float[Tensor, "row vocab"]:
@@ -42,24 +47,29 @@ class Recording:
             layer: first block to run.
             edits: interventions; places before the block are never reached.
         """
+        if not self.residual:
+            return self.model.logits(self.tokens, edits, packed=True)
         body = self.model.quick_body
         hidden = self.residual[layer]
         with edited(body, edits):
-            for block, arguments in list(zip(_blocks(self.model), self.arguments, strict=True))[layer:]:
-                output = block(hidden, **arguments)
+            called = zip(_blocks(self.model), self.positional, self.arguments, strict=True)
+            for block, positional, arguments in list(called)[layer:]:
+                output = block(hidden, *positional, **arguments)
                 hidden = output[0] if isinstance(output, tuple) else output
             normed = _final_norm(self.model)(hidden[:, -1:])
             logits: Tensor = body.get_output_embeddings()(normed)
         share = (self.model.layers - layer) / self.model.layers
         self.model.meter.forward_equivalents += len(hidden) * share
-        return at_least_float32(logits[:, -1])
+        return at_least_float32(logits[:, -1].to(self.model.device))
 
     def repeated(self, times: int) -> Recording:
         """Return the recording of the same batch repeated `times` times, copy after copy."""
-        rows = len(self.residual[0])
+        rows = len(self.tokens)
         return Recording(
             self.model,
+            self.tokens.repeat(times, 1),
             tuple(repeated_rows(residual, rows, times) for residual in self.residual),
+            repeated_rows(self.positional, rows, times),
             tuple(
                 {name: repeated_rows(value, rows, times) for name, value in keywords.items()}
                 for keywords in self.arguments
@@ -89,11 +99,15 @@ def repeated_rows(value: Any, rows: int, times: int) -> Any:
 
 def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
     """Run the model once and keep what a replay needs."""
+    if not model.verified:
+        return Recording(model, tokens, (), (), ())
     residual: list[Tensor] = []
+    positional: list[tuple[Any, ...]] = []
     arguments: list[Mapping[str, Any]] = []
 
-    def watch(_module: nn.Module, positional: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        residual.append(positional[0])
+    def watch(_module: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        residual.append(given[0])
+        positional.append(given[1:])
         arguments.append(keywords)
 
     handles = [block.register_forward_pre_hook(watch, with_kwargs=True) for block in _blocks(model)]
@@ -102,7 +116,7 @@ def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
     finally:
         for handle in handles:
             handle.remove()
-    return Recording(model, tuple(residual), tuple(arguments))
+    return Recording(model, tokens, tuple(residual), tuple(positional), tuple(arguments))
 
 
 def _blocks(model: Model) -> list[nn.Module]:

@@ -2,7 +2,8 @@
 
 1. **Common prefix.** Tokens at which all prompts of a group agree, clean and counterfactual, in both splits,
    have the same activations everywhere, so that live and reference values are the same there (not under zero
-   ablation). Their keys and values are computed once and reused by every pass.
+   ablation). Their keys and values are computed once and reused by every pass. All of them are kept in layers of
+   sliding attention too: the model's mask hides what a window does not reach.
 2. **Constant modules.** Every module that has run to its end before a basis writes for the first time gives the
    same in all passes: the embeddings, the first attention, and in the `resid` family the whole first block. Their
    outputs are computed once.
@@ -11,6 +12,7 @@
    are cut to that position; what the block adds to the other positions is undefined and never read.
 
 All change nothing but rounding; `evaluate_circuits(..., shortcut=None)` is the plain twin that tests compare with.
+An architecture that they have not been tested on (basisbench.architectures) gets none of the first, second and last.
 """
 
 from __future__ import annotations
@@ -52,15 +54,20 @@ class Prefix:
         """Return a fresh key-value cache that holds the prefix for a number of rows; None without a prefix."""
         if not self.length:
             return None
-        from transformers import DynamicCache
-
-        cache = DynamicCache()
+        cache = _whole_cache()
         for layer, (keys, values) in enumerate(self.layers):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
         return cache
 
 
 NO_PREFIX = Prefix(0, ())
+
+
+def _whole_cache() -> Any:
+    """Return an empty cache that keeps every position in every layer, also where attention slides."""
+    from transformers import DynamicCache
+
+    return DynamicCache()  # given the model's config, it would drop what lies before a window
 
 
 def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "row pos"]]) -> Prefix:
@@ -72,13 +79,16 @@ def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "row pos"]]) -> Pr
     """
     import torch
 
+    if not model.verified:
+        return NO_PREFIX
     tokens = torch.cat(list(prompts))
     differing = (~(tokens == tokens[:1]).all(0)).nonzero()
     length = min(int(differing[0]) if len(differing) else tokens.shape[1], tokens.shape[1] - 1)
     if not length:
         return NO_PREFIX
     with torch.inference_mode():
-        cache = model.quick_body(input_ids=tokens[:1, :length], use_cache=True, logits_to_keep=1).past_key_values
+        cache = _whole_cache()
+        model.quick_body(input_ids=tokens[:1, :length], past_key_values=cache, use_cache=True, logits_to_keep=1)
     return Prefix(length, tuple((layer.keys, layer.values) for layer in cache.layers))
 
 
@@ -191,6 +201,8 @@ class Shortcut:
 
     def edits(self) -> Mapping[Place, Edit]:
         """Return the edits that cut the last block to the last position."""
+        if not self.model.verified:
+            return {}
         block = f"blocks.{self.model.layers - 1}"
         return {
             self.model.place(f"{block}.{hook}"): lambda activation: activation[:, -1:]
@@ -212,7 +224,8 @@ def take_shortcut(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix,
         first: the first site of the basis.
     """
     rest = tokens[:, prefix.length :]
-    return Shortcut(model, rest, prefix, _constants(model, rest, prefix, model.place(first.write)))
+    constants = _constants(model, rest, prefix, model.place(first.write)) if model.verified else ()
+    return Shortcut(model, rest, prefix, constants)
 
 
 def _constants(model: Model, tokens: Tensor, prefix: Prefix, write: Place) -> tuple[Constant, ...]:
@@ -253,7 +266,7 @@ def _constants(model: Model, tokens: Tensor, prefix: Prefix, write: Place) -> tu
     names = [name for name in ended if calls[name] == 1]
     outermost = [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
     # Inside the MLP nothing but the write reads these outputs.
-    mlp = model.place(model.hook("mlp_out", 0)).module
+    mlp = model.place(model.hook("mlp_in", 0)).module
     inside = f"{mlp}." if write.module.startswith(f"{mlp}.") else None
 
     def feeds_only_the_write(name: str) -> bool:

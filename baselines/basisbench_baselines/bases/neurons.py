@@ -44,8 +44,34 @@ class Neurons:
 
 def neurons_at(name: str, family: Family, kind: SiteKind, model: Model) -> Neurons:
     """Build the neuron basis of a kind of site over all layers."""
-    hooks = [model.hook(kind, layer) for layer in range(model.layers)]
+    return _neurons(name, family, [model.hook(kind, layer) for layer in range(model.layers)])
+
+
+def neurons_at_hook(name: str, family: Family, hook: str, model: Model) -> Neurons:
+    """Build the neuron basis of any hook, to compare a dictionary with the neurons of its own site.
+
+    Args:
+        name: name of the basis.
+        family: its site family.
+        hook: hook name with `{layer}` for the layer's index, for example "blocks.{layer}.hook_resid_mid".
+        model: the model.
+
+    Raises:
+        BasisBenchError: the model has no such hook, or no module begins or ends there.
+    """
+    hooks = [hook.format(layer=layer) for layer in range(model.layers)]
+    for each in hooks:
+        model.place(each)
+    return _neurons(name, family, hooks)
+
+
+def _neurons(name: str, family: Family, hooks: Sequence[str]) -> Neurons:
     return Neurons(name, family, tuple(Site(layer, hook, hook) for layer, hook in enumerate(hooks)))
+
+
+def hook_spec(name: str, family: Family, hook: str) -> BasisSpec:
+    """Return the neuron basis of any hook, for a listing; see `neurons_at_hook`."""
+    return BasisSpec(name, family, f"neurons at {hook}", build=partial(neurons_at_hook, name, family, hook))
 
 
 def _spec(name: str, family: Family, kind: SiteKind, summary: str) -> BasisSpec:
@@ -55,6 +81,7 @@ def _spec(name: str, family: Family, kind: SiteKind, summary: str) -> BasisSpec:
 PROVIDES: tuple[BasisSpec, ...] = (
     _spec("mlp_act", "mlp", "mlp_act", "MLP activations: input of the down projection"),
     _spec("mlp_out", "mlp", "mlp_out", "neurons of the MLP's output"),
+    _spec("attn_z", "attn", "attn_z", "neurons of the attention heads, side by side: input of the output projection"),
     _spec("attn_out", "attn", "attn_out", "neurons of the attention's output"),
     _spec("resid", "resid", "resid_post", "neurons of the residual stream after each block"),
 )

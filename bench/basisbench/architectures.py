@@ -1,0 +1,159 @@
+"""Which architectures are known to work, and what a model must show before anything is measured on it.
+
+1. TransformerLens can wrap it: its names are the names of the sites.
+2. Every kind of site is the beginning or the end of a module, in every layer.
+3. Every norm, every attention and every MLP has the parts that RelP's rules need.
+4. An architecture that is not in `ARCHITECTURES` must also keep, on one batch, what the sites promise: blocks add the
+   outputs of attention and MLP to the residual stream, and the head gives the model's logits. It then runs with a
+   warning, and without the shortcuts that were only tested on the architectures below.
+
+A model that lacks a part is refused, with the name of the part and the file to add it to.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from basisbench.errors import BasisBenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from basisbench.hooks import Place
+    from basisbench.model import Model, SiteKind
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An architecture on which the tests of the core hold.
+
+    Attributes:
+        summary: what is particular about it, and models of it.
+        hooks: hook names, with `{layer}`, of kinds of site that are not where `basisbench.model.SITE_HOOKS` says.
+    """
+
+    summary: str
+    hooks: Mapping[SiteKind, str] = field(default_factory=dict)
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "GPT2LMHeadModel": Architecture("LayerNorm, learned positions, one projection for queries, keys and values: GPT-2"),
+    "GPTNeoXForCausalLM": Architecture("attention and MLP side by side, partial rotary positions: Pythia"),
+    "LlamaForCausalLM": Architecture("RMSNorm, rotary positions, gated MLP, grouped queries: Llama 2 and 3"),
+    "Qwen3ForCausalLM": Architecture("as Llama, with norms of queries and keys: dense Qwen3"),
+    "Gemma2ForCausalLM": Architecture("norms after attention and MLP, soft-caps, sliding windows: Gemma 2"),
+    "Gemma3ForCausalLM": Architecture("as Gemma 2, with norms of queries and keys and two rotary bases: Gemma 3 text"),
+}
+"""By Hugging Face's class name. To add one: an entry here and in the tests (tests/oracle_models.py)."""
+
+_ROUNDING = 1e-3
+_HALF_PRECISION_ROUNDING = 5e-2
+"""Largest difference on the probe, as a share of the largest value."""
+
+
+def refused(name: str, architecture: str, reason: str) -> BasisBenchError:
+    """Build the error for a model whose architecture cannot be used.
+
+    Args:
+        name: name of the model.
+        architecture: Hugging Face's class name.
+        reason: what is missing.
+    """
+    return BasisBenchError(
+        f"model '{name}': architecture {architecture} cannot be used: {reason}; choose another model, or add the "
+        f"architecture to basisbench/architectures.py (there now: {', '.join(sorted(ARCHITECTURES))})"
+    )
+
+
+def examine(model: Model) -> None:
+    """Check that a model has every part that the harness relies on; warn where its architecture is not a tested one.
+
+    Raises:
+        BasisBenchError: a site or a rule is missing, or the sites do not add up; names what, and where to add it.
+    """
+    from basisbench.relp import relp_rules
+
+    missing = _missing_site(model)
+    if missing:
+        raise refused(model.name, model.architecture, missing)
+    with relp_rules(model):  # raises where a part has no rule
+        pass
+    if model.verified:
+        return
+    wrong = _broken_promise(model)
+    if wrong:
+        raise refused(model.name, model.architecture, wrong)
+    warnings.warn(
+        f"model '{model.name}': BasisBench is not tested on architecture {model.architecture}; its sites were found "
+        "and add up on one batch; curves take the slower road, without shortcuts; check scores with exact patching",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _missing_site(model: Model) -> str | None:
+    """Say which site has no place of its own in the plain model.
+
+    TransformerLens lends a part without a module the module around it: experts the whole MLP, an MLP the whole block.
+    """
+    from basisbench.model import SITE_HOOKS
+
+    places: dict[str, Place] = {}
+    wanted = {"embeddings": "embed.hook_out", "final norm": "ln_final.hook_out", "unembedding": "unembed.hook_out"}
+    for layer in range(model.layers):
+        wanted |= {f"{kind} of layer {layer}": model.hook(kind, layer) for kind in SITE_HOOKS}
+    for site, hook in wanted.items():
+        try:
+            places[site] = model.place(hook)
+        except BasisBenchError:
+            return f"no module begins or ends at its {site} ({hook})"
+    blocks = {places[f"resid_post of layer {layer}"].module for layer in range(model.layers)}
+    for site, place in places.items():
+        shared = [other for other, elsewhere in places.items() if elsewhere == place and other != site]
+        if shared or (place.module in blocks and not site.startswith("resid_post")):
+            return f"its {site} ({wanted[site]}) has no module of its own, only {place.module}"
+    return None
+
+
+def _broken_promise(model: Model) -> str | None:
+    """Run one batch; say where the model does something else than its sites promise."""
+    import torch
+
+    from basisbench.hooks import observed
+    from basisbench.model import SITE_HOOKS
+
+    words = int(model.body.get_input_embeddings().weight.shape[0])
+    tokens = model.tokens([[(7919 * (5 * row + column) + 1) % words for column in range(5)] for row in range(2)])
+    hooks = [model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(model.layers)]
+    start, head = model.place("blocks.0.hook_in"), model.place("unembed.hook_out")
+    places = {hook: model.place(hook) for hook in hooks} | {"start": start, "head": head}
+    with torch.no_grad():
+        with observed(model.body, places) as seen:
+            logits = model.body(input_ids=tokens, use_cache=False).logits
+        bridged = model.bridge(tokens)
+    for hook in hooks:
+        if hook not in seen:
+            return f"a run does not pass by {hook}"
+        if seen[hook].ndim != 3 or seen[hook].shape[:2] != tokens.shape:
+            return f"{hook} has shape {tuple(seen[hook].shape)} and not (prompt, position, width)"
+    stream = seen["start"]
+    for layer in range(model.layers):
+        attention, mlp = model.hook("attn_out", layer), model.hook("mlp_out", layer)
+        after = seen[model.hook("resid_post", layer)]
+        if not _same(stream + seen[attention] + seen[mlp], after):
+            return f"in layer {layer} the residual stream is not its input plus {attention} plus {mlp}"
+        stream = after
+    cap = getattr(model.body.config, "final_logit_softcapping", None)
+    if not _same(seen["head"] if cap is None else cap * (seen["head"] / cap).tanh(), logits):
+        return "its logits are not the output of its unembedding"
+    if not _same(bridged, logits):
+        return "TransformerLens computes other logits for it, so that RelP would not be the model's"
+    return None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    rounding = _HALF_PRECISION_ROUNDING if other.dtype.itemsize < 4 else _ROUNDING
+    return bool((one - other).abs().max() <= rounding * other.abs().max())
