@@ -5,7 +5,8 @@
 3. At the write hook the live activation y becomes decode(f') + e', where e' is the live error
    y - decode(f) where the error is kept, and the reference error elsewhere.
 
-Kept nodes are live in the ablated pass, never clamped. How a site computes this is `basisbench.writing`.
+Kept nodes are live in the ablated pass, never clamped. How a site computes this is `basisbench.writing`, and
+`basisbench.cross_layer` for a basis that writes to several sites.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from basisbench.cross_layer import CrossLayerWriter, Pass, PlainWriter, earlier_writes
 from basisbench.hooks import Edit, Place
+from basisbench.protocols import CrossLayerBasis
 from basisbench.writing import SiteWriter
 
 if TYPE_CHECKING:
@@ -55,6 +58,12 @@ class Reference:
         """Return what a site writes when every node and error is at its reference; computed once."""
         if index not in self._outputs:
             output = basis.decode(basis.sites[index], self.units[index])
+            earlier = (
+                earlier_writes(basis, index, lambda source: self.units[source])
+                if isinstance(basis, CrossLayerBasis)
+                else None
+            )
+            output = output if earlier is None else output + earlier
             self._outputs[index] = output if self.errors is None else output + self.errors[index]
         return self._outputs[index]
 
@@ -100,12 +109,20 @@ def ablation_edits(
         first_units: coordinates of the first site, if passes share them.
     """
     edits: dict[Place, Edit] = {}
+    written = [positions or units.shape[1] for units in reference.units]
+    if last_only:
+        last = model.layers - 1
+        written = [1 if site.layer == last else count for site, count in zip(basis.sites, written, strict=True)]
+    shared = None
+    if isinstance(basis, CrossLayerBasis):
+        shared = Pass(basis, reference, keep, pairs, written, first_units)
     for index, site in enumerate(basis.sites):
-        length = positions or reference.units[index].shape[1]
-        written = 1 if last_only and site.layer == model.layers - 1 else length
-        writer = SiteWriter(
-            basis, index, reference, keep, pairs, written, sliced=sliced, first_units=None if index else first_units
-        )
+        writer: SiteWriter | PlainWriter | CrossLayerWriter
+        if shared is None:
+            first = None if index else first_units
+            writer = SiteWriter(basis, index, reference, keep, pairs, written[index], sliced=sliced, first_units=first)
+        else:
+            writer = CrossLayerWriter(shared, index) if sliced else PlainWriter(shared, index)
         read, write = model.place(site.read), model.place(site.write)
         if read == write:
             edits[write] = writer.read_and_write

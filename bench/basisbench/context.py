@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from basisbench.gradients import Batch, gradient_field
-from basisbench.hooks import observed
-from basisbench.model import Model, SiteKind
+from basisbench.batching import in_parts, joined_rows
+from basisbench.cross_layer import EarlierWrites
+from basisbench.gradients import Batch, gradient_field, has_affine_output
+from basisbench.hooks import Edit, observed
+from basisbench.model import SITE_HOOKS, Model, SiteKind
+from basisbench.protocols import CrossLayerBasis
 from basisbench.replay import Recording, record
 
 if TYPE_CHECKING:
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-FAMILY_KINDS: tuple[tuple[SiteKind, ...], ...] = (("mlp_act", "mlp_out"), ("attn_out",), ("resid_post",))
+FAMILY_KINDS: tuple[tuple[SiteKind, ...], ...] = (("mlp_act", "mlp_out"), ("attn_z", "attn_out"), ("resid_post",))
 _TOKENS_PER_PATCH = 4096
 _KEPT_BYTES = 64 * 2**20
 """Coordinates of the basis at hand are kept for its next method up to this size per group."""
@@ -99,6 +102,7 @@ class GroupContext:
         self._recording: Recording | None = None
         self._encoded_by: Basis | None = None
         self._encoded: dict[tuple[Site, Side], tuple[Tensor, Tensor]] = {}
+        self._earlier: dict[Side, EarlierWrites] = {}
 
     @property
     def model(self) -> Model:
@@ -115,15 +119,18 @@ class GroupContext:
         import torch
 
         if (side, hook) not in self._activations:
-            kinds: tuple[SiteKind, ...] = ("mlp_in", "mlp_act", "mlp_out", "attn_out", "resid_post")
-            hooks = {self._model.hook(kind, layer) for kind in kinds for layer in range(self._model.layers)}
-            places = {name: self._model.place(name) for name in sorted(hooks | {hook})}
+            hooks = {self._model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(self._model.layers)}
+            places = {name: self._model.place(name) for name in sorted(hooks | self._in_every_layer(hook))}
 
-            def run() -> dict[str, Tensor]:
-                tokens = self.batch.clean if side == "clean" else self.batch.counterfactual
+            tokens = self.batch.clean if side == "clean" else self.batch.counterfactual
+
+            def run_part(chosen: slice) -> Mapping[str, Tensor]:
                 with torch.no_grad(), observed(self._model.quick_body, places) as seen:
-                    self._model.logits(tokens, packed=True)
-                return seen
+                    self._model.logits(tokens[chosen], packed=True)
+                return {name: value.to(self._model.device) for name, value in seen.items()}
+
+            def run() -> Mapping[str, Tensor]:
+                return joined_rows(in_parts(self._model, "activations", len(tokens), tokens.shape[1], run_part))
 
             for name, value in self._charged(f"activations:{side}", run).items():
                 self._activations[side, name] = value
@@ -138,23 +145,46 @@ class GroupContext:
         if basis.exact:
             return basis.encode(site, activation), None
         if self._encoded_by is not basis:
-            self._encoded_by, self._encoded = basis, {}
+            self._encoded_by, self._encoded, self._earlier = basis, {}, {}
         if (site, side) not in self._encoded:
             units = basis.encode(site, activation)
-            result = units, self.activation(site.write, side) - basis.decode(site, units)
+            error = self.activation(site.write, side) - basis.decode(site, units)
+            if isinstance(basis, CrossLayerBasis):
+                earlier = self._writes_before(basis, site, side, units)
+                error = error if earlier is None else error - earlier
+            result = units, error
             if sum(kept.nbytes for kept, _ in self._encoded.values()) + units.nbytes > _KEPT_BYTES:
                 return result
             self._encoded[site, side] = result
         return self._encoded[site, side]
 
+    def _in_every_layer(self, hook: str) -> set[str]:
+        """Return a hook and its likes in the other layers, which a basis will ask for next."""
+        start, _, rest = hook.partition(".")
+        name = rest.partition(".")[2]
+        likes = {f"{start}.{layer}.{name}" for layer in range(self._model.layers)} if start == "blocks" else set()
+        return {hook} | (likes & self._model.hook_points.keys())
+
+    def _writes_before(
+        self, basis: CrossLayerBasis, site: Site, side: Side, units: Float[Tensor, "pair pos unit"]
+    ) -> Float[Tensor, "pair pos d_write"] | None:
+        """Return what the units of earlier sites write here; None at the first site."""
+        if side not in self._earlier:
+            self._earlier[side] = EarlierWrites(
+                basis, lambda source: basis.encode(source, self.activation(source.read, side))
+            )
+        earlier = self._earlier[side].at(site)
+        self._earlier[side].offer(site, units)
+        return earlier
+
     def forget_other_bases(self, name: str) -> None:
         """Drop the coordinates of any basis but the named one, so that it can be freed."""
         if self._encoded_by is not None and self._encoded_by.name != name:
-            self._encoded_by, self._encoded = None, {}
+            self._encoded_by, self._encoded, self._earlier = None, {}, {}
 
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
-        key = f"field:{rule}:{(self._family_of(site.write) or site.write) if rule == 'ig' else ''}"
+        key = f"field:{rule}:{(self._swept_with(site.write) or site.write) if rule == 'ig' else ''}"
         if (rule, site.write) not in self._fields:
             hooks = self._field_hooks(rule, site.write)
 
@@ -167,8 +197,8 @@ class GroupContext:
         return self._fields[rule, site.write]
 
     def _field_hooks(self, rule: str, wanted: str) -> list[str]:
-        """One backward pass serves every family; integrated gradients sweep a family's sites one by one."""
-        families = FAMILY_KINDS if rule != "ig" else [self._family_of(wanted)]
+        """One backward pass serves every family; integrated gradients sweep the sites of one kind one by one."""
+        families = FAMILY_KINDS if rule != "ig" else [self._swept_with(wanted)]
         hooks = [
             self._model.hook(kind, layer)
             for layer in range(self._model.layers)
@@ -177,11 +207,13 @@ class GroupContext:
         ]
         return hooks if wanted in hooks else [wanted]
 
-    def _family_of(self, hook: str) -> tuple[SiteKind, ...]:
+    def _swept_with(self, hook: str) -> tuple[SiteKind, ...]:
+        """Return the kinds whose integrated gradients come with those of a hook at no cost, its own among them."""
         layer = int(hook.split(".")[1])
         for kinds in FAMILY_KINDS:
-            if hook in [self._model.hook(kind, layer) for kind in kinds]:
-                return kinds
+            for kind in kinds:
+                if hook == self._model.hook(kind, layer):
+                    return kinds if has_affine_output(self._model, layer, kinds) else (kind,)
         return ()
 
     def clean_metric(self) -> Float[Tensor, " pair"]:
@@ -200,13 +232,12 @@ class GroupContext:
         """
         import torch
 
-        with torch.no_grad():
-            together = max(1, _TOKENS_PER_PATCH // self.batch.clean.numel())
-            chunks = [
-                self._patched_chunk(basis, site, positions[start : start + together], units[start : start + together])
-                for start in range(0, len(positions), together)
-            ]
-        return torch.cat(chunks)
+        def run_part(chosen: slice) -> Tensor:
+            with torch.no_grad():
+                return self._patched_chunk(basis, site, positions[chosen], units[chosen])
+
+        tokens = self.batch.clean.numel()
+        return torch.cat(in_parts(self._model, "patching", len(positions), tokens, run_part, most=_TOKENS_PER_PATCH))
 
     def _patched_chunk(
         self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]
@@ -215,27 +246,35 @@ class GroupContext:
 
         clean, clean_error = self.coordinates(basis, site, "clean")
         other, other_error = self.coordinates(basis, site, "counterfactual")
-        at_zero = basis.decode(site, clean.new_zeros(clean.shape[-1]))
-        changes = []
-        for position, unit in zip(positions, units, strict=True):
-            if unit >= 0:
-                step = torch.zeros_like(clean[:, position])
-                step[:, unit] = other[:, position, unit] - clean[:, position, unit]
-                changes.append(basis.decode(site, step) - at_zero)
-            elif clean_error is None or other_error is None:
+        steps = clean.new_zeros((len(positions), len(clean), clean.shape[-1]))
+        errors = clean.new_zeros(())
+        if -1 in units:
+            if clean_error is None or other_error is None:
                 raise ValueError(f"basis '{basis.name}' is exact; it has no error node")
-            else:
-                changes.append(other_error[:, position] - clean_error[:, position])
-        change = torch.stack(changes)
-        where = torch.tensor(positions, device=change.device)
+            errors = clean_error.new_zeros((len(positions), len(clean), clean_error.shape[-1]))
+        for row, (position, unit) in enumerate(zip(positions, units, strict=True)):
+            if unit >= 0:
+                steps[row, :, unit] = other[:, position, unit] - clean[:, position, unit]
+            elif clean_error is not None and other_error is not None:
+                errors[row] = other_error[:, position] - clean_error[:, position]
+        where = torch.tensor(positions, device=clean.device)
 
-        def edit(activation: Tensor) -> Tensor:
-            patched: Tensor = activation.unflatten(0, (len(positions), -1)).clone()
-            patched[torch.arange(len(positions), device=change.device), :, where] += change
-            return patched.flatten(0, 1)
+        def adding(change: Float[Tensor, "node pair d_write"]) -> Edit:
+            def edit(activation: Tensor) -> Tensor:
+                patched: Tensor = activation.unflatten(0, (len(positions), -1)).clone()
+                rows = torch.arange(len(positions), device=change.device)
+                patched[rows, :, where] = (patched[rows, :, where] + change).to(patched.dtype)
+                return patched.flatten(0, 1)
 
+            return edit
+
+        own = basis.decode(site, steps) - basis.decode(site, clean.new_zeros(clean.shape[-1])) + errors
+        edits = {self._model.place(site.write): adding(own)}
+        if isinstance(basis, CrossLayerBasis):
+            for later in basis.sites[basis.sites.index(site) + 1 :]:
+                edits[self._model.place(later.write)] = adding(basis.spread(site, steps, later))
         recording = self._recording_of_clean().repeated(len(positions))
-        logits = recording.logits_from(site.layer, {self._model.place(site.write): edit})
+        logits = recording.logits_from(site.layer, edits)
         count = len(positions)
         metric: Tensor = self.batch.repeated(count).metric(logits).unflatten(0, (count, -1))
         return metric

@@ -6,12 +6,13 @@ them, by whichever comes first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep, Reference, ablation_edits, family_empty_edits
+from basisbench.batching import in_parts
 from basisbench.hooks import Edit, Place
 from basisbench.reference import reference_outputs, reference_values
 from basisbench.shortcut import NO_PREFIX, Prefix, Shortcut, common_prefix, take_shortcut
@@ -43,15 +44,20 @@ class GroupPair:
     @cached_property
     def full(self) -> Float[Tensor, " pair"]:
         """F(M) of each evaluation pair: the metric of the unhooked model."""
-        return self._metric({})
+        return self._metric(lambda _chosen: {})
 
     @cached_property
     def full_logits(self) -> Float[Tensor, "pair vocab"]:
         """The unhooked model's logits at the last position of each evaluation pair."""
         import torch
 
-        with torch.inference_mode():
-            return self.evaluation.model.logits(self.evaluation.batch.clean, packed=True)
+        model, tokens = self.evaluation.model, self.evaluation.batch.clean
+
+        def run_part(chosen: slice) -> Tensor:
+            with torch.inference_mode():
+                return model.logits(tokens[chosen], packed=True)
+
+        return torch.cat(in_parts(model, "activations", len(tokens), tokens.shape[1], run_part))
 
     def reference(self, basis: Basis, ablation: Ablation) -> Reference:
         """Return reference values; those of the last basis asked for are kept."""
@@ -77,29 +83,41 @@ class GroupPair:
         under `zero` it depends on the basis, for a dictionary at zero still writes its decoder bias.
         """
         if ablation == "zero":
-            return self._metric(self._nothing_kept(basis))
+            return self._metric(lambda chosen: self._nothing_kept(basis, chosen))
         key = ablation, basis.family, tuple(site.layer for site in basis.sites)
         if key not in self._empty:
             outputs = reference_outputs(basis, ablation, self.attribution, self.evaluation)
-            self._empty[key] = self._metric(family_empty_edits(self.evaluation.model, outputs))
+            self._empty[key] = self._metric(
+                lambda chosen: family_empty_edits(
+                    self.evaluation.model,
+                    {hook: value if len(value) == 1 else value[chosen] for hook, value in outputs.items()},
+                )
+            )
         return self._empty[key]
 
-    def _nothing_kept(self, basis: Basis) -> Mapping[Place, Edit]:
+    def _nothing_kept(self, basis: Basis, chosen: slice) -> Mapping[Place, Edit]:
         import torch
 
-        reference = self.reference(basis, "zero")
+        reference = self.reference(basis, "zero").part(chosen)
         nothing = Keep(
             tuple(units.new_zeros((1, 1, units.shape[-1]), dtype=torch.bool) for units in reference.units),
             tuple(units.new_zeros((1, 1), dtype=torch.bool) for units in reference.units),
         )
-        return ablation_edits(self.evaluation.model, basis, reference, nothing, len(self.evaluation.batch.clean))
+        pairs = len(self.evaluation.batch.clean[chosen])
+        return ablation_edits(self.evaluation.model, basis, reference, nothing, pairs)
 
-    def _metric(self, edits: Mapping[Place, Edit]) -> Tensor:
+    def _metric(self, edits: Callable[[slice], Mapping[Place, Edit]]) -> Tensor:
+        """Return the metric of each evaluation pair, where `edits` gives the interventions on some of the pairs."""
         import torch
 
         model, batch = self.evaluation.model, self.evaluation.batch
-        with torch.inference_mode():
-            return batch.metric(model.logits(batch.clean, edits, packed=True))
+
+        def run_part(chosen: slice) -> Tensor:
+            part = batch.part(chosen)
+            with torch.inference_mode():
+                return part.metric(model.logits(part.clean, edits(chosen), packed=True))
+
+        return torch.cat(in_parts(model, "activations", len(batch.clean), batch.clean.shape[1], run_part))
 
     @cached_property
     def _prefix(self) -> Prefix:

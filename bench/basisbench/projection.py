@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from basisbench.protocols import UnitwiseBasis
+from basisbench.model import at_least_float32
+from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Scores
 
 if TYPE_CHECKING:
@@ -31,11 +33,36 @@ def project(basis: Basis, site: Site, gradient: Float[Tensor, "*b d_write"], uni
         gradient: gradient at the site's write hook.
         units: units at the site.
     """
+    return _vector_jacobian(lambda f: basis.decode(site, f), gradient, units)
+
+
+def project_across(
+    basis: CrossLayerBasis, site: Site, gradients: Mapping[Site, Float[Tensor, "*b d_write"]], units: int
+) -> Float[Tensor, "*b unit"]:
+    """Return the sum over sites m of `<gradient at m, W_dec[site -> m][i]>` for every unit i.
+
+    Args:
+        basis: a basis that writes to several sites.
+        site: one of its sites.
+        gradients: gradient at the write hook of this site and of every later one.
+        units: units at the site.
+    """
+    products = [
+        _vector_jacobian(lambda f, to=target: basis.spread(site, f, to), gradient, units)  # type: ignore[misc]
+        for target, gradient in gradients.items()
+    ]
+    return sum(products[1:], products[0])
+
+
+def _vector_jacobian(
+    written: Callable[[Tensor], Tensor], gradient: Float[Tensor, "*b d_write"], units: int
+) -> Float[Tensor, "*b unit"]:
     import torch
 
     with torch.enable_grad():
         coordinates = gradient.new_zeros((*gradient.shape[:-1], units), requires_grad=True)
-        (product,) = torch.autograd.grad(basis.decode(site, coordinates), coordinates, gradient)
+        output = written(coordinates)
+        (product,) = torch.autograd.grad(output, coordinates, gradient.to(output.dtype))
     return product
 
 
@@ -45,23 +72,27 @@ def site_scores(
     """Return the mean over pairs of `<gradient, W_dec[i]> change_i`.
 
     A unit that is the same in both prompts of every pair scores zero whatever its product, so that a wide, sparse
-    code needs few of the products.
+    code needs few of the products. Products are taken in the type of the coordinates, sums in float32 at least.
     """
     import torch
 
-    width = change.shape[-1]
+    width, gradient = change.shape[-1], gradient.to(change.dtype)
+
+    def mean_score(product: Tensor, change: Tensor) -> Tensor:
+        return (at_least_float32(product) * at_least_float32(change)).mean(0)
+
     # On a device the count would have to be waited for.
     wide = width >= _WIDE and change.device.type == "cpu"
     if not wide or not isinstance(basis, UnitwiseBasis) or torch.count_nonzero(change) > _SPARSE * change.numel():
-        return (project(basis, site, gradient, width) * change).mean(0)
-    scores = change.new_zeros(change.shape[1:])
+        return mean_score(project(basis, site, gradient, width), change)
+    scores = at_least_float32(change.new_zeros(change.shape[1:]))
     differs = (change != 0).any(0)
     for position, here in enumerate(differs):
         units = here.nonzero().squeeze(-1)
         part = basis.part(site, units)
         if part is None:
-            return (project(basis, site, gradient, width) * change).mean(0)
-        scores[position, units] = (part.project(gradient[:, position]) * change[:, position, units]).mean(0)
+            return mean_score(project(basis, site, gradient, width), change)
+        scores[position, units] = mean_score(part.project(gradient[:, position]), change[:, position, units])
     return scores
 
 
@@ -69,7 +100,8 @@ def projected_scores(context: ScoringContext, basis: Basis, rule: str) -> Scores
     """Return gradient times difference of coordinates, averaged over pairs.
 
     score_i = mean over pairs of <g, W_dec[i]> (f_i(counterfactual) - f_i(clean)); for the error node
-    <g, e(counterfactual) - e(clean)>. The sign is that of the metric's change, in logits.
+    <g, e(counterfactual) - e(clean)>. The sign is that of the metric's change, in logits. A unit that writes to several
+    sites has a product with the gradient at each of them; its score is their sum.
 
     Args:
         context: the aligned group.
@@ -80,12 +112,17 @@ def projected_scores(context: ScoringContext, basis: Basis, rule: str) -> Scores
 
     units: list[Tensor] = []
     errors: list[Tensor] = []
-    for site in basis.sites:
+    for index, site in enumerate(basis.sites):
         gradient = context.gradient_field(rule, site)
         with torch.no_grad():
             clean, clean_error = context.coordinates(basis, site, "clean")
             other, other_error = context.coordinates(basis, site, "counterfactual")
-            units.append(site_scores(basis, site, gradient, other - clean))
+            if isinstance(basis, CrossLayerBasis):
+                later = basis.sites[index:]
+                fields = {target: context.gradient_field(rule, target).to(clean.dtype) for target in later}
+                units.append((project_across(basis, site, fields, clean.shape[-1]) * (other - clean)).mean(0))
+            else:
+                units.append(site_scores(basis, site, gradient, other - clean))
             if clean_error is not None and other_error is not None:
-                errors.append((gradient * (other_error - clean_error)).sum(-1).mean(0))
+                errors.append((at_least_float32(gradient) * (other_error - clean_error)).sum(-1).mean(0))
     return Scores(tuple(units), None if basis.exact else tuple(errors))

@@ -114,6 +114,34 @@ class UnitwiseBasis(Basis, Protocol):
         ...
 
 
+@runtime_checkable
+class CrossLayerBasis(Basis, Protocol):
+    """A basis whose units at one site also write at the sites of later layers (a cross-layer transcoder).
+
+    The reconstruction at site m is `decode(m, f_m)` plus, for every earlier site l, `spread(l, f_l, m)`; `decode` alone
+    is what a site's own units write there, with the bias. Its error at m is what that sum leaves over. `sites` are in
+    the order in which a forward pass reaches them.
+    """
+
+    def spread(self, site: Site, f: Float[Tensor, "*b unit"], to: Site, /) -> Float[Tensor, "*b d_write"]:
+        """Return what the units of `site` add at the write hook of `to`: linear in `f`, no bias.
+
+        Args:
+            site: the site that the units belong to.
+            f: their coordinates.
+            to: the same site or a later one.
+        """
+        ...
+
+
+class CrossLayerPart(BasisPart, Protocol):
+    """Some units of a cross-layer basis at one site: what `part` of such a basis returns."""
+
+    def spread(self, f: Float[Tensor, "*b part"], to: Site, /) -> Float[Tensor, "*b d_write"]:
+        """Return what these units add at the write hook of `to`."""
+        ...
+
+
 class ScoringContext(Protocol):
     """What a method may use: the model, one aligned group of the attribution split, shared fields."""
 
@@ -193,6 +221,8 @@ class BasisSpec:
         build: makes the basis for a loaded model; may raise BasisError.
         fingerprint: digest of the trained weights that the basis would load for a model, None without any;
             a cell is only reused while it is the same.
+        layers: the only layers that the basis covers, None for every layer of the model.
+        repositories: repositories of the Hugging Face hub that its weights come from.
     """
 
     name: str
@@ -200,6 +230,51 @@ class BasisSpec:
     summary: str
     build: Callable[[Model], Basis]
     fingerprint: Callable[[ModelSpec], str | None] = no_weights
+    layers: tuple[int, ...] | None = None
+    repositories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BasisScheme:
+    """Bases that are too many to list: a name that begins with `prefix:` says which one is meant.
+
+    Attributes:
+        prefix: what comes before the first colon.
+        form: how such names are built, for listings, for example "sae:RELEASE[:PATTERN]".
+        summary: one line for listings.
+        resolve: makes the basis of a full name; loads no weights, may raise BasisError.
+    """
+
+    prefix: str
+    form: str
+    summary: str
+    resolve: Callable[[str], BasisSpec]
+
+    @property
+    def name(self) -> str:
+        """How its names are built."""
+        return self.form
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """How large a model is.
+
+    Attributes:
+        layers: transformer blocks.
+        width: of the residual stream.
+        mlp_width: of the MLP's activations.
+        vocabulary: rows of the embedding.
+        parameters: weights in all, tied ones once.
+        dtype: type of the published weights, for example "bfloat16".
+    """
+
+    layers: int
+    width: int
+    mlp_width: int
+    vocabulary: int
+    parameters: int
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -211,9 +286,16 @@ class ModelSpec:
         path: folder of a Hugging Face checkpoint, or a repository id.
         summary: one line for listings.
         dictionaries: for each dictionary basis, the folder that holds `layer_0`, `layer_1`, ...
+        revision: commit, tag or branch of the repository, `main` when None; the commit itself once the model is loaded
+            from the hub.
+        revisions: revision of other repositories, of dictionaries for example, where a suite pins them.
+        shape: its shape as published, for estimates where its configuration is not at hand.
     """
 
     name: str
     path: str
     summary: str
     dictionaries: Mapping[str, Path] = field(default_factory=dict)
+    revision: str | None = None
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    shape: ModelShape | None = None

@@ -93,11 +93,37 @@ def take_slices(
     from_live = 2 * kept.sum(-1) > width if basis.exact else keep_errors.expand(-1, positions)
     moved = kept ^ from_live.unsqueeze(-1)
     counts = moved.sum(-1)
+    slices, done = sliced_rows(basis, site, moved, counts, from_live, dtype)
+    if not done.any():
+        return None
+    dense = rows_of(~done)
+    return SiteSlices(from_live, slices, dense if len(dense[0]) else None)
+
+
+def sliced_rows(
+    basis: UnitwiseBasis,
+    site: Site,
+    moved: Bool[Tensor, "circuit pos unit"],
+    counts: Int[Tensor, "circuit pos"],
+    from_live: Bool[Tensor, "circuit pos"],
+    dtype: torch.dtype,
+) -> tuple[tuple[Slice, ...], Bool[Tensor, "circuit pos"]]:
+    """Return slices for the rows that move few units, and the rows that are done with them.
+
+    Args:
+        basis: the basis.
+        site: one of its sites.
+        moved: the units that are moved off the base.
+        counts: how many they are; rows of 0 need nothing.
+        from_live: True where the base is the live activation.
+        dtype: type of the coordinates.
+    """
+    width = moved.shape[-1]
     slices: list[Slice] = []
     done = counts == 0
     for bound in _BANDS:
         band = ~done & (counts <= bound * width)
-        rows = _rows(band)
+        rows = rows_of(band)
         if not len(rows[0]):
             continue
         mask = moved[rows]
@@ -108,10 +134,7 @@ def take_slices(
         sign = mask[:, units].to(dtype) * (1 - 2 * from_live[rows].to(dtype)).unsqueeze(-1)
         slices.append(Slice(rows, units, sign.unsqueeze(1), part))
         done |= band
-    if not done.any():
-        return None
-    dense = _rows(~done)
-    return SiteSlices(from_live, tuple(slices), dense if len(dense[0]) else None)
+    return tuple(slices), done
 
 
 def all_dense(keep_errors: Bool[Tensor, "circuit pos_or_1"], circuits: int, positions: int) -> SiteSlices:
@@ -119,9 +142,10 @@ def all_dense(keep_errors: Bool[Tensor, "circuit pos_or_1"], circuits: int, posi
     import torch
 
     from_live = keep_errors.expand(circuits, positions)
-    return SiteSlices(from_live, (), _rows(torch.ones_like(from_live)))
+    return SiteSlices(from_live, (), rows_of(torch.ones_like(from_live)))
 
 
-def _rows(mask: Bool[Tensor, "circuit pos"]) -> Rows:
+def rows_of(mask: Bool[Tensor, "circuit pos"]) -> Rows:
+    """Return circuit and position of the rows that are True."""
     circuit, position = mask.nonzero(as_tuple=True)
     return circuit, position

@@ -92,7 +92,8 @@ class SiteWriter:
         live = self._by_circuit(activation)
         written = self._dense(read, live) if self._slices is None else self._sliced(self._slices, read, live)
         # A value of the last position stands for every position, so that shapes stay what the model expects.
-        return written.flatten(0, 1).expand(-1, activation.shape[1], -1)
+        # Coordinates may be of a wider type than the model's.
+        return written.flatten(0, 1).to(activation.dtype).expand(-1, activation.shape[1], -1)
 
     def read_and_write(self, activation: Tensor) -> Tensor:
         """Do both where a basis reads and writes at one hook."""

@@ -12,11 +12,14 @@ ASSETS = Path(__file__).parent / "assets"
 DICTIONARY_BASES: tuple[str, ...] = ("sae_mlp_out", "sae_attn_out", "sae_resid", "transcoder")
 """Bases with shipped dictionaries, one per layer."""
 
+CROSS_LAYER_BASIS = "clt"
+"""The basis with a shipped cross-layer transcoder."""
+
 PROVIDES: tuple[ModelSpec, ...] = (
     ModelSpec(
         name="pocket-llama",
         path=str(ASSETS / "model"),
         summary="4-layer Llama of 1.4 M parameters, trained on this project's generated corpus",
-        dictionaries={basis: ASSETS / "dictionaries" / basis for basis in DICTIONARY_BASES},
+        dictionaries={basis: ASSETS / "dictionaries" / basis for basis in (*DICTIONARY_BASES, CROSS_LAYER_BASIS)},
     ),
 )

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from basisbench.errors import BasisBenchError
+from basisbench_baselines.pocket import CROSS_LAYER_BASIS
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -59,11 +60,19 @@ _BASES = {
 
 
 def dictionary_sites(layers: int) -> tuple[DictionarySite, ...]:
-    """Return every site of the shipped dictionaries: four bases, each at every layer."""
+    """Return every site of the shipped dictionaries of single layers: four bases, each at every layer."""
+    return tuple(site for basis in _BASES for site in _sites_of(basis, layers))
+
+
+def cross_layer_sites(layers: int) -> tuple[DictionarySite, ...]:
+    """Return the sites of the cross-layer transcoder, which reads and writes where the transcoders do."""
+    return tuple(replace(site, basis=CROSS_LAYER_BASIS) for site in _sites_of("transcoder", layers))
+
+
+def _sites_of(basis: str, layers: int) -> tuple[DictionarySite, ...]:
+    read, write = _BASES[basis]
     return tuple(
-        DictionarySite(basis, layer, f"blocks.{layer}.{read}", f"blocks.{layer}.{write}")
-        for basis, (read, write) in _BASES.items()
-        for layer in range(layers)
+        DictionarySite(basis, layer, f"blocks.{layer}.{read}", f"blocks.{layer}.{write}") for layer in range(layers)
     )
 
 

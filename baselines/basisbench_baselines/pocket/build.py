@@ -1,11 +1,12 @@
 """Build the pocket model and its dictionaries from nothing but a seed.
 
-1. Encode the documents; 2. train the model and measure it on the tasks; 3. train the dictionaries; 4. measure
-them on held-out documents; 5. write the provenance card.
+1. Encode the documents; 2. train the model and measure it on the tasks; 3. train the dictionaries of single layers and
+measure them on held-out documents; 4. do the same with the cross-layer transcoder; 5. write the provenance card.
 
 `OUT/.work` holds checkpoints, in folders named by a hash of everything that shapes them. A build that is killed
 and started again continues from there; a build with other numbers starts afresh beside them. A finished
-build removes the folder, and is left alone when it is asked for again.
+build removes the folder, and is left alone when it is asked for again; where only numbers of the cross-layer
+transcoder differ, its model and its other dictionaries are kept.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from basisbench_baselines.pocket.progress import Progress
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+    from basisbench_baselines.pocket.activations import DictionarySite
+    from basisbench_baselines.pocket.dictionaries import DictionaryTraining
     from basisbench_baselines.pocket.documents import EncodedDocuments
     from basisbench_baselines.pocket.evaluate import DictionaryStatistics
     from basisbench_baselines.pocket.train import ModelTraining
@@ -72,6 +75,7 @@ class _Build:
         self.work = out / WORK
         self.corpus = corpus_fingerprint(plan.seed)
         self.fingerprint = plan.fingerprint(self.corpus)
+        self.dictionary_fingerprint = plan.dictionary_fingerprint(self.corpus)
         self.times_path = self.work / f"build-{self.fingerprint}.json"
 
     def run(self) -> None:
@@ -81,12 +85,20 @@ class _Build:
             return
         self._prepare()
         tokenizer, documents, held_out = self._documents()
-        model, model_part, tasks = self._model(tokenizer, documents, held_out)
-        dictionary_part = self._dictionaries(model, documents, held_out)
+        kept = self._kept()
+        if kept is None:
+            model, model_part, tasks = self._model(tokenizer, documents, held_out)
+            dictionary_part = self._dictionaries(model, documents, held_out)
+        else:
+            self.progress.tell(f"{self.out}: model and dictionaries of single layers are kept")
+            model, model_part, tasks = _load_model(self.out / "model"), kept["model"], kept["tasks"]
+            dictionary_part = kept["dictionaries"]
+        cross_layer_part = self._cross_layer(model, documents, held_out)
         state = read_json(self.times_path)
         card = {
             "command": COMMAND,
             "fingerprint": self.fingerprint,
+            "dictionary_fingerprint": self.dictionary_fingerprint,
             "corpus_fingerprint": self.corpus,
             "plan": asdict(self.plan),
             "runs": state["runs"],
@@ -95,6 +107,7 @@ class _Build:
             "model": model_part,
             "tasks": tasks,
             "dictionaries": dictionary_part,
+            "cross_layer": cross_layer_part,
         }
         self._write_card(card)
         shutil.rmtree(self.work)
@@ -102,6 +115,13 @@ class _Build:
     def _finished(self) -> bool:
         card = self.out / CARD
         return card.exists() and not self.work.exists() and read_json(card).get("fingerprint") == self.fingerprint
+
+    def _kept(self) -> dict[str, Any] | None:
+        """Return the card of a finished build with the same model and dictionaries of single layers, if any."""
+        card = read_json(self.out / CARD) if (self.out / CARD).exists() else {}
+        # A card from before there was a cross-layer transcoder has one fingerprint, of everything else.
+        same = card.get("dictionary_fingerprint", card.get("fingerprint")) == self.dictionary_fingerprint
+        return card if same else None
 
     def _prepare(self) -> None:
         """Make the working folder and count this run."""
@@ -112,8 +132,12 @@ class _Build:
                 raise BasisBenchError(f"{self.out}: holds '{strange[0]}', which no build makes; choose an empty folder")
         self.work.mkdir(parents=True, exist_ok=True)
         state: dict[str, Any] = {"runs": 0, "seconds": {}}
+        kept = self._kept()
         if self.times_path.exists():
             state = read_json(self.times_path)
+        elif kept is not None:
+            seconds = {phase: spent for phase, spent in kept["seconds"].items() if phase != "total"}
+            state = {"runs": kept["runs"], "seconds": seconds}
         write_json(self.times_path, {**state, "runs": state["runs"] + 1})
 
     @contextmanager
@@ -135,7 +159,7 @@ class _Build:
 
         plan = self.plan
         tokenizer = corpus.build_tokenizer()
-        count = max(plan.model.documents, plan.dictionaries.documents)
+        count = max(plan.model.documents, plan.dictionaries.documents, plan.cross_layer.documents)
         path = self.work / f"documents-{plan.model_fingerprint(self.corpus)}-{count}.safetensors"
         with self._timed("documents"):
             train = load_or_encode(path, tokenizer, corpus.documents(plan.seed, "train"), count, self.progress)
@@ -182,7 +206,7 @@ class _Build:
         from basisbench_baselines.pocket.sae_files import load_weights, save_dictionary
 
         sites = dictionary_sites(self.plan.model.layers)
-        folder = self.work / f"dictionaries-{self.fingerprint}"
+        folder = self.work / f"dictionaries-{self.dictionary_fingerprint}"
         weights, training = train_dictionaries(self.plan, model, sites, documents, folder, self.progress)
         self._set_seconds("dictionaries", training.seconds)
         places = {site: self.out / "dictionaries" / site.basis / f"layer_{site.layer}" for site in sites}
@@ -192,17 +216,47 @@ class _Build:
             # Measured on what was saved, not on what was meant to be saved.
             saved = {site: load_weights(places[site]) for site in sites}
             statistics = dictionary_statistics(model, saved, held_out, self.progress)
-        for site in sites:
-            self.progress.tell(f"{site.name}: {_short(statistics[site])}")
+        return self._part(training, statistics, sum(_parameters(weights[site]) for site in sites))
+
+    def _cross_layer(
+        self, model: LlamaForCausalLM, documents: EncodedDocuments, held_out: EncodedDocuments
+    ) -> dict[str, object]:
+        from basisbench_baselines.pocket.activations import cross_layer_sites
+        from basisbench_baselines.pocket.cross_layer import rebuilders, train_cross_layer
+        from basisbench_baselines.pocket.cross_layer_files import load_cross_layer, save_cross_layer
+        from basisbench_baselines.pocket.evaluate import dictionary_statistics
+
+        sites = cross_layer_sites(self.plan.model.layers)
+        work = self.work / f"cross_layer-{self.fingerprint}"
+        weights, training = train_cross_layer(self.plan, model, sites, documents, work, self.progress)
+        self._set_seconds("cross_layer", training.seconds)
+        folder = self.out / "dictionaries" / sites[0].basis
+        save_cross_layer(folder, sites, weights)
+        with self._timed("statistics"):
+            # Measured on what was saved, not on what was meant to be saved.
+            saved = rebuilders(sites, load_cross_layer(folder, len(sites)))
+            statistics = dictionary_statistics(model, saved, held_out, self.progress)
+        parameters = sum(tensor.numel() for tensors in vars(weights).values() for tensor in tensors)
+        return self._part(training, statistics, parameters)
+
+    def _part(
+        self,
+        training: DictionaryTraining,
+        statistics: Mapping[DictionarySite, DictionaryStatistics],
+        parameters: int,
+    ) -> dict[str, object]:
+        """Return what the card says about some dictionaries."""
+        for site, values in statistics.items():
+            self.progress.tell(f"{site.name}: {_short(values)}")
         part = {key: value for key, value in asdict(training).items() if key != "unexplained"}
         measured = {
             site.name: {
-                **statistics[site].to_json(),
+                **values.to_json(),
                 "unexplained_in_training": round(training.unexplained[site.name], 5),
             }
-            for site in sites
+            for site, values in statistics.items()
         }
-        return {**part, "parameters": sum(_parameters(weights[site]) for site in sites), "sites": measured}
+        return {**part, "parameters": parameters, "sites": measured}
 
     def _machine(self) -> dict[str, object]:
         from basisbench_baselines.pocket.card import describe_machine
@@ -235,6 +289,15 @@ def _save_model(
     write_json(temporary / "accuracy.json", tasks)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
+
+
+def _load_model(folder: Path) -> LlamaForCausalLM:
+    """Load the model of a finished build, to compute exactly what it computed when it was trained."""
+    from transformers import LlamaForCausalLM
+
+    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    model.train(False)
+    return model
 
 
 def _model_part(model: LlamaForCausalLM, training: ModelTraining, held_out_loss: float) -> dict[str, object]:

@@ -40,7 +40,7 @@ def size_of(folder: Path, hidden: str) -> int:
 
 def render_card(card: Mapping[str, Any]) -> str:
     """Return the card as Markdown."""
-    model, dictionaries = card["model"], card["dictionaries"]
+    model, dictionaries, cross_layer = card["model"], card["dictionaries"], card["cross_layer"]
     seconds = card["seconds"]
     lines = [
         "# pocket-llama: where these files come from",
@@ -56,6 +56,8 @@ def render_card(card: Mapping[str, Any]) -> str:
         f"loss {model['loss']:.4f} in training, {model['held_out_loss']:.4f} nats per token on held-out documents",
         f"- Dictionaries: {dictionaries['steps']:,} steps, {dictionaries['tokens']:,} tokens each "
         f"({dictionaries['fresh_tokens']:,} distinct)",
+        f"- Cross-layer transcoder: {cross_layer['parameters']:,} parameters, {cross_layer['steps']:,} steps, "
+        f"{cross_layer['tokens']:,} tokens ({cross_layer['fresh_tokens']:,} distinct)",
         "",
         "## Accuracy on held-out evaluation pairs",
         "",
@@ -75,8 +77,11 @@ def render_card(card: Mapping[str, Any]) -> str:
         "",
         *_table(
             ("site", "L0", "FVU", "loss recovered", "silent units", "within bounds"),
-            [_dictionary_row(site, row) for site, row in dictionaries["sites"].items()],
+            [_dictionary_row(site, row) for part in (dictionaries, cross_layer) for site, row in part["sites"].items()],
         ),
+        "",
+        "A layer of the cross-layer transcoder (clt) is rebuilt from the active units of that layer and all earlier "
+        "ones; L0 and silent units count the layer's own.",
         "",
     ]
     return "\n".join(lines)

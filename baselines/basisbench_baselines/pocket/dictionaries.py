@@ -1,4 +1,4 @@
-"""Train the dictionaries of every site together, on the same activations in the same order.
+"""Train dictionaries together, on the same activations in the same order.
 
 1. The model runs once per chunk of documents; the activations of all sites are kept, in float32.
 2. A chunk is used a few times, its tokens in a new random order each time; a step gives every dictionary the
@@ -9,11 +9,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +40,45 @@ if TYPE_CHECKING:
 
 _ROWS_AT_ONCE = 128
 _RECENT_STEPS = 50
+
+
+class Trainer(Protocol):
+    """What the training loop needs of a dictionary in training."""
+
+    @property
+    def name(self) -> str:
+        """Name in checkpoints."""
+        ...
+
+    @property
+    def scalings(self) -> Mapping[str, Scaling]:
+        """Constants of every hook that it reads or writes."""
+        ...
+
+    @property
+    def parameters(self) -> Mapping[str, Tensor]:
+        """Trained tensors by name."""
+        ...
+
+    @property
+    def state(self) -> Mapping[str, Tensor]:
+        """Everything a checkpoint needs, the optimizer's part apart."""
+        ...
+
+    def restore(self, state: Mapping[str, Tensor], /) -> None:
+        """Take over a saved state."""
+        ...
+
+    def batch_loss(self, batch: Mapping[str, Tensor], /) -> tuple[Tensor, Mapping[str, float]]:
+        """Return the loss and, per site name, the fraction of variance unexplained, for scaled activations by hook."""
+        ...
+
+    def after_step(self) -> None:
+        """Keep what every step must keep."""
+        ...
+
+
+AnyTrainer = TypeVar("AnyTrainer", bound=Trainer)
 
 
 @dataclass(frozen=True)
@@ -103,7 +142,8 @@ def training_steps(plan: DictionaryPlan, documents: EncodedDocuments) -> list[_S
     return steps
 
 
-def _generator(*key: int) -> torch.Generator:
+def seeded(*key: int) -> torch.Generator:
+    """Return a generator whose draws are a function of the key alone."""
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     return torch.Generator().manual_seed(seed)
 
@@ -117,7 +157,7 @@ def _create_trainers(
     for site in sites:
         x, y = activations[site.read], activations[site.write]
         units = plan.dictionaries.expansion * y.shape[1]
-        chosen = torch.randint(len(x), (units,), generator=_generator(plan.seed, 1))
+        chosen = torch.randint(len(x), (units,), generator=seeded(plan.seed, 1))
         read, write = scalings[site.read], scalings[site.write]
         trainers.append(
             DictionaryTrainer(site, read, write, read.apply(x[chosen]), write.apply(y[chosen]), plan.dictionaries)
@@ -128,17 +168,17 @@ def _create_trainers(
 class _Run:
     """The trainers, their common optimizer and the counters: what a checkpoint holds."""
 
-    def __init__(self, plan: BuildPlan, trainers: Sequence[DictionaryTrainer]) -> None:
-        self.plan, self.trainers = plan, trainers
+    def __init__(self, shape: DictionaryPlan, trainers: Sequence[Trainer]) -> None:
+        self.trainers = trainers
         parameters = [parameter for trainer in trainers for parameter in trainer.parameters.values()]
-        self.optimizer = torch.optim.Adam(parameters, lr=plan.dictionaries.learning_rate, betas=(0.9, 0.99), fused=True)
+        self.optimizer = torch.optim.Adam(parameters, lr=shape.learning_rate, betas=(0.9, 0.99), fused=True)
         self.step, self.seconds = 0, 0.0
-        self.recent: list[list[float]] = []
+        self.recent: list[dict[str, float]] = []
 
     def save(self, path: Path) -> None:
         tensors = with_prefix("optimizer", optimizer_tensors(self.optimizer))
         for trainer in self.trainers:
-            tensors |= with_prefix(trainer.site.name, trainer.state)
+            tensors |= with_prefix(trainer.name, trainer.state)
         save_state(path, tensors, {"step": self.step, "seconds": self.seconds, "recent": self.recent})
 
     def restore(self, path: Path) -> bool:
@@ -148,18 +188,18 @@ class _Run:
         tensors, state = saved
         restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
         for trainer in self.trainers:
-            trainer.restore(without_prefix(trainer.site.name, tensors))
+            trainer.restore(without_prefix(trainer.name, tensors))
         self.step, self.seconds, self.recent = state["step"], state["seconds"], state["recent"]
         return True
 
     def update(self, batch: Mapping[str, Tensor], rate: float, precision: torch.dtype) -> None:
         """Take one step with every dictionary."""
-        row: list[float] = []
+        row: dict[str, float] = {}
         for trainer in self.trainers:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
-                loss, unexplained = trainer.loss(batch[trainer.site.read], batch[trainer.site.write])
+                loss, unexplained = trainer.batch_loss(batch)
             loss.backward()
-            row.append(unexplained)
+            row |= unexplained
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -172,13 +212,13 @@ class _Run:
     @property
     def unexplained(self) -> dict[str, float]:
         """Mean unexplained fraction of the last steps, per site name."""
-        means = np.mean(self.recent, axis=0)
-        return {trainer.site.name: float(mean) for trainer, mean in zip(self.trainers, means, strict=True)}
+        return {name: float(np.mean([row[name] for row in self.recent])) for name in self.recent[-1]}
 
     def note(self) -> str:
         """The state in a few words."""
-        worst = max(self.unexplained, key=self.unexplained.__getitem__)
-        return f"FVU mean {np.mean(self.recent):.4f}, worst {worst} {self.unexplained[worst]:.4f}"
+        unexplained = self.unexplained
+        worst = max(unexplained, key=unexplained.__getitem__)
+        return f"FVU mean {np.mean(list(unexplained.values())):.4f}, worst {worst} {unexplained[worst]:.4f}"
 
 
 def train_dictionaries(
@@ -200,21 +240,54 @@ def train_dictionaries(
         progress: where to report.
     """
     shape = plan.dictionaries
-    path = work / "dictionaries.safetensors"
 
     def collect(first: int, count: int) -> dict[str, Tensor]:
         return collect_activations(model, sites, documents, first, count)
 
+    trainers, training = train_together(
+        plan,
+        shape,
+        lambda activations: _create_trainers(plan, sites, activations),
+        collect,
+        documents,
+        work / "dictionaries.safetensors",
+        progress,
+    )
+    calibration = collect(len(documents) - shape.calibration_documents, shape.calibration_documents)
+    return {trainer.site: trainer.finish(calibration[trainer.site.read]) for trainer in trainers}, training
+
+
+def train_together(
+    plan: BuildPlan,
+    shape: DictionaryPlan,
+    create: Callable[[Mapping[str, Tensor]], Sequence[AnyTrainer]],
+    collect: Callable[[int, int], dict[str, Tensor]],
+    documents: EncodedDocuments,
+    path: Path,
+    progress: Progress,
+) -> tuple[Sequence[AnyTrainer], DictionaryTraining]:
+    """Train some dictionaries on one stream of tokens, continuing from a checkpoint if there is one.
+
+    Args:
+        plan: the build.
+        shape: how they are trained.
+        create: makes the trainers from the activations of the first chunk.
+        collect: gives the activations of documents `first` to `first + count`, by hook.
+        documents: training documents.
+        path: the checkpoint; its name without suffix is that of the phase.
+        progress: where to report.
+    """
     # The first chunk always sets scaling and first directions, so that a resumed run has the same ones.
     first_chunk = collect(0, shape.chunk_documents)
-    run = _Run(plan, _create_trainers(plan, sites, first_chunk))
-    scalings = {hook: scaling for trainer in run.trainers for hook, scaling in _hooks(trainer)}
+    trainers = create(first_chunk)
+    run = _Run(shape, trainers)
+    scalings = {hook: scaling for trainer in trainers for hook, scaling in trainer.scalings.items()}
     steps = training_steps(shape, documents)
     if run.restore(path):
-        progress.tell(f"dictionaries: continuing at step {run.step} of {len(steps)}")
+        progress.tell(f"{path.stem}: continuing at step {run.step} of {len(steps)}")
     precision = matmul_precision()
     now = saved_at = time.monotonic()
-    with progress.phase("dictionaries", len(steps), run.step) as bar:
+    with progress.phase(path.stem, len(steps), run.step) as bar:
         for chunk, in_chunk in groupby(steps[run.step :], key=lambda step: step.chunk):
             raw = first_chunk if chunk == 0 else collect(chunk * shape.chunk_documents, shape.chunk_documents)
             scaled = {hook: scalings[hook].apply(x) for hook, x in raw.items()}
@@ -228,29 +301,20 @@ def train_dictionaries(
                     run.save(path)
                     saved_at = now
     run.save(path)
-    del first_chunk
-    calibration = collect(len(documents) - shape.calibration_documents, shape.calibration_documents)
-    weights = {trainer.site: trainer.finish(calibration[trainer.site.read]) for trainer in run.trainers}
-    fresh = int(documents.lengths[: shape.chunks * shape.chunk_documents].sum())
     training = DictionaryTraining(
         steps=len(steps),
         tokens=len(steps) * shape.batch_tokens,
-        fresh_tokens=fresh,
+        fresh_tokens=int(documents.lengths[: shape.chunks * shape.chunk_documents].sum()),
         unexplained=run.unexplained,
         seconds=run.seconds,
         precision=str(precision).removeprefix("torch."),
     )
-    return weights, training
-
-
-def _hooks(trainer: DictionaryTrainer) -> Iterator[tuple[str, Scaling]]:
-    yield trainer.site.read, trainer.read
-    yield trainer.site.write, trainer.write
+    return trainers, training
 
 
 def _batches(steps: Iterator[_Step], tokens: int, size: int, seed: int) -> Iterator[Tensor]:
     """Yield the token indices of each step of one chunk."""
     for passage, in_passage in groupby(steps, key=lambda step: (step.chunk, step.passage)):
-        order = torch.randperm(tokens, generator=_generator(seed, 2, *passage))
+        order = torch.randperm(tokens, generator=seeded(seed, 2, *passage))
         for step in in_passage:
             yield order[step.batch * size : (step.batch + 1) * size]

@@ -102,9 +102,9 @@ class DictionaryTrainer:
     ) -> None:
         self.site, self.read, self.write, self.plan = site, read, write, plan
         units, d_write = y.shape
-        self.encoder = _unit_rows(x).T.contiguous().requires_grad_()
+        self.encoder = unit_rows(x).T.contiguous().requires_grad_()
         self.encoder_bias = torch.zeros(units).requires_grad_()
-        self.decoder = _unit_rows(y).requires_grad_()
+        self.decoder = unit_rows(y).requires_grad_()
         self.decoder_bias = torch.zeros(d_write).requires_grad_()
         self.silent_tokens = torch.zeros(units)
         with torch.no_grad():
@@ -113,6 +113,16 @@ class DictionaryTrainer:
             before = x @ self.encoder
             output = before * (before > batch_threshold(before, plan.active_units)) @ self.decoder
             self.encoder.mul_((y * output).sum() / output.square().sum().clamp_min(1e-8))
+
+    @property
+    def name(self) -> str:
+        """Name in checkpoints."""
+        return self.site.name
+
+    @property
+    def scalings(self) -> dict[str, Scaling]:
+        """Constants of the hooks that it reads and writes."""
+        return {self.site.read: self.read, self.site.write: self.write}
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -134,6 +144,11 @@ class DictionaryTrainer:
         """Take over a saved state."""
         for name, tensor in self.state.items():
             tensor.copy_(state[name])
+
+    def batch_loss(self, batch: Mapping[str, Float[Tensor, "token d"]]) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss, and the fraction of variance unexplained by name, for scaled activations by hook."""
+        loss, unexplained = self.loss(batch[self.site.read], batch[self.site.write])
+        return loss, {self.name: unexplained}
 
     def loss(self, x: Float[Tensor, "token d_read"], y: Float[Tensor, "token d_write"]) -> tuple[Tensor, float]:
         """Return the loss to minimise and the fraction of variance unexplained, for scaled activations."""
@@ -165,7 +180,7 @@ class DictionaryTrainer:
     @torch.no_grad()
     def after_step(self) -> None:
         """Bring the decoder rows back to unit norm."""
-        self.decoder.copy_(_unit_rows(self.decoder))
+        self.decoder.copy_(unit_rows(self.decoder))
 
     @torch.no_grad()
     def finish(self, x: Float[Tensor, "token d_read"]) -> DictionaryWeights:
@@ -190,6 +205,7 @@ def batch_threshold(before: Float[Tensor, "token unit"], active_units: float) ->
     return max(float(value), 0.0)
 
 
-def _unit_rows(x: Tensor) -> Tensor:
+def unit_rows(x: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:
+    """Return the rows at unit norm."""
     length: Tensor = x.norm(dim=-1, keepdim=True)
     return x / length.clamp_min(1e-8)

@@ -15,13 +15,14 @@ Statistics of a dictionary, over the real tokens of held-out documents:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from basisbench_baselines.pocket.activations import DictionarySite, edit_activation
@@ -53,6 +54,32 @@ MAXIMUM_L0, MAXIMUM_FVU, MINIMUM_RECOVERED = 32.0, 0.05, 0.97
 
 _ROWS_AT_ONCE = 128
 _TOKENS_AT_ONCE = 16384
+
+
+@dataclass(frozen=True, eq=False)
+class Rebuilder:
+    """How the activation at one site is rebuilt, whatever the kind of dictionary.
+
+    Attributes:
+        reads: hooks whose activations it needs; the first one is the site's own.
+        units: units at the site.
+        rebuild: takes these activations, in the same order; returns the activations of the site's own units and the
+            reconstruction.
+    """
+
+    reads: tuple[str, ...]
+    units: int
+    rebuild: Callable[..., tuple[Float[Tensor, "*b unit"], Float[Tensor, "*b d_write"]]]
+
+    @classmethod
+    def of(cls, site: DictionarySite, dictionary: DictionaryWeights) -> Rebuilder:
+        """Return that of a dictionary of one layer."""
+
+        def rebuild(x: Tensor) -> tuple[Tensor, Tensor]:
+            f = dictionary.encode(x)
+            return f, dictionary.decode(f)
+
+        return cls((site.read,), dictionary.decoder.shape[0], rebuild)
 
 
 @dataclass(frozen=True)
@@ -170,26 +197,29 @@ def _padded_batches(documents: EncodedDocuments) -> Iterator[tuple[Tensor, Tenso
 
 
 @contextmanager
-def splice(model: LlamaForCausalLM, site: DictionarySite, dictionary: DictionaryWeights) -> Iterator[None]:
+def splice(model: LlamaForCausalLM, site: DictionarySite, dictionary: DictionaryWeights | Rebuilder) -> Iterator[None]:
     """Replace the write activation by the dictionary's reconstruction, at every position."""
-    seen: list[Tensor] = []
+    rebuilder = dictionary if isinstance(dictionary, Rebuilder) else Rebuilder.of(site, dictionary)
+    seen: dict[str, Tensor] = {}
 
-    def remember(x: Tensor) -> None:
-        seen[:] = [x]
+    def remember(hook: str) -> Callable[[Tensor], None]:
+        return lambda x: seen.__setitem__(hook, x)
 
     def reconstruct(y: Tensor) -> Tensor:
-        return dictionary.decode(dictionary.encode(y if site.read == site.write else seen.pop()))
+        seen[site.write] = y
+        return rebuilder.rebuild(*(seen.pop(hook) for hook in rebuilder.reads))[1]
 
     with ExitStack() as stack:
-        if site.read != site.write:
-            stack.enter_context(edit_activation(model, site.read, remember))
+        for hook in rebuilder.reads:
+            if hook != site.write:
+                stack.enter_context(edit_activation(model, hook, remember(hook)))
         stack.enter_context(edit_activation(model, site.write, reconstruct))
         yield
 
 
 def dictionary_statistics(
     model: LlamaForCausalLM,
-    dictionaries: Mapping[DictionarySite, DictionaryWeights],
+    dictionaries: Mapping[DictionarySite, DictionaryWeights | Rebuilder],
     documents: EncodedDocuments,
     progress: Progress,
 ) -> dict[DictionarySite, DictionaryStatistics]:
@@ -204,22 +234,25 @@ def dictionary_statistics(
     found: dict[DictionarySite, DictionaryStatistics] = {}
     with progress.phase("statistics", len(dictionaries)) as bar:
         for site, dictionary in dictionaries.items():
-            x, y = activations[site.read], activations[site.write]
+            rebuilder = dictionary if isinstance(dictionary, Rebuilder) else Rebuilder.of(site, dictionary)
+            y = activations[site.write]
             if site.write not in ablated:
                 ablated[site.write] = (
                     _constant_loss(model, documents, site.write, torch.zeros_like(y[0])),
                     _constant_loss(model, documents, site.write, y[~bos].mean(0)),
                 )
             zero, mean = ablated[site.write]
-            with splice(model, site, dictionary):
+            with splice(model, site, rebuilder):
                 spliced = document_loss(model, documents)
-            l0, unexplained, with_bos, silent = _reconstruction(dictionary, x, y, bos)
+            l0, unexplained, with_bos, silent = _reconstruction(
+                rebuilder, [activations[hook] for hook in rebuilder.reads], y, bos
+            )
             found[site] = DictionaryStatistics(
                 l0=l0,
                 unexplained=unexplained,
                 unexplained_with_bos=with_bos,
                 silent_units=silent,
-                units=dictionary.decoder.shape[0],
+                units=rebuilder.units,
                 loss_clean=clean,
                 loss_spliced=spliced,
                 loss_zero=zero,
@@ -235,15 +268,15 @@ def _constant_loss(model: LlamaForCausalLM, documents: EncodedDocuments, hook: s
 
 
 def _reconstruction(
-    dictionary: DictionaryWeights, x: Tensor, y: Tensor, bos: Tensor
+    rebuilder: Rebuilder, x: Sequence[Tensor], y: Tensor, bos: Tensor
 ) -> tuple[float, float, float, int]:
     """Return L0, FVU without and with BOS, and the number of silent units."""
     errors: list[Tensor] = []
     counts: list[Tensor] = []
-    fired = torch.zeros(dictionary.decoder.shape[0], dtype=torch.bool)
-    for start in range(0, len(x), _TOKENS_AT_ONCE):
-        f = dictionary.encode(x[start : start + _TOKENS_AT_ONCE])
-        errors.append((y[start : start + _TOKENS_AT_ONCE] - dictionary.decode(f)).double().square().sum(-1))
+    fired = torch.zeros(rebuilder.units, dtype=torch.bool)
+    for start in range(0, len(y), _TOKENS_AT_ONCE):
+        f, output = rebuilder.rebuild(*(part[start : start + _TOKENS_AT_ONCE] for part in x))
+        errors.append((y[start : start + _TOKENS_AT_ONCE] - output).double().square().sum(-1))
         counts.append((f > 0).sum(-1))
         fired |= (f > 0).any(0)
     error, count = torch.cat(errors), torch.cat(counts)

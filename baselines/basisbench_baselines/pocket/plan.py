@@ -50,10 +50,10 @@ class ModelPlan:
 
 @dataclass(frozen=True)
 class DictionaryPlan:
-    """Shape and training of the dictionaries, the same for every site and for both kinds.
+    """Shape and training of the dictionaries, the same for every site and kind.
 
     Attributes:
-        expansion: units per dimension of the write site.
+        expansion: units per dimension of the write site, in each layer.
         active_units: mean number of active units per token that training and calibration aim at.
         chunk_documents: documents whose activations are in memory at once; shuffled inside.
         chunks: chunks of fresh documents.
@@ -95,7 +95,8 @@ class BuildPlan:
     Attributes:
         seed: everything random is drawn from it.
         model: the language model.
-        dictionaries: the dictionaries.
+        dictionaries: the dictionaries of single layers.
+        cross_layer: the cross-layer transcoder.
         evaluation_pairs: evaluation pairs per task for the accuracies.
         evaluation_documents: held-out documents for the dictionary statistics.
         checkpoint_seconds: time between two checkpoints.
@@ -105,6 +106,7 @@ class BuildPlan:
     seed: int = 0
     model: ModelPlan = field(default_factory=ModelPlan)
     dictionaries: DictionaryPlan = field(default_factory=DictionaryPlan)
+    cross_layer: DictionaryPlan = field(default_factory=DictionaryPlan)
     evaluation_pairs: int = 256
     evaluation_documents: int = 1000
     checkpoint_seconds: float = 30.0
@@ -113,21 +115,23 @@ class BuildPlan:
     @classmethod
     def tiny(cls, seed: int = 0) -> BuildPlan:
         """Return a plan that runs in seconds and touches every step of the real one."""
+        dictionaries = DictionaryPlan(
+            active_units=8.0,
+            chunk_documents=32,
+            chunks=4,
+            batch_tokens=256,
+            warmup_steps=2,
+            dead_after_tokens=1000,
+            auxiliary_units=8,
+            calibration_documents=32,
+        )
         return cls(
             seed=seed,
             model=ModelPlan(
                 layers=2, width=16, mlp_width=32, heads=2, documents=640, batch_documents=16, warmup_steps=5
             ),
-            dictionaries=DictionaryPlan(
-                active_units=8.0,
-                chunk_documents=32,
-                chunks=4,
-                batch_tokens=256,
-                warmup_steps=2,
-                dead_after_tokens=1000,
-                auxiliary_units=8,
-                calibration_documents=32,
-            ),
+            dictionaries=dictionaries,
+            cross_layer=dictionaries,
             evaluation_pairs=20,
             evaluation_documents=32,
             checkpoint_seconds=0.2,
@@ -142,11 +146,20 @@ class BuildPlan:
         """
         return _hash(corpus, self.seed, asdict(self.model))
 
+    def dictionary_fingerprint(self, corpus: str) -> str:
+        """Return a hash of everything that shapes the model and the dictionaries of single layers."""
+        values = self._values()
+        del values["cross_layer"]
+        return _hash(corpus, values)
+
     def fingerprint(self, corpus: str) -> str:
         """Return a hash of everything that shapes the result (the times between checkpoints do not)."""
+        return _hash(corpus, self._values())
+
+    def _values(self) -> dict[str, object]:
         values = asdict(self)
         del values["checkpoint_seconds"], values["accuracy_seconds"]
-        return _hash(corpus, values)
+        return values
 
 
 def _hash(*values: object) -> str:

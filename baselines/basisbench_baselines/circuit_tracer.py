@@ -1,0 +1,335 @@
+"""circuit-tracer's files of a cross-layer transcoder: opened, checked, and read layer by layer.
+
+Source of the format: `circuit_tracer/transcoder/cross_layer_transcoder.py` and `circuit_tracer/utils/hf_utils.py` of
+github.com/decoderesearch/circuit-tracer at commit 4bb8c0ea10bde09727e14565ec8469656880da53 (`to_safetensors`,
+`_load_state_dict`, `load_transcoders`):
+
+- `W_enc_{i}.safetensors`: `W_enc_{i}` [unit, d_model], `b_enc_{i}` [unit], `b_dec_{i}` [d_model], and `threshold_{i}`
+  [unit] for JumpReLU (x where x > threshold, else 0); without thresholds the activation is ReLU.
+- `W_dec_{i}.safetensors`: `W_dec_{i}` [unit, layers - i, d_model]; entry t of the second axis writes at layer i + t.
+- `config.yaml`: `model_kind: cross_layer_transcoder`, `feature_input_hook` and `feature_output_hook`, names within a
+  block.
+
+These hook names are those of TransformerLens's `HookedTransformer` with unprocessed weights (`fold_ln=False`,
+`center_writing_weights=False` in `replacement_model_transformerlens.py`), so that they are values of the plain model.
+circuit-tracer sets the units at the first position to zero when it attributes; here that position is like any other,
+and what is not explained there is error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from basisbench.errors import BasisError
+from basisbench.packed import LinearMap, largest_bytes, linear_map, passing_linear_map
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from basisbench.model import Model
+
+CONFIG = "config.yaml"
+KIND = "cross_layer_transcoder"
+
+READS: Mapping[str, str] = {
+    "mlp.hook_in": "what the MLP reads, after the norm (circuit-tracer wraps the MLP for it)",
+    "hook_resid_mid": "the residual stream between attention and MLP, before the norm",
+}
+"""Input hooks that can be read, and what they are."""
+
+WRITES: Mapping[str, str] = {
+    "hook_mlp_out": "what the MLP adds to the residual stream, after a post-norm if there is one",
+    "mlp.hook_out": "what the MLP returns, before a post-norm if there is one",
+}
+"""Output hooks that can be written, and what they are."""
+
+_REFUSED: Mapping[str, str] = {
+    "ln2.hook_normalized": "lies inside the norm, before its weight where the norm is an RMSNorm",
+    "hook_mlp_in": "exists only in a TransformerLens model that is told to split the MLP's input",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class LayerFiles:
+    """The two files of one layer; tensors are read when they are first used.
+
+    Attributes:
+        folder: where the files are.
+        layer: which layer.
+        jump: whether there are thresholds.
+        device: where tensors go.
+        dtype: what is computed in; decoders stay in the type of the file, unless they are packed.
+        pack: whether packed copies may be made.
+    """
+
+    folder: Path
+    layer: int
+    jump: bool
+    device: torch.device
+    dtype: torch.dtype
+    pack: bool
+
+    def _tensor(self, kind: str, name: str) -> Tensor:
+        from safetensors import safe_open
+
+        path = self.folder / f"W_{kind}_{self.layer}.safetensors"
+        # On a CPU the tensor is the file itself, mapped into memory: no copy as long as its type is kept.
+        with safe_open(path, framework="pt", device=str(self.device)) as file:
+            tensor: Tensor = file.get_tensor(f"{name}_{self.layer}")
+        return tensor
+
+    def drop(self) -> None:
+        """Let go of all tensors; they are read again when they are asked for."""
+        for name in ("w_enc", "b_enc", "b_dec", "threshold", "w_dec", "encoder", "decoders"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def w_enc(self) -> Float[Tensor, "unit d"]:
+        """Encoder, one row per unit."""
+        return self._tensor("enc", "W_enc").to(self.dtype)
+
+    @cached_property
+    def b_enc(self) -> Float[Tensor, " unit"]:
+        """Encoder bias."""
+        return self._tensor("enc", "b_enc").to(self.dtype)
+
+    @cached_property
+    def b_dec(self) -> Float[Tensor, " d"]:
+        """Decoder bias of this layer, whichever units write to it."""
+        return self._tensor("enc", "b_dec").to(self.dtype)
+
+    @cached_property
+    def threshold(self) -> Float[Tensor, " unit"] | None:
+        """Threshold of each unit; None for ReLU."""
+        return self._tensor("enc", "threshold").to(self.dtype) if self.jump else None
+
+    @cached_property
+    def w_dec(self) -> Float[Tensor, "unit target d"]:
+        """Decoder, in the type of the file; target t is the t-th layer after this one."""
+        return self._tensor("dec", "W_dec")
+
+    @cached_property
+    def encoder(self) -> LinearMap:
+        """Map the activation that is read to pre-activations."""
+        return linear_map(self.w_enc, self.b_enc, pack=self.pack)
+
+    @cached_property
+    def decoders(self) -> tuple[LinearMap, ...]:
+        """For each target, the map from coordinates to what they add there; no bias."""
+        targets = range(self.w_dec.shape[1])
+        if self.pack:
+            return tuple(linear_map(self.w_dec[:, target].T.to(self.dtype), None) for target in targets)
+        # One target at a time is widened, while it is used.
+        return tuple(partial(_product, self.w_dec[:, target]) for target in targets)
+
+    def encode(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b unit"]:
+        """Return the activations of the layer's units; half precision is widened."""
+        return self.activated(self.encoder(x.to(self.dtype)), self.threshold)
+
+    def activated(self, before: Float[Tensor, "*b unit"], threshold: Tensor | None) -> Float[Tensor, "*b unit"]:
+        """Return the activations; in place without gradients, for the pre-activation is nobody else's."""
+        import torch
+
+        if torch.is_grad_enabled():
+            return before.relu() if threshold is None else before * (before > threshold)
+        return before.relu_() if threshold is None else before.masked_fill_(before <= threshold, 0)
+
+    def encoder_of(self, units: Int[Tensor, " part"]) -> LinearMap:
+        """Return the encoder of some units, activation included."""
+        linear = passing_linear_map(self.w_enc[units], self.b_enc[units])
+        threshold = None if self.threshold is None else self.threshold[units]
+        return lambda x: self.activated(linear(x.to(self.dtype)), threshold)
+
+
+def _product(rows: Float[Tensor, "unit d"], f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d"]:
+    return f @ rows.to(f.dtype)
+
+
+def file_names(layers: int) -> list[str]:
+    """Return the names of the weight files, layer by layer."""
+    return [f"W_{kind}_{layer}.safetensors" for layer in range(layers) for kind in ("enc", "dec")]
+
+
+def layer_count(first_decoder: Path) -> int:
+    """Return how many layers there are: the decoder of layer 0 writes to every one."""
+    from safetensors import safe_open
+
+    with safe_open(first_decoder, framework="pt") as file:
+        return int(file.get_slice("W_dec_0").get_shape()[1])
+
+
+def open_layers(folder: Path, model: Model) -> tuple[tuple[LayerFiles, ...], int]:
+    """Check the headers of every layer's files; no weight is read yet.
+
+    Args:
+        folder: where the files are.
+        model: the model that they must fit.
+
+    Returns:
+        The files of each layer, and the bytes of all weights, once each, in the types that they are kept in.
+
+    Raises:
+        BasisError: a file is missing or is not what the format says, or it was made for another model.
+    """
+    import torch
+
+    layers = model.layers
+    shapes = [_shapes(folder, layer, model) for layer in range(layers)]
+    strange = sorted(path.name for path in folder.glob("W_*.safetensors") if path.name not in file_names(layers))
+    if strange:
+        skip = "; a skip connection is not supported" if "skip" in strange[0] else "; it was trained for another model"
+        raise BasisError(
+            f"{folder / strange[0]} has no place in a cross-layer transcoder of the {layers} layers of '{model.name}', "
+            f"expected W_enc_0 to W_enc_{layers - 1} and as many W_dec{skip}"
+        )
+    jump = [f"threshold_{layer}" in shape for layer, shape in enumerate(shapes)]
+    if len(set(jump)) > 1:
+        raise BasisError(
+            f"{folder / f'W_enc_{jump.index(False)}.safetensors'} has no thresholds, but other layers have; expected "
+            "all layers to be JumpReLU or none"
+        )
+    # Half precision moves units across their thresholds: float32 at least.
+    dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+    sizes = {name: math.prod(shape) * dtype.itemsize for part in shapes for name, shape in part.items()}
+    in_memory = sum(sizes.values())
+    pack = in_memory <= largest_bytes()
+    if not pack:
+        decoders = [folder / f"W_dec_{layer}.safetensors" for layer in range(layers)]
+        in_memory = sum(size for name, size in sizes.items() if not name.startswith("W_dec"))
+        in_memory += sum(path.stat().st_size for path in decoders)
+    files = tuple(LayerFiles(folder, layer, jump[layer], model.device, dtype, pack) for layer in range(layers))
+    return files, in_memory
+
+
+def digest_files(folder: Path) -> str:
+    """Return a SHA-256 over names and contents of every file of the format.
+
+    The hub's cache names a large file by the SHA-256 of its content; that is taken as it is.
+    """
+    digest = hashlib.sha256()
+    for path in [folder / CONFIG, *sorted(folder.glob("W_*.safetensors"))]:
+        if path.is_file():
+            blob = path.resolve()
+            if blob.parent.name == "blobs" and len(blob.name) == 64:
+                content = blob.name
+            else:
+                with path.open("rb") as file:
+                    content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.name} {content} ".encode())
+    return digest.hexdigest()
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """Read `config.yaml`.
+
+    Raises:
+        BasisError: it is missing, is no YAML, or is that of something else.
+    """
+    import yaml
+
+    path = folder / CONFIG
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BasisError(
+            f"{path} is missing; expected circuit-tracer's format, {CONFIG} beside W_enc_0.safetensors"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BasisError(f"{path} cannot be read as YAML ({str(error).splitlines()[0]})") from error
+    kind = config.get("model_kind") if isinstance(config, dict) else None
+    if not isinstance(config, dict) or kind != KIND:
+        raise BasisError(
+            f"{path} has model_kind '{kind}', expected '{KIND}'; transcoders of single layers are another basis"
+        )
+    return config
+
+
+def hook_names(folder: Path, config: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the names within a block of the hooks that are read and written.
+
+    Raises:
+        BasisError: one of them cannot be.
+    """
+    return _hook(folder, config, "feature_input_hook", READS), _hook(folder, config, "feature_output_hook", WRITES)
+
+
+def _hook(folder: Path, config: Mapping[str, Any], field: str, known: Mapping[str, str]) -> str:
+    name = str(config.get(field))
+    if name not in known:
+        reason = f": it {_REFUSED[name]}" if name in _REFUSED else ""
+        raise BasisError(
+            f"{folder / CONFIG} has {field} '{name}', which is not supported{reason}; "
+            f"expected one of {', '.join(known)}"
+        )
+    return name
+
+
+def _shapes(folder: Path, layer: int, model: Model) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a layer's tensors by name, checked."""
+    layers, width = model.layers, _width(model)
+    encoder, decoder = folder / f"W_enc_{layer}.safetensors", folder / f"W_dec_{layer}.safetensors"
+    found = _header(encoder, model)
+    wanted = {f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")}
+    _check_names(encoder, found, wanted, optional={f"threshold_{layer}"})
+    units = found[f"W_enc_{layer}"][0]
+    expected: dict[str, tuple[int, ...]] = {
+        f"W_enc_{layer}": (units, width),
+        f"b_enc_{layer}": (units,),
+        f"b_dec_{layer}": (width,),
+        f"threshold_{layer}": (units,),
+    }
+    _check_shapes(encoder, found, expected, model)
+    written = _header(decoder, model)
+    name = f"W_dec_{layer}"
+    _check_names(decoder, written, {name})
+    if len(written[name]) == 3 and written[name][1] != layers - layer:
+        raise BasisError(
+            f"{decoder} writes to {written[name][1]} layers, expected {layers - layer}: layer {layer} and all later "
+            f"ones of the {layers} of '{model.name}'"
+        )
+    _check_shapes(decoder, written, {name: (units, layers - layer, width)}, model)
+    return {**found, **written}
+
+
+def _header(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise BasisError(f"{path} is missing; expected one such file per layer of '{model.name}'")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BasisError(f"{path} is not a safetensors file that can be read: {reason}") from error
+
+
+def _check_names(path: Path, found: Mapping[str, Any], wanted: Set[str], optional: Set[str] = frozenset()) -> None:
+    if wanted - found.keys() or found.keys() - wanted - optional:
+        also = f" and perhaps {', '.join(sorted(optional))}" if optional else ""
+        raise BasisError(
+            f"{path} holds {', '.join(sorted(found)) or 'nothing'}; expected {', '.join(sorted(wanted))}{also}"
+        )
+
+
+def _check_shapes(
+    path: Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], model: Model
+) -> None:
+    for name, shape in found.items():
+        if shape != expected[name]:
+            raise BasisError(
+                f"{name} in {path} has shape {list(shape)}, expected {list(expected[name])} for '{model.name}' of "
+                f"width {_width(model)}; it was trained for another model"
+            )
+
+
+def _width(model: Model) -> int:
+    return int(model.bridge.cfg.d_model)

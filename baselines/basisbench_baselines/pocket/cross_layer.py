@@ -1,0 +1,81 @@
+"""Train and measure the cross-layer transcoder, on the tokens and in the order of the other dictionaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from basisbench_baselines.pocket.activations import DictionarySite
+from basisbench_baselines.pocket.cross_layer_trainer import CrossLayerTrainer, CrossLayerWeights
+from basisbench_baselines.pocket.dictionaries import (
+    DictionaryTraining,
+    collect_activations,
+    seeded,
+    train_together,
+)
+from basisbench_baselines.pocket.dictionary_trainer import Scaling
+from basisbench_baselines.pocket.documents import EncodedDocuments
+from basisbench_baselines.pocket.evaluate import Rebuilder
+from basisbench_baselines.pocket.plan import BuildPlan
+from basisbench_baselines.pocket.progress import Progress
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+
+def train_cross_layer(
+    plan: BuildPlan,
+    model: LlamaForCausalLM,
+    sites: Sequence[DictionarySite],
+    documents: EncodedDocuments,
+    work: Path,
+    progress: Progress,
+) -> tuple[CrossLayerWeights, DictionaryTraining]:
+    """Train a cross-layer transcoder, continuing from a checkpoint in `work` if there is one.
+
+    Args:
+        plan: the build.
+        model: the trained model.
+        sites: where it reads and writes, in layer order.
+        documents: training documents; the first ones are used for training, the last ones for the thresholds.
+        work: folder of the checkpoint.
+        progress: where to report.
+    """
+    shape = plan.cross_layer
+
+    def collect(first: int, count: int) -> dict[str, Tensor]:
+        return collect_activations(model, sites, documents, first, count)
+
+    def create(activations: Mapping[str, Tensor]) -> list[CrossLayerTrainer]:
+        scalings = {hook: Scaling.of(x) for hook, x in activations.items()}
+        units = shape.expansion * activations[sites[0].write].shape[1]
+        # The tokens that give every other dictionary its first directions.
+        chosen = torch.randint(len(activations[sites[0].read]), (units,), generator=seeded(plan.seed, 1))
+        x = [scalings[site.read].apply(activations[site.read][chosen]) for site in sites]
+        y = [scalings[site.write].apply(activations[site.write][chosen]) for site in sites]
+        return [CrossLayerTrainer(sites, scalings, x, y, shape)]
+
+    (trainer,), training = train_together(
+        plan, shape, create, collect, documents, work / "cross_layer.safetensors", progress
+    )
+    calibration = collect(len(documents) - shape.calibration_documents, shape.calibration_documents)
+    return trainer.finish(calibration), training
+
+
+def rebuilders(sites: Sequence[DictionarySite], weights: CrossLayerWeights) -> dict[DictionarySite, Rebuilder]:
+    """Return how each layer's MLP output is rebuilt from the MLP inputs of this and all earlier layers."""
+
+    def at(layer: int) -> Rebuilder:
+        def rebuild(*x: Tensor) -> tuple[Tensor, Tensor]:
+            own, *earlier = x
+            features = [weights.encode(source, part) for source, part in enumerate((*earlier, own))]
+            return features[-1], weights.decode(features)
+
+        reads = (sites[layer].read, *(site.read for site in sites[:layer]))
+        return Rebuilder(reads, len(weights.encoder[layer]), rebuild)
+
+    return {site: at(layer) for layer, site in enumerate(sites)}

@@ -1,0 +1,95 @@
+"""The build of the pocket model as a whole: killed, finished, changed in part, and pointed at the wrong folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from basisbench.errors import BasisBenchError
+from basisbench_baselines.pocket.activations import cross_layer_sites, dictionary_sites
+from basisbench_baselines.pocket.build import WORK, build, corpus_fingerprint
+from basisbench_baselines.pocket.plan import BuildPlan
+
+
+def _start_build(out: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "basisbench_baselines.pocket.build", "--tiny", "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _weights(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.safetensors"))}
+
+
+def test_a_killed_build_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> None:
+    build(tmp_path / "whole", plan=BuildPlan.tiny(), progress=False)
+    out = tmp_path / "killed"
+    # Kill it at a random moment after its first model checkpoint, again while it trains dictionaries of single layers,
+    # and when it has trained the cross-layer transcoder, which it measures and saves after that.
+    for checkpoint, latest in (("model", 0.5), ("dictionaries", 0.5), ("cross_layer", 0.0)):
+        process = _start_build(out)
+        while process.poll() is None and not list(out.glob(f"{WORK}/*/{checkpoint}.safetensors")):
+            time.sleep(0.01)
+        time.sleep(float(np.random.default_rng().uniform(0, latest)))
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    build(out, plan=BuildPlan.tiny(), progress=False)
+    whole, killed = _weights(tmp_path / "whole"), _weights(out)
+    assert list(whole) == list(killed)
+    assert len(whole) == 1 + len(dictionary_sites(2)) + 2 * len(cross_layer_sites(2))
+    assert [name for name in whole if whole[name] != killed[name]] == []
+    assert not (out / WORK).exists()
+    assert not list(out.rglob(".*"))
+    card = json.loads((out / "card.json").read_text(encoding="utf-8"))
+    assert (
+        card["fingerprint"] == json.loads((tmp_path / "whole" / "card.json").read_text(encoding="utf-8"))["fingerprint"]
+    )
+
+
+def test_a_finished_build_keeps_what_other_numbers_of_the_cross_layer_transcoder_leave_alone(tmp_path: Path) -> None:
+    plan = BuildPlan.tiny()
+    build(tmp_path, plan=plan, progress=False)
+    first, card = _weights(tmp_path), json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
+    # As if it had been built before there was a cross-layer transcoder.
+    old = {key: value for key, value in card.items() if key not in ("cross_layer", "dictionary_fingerprint")}
+    old = {**old, "fingerprint": card["dictionary_fingerprint"]}
+    (tmp_path / "card.json").write_text(json.dumps(old), encoding="utf-8")
+    shutil.rmtree(tmp_path / "dictionaries" / "clt")
+    build(tmp_path, plan=plan, progress=False)
+    again = json.loads((tmp_path / "card.json").read_text(encoding="utf-8"))
+    assert _weights(tmp_path) == first
+    assert (again["fingerprint"], again["runs"]) == (card["fingerprint"], card["runs"] + 1)
+    assert again["seconds"]["model"] == card["seconds"]["model"]
+    assert {key: again[key] for key in ("model", "tasks", "dictionaries")} == {
+        key: card[key] for key in ("model", "tasks", "dictionaries")
+    }
+    assert again["cross_layer"]["sites"] == card["cross_layer"]["sites"]
+    other = replace(plan, cross_layer=replace(plan.cross_layer, active_units=4.0))
+    build(tmp_path, plan=other, progress=False)
+    changed = {name for name, content in _weights(tmp_path).items() if content != first[name]}
+    assert changed == {f"dictionaries/clt/W_{kind}_{layer}.safetensors" for kind in ("enc", "dec") for layer in (0, 1)}
+
+
+def test_a_finished_build_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model").mkdir()
+    plan = BuildPlan.tiny(seed=4)
+    card = {"fingerprint": plan.fingerprint(corpus_fingerprint(4))}
+    (tmp_path / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    build(tmp_path, plan=plan)
+    assert "already built" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["card.json", "model"]
+
+
+def test_a_build_refuses_a_folder_with_other_things_in_it(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("important", encoding="utf-8")
+    with pytest.raises(BasisBenchError, match=r"holds 'thesis\.tex'.*choose an empty folder"):
+        build(tmp_path, plan=BuildPlan.tiny(), progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
