@@ -19,7 +19,10 @@ from basisbench.store import Store
 from synthetic_records import synthetic_suite, write_suite
 
 Write = Callable[..., Path]
-COMMANDS = (["run"], ["list"], ["show"], ["compare"], ["plot"], ["validate"], ["pocket"], ["pocket", "build"])
+COMMANDS = (
+    *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["validate"], ["pin"]),
+    *(["pocket"], ["pocket", "build"]),
+)
 
 
 def run_in_process(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -183,12 +183,13 @@ def test_any_single_damage_is_refused_naming_its_place(
 ) -> None:
     """Whatever is damaged, the message names the damaged field or the part of the record that it contradicts."""
     optional = {"ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "basisbench", "created", "kl"}
-    optional |= {"subset_sizes", "subset_draws"}
+    optional |= {"subset_sizes", "subset_draws", "layers", "sources"}
     counted = {"attribution", "evaluation"}  # reasons to numbers, free in their names
     harmless = (
         (value is MISSING and (path[-1] in {*optional, "subset_checks"} or "packages" in path))
         or (value == [] and path[-1] in {"subset_checks", "subset_sizes", "top_nodes"})
         or (value in ({}, {"a": 1}) and path[-1] in counted)
+        or (value == {} and path[-1] == "sources")
         or (value == -(10**6) and (path[-1] == "seed" or path[0] in {"endpoints", "curve"}))
         or (isinstance(value, str) and "environment" in path)
     )
@@ -218,6 +219,7 @@ def test_ids_follow_every_field_of_question_and_things() -> None:
         "kl": True,
         "subset_sizes": (5,),
         "subset_draws": 3,
+        "layers": (0, 1),
     }
     assert {*changes, "ranking"} == set(CellConfig.model_fields), "a new field must be part of the id"
     for name, value in changes.items():

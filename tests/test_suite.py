@@ -53,11 +53,11 @@ def refuse(folder: Path, content: object) -> str:
 def test_the_default_suite_is_the_whole_cross() -> None:
     suite = load_suite("pocket")
     assert suite.name == "pocket"
-    assert (len(suite.tasks), len(suite.bases), len(suite.methods)) == (9, 9, 5)
+    assert (len(suite.tasks), len(suite.bases), len(suite.methods)) == (9, 10, 5)
     assert (suite.ablations, suite.error_policies) == (("mean",), ("node",))
     assert min(suite.attribution_pairs, suite.evaluation_pairs) >= 100
     cells = expand(suite, load_registry())
-    assert len(cells) == len(set(cells)) == 9 * 9 * 5
+    assert len(cells) == len(set(cells)) == 9 * 10 * 5
     assert {cell.family for cell in cells} == {"mlp", "resid", "attn"}
 
 
@@ -68,7 +68,9 @@ def test_every_built_in_suite_is_named_as_its_file_and_expands() -> None:
 
 
 def test_a_file_says_what_is_run_and_defaults_fill_the_rest(tmp_path: Path) -> None:
-    assert load_suite(write(tmp_path, CONTENT)).model_dump(mode="json") == CONTENT
+    whole = load_suite(write(tmp_path, CONTENT)).model_dump(mode="json")
+    later = {"dtype": None, "revisions": {}, "dictionary_units": {}, "expected": None}
+    assert whole == {**CONTENT, **later}
     required = {"name", "summary", "models", "tasks", "bases", "methods"}
     short = load_suite(write(tmp_path, {name: CONTENT[name] for name in required}))
     assert (short.ablations, short.error_policies, short.granularities) == (("mean",), ("node",), ("position",))
@@ -96,6 +98,10 @@ def test_an_unknown_name_is_told_with_a_suggestion(field: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
+        ("dtype", "float8", "dtype: input should be 'float32', 'bfloat16' or 'float16', found 'float8'"),
+        ("revisions", {"org/name": 3}, "revisions.org/name: input should be a valid string, found 3"),
+        ("dictionary_units", {"sae:x": 0}, "dictionary_units.sae:x: input should be greater than or equal to 1"),
+        ("expected", {"machine": "", "memory_gib": 1, "disk_gib": 1, "hours": 1}, "expected.machine: string should"),
         ("tasks", None, "tasks: input should be a valid tuple, found None"),
         ("tasks", [], "tasks: tuple should have at least 1 item"),
         ("tasks", "ioi", "tasks: input should be a valid tuple, found 'ioi'"),

@@ -54,6 +54,10 @@ examples:
   basisbench run pocket --task ioi --basis mlp_act --basis transcoder --method relp --examples 50
   basisbench run my-suite.yaml --out results/mine --device cuda --jobs 2
   basisbench run --task-file pairs.json --method relp --errors node --errors keep
+  basisbench run gpt2-small --dry-run             cells, passes, memory, disk and time; nothing is loaded
+  basisbench run gpt2-small --limit 6             a smoke test: six cells of 16 pairs
+  basisbench run --model EleutherAI/pythia-160m --basis mlp_act --basis mlp_out --method relp
+  basisbench run llama-3.1-8b --device cuda --executor ray:auto
 """
 
 
@@ -94,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_plot(commands)
     _add_validate(commands)
+    _add_pin(commands)
     _add_pocket(commands)
     return parser
 
@@ -117,7 +122,11 @@ def _add_run(commands: Commands) -> None:
     parser.add_argument("suite", metavar="SUITE", nargs="?", default="pocket", help="suite to run (default: pocket)")
     what = parser.add_argument_group("what to run, instead of what the suite says")
     for option, metavar, text in (
-        ("model", "MODEL", "model (repeatable)"),
+        (
+            "model",
+            "MODEL",
+            "model: a listed name, ORG/NAME[@REVISION] of the Hugging Face hub, or a folder (repeatable)",
+        ),
         ("task", "TASK", "task (repeatable)"),
         ("basis", "BASIS", "basis (repeatable)"),
         ("method", "METHOD", "attribution method (repeatable)"),
@@ -139,14 +148,36 @@ def _add_run(commands: Commands) -> None:
     how.add_argument("--out", metavar="DIR", type=Path, default=Path("results/local"), help=(
         "results folder (default: results/local)"
     ))  # fmt: skip
-    how.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, ...")
+    how.add_argument("--device", default="cpu", help=(
+        "cpu (default), cuda, cuda:1, mps, ...; auto spreads a model over all GPUs"
+    ))  # fmt: skip
+    how.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help=(
+        "type of the weights (default: the suite's or the checkpoint's); metrics are float32 in any case"
+    ))  # fmt: skip
+    how.add_argument("--limit", metavar="N", type=_positive, help=(
+        "do at most N cells, of as many kinds as possible, with 16 pairs per split: a smoke test"
+    ))  # fmt: skip
+    how.add_argument("--dry-run", action="store_true", help=(
+        "print cells, passes, memory, disk and time as estimates, and load nothing"
+    ))  # fmt: skip
     how.add_argument("--plugin", metavar="FILE", action="append", type=Path, default=[], help=(
         "Python file whose PROVIDES holds further models, tasks, bases, methods (repeatable)"
     ))  # fmt: skip
     how.add_argument("--no-resume", action="store_true", help="run finished cells again")
     how.add_argument("--jobs", metavar="N", type=_positive, help=(
-        "worker processes; each takes whole tasks, the cores are shared out (default: 2 on a CPU, 1 on a device)"
+        "worker processes; each takes whole tasks, the cores are shared out (default: 2 on a CPU, 1 on a device, "
+        "with Ray as many as the cluster has room for)"
     ))  # fmt: skip
+    how.add_argument("--executor", metavar="WHERE", default="local", help=(
+        "local (default), ray for a Ray cluster on this machine, ray:ADDRESS for a running one (ray:auto, "
+        "ray:HOST:6379, ray:ray://HOST:10001)"
+    ))  # fmt: skip
+    for option, metavar, text in (
+        ("gpus", "N", "GPUs of one Ray worker (default: 1 on a CUDA device, else 0)"),
+        ("cpus", "N", "cores of one Ray worker (default: 1)"),
+        ("memory", "GIB", "memory that one Ray worker reserves, in GiB (default: none)"),
+    ):
+        how.add_argument(f"--worker-{option}", metavar=metavar, type=float, help=text)
 
 
 def _add_list(commands: Commands) -> None:
@@ -171,7 +202,9 @@ def _add_show(commands: Commands) -> None:
         "example:\n  basisbench show sva_rc --model pocket-llama -n 3\n",
     )
     parser.add_argument("task", metavar="TASK", nargs="?", help="name of a task; not needed with --task-file")
-    parser.add_argument("--model", metavar="MODEL", required=True, help="model whose tokenizer is used")
+    parser.add_argument("--model", metavar="MODEL", required=True, help=(
+        "model whose tokenizer is used: a listed name, ORG/NAME[@REVISION], or a folder"
+    ))  # fmt: skip
     parser.add_argument("-n", dest="count", metavar="N", type=_positive, default=5, help="pairs to show (default: 5)")
     parser.add_argument("--split", choices=["attribution", "evaluation"], default="evaluation", help=(
         "which split to show (default: evaluation)"
@@ -189,11 +222,15 @@ def _add_compare(commands: Commands) -> None:
         "compare bases in a table",
         "Compare bases: nodes and bits to a target faithfulness with 95% bootstrap intervals, areas, seconds, memory.\n"
         "RESULTS are results folders, folders of records, or record files.",
-        "examples:\n  basisbench compare results/local\n  basisbench compare results/pocket results/mine --csv -\n",
+        "examples:\n  basisbench compare results/local\n  basisbench compare results/pocket results/mine --csv -\n"
+        "  basisbench compare results/paper --reported paper\n",
     )
     parser.add_argument("results", metavar="RESULTS", nargs="+", type=Path, help="where the records are")
     parser.add_argument("--csv", metavar="FILE", help="write every column as CSV; - for standard output")
     parser.add_argument("--markdown", metavar="FILE", help="write the full tables as Markdown; - for standard output")
+    parser.add_argument("--reported", metavar="SUITE", help=(
+        "put the values that others reported for a suite beside ours, for example 'paper'"
+    ))  # fmt: skip
 
 
 def _add_plot(commands: Commands) -> None:
@@ -222,6 +259,20 @@ def _add_validate(commands: Commands) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help=(
         "record file, or folder that is searched for *.json at any depth; links out of it are not followed"
     ))  # fmt: skip
+
+
+def _add_pin(commands: Commands) -> None:
+    parser = _add(
+        commands,
+        "pin",
+        "pin a suite's repositories to their commits",
+        "Write a copy of a suite in which every repository of the Hugging Face hub, of models and of dictionaries, is\n"
+        "pinned to the commit that it has now: on the hub, or in the cache where the hub cannot be reached.",
+        "example:\n  basisbench pin gemma-2-2b --out gemma-2-2b.yaml\n",
+    )
+    parser.add_argument("suite", metavar="SUITE", help="name of a suite, or a suite file")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the copy")
+    _add_plugin(parser)
 
 
 def _add_pocket(commands: Commands) -> None:

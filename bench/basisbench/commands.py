@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from basisbench.errors import BasisBenchError
+from basisbench.model_names import find_model
 from basisbench.plan import Settings
 from basisbench.registry import PLURALS
 from basisbench.types import Pairs, PairSet
@@ -20,7 +21,8 @@ from basisbench.types import Pairs, PairSet
 
 def run_command(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
-    from basisbench.run import Request, default_jobs, run_request
+    from basisbench.executors import parse_executor
+    from basisbench.run import Request, plan_request, run_request
 
     request = Request(
         suite=options.suite,
@@ -39,12 +41,26 @@ def run_command(options: argparse.Namespace) -> None:
         settings=Settings(
             out=options.out,
             device=options.device,
+            dtype=options.dtype,
             resume=not options.no_resume,
             plugins=_absolute(options.plugin),
             task_files=_absolute(options.task_file),
         ),
-        jobs=options.jobs or default_jobs(options.device),
+        jobs=options.jobs,
+        limit=options.limit,
+        executor=parse_executor(
+            options.executor,
+            worker_gpus=options.worker_gpus,
+            worker_cpus=options.worker_cpus,
+            worker_memory_gib=options.worker_memory,
+        ),
     )
+    if options.dry_run:
+        from basisbench.dry_run import estimate_run, render
+
+        plan = plan_request(request)
+        print(render(estimate_run(plan), plan))
+        return
     outcome = run_request(request)
     if outcome.records:
         _publish(outcome.records, options.out)
@@ -91,7 +107,7 @@ def list_command(options: argparse.Namespace) -> None:
     else:
         kind = next(kind for kind, plural in PLURALS.items() if plural == options.kind)
         registry = Settings(out=Path(), plugins=_absolute(options.plugin)).registry()
-        rows = tuple((entry.name, entry.summary) for entry in registry.of(kind))
+        rows = tuple((entry.name, entry.summary) for entry in registry.listing(kind))
     width = max((len(name) for name, _ in rows), default=0)
     for name, summary in rows:
         print(f"{name:<{width}}  {summary}")
@@ -107,16 +123,14 @@ def show_command(options: argparse.Namespace) -> None:
             raise BasisBenchError("show needs the name of a task or --task-file FILE; see 'basisbench list tasks'")
         name = next(entry.name for entry in registry.of("task") if entry.source == str(files[0]))
     task = registry.get("task", name)
-    model = registry.get("model", options.model)
-
-    from transformers import AutoTokenizer
+    model = find_model(options.model, registry)
 
     from basisbench.alignment import load_splits
+    from basisbench.hub import locate
+    from basisbench.load import load_tokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model.path)
-    except (OSError, ValueError) as error:
-        raise BasisBenchError(f"no tokenizer for model '{model.name}' at {model.path}: {error}") from error
+    owner = f"model '{model.name}'"
+    tokenizer = load_tokenizer(owner, locate(owner, model.path, model.revision))
     splits = load_splits(task, tokenizer, attribution=options.examples, evaluation=options.examples, seed=options.seed)
     chosen = splits[0] if options.split == "attribution" else splits[1]
     print(f"{task.name} (version {task.version}) with the tokenizer of {model.name}: {task.summary}")
@@ -186,7 +200,12 @@ def compare_command(options: argparse.Namespace) -> None:
         path = Path(options.markdown)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(render_markdown(summary), encoding="utf-8")
-    if "-" not in (options.csv, options.markdown):
+    if options.reported:
+        from basisbench.frame import load_results
+        from basisbench.reported import read_reported, render_reported
+
+        print(render_reported(load_results(options.results), read_reported(options.reported)))
+    elif "-" not in (options.csv, options.markdown):
         print(render_text(summary))
 
 
@@ -214,6 +233,17 @@ def validate_command(options: argparse.Namespace) -> int:
         print(line, file=sys.stderr)
     print(report.counts())
     return 2 if report.problems else 0
+
+
+def pin_command(options: argparse.Namespace) -> None:
+    """Write a suite with every repository pinned to a commit."""
+    from basisbench.pin import pin_suite
+
+    registry = Settings(out=Path(), plugins=_absolute(options.plugin)).registry()
+    revisions = pin_suite(options.suite, registry, options.out)
+    for repository, commit in revisions.items():
+        print(f"{repository}  {commit}")
+    print(f"{len(revisions)} repositories pinned in {options.out}")
 
 
 def pocket_command(options: argparse.Namespace) -> None:

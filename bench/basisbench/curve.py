@@ -7,13 +7,14 @@ does not depend on how circuits are grouped into batches.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep, Reference, ablation_edits
+from basisbench.batching import MemoryExhaustedError, exhausted, is_out_of_memory, release
 from basisbench.columns import columns_of, narrow_head
 from basisbench.hooks import Edit, Place
 from basisbench.protocols import UnitwiseBasis
@@ -76,14 +77,19 @@ def evaluate_circuits(
         full_logits: the unhooked model's logits, to measure the divergence from it.
         tokens_per_batch: bound on rows times positions in one pass, one prompt at least. By default as many as make
             good use of the processor.
+
+    Raises:
+        MemoryExhaustedError: one circuit on one prompt does not fit into memory. Before that, passes become smaller
+            and the evaluation goes on from the circuit it has reached.
     """
     import torch
 
     pairs = len(batch.clean)
     tokens = batch.clean if shortcut is None else shortcut.tokens
-    limit = tokens_per_batch or default_tokens_per_batch(model)
+    limit = model.batching.tokens("curve", tokens_per_batch or default_tokens_per_batch(model))
     # Every pass of a dictionary picks its units anew, which more prompts should share.
-    most = limit * (_PASSES_SHARED if isinstance(basis, UnitwiseBasis) else 1)
+    shared = _PASSES_SHARED if isinstance(basis, UnitwiseBasis) and "curve" not in model.batching.bounds else 1
+    most = limit * shared
     passes = math.ceil(pairs / max(1, most // tokens.shape[1]))
     if passes > 1:
         parts = [
@@ -96,7 +102,7 @@ def evaluate_circuits(
                 circuits,
                 shortcut=None if shortcut is None else shortcut.part(chosen),
                 full_logits=None if full_logits is None else full_logits[chosen],
-                tokens_per_batch=limit,
+                tokens_per_batch=tokens_per_batch,
             )
             for chosen in _evenly(pairs, passes)
         ]
@@ -104,19 +110,70 @@ def evaluate_circuits(
         return CircuitValues(
             torch.cat([part.metric for part in parts], 1), torch.cat(divergence, 1) if divergence else None
         )
+    passing = _Passing(model, basis, batch, reference, keep, shortcut, full_logits)
     together = max(1, limit // tokens.numel())
-    columns = columns_of(batch) if shortcut is not None and full_logits is None else None
-    read = batch if columns is None else columns.batch
-    metrics: list[Tensor] = []
-    divergences: list[Tensor] = []
-    with torch.inference_mode():
-        for start in range(0, circuits, together):
-            count = min(together, circuits - start)
-            edits = ablation_edits(
+    done: list[CircuitValues] = []
+    start = 0
+    while start < circuits:
+        count = min(together, circuits - start)
+        size, length = count * tokens.numel(), tokens.shape[1]
+        model.batching.note("curve", size, length)
+        try:
+            done.append(passing.values(start, count))
+            start += count
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler, whose traceback holds what the failed pass has made.
+        if size == length:
+            raise MemoryExhaustedError(exhausted(model, f"circuits of basis '{basis.name}'", length))
+        model.batching.halve("curve", size, length)
+        release(model)
+        if count == 1:  # what is left is done with fewer prompts to a pass
+            rest = evaluate_circuits(
                 model,
                 basis,
+                batch,
                 reference,
-                keep(start, start + count),
+                _from(keep, start),
+                circuits - start,
+                shortcut=shortcut,
+                full_logits=full_logits,
+                tokens_per_batch=tokens_per_batch,
+            )
+            return _stacked([*done, rest])
+        together = count // 2
+    return _stacked(done)
+
+
+@dataclass(frozen=True, eq=False)
+class _Passing:
+    """Circuits of one group, ready to be run in passes of several."""
+
+    model: Model
+    basis: Basis
+    batch: Batch
+    reference: Reference
+    keep: Callable[[int, int], Keep]
+    shortcut: Shortcut | None
+    full_logits: Tensor | None
+
+    def values(self, start: int, count: int) -> CircuitValues:
+        """Run circuits `start` to `start + count` in one pass."""
+        import torch
+
+        model, shortcut = self.model, self.shortcut
+        pairs = len(self.batch.clean)
+        tokens = self.batch.clean if shortcut is None else shortcut.tokens
+        columns = columns_of(self.batch) if shortcut is not None and self.full_logits is None else None
+        read = self.batch if columns is None else columns.batch
+        with torch.inference_mode():
+            edits = ablation_edits(
+                model,
+                self.basis,
+                self.reference,
+                self.keep(start, start + count),
                 pairs,
                 positions=tokens.shape[1],
                 last_only=shortcut is not None,
@@ -133,10 +190,24 @@ def evaluate_circuits(
                 if columns is not None:
                     stack.enter_context(narrow_head(model.quick_body.get_submodule(model.head), columns.words))
                 logits = model.logits(rows, edits, past=past, packed=True)
-            metrics.append(read.repeated(count).metric(logits).unflatten(0, (count, pairs)))
-            if full_logits is not None:
-                divergences.append(_divergence(full_logits, logits.unflatten(0, (count, pairs))))
-    return CircuitValues(torch.cat(metrics), torch.cat(divergences) if divergences else None)
+            metric = read.repeated(count).metric(logits).unflatten(0, (count, pairs))
+            divergence = None
+            if self.full_logits is not None:
+                divergence = _divergence(self.full_logits, logits.unflatten(0, (count, pairs)))
+        return CircuitValues(metric, divergence)
+
+
+def _stacked(parts: Sequence[CircuitValues]) -> CircuitValues:
+    """Put the values of successive circuits below each other."""
+    import torch
+
+    divergence = [part.divergence for part in parts if part.divergence is not None]
+    return CircuitValues(torch.cat([part.metric for part in parts]), torch.cat(divergence) if divergence else None)
+
+
+def _from(keep: Callable[[int, int], Keep], first: int) -> Callable[[int, int], Keep]:
+    """Count circuits from a later one."""
+    return lambda start, stop: keep(first + start, first + stop)
 
 
 def _evenly(count: int, parts: int) -> list[slice]:
@@ -156,8 +227,9 @@ def _joined(first: Mapping[Place, Edit], then: Mapping[Place, Edit]) -> Mapping[
 
     def both(one: Edit, other: Edit) -> Edit:
         def edit(activation: Tensor) -> Tensor | None:
-            changed = one(activation)
-            return other(activation if changed is None else changed)
+            first = one(activation)
+            second = other(activation if first is None else first)
+            return first if second is None else second
 
         return edit
 

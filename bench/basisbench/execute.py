@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from basisbench.alignment import load_splits
+from basisbench.batching import MemoryExhaustedError, is_out_of_memory, release
 from basisbench.context import GroupContext, Spent, now
 from basisbench.environment import describe_environment, give_memory_back, peak_memory, reset_peak_memory, trim_memory
 from basisbench.group import GroupPair
 from basisbench.guard import Fit, measure_fit
+from basisbench.layer_subset import restrict
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.metrics import sizes_grid
 from basisbench.model import Model
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from basisbench.protocols import Basis, BasisSpec, Method, Task
 
 _TOP_NODES = 20
+_ATTEMPTS = 4
+"""How often a cell is tried when memory runs out where smaller passes do not help at once."""
+
 _ALL_GROUPS = "all groups"
 
 
@@ -55,7 +60,9 @@ class _Built:
     seconds: float
 
 
-_shelves: WeakKeyDictionary[Model, dict[str, _Built]] = WeakKeyDictionary()
+_Key = tuple[str, tuple[int, ...] | None]
+
+_shelves: WeakKeyDictionary[Model, dict[_Key, _Built]] = WeakKeyDictionary()
 
 
 _SHELF_BYTES = 256 * 2**20
@@ -63,22 +70,31 @@ _SHELF_BYTES = 256 * 2**20
 that memory does not grow with the number of bases."""
 
 
-def _make_room(model: Model, spec: BasisSpec) -> None:
+def _make_room(model: Model, key: _Key) -> None:
     """Clear the shelf for a basis that is not on it, if it holds more than a little."""
     shelf = _shelves.setdefault(model, {})
-    if spec.name not in shelf and sum(built.basis.parameter_bytes for built in shelf.values()) > _SHELF_BYTES:
+    if key not in shelf and sum(built.basis.parameter_bytes for built in shelf.values()) > _SHELF_BYTES:
         shelf.clear()
         give_memory_back()
 
 
-def _built(model: Model, spec: BasisSpec) -> _Built:
-    """Build a basis, or take it from the shelf."""
-    shelf = _shelves[model]
-    if spec.name not in shelf:
+def _built(model: Model, spec: BasisSpec, layers: tuple[int, ...] | None) -> _Built:
+    """Build a basis on the layers that the run compares, or take it from the shelf."""
+    shelf, key = _shelves[model], (spec.name, layers)
+    if key not in shelf:
         start = now(model)
-        basis = spec.build(model)
-        shelf[spec.name] = _Built(basis, now(model) - start)
-    return shelf[spec.name]
+        try:
+            basis = spec.build(model)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            shelf.clear()
+            raise MemoryExhaustedError(
+                f"out of memory on {model.device}: the dictionaries of basis '{spec.name}' do not fit next to model "
+                f"'{model.name}'; free memory, or use --dtype bfloat16 or a narrower basis"
+            ) from error
+        shelf[key] = _Built(restrict(basis, layers), now(model) - start)
+    return shelf[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +134,9 @@ class Session:
     def run(self, cell: CellConfig, spec: BasisSpec, method: Method) -> Record:
         """Run one cell.
 
+        Where memory runs out, passes become smaller (basisbench.batching), and what a pass cannot help is tried again
+        with smaller passes before it.
+
         Args:
             cell: what is asked; its model and task are those of the session.
             spec: the basis that the cell names.
@@ -125,13 +144,33 @@ class Session:
 
         Raises:
             BasisError: the basis cannot be built, or explains nothing on the task's prompts.
+            MemoryExhaustedError: the cell does not fit into memory.
         """
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._measured(cell, spec, method)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            for group in self.groups:
+                group.forget_other_bases("")
+            release(self.model)
+            if not self.model.batching.halve_all():
+                break
+        raise MemoryExhaustedError(
+            f"out of memory on {self.model.device}: basis '{spec.name}' with {self.attribution.pair_count} pairs of "
+            f"'{cell.task}' does not fit next to model '{self.model.name}', however small its passes; free memory, "
+            "raise the limit of the process, or use --dtype bfloat16, fewer --examples or a narrower basis"
+        )
+
+    def _measured(self, cell: CellConfig, spec: BasisSpec, method: Method) -> Record:
+        """Run one cell as far as memory allows."""
         model = self.model
         for group in self.groups:
             group.forget_other_bases(spec.name)
-        _make_room(model, spec)
+        _make_room(model, (spec.name, cell.layers))
         reset_peak_memory(model)
-        built = _built(model, spec)
+        built = _built(model, spec, cell.layers)
         basis = built.basis
         large = basis.parameter_bytes > _SHELF_BYTES
         start = now(model)
@@ -217,7 +256,10 @@ class Session:
             ),
             dropped=Dropped(attribution=dict(self.attribution.dropped), evaluation=dict(self.evaluation.dropped)),
             endpoints=Endpoints(
-                full=tuple(full), empty=tuple(empty), accuracy=sum(value > 0 for value in full) / len(full)
+                full=tuple(full),
+                empty=tuple(empty),
+                accuracy=sum(value > 0 for value in full) / len(full),
+                empty_at="nodes" if cell.ablation == "zero" else "output",
             ),
             curve=pooled_curve(curves, weights, sizes_of(rankings)),
             subset_checks=pooled_subset_checks(curves, cell.subset_sizes),
@@ -225,6 +267,7 @@ class Session:
             top_nodes=self._top_nodes(cell, rankings, basis),
             cost=cost,
             environment=describe_environment(self.model),
+            sources={**self.model.sources, **getattr(basis, "sources", {})},
         )
 
     def _top_nodes(self, cell: CellConfig, rankings: Sequence[Ranking], basis: Basis) -> tuple[TopNode, ...]:

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from basisbench.batching import in_parts, joined_rows
 from basisbench.columns import columns_of, narrow_head
 from basisbench.errors import unknown_name
 from basisbench.hooks import Edit, Place, edited, observed
 from basisbench.metric import logit_difference
-from basisbench.model import Model, at_least_float32
+from basisbench.model import Model, SiteKind, at_least_float32
 from basisbench.packed import running_packed
 from basisbench.relp import relp_rules
 from basisbench.replay import Recording, record
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOKENS_PER_SWEEP = 2048
-"""Bound on rows times positions in one pass of integrated gradients."""
+"""Bound on rows times positions in one pass of integrated gradients that takes several steps."""
+
+_GRAPH_BYTES = {"cpu": 2 * 2**30}
+_DEVICE_GRAPH_BYTES = 16 * 2**30
+"""How much autograd may keep for one gradient pass."""
+
+_GRAPH_WIDTHS = 10
+"""Activations of the model's and of the MLP's width that autograd keeps per block (tests/test_memory_limits.py)."""
 
 Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
 """The metric's gradient at each hook, per pair."""
@@ -81,16 +89,30 @@ def gradient_field(rule: str, model: Model, batch: Batch, hooks: Sequence[str], 
 
     Raises:
         BasisBenchError: no such rule.
+        MemoryExhaustedError: one prompt does not fit into memory.
     """
-    rules: Mapping[str, Callable[[], Field]] = {
-        "ixg": lambda: _gradient_at_clean(model, batch, hooks),
-        "ig": lambda: _integrated_by_site(model, batch, hooks, steps),
-        "ig_inputs": lambda: _integrated_by_input(model, batch, hooks, steps),
-        "relp": lambda: _relevance(model, batch, hooks),
+    rules: Mapping[str, Callable[[Model, Batch, Sequence[str], int], Field]] = {
+        "ixg": _gradient_at_clean,
+        "ig": _integrated_by_site,
+        "ig_inputs": _integrated_by_input,
+        "relp": _relevance,
     }
     if rule not in rules:
         raise unknown_name("gradient rule", rule, rules)
-    return rules[rule]()
+    rows, length = batch.clean.shape
+    most = gradient_tokens(model)
+    parts = in_parts(
+        model, "gradients", rows, length, lambda chosen: rules[rule](model, batch.part(chosen), hooks, steps), most=most
+    )
+    return joined_rows(parts)
+
+
+def gradient_tokens(model: Model) -> int:
+    """Return how many tokens one gradient pass holds: autograd keeps the inside of every block until the way back."""
+    configuration = model.bridge.cfg
+    widths = _GRAPH_WIDTHS * (int(configuration.d_model) + int(configuration.d_mlp))
+    bytes_of_a_token = model.layers * widths * max(4, model.dtype.itemsize)
+    return _GRAPH_BYTES.get(model.device.type, _DEVICE_GRAPH_BYTES) // bytes_of_a_token
 
 
 def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: Edit) -> Field:
@@ -116,7 +138,7 @@ def _backward(model: Model, metric: Tensor, seen: Mapping[str, Tensor]) -> Field
         total = metric.sum()
     gradients = torch.autograd.grad(total, list(seen.values()))
     model.meter.forward_equivalents += 2 * len(metric)
-    return {hook: gradient.detach() for hook, gradient in zip(seen, gradients, strict=True)}
+    return {hook: gradient.detach().to(model.device) for hook, gradient in zip(seen, gradients, strict=True)}
 
 
 def _leaf(embeddings: Tensor) -> Tensor:
@@ -127,7 +149,7 @@ def _put(point: Tensor, _embeddings: Tensor) -> Tensor:
     return _leaf(point)
 
 
-def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
+def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str], _steps: int) -> Field:
     return _gradients(model, batch, {hook: model.place(hook) for hook in hooks}, _leaf)
 
 
@@ -149,8 +171,8 @@ def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps
 def _integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps: int) -> Field:
     """Interpolate one place at a time, and only run the blocks from its layer on.
 
-    Between an MLP's activations and its output lies one affine map, so the path that is straight in the
-    activations is straight in the output too: one sweep serves both.
+    Between an MLP's activations and its output, and between the heads and the attention's output, lies one affine map
+    (unless a norm follows), so the path that is straight in one is straight in the other too: one sweep serves both.
     """
     import torch
 
@@ -159,12 +181,12 @@ def _integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps:
         with observed(model.quick_body, {hook: model.place(hook) for hook in hooks}) as counterfactual:
             model.logits(batch.counterfactual, packed=True)
     fields: dict[str, Tensor] = {}
-    together = max(1, TOKENS_PER_SWEEP // batch.clean.numel())
+    together = max(1, model.batching.tokens("gradients", TOKENS_PER_SWEEP) // batch.clean.numel())
     for layer, start, served in _sweeps(model, hooks):
         for first in range(0, steps, together):
             shares = [step / steps for step in range(first, min(first + together, steps))]
             path = _Path(model, batch, recording, layer, start, [hook for hook in served if hook != start])
-            for hook, total in path.gradients(counterfactual[start], shares).items():
+            for hook, total in path.gradients(counterfactual[start].to(model.device), shares).items():
                 fields[hook] = fields.get(hook, 0) + total / steps
     return {hook: fields[hook] for hook in hooks}
 
@@ -209,7 +231,7 @@ class _Path:
         self.model.meter.forward_equivalents += 2 * len(metric) * share
         gradients = torch.autograd.grad(total, [leaves[0], *seen.values()])
         return {
-            hook: gradient.detach().unflatten(0, (count, -1)).sum(0)
+            hook: gradient.detach().unflatten(0, (count, -1)).sum(0).to(self.model.device)
             for hook, gradient in zip([self.start, *seen], gradients, strict=True)
         }
 
@@ -220,22 +242,33 @@ def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[st
     wanted = set(hooks)
     for hook in hooks:
         layer = int(hook.split(".")[1])
-        act, out = model.hook("mlp_act", layer), model.hook("mlp_out", layer)
-        if hook == out and act in wanted and affine_mlp_output(model, layer):
-            continue
-        both = hook == act and out in wanted and affine_mlp_output(model, layer)
-        sweeps.append((layer, hook, (act, out) if both else (hook,)))
+        served: tuple[str, ...] = (hook,)
+        for kinds in AFFINE_KINDS:
+            pair = tuple(model.hook(kind, layer) for kind in kinds)
+            if hook in pair and wanted.issuperset(pair) and has_affine_output(model, layer, kinds):
+                served = pair
+        if hook == served[0]:
+            sweeps.append((layer, hook, served))
     return sweeps
 
 
-def affine_mlp_output(model: Model, layer: int) -> bool:
-    """Return whether the MLP's output is its down projection's output, with no norm in between."""
-    return model.component(f"blocks.{layer}.mlp.out").original_component is not None and not hasattr(
-        model.component(f"blocks.{layer}"), "ln2_post"
-    )
+AFFINE_KINDS: tuple[tuple[SiteKind, SiteKind], ...] = (("mlp_act", "mlp_out"), ("attn_z", "attn_out"))
+"""Input and output of a projection, where no norm follows it: a straight path in one is straight in the other."""
 
 
-def _relevance(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
+def has_affine_output(model: Model, layer: int, kinds: tuple[SiteKind, ...]) -> bool:
+    """Return whether these are the two ends of one projection, with no norm in between.
+
+    Args:
+        model: the model.
+        layer: the layer.
+        kinds: kinds of site.
+    """
+    norms = dict(zip(AFFINE_KINDS, ("ln2_post", "ln1_post"), strict=True))
+    return any(kinds == pair and not hasattr(model.component(f"blocks.{layer}"), norms[pair]) for pair in AFFINE_KINDS)
+
+
+def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int) -> Field:
     import torch
 
     head = "unembed.hook_out"
@@ -264,6 +297,6 @@ def _relevance(model: Model, batch: Batch, hooks: Sequence[str]) -> Field:
             stack.callback(handle.remove)
         model.bridge(batch.clean, use_cache=False, logits_to_keep=1)
         # Before any final soft-cap, as everywhere.
-        metric = columns.batch.metric(at_least_float32(seen.pop(head)[:, -1]))
+        metric = columns.batch.metric(at_least_float32(seen.pop(head)[:, -1].to(model.device)))
     model.meter.forward_equivalents += len(metric)
     return _backward(model, metric, seen)

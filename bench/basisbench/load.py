@@ -1,14 +1,35 @@
-"""From a name to a loaded model: a checkpoint folder or a repository of the Hugging Face hub."""
+"""From a name to a loaded model: a checkpoint folder or a repository of the Hugging Face hub.
+
+1. The device is tried, and the repository's configuration is fetched: whatever cannot be had is told before weights
+   are loaded (`basisbench.hub`).
+2. Tokenizer and weights come from the commit that the configuration came from.
+3. A checkpoint that lacks weights, mixes types, or is not causal is refused: it would give numbers all the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
+from basisbench.hub import Located, locate, one_line
 from basisbench.model import Model, wrap
 from basisbench.protocols import ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""Types that the weights can be cast to."""
+
+AUTO = "auto"
+"""Name of the device that stands for all of the machine's GPUs."""
+
+_FOR_THE_MODEL = 0.9
+"""Share of a GPU's free memory that weights may take; the first GPU gets as few layers as possible besides."""
 
 
 def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None) -> Model:
@@ -16,37 +37,184 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
 
     Args:
         spec: which model; `spec.path` is a folder or a repository id.
-        device: torch device, for example "cuda:0".
-        dtype: torch type name, for example "bfloat16"; the checkpoint's own when None.
+        device: torch device, for example "cuda:0"; "auto" spreads the layers over all GPUs.
+        dtype: one of `DTYPES`; the checkpoint's own when None.
 
     Raises:
-        BasisBenchError: the folder does not hold a checkpoint, or the device does not exist.
+        BasisBenchError: the checkpoint cannot be had, is not a causal language model with a tokenizer, or the device
+            cannot be used.
     """
-    import torch
-    from torch import nn
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    owner = f"model '{spec.name}'"
+    where = placement(device)
+    located = locate(owner, spec.path, spec.revision)
+    _check_configuration(owner, located)
+    tokenizer = load_tokenizer(owner, located)
+    body = _load_body(owner, located, dtype, where)
+    if dtype is None:
+        _check_one_type(owner, located, body)
+    _check_causal(owner, body)
+    return wrap(body, tokenizer, replace(spec, revision=located.revision))
 
-    path = Path(spec.path)
-    if path.is_absolute() and not (path / "config.json").is_file():
-        raise BasisBenchError(
-            f"model '{spec.name}': {path} holds no config.json; expected a Hugging Face checkpoint folder"
-        )
+
+def load_tokenizer(owner: str, located: Located) -> Any:
+    """Load the fast tokenizer of a checkpoint.
+
+    Args:
+        owner: what it is for, for messages.
+        located: where it is.
+
+    Raises:
+        BasisBenchError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    missing = f"{owner}: no usable tokenizer in {located.where}; expected its tokenizer.json"
+    try:
+        with one_line(owner, located.where, located.revision):
+            tokenizer = AutoTokenizer.from_pretrained(located.where, **located.options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise BasisBenchError(f"{missing}: {_reason(error)}") from error
+    # Without any file, transformers makes up an empty tokenizer of the class that the configuration calls for.
+    if not getattr(tokenizer, "is_fast", False) or len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        raise BasisBenchError(missing)
+    return tokenizer
+
+
+def placement(device: str) -> Mapping[str, Any]:
+    """Return how `from_pretrained` is told where to put weights, after trying the device."""
+    import torch
+
+    if device == AUTO:
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise BasisBenchError(f"device '{AUTO}' spreads a model over GPUs, and this machine has none; {_devices()}")
+        if count == 1:
+            return {"device_map": {"": 0}}
+        room = {index: int(_FOR_THE_MODEL * torch.cuda.mem_get_info(index)[0]) for index in range(count)}
+        return {"device_map": "balanced_low_0", "max_memory": room}
     try:
         target = torch.device(device)
         torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise BasisBenchError(f"device '{device}' cannot be used: {reason}") from error
-    tokenizer = AutoTokenizer.from_pretrained(spec.path)
-    # The attention implementation is the architecture's own default: some refuse a given one.
-    with _quiet_loading():
-        body = AutoModelForCausalLM.from_pretrained(spec.path, dtype=getattr(torch, dtype) if dtype else "auto")
-    nn.Module.to(body, target)  # transformers wraps `to` without type information
-    return wrap(body, tokenizer, spec)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BasisBenchError(f"device '{device}' cannot be used: {_reason(error)}; {_devices()}") from error
+    if target.type == "meta":
+        raise BasisBenchError(f"device 'meta' holds no numbers; {_devices()}")
+    return {} if target.type == "cpu" else {"device_map": {"": target}}
+
+
+def _devices() -> str:
+    import torch
+
+    found = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return f"devices here: {', '.join(found)}"
+
+
+def _load_body(owner: str, located: Located, dtype: str | None, where: Mapping[str, Any]) -> Any:
+    """Load the weights, where they belong."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    from basisbench.batching import is_out_of_memory
+
+    if dtype is not None and dtype not in DTYPES:
+        raise BasisBenchError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}")
+    try:
+        # The attention implementation is the architecture's own default: some refuse a given one.
+        with quiet_loading(), one_line(owner, located.where, located.revision):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                located.where,
+                **located.options,
+                dtype=getattr(torch, dtype) if dtype else AUTO,
+                output_loading_info=True,
+                **where,
+            )
+    except (OSError, ValueError, KeyError, AttributeError, ImportError, SafetensorError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise BasisBenchError(
+                f"{owner}: its weights do not fit into memory; use --dtype bfloat16, or --device auto on a machine "
+                "with several GPUs"
+            ) from error
+        raise BasisBenchError(
+            f"{owner}: {located.where} cannot be loaded as a causal language model: {_reason(error)}"
+        ) from error
+    body, account = loaded
+    missing = sorted(account["missing_keys"])
+    if missing:
+        raise BasisBenchError(
+            f"{owner}: the checkpoint in {located.where} lacks {len(missing)} weights of a "
+            f"{type(body).__name__}, the first of them {missing[0]}; it is not a whole causal language model"
+        )
+    spread = {str(place) for place in getattr(body, "hf_device_map", {}).values()}
+    if spread & {"cpu", "disk"} and len(spread) > 1:
+        raise BasisBenchError(
+            f"{owner}: does not fit on the GPUs of this machine; use --dtype bfloat16, or a machine with more of them"
+        )
+    return body
+
+
+def _check_one_type(owner: str, located: Located, body: Any) -> None:
+    """Refuse a checkpoint of several types unless the widest was taken: transformers rounds the others silently."""
+    import torch
+    from safetensors import safe_open
+
+    names = {name for name, _ in body.named_parameters()}
+    stored: dict[torch.dtype, str] = {}
+    for path in sorted(located.file.parent.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 -- not a mapping
+                dtype = _STORED.get(file.get_slice(name).get_dtype())
+                # Some checkpoints leave the name of the base model out.
+                if dtype and (name in names or f"{body.base_model_prefix}.{name}" in names):
+                    stored.setdefault(getattr(torch, dtype), name)
+    for name, parameter in body.named_parameters():
+        stored.setdefault(parameter.dtype, name)
+    used = next(body.parameters()).dtype
+    several = {parameter.dtype for parameter in body.parameters()}
+    if len(several) > 1 or any(torch.promote_types(used, dtype) != used for dtype in stored):
+        found = ", ".join(f"{str(dtype).removeprefix('torch.')} ({name}, ...)" for dtype, name in stored.items())
+        raise BasisBenchError(f"{owner}: its weights are of several types: {found}; choose one with --dtype")
+
+
+_STORED: Mapping[str, str] = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+"""Types of weights as safetensors writes them."""
+
+
+def _check_configuration(owner: str, located: Located) -> None:
+    """Refuse a configuration that cannot be read: what transformers says of it would blame something else."""
+    try:
+        content = json.loads(located.file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BasisBenchError(f"{owner}: {located.file} is not JSON: {_reason(error)}") from error
+    if not isinstance(content, dict) or not content.get("model_type"):
+        raise BasisBenchError(f"{owner}: {located.file} has no model_type; expected a transformers configuration")
+
+
+def _check_causal(owner: str, body: Any) -> None:
+    """Refuse a model whose first position sees what comes later."""
+    import torch
+
+    device = next(body.parameters()).device
+    prompts = torch.tensor([[1, 2, 3], [1, 4, 5]], device=device)
+    with torch.inference_mode():
+        first = body.eval()(input_ids=prompts, use_cache=False).logits[:, 0].float()
+    rounding = min(100 * torch.finfo(next(body.parameters()).dtype).eps, 0.05)
+    if float((first[0] - first[1]).abs().max()) > rounding * float(first.abs().max()):
+        raise BasisBenchError(
+            f"{owner}: {type(body).__name__} is not causal: what it says at the first position depends on later tokens"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of an error that is a sentence by itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(":") if lines else type(error).__name__
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Keep transformers' loading bar off, for the run has a progress display of its own."""
     from transformers.utils import logging
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep
+from basisbench.batching import is_out_of_memory, release
 from basisbench.curve import CircuitValues, evaluate_circuits
 from basisbench.record_parts import Curve, SubsetCheck
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from basisbench.protocols import Basis
     from basisbench.ranking import Ranking
     from basisbench.record import CellConfig
+    from basisbench.shortcut import Shortcut
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +76,7 @@ def measure_group(
     """
     full, empty = group.full, group.empty(basis, cell.ablation)
     reference = group.reference(basis, cell.ablation)
-    shortcut = group.shortcut(basis, cell.ablation)
+    shortcut = _shortcut_that_fits(group, basis, cell)
 
     def evaluate(keep: Callable[[int, int], Keep], circuits: int) -> CircuitValues:
         return evaluate_circuits(
@@ -92,7 +94,7 @@ def measure_group(
     known: dict[Point, Tensor] = {}
     if cell.error_policy != "ablate":
         known[Point(ranking.nodes, complement=False)] = known[Point(0, complement=True)] = full
-    if cell.error_policy != "keep":
+    if cell.error_policy != "keep" or basis.exact:
         known[Point(0, complement=False)] = known[Point(ranking.nodes, complement=True)] = empty
     divergences: dict[Point, Tensor] = {}
     if cell.kl:
@@ -123,6 +125,17 @@ def measure_group(
         divergence=[divergences[point].tolist() for point in points[: len(sizes)]] if cell.kl else None,
         halves=[_halves(cell, group.evaluation, ranking, size, evaluate) for size in cell.subset_sizes],
     )
+
+
+def _shortcut_that_fits(group: GroupPair, basis: Basis, cell: CellConfig) -> Shortcut | None:
+    """Return what passes share; None, and so full passes, where one pass over all pairs does not fit into memory."""
+    try:
+        return group.shortcut(basis, cell.ablation)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release(group.evaluation.model)
+    return None
 
 
 def _halves(

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, RecordError
 from basisbench.progress import Event
+from basisbench.protocols import ModelSpec
 from basisbench.record import CellConfig, cell_id
 from basisbench.registry import Registry, load_registry
 from basisbench.store import Store
 
 if TYPE_CHECKING:
     from basisbench.model import Model
+    from basisbench.record import Record
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,19 @@ class Settings:
 
     Attributes:
         out: results folder.
-        device: device of the models, for example "cpu" or "cuda:0".
+        device: device of the models, for example "cpu" or "cuda:0"; "auto" spreads a model over all GPUs.
+        dtype: type of the weights, for example "bfloat16"; the checkpoint's own when None.
         resume: True keeps finished cells.
+        models: the models of the run, at the revisions that it pins; they go before registered ones of their name.
         plugins: plug-in files.
         task_files: files of pairs, each a task.
     """
 
     out: Path
     device: str = "cpu"
+    dtype: str | None = None
     resume: bool = True
+    models: tuple[ModelSpec, ...] = ()
     plugins: tuple[Path, ...] = ()
     task_files: tuple[Path, ...] = ()
 
@@ -47,7 +54,9 @@ class Settings:
             from basisbench.task_file import load_task_file
 
             registry = registry.adding([load_task_file(path)], str(path))
-        return registry
+        given = {model.name for model in self.models}
+        others = tuple(entry for entry in registry.entries if entry.kind != "model" or entry.name not in given)
+        return replace(registry, entries=others).adding(self.models, "the run's models")
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,23 @@ def group_cells(cells: Sequence[CellConfig]) -> tuple[Group, ...]:
     )
 
 
+def _on_layers(cell: CellConfig, layers: int) -> CellConfig:
+    """Return the cell with its restriction to layers dropped where these are all that the model has."""
+    return cell.model_copy(update={"layers": None}) if cell.layers == tuple(range(layers)) else cell
+
+
+class Records(Protocol):
+    """Where finished records are and new ones go."""
+
+    def finished(self, cell_id: str, /) -> object | None:
+        """Return something for a cell that is finished, None for any other."""
+        ...
+
+    def write(self, record: Record, /) -> object:
+        """Keep a record."""
+        ...
+
+
 @dataclass
 class Runner:
     """Does groups one after another, keeping the model loaded between groups of one model.
@@ -81,11 +107,15 @@ class Runner:
     Attributes:
         settings: what the run was asked.
         registry: where names are looked up.
+        records: where records go and finished ones are; the results folder when None.
     """
 
     settings: Settings
     registry: Registry
+    records: Records | None = None
     _models: dict[str, Model] = field(default_factory=dict)
+    _refused: dict[str, BasisBenchError] = field(default_factory=dict)
+    _full: str = ""
 
     def run_group(self, group: Group) -> Iterator[Event]:
         """Do the cells of a group, yielding what happens as it happens.
@@ -96,7 +126,7 @@ class Runner:
         from basisbench.execute import open_session
 
         first = group.cells[0]
-        store = Store(self.settings.out)
+        records = self.records or Store(self.settings.out)
         try:
             session = open_session(
                 self._model(first.model),
@@ -110,26 +140,45 @@ class Runner:
                 yield Event("failed", cell, message=str(error))
             return
         for cell in group.cells:
+            if self._full:  # nothing that is computed now could be kept
+                yield Event("failed", cell, message=self._full)
+                continue
             yield Event("started", cell)
             try:
                 basis = self.registry.get("basis", cell.basis)
-                identifier = cell_id(cell, session.identity(basis))
-                if self.settings.resume and store.finished(identifier) is not None:
+                asked = _on_layers(cell, session.model.layers)
+                identifier = cell_id(asked, session.identity(basis))
+                if self.settings.resume and records.finished(identifier) is not None:
                     yield Event("kept", cell, identifier)
                     continue
-                record = session.run(cell, basis, self.registry.get("method", cell.method))
+                record = session.run(asked, basis, self.registry.get("method", cell.method))
                 if record.id != identifier:
                     raise AssertionError(f"the record of {identifier} calls itself {record.id}")
-                store.write(record)
+                records.write(record)
                 yield Event("finished", cell, identifier)
             except BasisBenchError as error:
+                cause = error.__cause__
+                if isinstance(error, RecordError) and isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+                    self._full = str(error)
                 yield Event("failed", cell, message=str(error))
 
     def _model(self, name: str) -> Model:
-        """Return a loaded model; the one before it is let go, so that one at a time is in memory."""
+        """Return a loaded model; the one before it is let go, so that one at a time is in memory.
+
+        Raises:
+            BasisBenchError: it cannot be had; it is not asked for again for the run's other groups.
+        """
+        if name in self._refused:
+            raise self._refused[name]
         if name not in self._models:
             from basisbench.load import load_model
 
             self._models.clear()
-            self._models[name] = load_model(self.registry.get("model", name), device=self.settings.device)
+            try:
+                self._models[name] = load_model(
+                    self.registry.get("model", name), device=self.settings.device, dtype=self.settings.dtype
+                )
+            except BasisBenchError as error:
+                self._refused[name] = error
+                raise
         return self._models[name]

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
@@ -93,6 +94,11 @@ class CellConfig(Frozen):
         default=(), description="circuit sizes at which random halves of the complement are ablated"
     )
     subset_draws: int = Field(default=0, ge=0, description="random halves at each of these sizes")
+    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="layers that the family is restricted to, because some basis of the run covers no others; null for "
+        "all of the model's",
+    )
 
 
 class Identities(Frozen):
@@ -125,6 +131,11 @@ class Record(Frozen):
     top_nodes: tuple[TopNode, ...] = Field(max_length=20, description="up to 20 nodes of the largest |score|")
     cost: Cost = Field(description="what the cell took")
     environment: Environment = Field(description="where the cell ran")
+    sources: Mapping[Name, Name] = Field(
+        default_factory=dict,
+        description="repositories of the Hugging Face hub that weights came from, each with its commit; empty for what "
+        "ships with the package or lies in a folder",
+    )
 
     @field_validator("schema_version", mode="before")
     @classmethod
@@ -223,7 +234,8 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
     content = {
         "schema_version": SCHEMA_VERSION,
         "basisbench": version,
-        "cell": config.model_dump(mode="json"),
+        # A field that came later is left out at its default: older records keep their ids.
+        "cell": config.model_dump(mode="json", exclude={"layers"} if config.layers is None else None),
         "identities": identities.model_dump(mode="json"),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)

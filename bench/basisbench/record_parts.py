@@ -76,6 +76,11 @@ class Endpoints(Frozen):
         description="F(0): metric with every node and every error of the family at its reference"
     )
     accuracy: float = Field(ge=0, le=1, description="share of examples with F(M) > 0: the answer beats the foil")
+    empty_at: Literal["output", "nodes"] | None = Field(
+        default=None,
+        description="where F(0) was taken: at the family's outputs, the same for all of its bases even where a norm "
+        "lies between node and output (mean, counterfactual), or at the basis' own nodes (zero); null before 0.3.0",
+    )
 
     @field_validator("empty")
     @classmethod

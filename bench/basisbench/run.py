@@ -12,21 +12,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from basisbench.errors import BasisBenchError
+from basisbench.executors import LOCAL, Executor, parse_executor
+from basisbench.model_names import find_models
 from basisbench.plan import Group, Runner, Settings, group_cells
 from basisbench.progress import Event, Progress
+from basisbench.protocols import ModelSpec
+from basisbench.registry import Registry
 from basisbench.store import Store
-from basisbench.suite import expand, load_suite
+from basisbench.suite import Suite, expand, few_cells, load_suite
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
+
+FEW_PAIRS = 16
+"""Pairs per split in a run of a few cells, unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +44,38 @@ class Request:
         suite: name of a built-in suite, or path of a suite file.
         changes: fields of the suite to replace; None leaves a field as it is.
         settings: results folder, device, plug-ins.
-        jobs: worker processes.
+        jobs: worker processes; None lets the executor choose.
         progress: whether to show progress.
+        limit: how many cells to do at most, with few pairs; all of them when None.
+        executor: where cells are done.
     """
 
     suite: str
-    changes: Mapping[str, Sequence[object] | int | None]
+    changes: Mapping[str, object]
     settings: Settings
-    jobs: int = 1
+    jobs: int | None = 1
     progress: bool = True
+    limit: int | None = None
+    executor: Executor = LOCAL
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run before it starts.
+
+    Attributes:
+        suite: the suite with everything that was changed.
+        settings: the request's, with the models that are not listed, and the type of weights, that the suite calls for.
+        registry: where names are looked up.
+        models: the models.
+        groups: the cells.
+    """
+
+    suite: Suite
+    settings: Settings
+    registry: Registry
+    models: tuple[ModelSpec, ...]
+    groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True)
@@ -100,8 +130,11 @@ def run(
     seed: int | None = None,
     out: PathLike = "results/local",
     device: str = "cpu",
+    dtype: str | None = None,
     resume: bool = True,
-    jobs: int = 1,
+    jobs: int | None = 1,
+    limit: int | None = None,
+    executor: str = "local",
     plugins: Sequence[PathLike] = (),
     task_files: Sequence[PathLike] = (),
     progress: bool | None = None,
@@ -113,7 +146,7 @@ def run(
 
     Args:
         suite: name of a built-in suite, or path of a suite file.
-        models: names of models instead of the suite's.
+        models: names of models instead of the suite's; repositories (ORG/NAME) and folders too.
         tasks: names of tasks instead of the suite's.
         bases: names of bases instead of the suite's.
         methods: names of attribution methods instead of the suite's.
@@ -123,9 +156,12 @@ def run(
         examples: pairs per split and task instead of the suite's.
         seed: seed instead of the suite's seeds.
         out: results folder.
-        device: device of the models, for example "cpu" or "cuda:0".
+        device: device of the models, for example "cpu" or "cuda:0"; "auto" spreads a model over all GPUs.
+        dtype: type of the weights, for example "bfloat16"; that of the suite or of the checkpoint when None.
         resume: False runs finished cells again.
         jobs: worker processes; each takes whole tasks, and the cores are shared out.
+        limit: do at most this many cells, of few pairs: a smoke test of a suite.
+        executor: "local", "ray" for a Ray cluster on this machine, or "ray:ADDRESS".
         plugins: Python files that define `PROVIDES`.
         task_files: files of pairs; when given without `tasks`, only these tasks are run.
         progress: False shows no progress; None and True show a bar on a terminal and plain lines elsewhere.
@@ -154,18 +190,60 @@ def run(
         settings=Settings(
             out=Path(out),
             device=device,
+            dtype=dtype,
             resume=resume,
             plugins=tuple(Path(path).resolve() for path in plugins),
             task_files=tuple(Path(path).resolve() for path in task_files),
         ),
         jobs=jobs,
         progress=progress is not False,
+        limit=limit,
+        executor=parse_executor(executor),
     )
     outcome = run_request(request)
     outcome.raise_failures()
     from basisbench.frame import load_results
 
     return load_results(outcome.records)
+
+
+def plan_request(request: Request) -> Plan:
+    """Find out what a request asks for; nothing is loaded and nothing written.
+
+    Args:
+        request: what to run and how.
+
+    Raises:
+        BasisBenchError: a name, a file or a value is wrong.
+    """
+    settings = request.settings
+    registry = settings.registry()
+    changes = dict(request.changes)
+    if settings.task_files:
+        sources = {str(path) for path in settings.task_files}
+        from_files = [entry.name for entry in registry.of("task") if entry.source in sources]
+        named = request.changes.get("tasks")
+        named = named if isinstance(named, list | tuple) else ()
+        changes["tasks"] = [*named, *from_files]
+    suite = load_suite(request.suite).changed(changes)
+    if request.limit is not None:
+        if request.limit < 1:
+            raise BasisBenchError(f"limit must be at least 1, found {request.limit}")
+        fields = ("attribution_pairs", "evaluation_pairs")
+        suite = suite.changed(
+            {name: min(getattr(suite, name), FEW_PAIRS) for name in fields if request.changes.get(name) is None}
+        )
+    models = find_models(suite.models, registry, suite.revisions)
+    suite = suite.changed({"models": [model.name for model in models]})
+    # Workers on other machines have models that ship with the package at paths of their own.
+    listed = {entry.name: registry.get("model", entry.name) for entry in registry.of("model")}
+    given = tuple(model for model in models if listed.get(model.name) != model)
+    settings = replace(settings, models=given, dtype=settings.dtype or suite.dtype)
+    registry = settings.registry()
+    cells = expand(suite, registry)
+    if request.limit is not None:
+        cells = few_cells(cells, request.limit)
+    return Plan(suite, settings, registry, models, group_cells(cells))
 
 
 def run_request(request: Request) -> Outcome:
@@ -177,21 +255,11 @@ def run_request(request: Request) -> Outcome:
     Raises:
         BasisBenchError: a name, a file or a value is wrong.
     """
-    if request.jobs < 1:
+    if request.jobs is not None and request.jobs < 1:
         raise BasisBenchError(f"jobs must be at least 1, found {request.jobs}")
-    settings = request.settings
-    registry = settings.registry()
-    changes = dict(request.changes)
-    if settings.task_files:
-        sources = {str(path) for path in settings.task_files}
-        from_files = [entry.name for entry in registry.of("task") if entry.source in sources]
-        named = request.changes.get("tasks")
-        named = named if isinstance(named, list | tuple) else ()
-        changes["tasks"] = [*named, *from_files]
-    suite = load_suite(request.suite).changed(changes)
-    groups = group_cells(expand(suite, registry))
-    Store(settings.out).remove_stale()
-    return _run_groups(groups, request, Runner(settings, registry))
+    plan = plan_request(request)
+    Store(plan.settings.out).remove_stale()
+    return _run_groups(plan, request)
 
 
 def default_jobs(device: str) -> int:
@@ -205,10 +273,11 @@ def default_jobs(device: str) -> int:
     return min(2, available_cores()) if device == "cpu" else 1
 
 
-def _run_groups(groups: tuple[Group, ...], request: Request, runner: Runner) -> Outcome:
-    """Do all groups, here or in workers, showing progress."""
+def _run_groups(plan: Plan, request: Request) -> Outcome:
+    """Do all groups, here, in workers or on a cluster, showing progress."""
     began = time.monotonic()
     ended: list[Event] = []
+    groups, settings = plan.groups, plan.settings
     display = Progress(sum(len(group.cells) for group in groups), len(groups), shown=request.progress)
 
     def on_event(event: Event) -> None:
@@ -220,11 +289,16 @@ def _run_groups(groups: tuple[Group, ...], request: Request, runner: Runner) -> 
         display.end_group(group.title, events, started)
 
     try:
-        if request.jobs > 1 and len(groups) > 1:
+        if request.executor.kind == "ray":
+            from basisbench.ray_executor import run_on_ray
+
+            run_on_ray(groups, settings, request.executor, request.jobs, on_event, on_group)
+        elif (request.jobs or default_jobs(settings.device)) > 1 and len(groups) > 1:
             from basisbench.workers import run_in_workers
 
-            run_in_workers(groups, request.settings, request.jobs, on_event, on_group)
+            run_in_workers(groups, settings, request.jobs or default_jobs(settings.device), on_event, on_group)
         else:
+            runner = Runner(settings, plan.registry)
             for group in groups:
                 started, before = time.monotonic(), len(ended)
                 for event in runner.run_group(group):
@@ -232,4 +306,4 @@ def _run_groups(groups: tuple[Group, ...], request: Request, runner: Runner) -> 
                 on_group(group, ended[before:], started)
     finally:
         display.close()
-    return Outcome(request.settings.out, tuple(ended), time.monotonic() - began)
+    return Outcome(settings.out, tuple(ended), time.monotonic() - began)

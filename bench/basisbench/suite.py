@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from basisbench.errors import RecordError, unknown_name
+from basisbench.layer_subset import shared_layers
 from basisbench.record import CellConfig
 from basisbench.registry import Registry
 from basisbench.schema import Frozen, describe_problem
@@ -39,12 +40,22 @@ Names = Annotated[
 ]
 
 
+class Expected(Frozen):
+    """What a suite is expected to take; an estimate, unless a record says otherwise."""
+
+    machine: str = Field(min_length=1, description="the machine that the figures are for")
+    memory_gib: float = Field(gt=0, description="peak memory: of the device, or of the process on a CPU")
+    disk_gib: float = Field(gt=0, description="downloads and records")
+    hours: float = Field(gt=0, description="wall-clock hours of the whole suite")
+    measured: bool = Field(default=False, description="true when measured; else computed by `run SUITE --dry-run`")
+
+
 class Suite(Frozen):
     """What a run covers: the cross product of its lists, bases with every task and method."""
 
     name: str = Field(min_length=1, description="name of the suite")
     summary: str = Field(min_length=1, description="one line for listings")
-    models: Names = Field(description="names of registered models")
+    models: Names = Field(description="registered names, repositories (ORG/NAME, ORG/NAME@REVISION) or folders")
     tasks: Names = Field(description="names of registered tasks")
     bases: Names = Field(description="names of registered bases, of one or several families")
     methods: Names = Field(description="names of registered attribution methods")
@@ -67,6 +78,16 @@ class Suite(Frozen):
         default=(), description="circuit sizes at which random halves of the complement are ablated"
     )
     subset_draws: int = Field(default=8, ge=1, description="random halves at each of these sizes")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        default=None, description="type of the weights; the checkpoint's own when null. Metrics are float32 in any case"
+    )
+    revisions: Mapping[str, str] = Field(
+        default={}, description="repository to the commit, tag or branch that is used, of models and of dictionaries"
+    )
+    dictionary_units: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
+        default={}, description="basis to units per layer, for --dry-run where dictionaries are not at hand"
+    )
+    expected: Expected | None = Field(default=None, description="what the suite is expected to take")
 
     def changed(self, changes: Mapping[str, object]) -> Suite:
         """Return the suite with some fields replaced.
@@ -111,6 +132,8 @@ def list_suites() -> tuple[Suite, ...]:
 def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
     """Return the cells of a suite; those that share model, task and seed are adjacent.
 
+    Where some basis misses layers, its whole family is restricted to the layers that all bases cover.
+
     Args:
         suite: what to run.
         registry: where its names are looked up.
@@ -118,12 +141,13 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
     Raises:
         BasisBenchError: a name is not registered; the nearest names are suggested.
     """
-    for model in suite.models:
-        registry.get("model", model)
+    models = [registry.get("model", model) for model in suite.models]
     for method in suite.methods:
         registry.get("method", method)
     tasks = [registry.get("task", name) for name in suite.tasks]
     bases = [registry.get("basis", name) for name in suite.bases]
+    shapes = [model.shape for model in models]
+    layers = [shared_layers(bases, None if shape is None else shape.layers) for shape in shapes]
     return tuple(
         CellConfig(
             model=model,
@@ -141,9 +165,10 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
             kl=suite.kl,
             subset_sizes=suite.subset_sizes,
             subset_draws=suite.subset_draws if suite.subset_sizes else 0,
+            layers=restricted[basis.family],
         )
-        for model, task, seed, basis, method, ablation, error_policy, granularity in product(
-            suite.models,
+        for (model, restricted), task, seed, basis, method, ablation, error_policy, granularity in product(
+            zip(suite.models, layers, strict=True),
             tasks,
             suite.seeds,
             bases,
@@ -153,6 +178,33 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
             suite.granularities,
         )
     )
+
+
+def few_cells(cells: Sequence[CellConfig], count: int) -> tuple[CellConfig, ...]:
+    """Choose a few cells that between them meet as many models, bases, methods, tasks and settings as possible.
+
+    Args:
+        cells: an expanded suite.
+        count: how many to choose at most.
+
+    Returns:
+        The chosen cells in the order of the suite.
+    """
+    met: set[tuple[str, object]] = set()
+    chosen: list[int] = []
+    left = list(range(len(cells)))
+    while left and len(chosen) < count:
+        best = max(left, key=lambda index: (len(_coordinates(cells[index]) - met), -index))
+        met |= _coordinates(cells[best])
+        chosen.append(best)
+        left.remove(best)
+    return tuple(cells[index] for index in sorted(chosen))
+
+
+def _coordinates(cell: CellConfig) -> set[tuple[str, object]]:
+    """Return what a cell can be the first one to meet."""
+    fields = ("model", "basis", "method", "task", "ablation", "error_policy", "granularity")
+    return {(field, getattr(cell, field)) for field in fields}
 
 
 def _built_in() -> Sequence[Path]:

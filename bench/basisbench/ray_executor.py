@@ -1,0 +1,331 @@
+"""The cells of a run on a Ray cluster: a local one, or any by its address.
+
+1. Each worker is a Ray actor that asks for GPUs, cores and memory. It keeps the model loaded from one piece of work to
+   the next; a piece is a group of cells, or the cells of one basis where there are fewer groups than workers.
+2. A worker sends events and records back as they are made. Only this process writes records, each of them once,
+   whatever is done again: the results folder need not be shared. Plug-in files, files of pairs, and folders of models
+   and dictionaries are read by the workers, at the same path on every machine; repositories come from each one's cache.
+3. When a worker dies, another takes its place and does the cells that have not ended. A cell that has taken three
+   workers with it fails, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from basisbench.errors import BasisBenchError
+from basisbench.executors import Executor
+from basisbench.plan import Group, Runner, Settings
+from basisbench.progress import Event
+from basisbench.record import CellConfig, Record
+from basisbench.store import Store
+
+Listener = Callable[[Event], None]
+GroupListener = Callable[[Group, list[Event], float], None]
+
+_REACH_SECONDS = 10.0
+
+MOST_DEATHS = 3
+"""Workers that may die over one cell before it counts as failed."""
+
+
+@dataclass
+class _Piece:
+    """Some cells of one group.
+
+    Attributes:
+        group: index of the group.
+        cells: what is still to be done, in order.
+    """
+
+    group: int
+    cells: tuple[CellConfig, ...]
+
+
+@dataclass
+class _Worker:
+    """An actor, and what it is doing."""
+
+    actor: Any
+    piece: _Piece | None = None
+    answers: Any = None
+    at: CellConfig | None = None
+    ended: set[CellConfig] = field(default_factory=set)
+
+
+class _Outbox:
+    """What a worker knows of the results folder: which cells are finished, and what it has to send."""
+
+    def __init__(self, finished: frozenset[str]) -> None:
+        self._finished = finished
+        self.record: Record | None = None
+
+    def finished(self, cell_id: str) -> str | None:
+        return cell_id if cell_id in self._finished else None
+
+    def write(self, record: Record) -> None:
+        self.record = record
+
+
+class RayWorker:
+    """A worker's side: one runner, and so one model, for all its pieces."""
+
+    def __init__(self, settings: Settings, threads: int, finished: frozenset[str]) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._settings = settings
+        self._outbox = _Outbox(finished)
+        self._runner: Runner | None = None
+
+    def run(self, cells: tuple[CellConfig, ...]) -> Iterator[tuple[Event, Record | None]]:
+        """Do some cells, yielding events as they happen, each finished cell with its record."""
+        if self._runner is None:
+            try:
+                self._runner = Runner(self._settings, self._settings.registry(), self._outbox)
+            except BasisBenchError as error:  # a plug-in that this machine does not have
+                for cell in cells:
+                    yield Event("failed", cell, message=str(error)), None
+                return
+        for event in self._runner.run_group(Group(cells)):
+            record, self._outbox.record = self._outbox.record, None
+            yield event, record
+
+
+def run_on_ray(
+    groups: Sequence[Group],
+    settings: Settings,
+    executor: Executor,
+    jobs: int | None,
+    on_event: Listener,
+    on_group: GroupListener,
+) -> None:
+    """Do groups on a Ray cluster; returns when every cell is done or has failed.
+
+    Args:
+        groups: the work.
+        settings: what every worker must know.
+        executor: the cluster, and what a worker asks for.
+        jobs: how many workers; as many as the cluster has room for when None.
+        on_event: called for each event, in this process.
+        on_group: called when a group ends, with its events and when it began.
+
+    Raises:
+        BasisBenchError: Ray is not installed, the cluster cannot be reached or has no room for a worker, or a record
+            cannot be written.
+    """
+    ray = _import_ray()
+    on_device = settings.device != "cpu"
+    if on_device and ":" in settings.device:
+        raise BasisBenchError(f"device '{settings.device}': Ray chooses a worker's GPU; give --device cuda")
+    cpus = 1.0 if executor.worker_cpus is None else executor.worker_cpus
+    gpus = float(on_device and settings.device != "mps") if executor.worker_gpus is None else executor.worker_gpus
+    ours = not ray.is_initialized()
+    if ours:
+        _join(ray, executor.address, cpus * jobs if jobs else None)
+    try:
+        room = _room(ray, cpus, gpus, executor.worker_memory)
+        pieces = _cut(groups, min(jobs or room, room))
+        store = Store(settings.out)
+        finished = frozenset(
+            path.stem for path in store.records.glob("*.json") if settings.resume and store.finished(path.stem)
+        )
+        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
+        if executor.worker_memory:
+            options["memory"] = executor.worker_memory
+        actor_class = ray.remote(RayWorker)
+
+        def start() -> _Worker:
+            return _Worker(actor_class.options(**options).remote(settings, max(1, int(cpus)), finished))
+
+        driver = _Driver(ray, groups, pieces, store, start, on_event, on_group)
+        driver.run(min(jobs or room, room, len(pieces)))
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+class _Driver:
+    """Hands out pieces, writes records, replaces workers."""
+
+    def __init__(
+        self,
+        ray: Any,
+        groups: Sequence[Group],
+        pieces: deque[_Piece],
+        store: Store,
+        start: Callable[[], _Worker],
+        on_event: Listener,
+        on_group: GroupListener,
+    ) -> None:
+        self._ray, self._groups, self._waiting, self._store = ray, groups, pieces, store
+        self._start, self._on_event, self._on_group = start, on_event, on_group
+        self._events: list[list[Event]] = [[] for _ in groups]
+        self._began = [0.0 for _ in groups]
+        self._deaths: Counter[CellConfig] = Counter()
+        self._workers: list[_Worker] = []
+
+    def run(self, workers: int) -> None:
+        """Keep this many workers busy until nothing is left."""
+        try:
+            self._workers = [self._start() for _ in range(workers)]
+            for worker in self._workers:
+                self._assign(worker)
+            while busy := {id(worker.answers): worker for worker in self._workers if worker.piece is not None}:
+                ready, _ = self._ray.wait([worker.answers for worker in busy.values()], num_returns=1)
+                for answers in ready:
+                    self._advance(busy[id(answers)])
+        finally:
+            for worker in self._workers:
+                self._ray.kill(worker.actor)
+
+    def _assign(self, worker: _Worker) -> None:
+        worker.piece = self._waiting.popleft() if self._waiting else None
+        worker.at, worker.ended = None, set()
+        if worker.piece is not None:
+            self._began[worker.piece.group] = self._began[worker.piece.group] or time.monotonic()
+            worker.answers = worker.actor.run.options(num_returns="streaming").remote(worker.piece.cells)
+
+    def _advance(self, worker: _Worker) -> None:
+        """Take one answer of a worker, or the news of its end."""
+        errors = self._ray.exceptions
+        try:
+            event, record = self._ray.get(next(worker.answers))
+        except StopIteration:
+            self._assign(worker)
+        except (errors.RayActorError, errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
+            self._replace(worker, error)
+        except errors.RayTaskError:  # a bug, with its traceback
+            self._fail_rest(worker, traceback.format_exc())
+            self._assign(worker)
+        else:
+            if event.state == "started":
+                worker.at = event.cell
+                self._on_event(event)
+            else:
+                if record is not None:
+                    self._store.write(record)
+                worker.ended.add(event.cell)
+                self._end(worker, event)
+
+    def _end(self, worker: _Worker, event: Event) -> None:
+        """Note that a cell has ended, and its group if it was the last."""
+        if worker.piece is None:
+            return
+        index = worker.piece.group
+        self._events[index].append(event)
+        self._on_event(event)
+        if len(self._events[index]) == len(self._groups[index].cells):
+            self._on_group(self._groups[index], self._events[index], self._began[index])
+
+    def _replace(self, worker: _Worker, error: Exception) -> None:
+        """Put another worker in the place of one that died, and what it left to be done back to the others' work."""
+        if worker.piece is None:
+            return
+        left = self._left(worker)
+        if left:
+            # A worker that dies before its first cell would die again: its first cell answers for it.
+            culprit = worker.at if worker.at in left else left[0]
+            self._deaths[culprit] += 1
+            if self._deaths[culprit] >= MOST_DEATHS:
+                worker.ended.add(culprit)
+                self._end(worker, Event("failed", culprit, message=_cause_of_deaths(error)))
+                left = self._left(worker)
+        if left:
+            self._waiting.appendleft(_Piece(worker.piece.group, left))
+        self._workers.remove(worker)
+        if self._waiting:
+            replacement = self._start()
+            self._workers.append(replacement)
+            self._assign(replacement)
+
+    def _fail_rest(self, worker: _Worker, message: str) -> None:
+        for cell in self._left(worker):
+            worker.ended.add(cell)
+            self._end(worker, Event("failed", cell, message=message))
+
+    def _left(self, worker: _Worker) -> tuple[CellConfig, ...]:
+        cells = worker.piece.cells if worker.piece else ()
+        return tuple(cell for cell in cells if cell not in worker.ended)
+
+
+def _cause_of_deaths(error: Exception) -> str:
+    reason = " ".join(str(error).split())
+    return (
+        f"{MOST_DEATHS} workers died over this cell; if for want of memory, --worker-memory makes room for fewer at a "
+        f"time: {reason:.300}"
+    )
+
+
+def _cut(groups: Sequence[Group], workers: int) -> deque[_Piece]:
+    """Return the work in pieces: groups, or the bases of groups where there are fewer groups than workers."""
+    pieces: deque[_Piece] = deque()
+    for index, group in enumerate(groups):
+        if len(groups) >= workers:
+            pieces.append(_Piece(index, group.cells))
+            continue
+        for basis in dict.fromkeys(cell.basis for cell in group.cells):
+            pieces.append(_Piece(index, tuple(cell for cell in group.cells if cell.basis == basis)))
+    return pieces
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as error:
+        raise BasisBenchError("--executor ray needs Ray: python -m pip install 'basisbench[ray]'") from error
+    return ray
+
+
+def _join(ray: Any, address: str, cores: float | None) -> None:
+    """Start a cluster on this machine, or connect to a running one."""
+    from basisbench.workers import available_cores
+
+    options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    if not address:
+        options["num_cpus"] = max(available_cores(), int(cores or 0))
+    elif address != "auto":
+        _check_reachable(address)
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        where = f"at '{address}'" if address else "on this machine"
+        reason = str(error).strip().splitlines()[0]
+        raise BasisBenchError(f"no Ray cluster {where}: {reason}; 'ray status' on a node says what there is") from error
+
+
+def _check_reachable(address: str) -> None:
+    """Try an address: Ray itself waits for minutes where nobody answers."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        raise BasisBenchError(f"Ray address '{address}': expected auto, HOST:PORT or ray://HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise BasisBenchError(
+            f"no Ray cluster at '{address}': {error}; 'ray status' on a node says what there is"
+        ) from error
+
+
+def _room(ray: Any, cpus: float, gpus: float, memory: int | None) -> int:
+    """Return how many workers the cluster has room for.
+
+    Raises:
+        BasisBenchError: none.
+    """
+    found = ray.cluster_resources()
+    asked = {"CPU": cpus, "GPU": gpus, "memory": float(memory or 0)}
+    room = min((int(found.get(name, 0) // amount) for name, amount in asked.items() if amount), default=1)
+    if room < 1:
+        needs = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
+        has = ", ".join(f"{found.get(name, 0):g} {name}" for name in asked)
+        raise BasisBenchError(f"the Ray cluster has no room for a worker: it needs {needs}; the cluster has {has}")
+    return room

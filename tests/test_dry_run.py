@@ -1,0 +1,152 @@
+"""A dry run: its figures against those of a real run, and what it does without a model at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basisbench.cli import main
+from basisbench.dry_run import estimate_run, render
+from basisbench.estimate import BasisSize, dictionary_bytes
+from basisbench.plan import Runner, Settings
+from basisbench.protocols import ModelShape, ModelSpec
+from basisbench.registry import load_registry
+from basisbench.run import Plan, Request, plan_request
+from basisbench.suite import expand, load_suite
+
+CROSS: list[dict[str, Any]] = [
+    {"bases": ["mlp_act", "transcoder", "resid", "attn_out"], "methods": ["ixg", "ig", "relp", "random"]},
+    {"bases": ["mlp_out", "sae_resid"], "methods": ["ig_inputs", "magnitude"], "ablations": ["mean", "counterfactual"]},
+    {"bases": ["mlp_act", "sae_mlp_out"], "methods": ["ixg"], "ablations": ["zero"], "kl": True},
+    {
+        "bases": ["sae_attn_out", "attn_out"], "methods": ["random"], "error_policies": ["node", "keep", "ablate"],
+        "subset_sizes": [5, 20], "subset_draws": 3,
+    },
+    {"bases": ["resid", "sae_resid"], "methods": ["relp"], "granularities": ["unit"]},
+]  # fmt: skip
+
+
+def plan_of(out: Path, tasks: list[str], **changes: Any) -> Plan:
+    few = {"tasks": tasks, "attribution_pairs": 12, "evaluation_pairs": 10}
+    return plan_request(Request("pocket", {**few, **changes}, Settings(out=out)))
+
+
+@pytest.mark.parametrize("changes", CROSS)
+def test_passes_are_those_that_the_meter_counts(tmp_path: Path, changes: dict[str, Any]) -> None:
+    plan = plan_of(tmp_path, ["sva_rc"], **changes)
+    estimate = estimate_run(plan)
+    runner = Runner(plan.settings, plan.registry)
+    events = list(runner.run_group(plan.groups[0]))
+    assert {event.state for event in events} == {"started", "finished"}
+    assert estimate.cells == len(events) // 2
+    (model,) = runner._models.values()
+    assert estimate.forwards == pytest.approx(model.meter.forward_equivalents, rel=0.01)
+
+
+def test_exact_patching_is_counted_as_if_every_node_differed(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ["sva_simple"], bases=["resid"], methods=["patching"])
+    runner = Runner(plan.settings, plan.registry)
+    list(runner.run_group(plan.groups[0]))
+    (model,) = runner._models.values()
+    assert model.meter.forward_equivalents < estimate_run(plan).forwards < 10 * model.meter.forward_equivalents
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from basisbench.plan import Settings
+from basisbench.record import read_record
+from basisbench.run import Request, run_request
+
+changes = json.loads(sys.argv[1])
+outcome = run_request(Request("pocket", changes, Settings(out=Path(sys.argv[2])), progress=False))
+print(max(read_record(path).cost.peak_memory_bytes for path in outcome.records))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks of one cell can be measured on Linux alone")
+@pytest.mark.parametrize("pairs", [20, 400])
+def test_memory_is_near_the_measured_peak(tmp_path: Path, pairs: int) -> None:
+    """Within a third: the allocator's habits and the libraries' own caches are no part of the arithmetic."""
+    changes: dict[str, Any] = {
+        "tasks": ["user_age"], "bases": ["mlp_act", "transcoder"], "methods": ["relp", "ixg"],
+        "attribution_pairs": pairs, "evaluation_pairs": pairs,
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(changes), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    peak = int(done.stdout.split()[-1])
+    expected = estimate_run(plan_request(Request("pocket", changes, Settings(out=tmp_path)))).memory.total
+    assert 0.75 * peak < expected < 1.33 * peak, f"{expected} expected, {peak} measured"
+
+
+def test_nothing_is_loaded_and_nothing_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import basisbench.load
+
+    def fail(*_arguments: object, **_keywords: object) -> None:
+        raise AssertionError("a dry run loads no weights")
+
+    monkeypatch.setattr(basisbench.load, "load_model", fail)
+    out = tmp_path / "out"
+    assert main(["run", "--dry-run", "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "pocket-llama sva_simple" in text
+    assert f"cells    {len(expand(load_suite('pocket'), load_registry()))} in 9 groups" in text
+    assert all(f"\n{name}" in text for name in ("passes", "memory", "disk", "time"))
+    assert not out.exists()
+
+
+def test_a_model_that_is_not_at_hand_is_estimated_from_its_shape(tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path, device="cuda")
+    plan = plan_request(
+        Request("pocket", {"models": ["llama-3.1-8b"], "bases": ["mlp_act"], "tasks": ["ioi"]}, settings)
+    )
+    estimate = estimate_run(plan)
+    assert estimate.memory.model == 2 * 8_030_261_248
+    assert estimate.memory.runtime == 0
+    assert estimate.downloads == 2 * 8_030_261_248
+    text = render(estimate, plan)
+    assert "note: model 'llama-3.1-8b': " in text
+    assert "estimated from its published shape" in text
+
+
+def test_an_unknown_model_that_is_not_at_hand_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--dry-run", "--model", "org/none", "--out", str(tmp_path / "out")]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("basisbench: error: model 'org/none': ")
+    assert captured.err.count("\n") == 1
+
+
+def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callable[..., Path], tmp_path: Path) -> None:
+    settings = Settings(out=tmp_path, plugins=(plugin_with(tiny_llama),))
+    base = {"models": ["tiny-llama"], "tasks": ["ioi"], "bases": ["mlp_act"], "methods": ["relp"]}
+
+    def total(**changes: Any) -> tuple[float, int]:
+        estimate = estimate_run(plan_request(Request("pocket", {**base, **changes}, settings)))
+        return estimate.forwards, estimate.memory.total
+
+    small = total(attribution_pairs=8, evaluation_pairs=8)
+    for more in ({"methods": ["relp", "ig"]}, {"bases": ["mlp_act", "resid"]}, {}):
+        assert total(**{"attribution_pairs": 16, "evaluation_pairs": 16, **more})[0] > small[0]
+    assert total(attribution_pairs=64, evaluation_pairs=64)[1] > small[1]
+
+
+def test_bytes_of_dictionaries() -> None:
+    shape = ModelShape(3, 10, 40, 100, 1000, "float32")
+    assert dictionary_bytes("sae:x", 7, shape, 4) == 3 * 2 * 7 * 10 * 4
+    # Every layer's units write to their own layer and to all later ones: 3 + 2 + 1 decoders.
+    assert dictionary_bytes("clt:x/y", 7, shape, 4) == (3 + 6) * 7 * 10 * 4
+    assert BasisSize((1,), None, exact=False).stored is None

@@ -1,0 +1,134 @@
+"""What a user may call a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from basisbench.errors import BasisBenchError
+from basisbench.model_names import find_model, find_models
+from basisbench.plan import Settings
+from basisbench.protocols import ModelSpec
+from basisbench.registry import load_registry
+from basisbench.run import Request, plan_request
+
+KNOWN = {
+    "gpt2-small": "openai-community/gpt2",
+    "pythia-70m": "EleutherAI/pythia-70m-deduped",
+    "gemma-3-270m": "google/gemma-3-270m",
+    "gemma-2-2b": "google/gemma-2-2b",
+    "qwen3-0.6b": "Qwen/Qwen3-0.6B",
+    "llama-3.1-8b": "meta-llama/Llama-3.1-8B",
+    "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
+}
+CONFIGURATIONS = {  # as published; whatever is not here is transformers' default for that architecture
+    "gpt2-small": ("gpt2", {}),
+    "pythia-70m": ("gpt_neox", {
+        "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8,
+        "vocab_size": 50_304, "tie_word_embeddings": False,
+    }),
+    "gemma-3-270m": ("gemma3_text", {
+        "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 4,
+        "num_key_value_heads": 1, "head_dim": 256, "vocab_size": 262_144,
+    }),
+    "gemma-2-2b": ("gemma2", {
+        "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 256_000,
+    }),
+    "qwen3-0.6b": ("qwen3", {
+        "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16,
+        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_936, "tie_word_embeddings": True,
+    }),
+    "llama-3.1-8b": ("llama", {
+        "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": 128_256, "tie_word_embeddings": False,
+    }),
+    "llama-3.2-1b": ("llama", {
+        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128_256, "tie_word_embeddings": True,
+    }),
+}  # fmt: skip
+
+
+def test_well_known_models_have_short_names() -> None:
+    registry = load_registry()
+    for name, repository in KNOWN.items():
+        assert find_model(name, registry).path == repository
+        assert find_model(repository, registry).name == name, "one model, one name"
+        pinned = find_model(f"{name}@abc123", registry)
+        assert (pinned.name, pinned.path, pinned.revision) == (f"{name}@abc123", repository, "abc123")
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_shapes_are_those_of_the_published_configurations(name: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    from basisbench.hub import locate
+    from basisbench.shape import read_shape
+
+    kind, values = CONFIGURATIONS[name]
+    AutoConfig.for_model(kind, **values).save_pretrained(tmp_path)
+    found = read_shape(locate("test", str(tmp_path)))
+    known = find_model(name, load_registry()).shape
+    assert known is not None
+    for field in ("layers", "width", "mlp_width", "vocabulary", "parameters"):
+        assert getattr(found, field) == getattr(known, field), field
+
+
+def test_any_repository_and_any_folder_is_a_model(tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = load_registry()
+    spec = find_model("org/some-model", registry)
+    assert (spec.name, spec.path, spec.revision) == ("org/some-model", "org/some-model", None)
+    spec = find_model("org/some-model@refs/pr/1", registry)
+    assert (spec.name, spec.path, spec.revision) == ("org/some-model@refs/pr/1", "org/some-model", "refs/pr/1")
+    folder = Path(tiny_llama.path)
+    for text in (str(folder), f"{folder}/"):
+        assert find_model(text, registry) == ModelSpec(folder.name, str(folder), f"checkpoint in {folder}")
+    monkeypatch.chdir(folder.parent)
+    assert find_model(f"./{folder.name}", registry).path == find_model(folder.name, registry).path == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt2-smal", "no model named 'gpt2-smal'; did you mean gpt2-small"),
+        ("gpt2", "no model named 'gpt2'; did you mean gpt2-small"),
+        ("a/b/c", "or give a repository ORG/NAME of the Hugging Face hub, or a folder"),
+        ("org/model@", "expected a commit, tag or branch after '@', found ''"),
+        ("./nowhere", "is no folder; expected a Hugging Face checkpoint folder"),
+        ("/", "holds no config.json"),
+        ("", "no model named ''"),
+    ],
+)
+def test_a_wrong_name_is_one_line(name: str, expected: str) -> None:
+    with pytest.raises(BasisBenchError) as caught:
+        find_model(name, load_registry())
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_suite_pins_revisions_and_a_name_goes_before_it() -> None:
+    revisions = {"openai-community/gpt2": "aaa", "some/saes": "bbb"}
+    models = find_models(["gpt2-small", "gpt2-small@ccc", "org/model"], load_registry(), revisions)
+    assert [model.revision for model in models] == ["aaa", "ccc", None]
+    assert all(model.revisions == revisions for model in models)
+    with pytest.raises(BasisBenchError, match="'openai-community/gpt2' is given twice, once as 'gpt2-small'"):
+        find_models(["gpt2-small", "openai-community/gpt2"], load_registry(), {})
+
+
+def test_a_run_looks_its_models_up_by_these_names(
+    tiny_llama: ModelSpec, plugin_with: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The registry of a run has them, in every worker: settings carry them."""
+    settings = Settings(out=tmp_path, plugins=(plugin_with(tiny_llama),))
+    models = ["tiny-llama", "org/model@abc", "openai-community/gpt2", "pocket-llama"]
+    plan = plan_request(Request("pocket", {"models": models}, settings))
+    names = ["tiny-llama", "org/model@abc", "gpt2-small", "pocket-llama"]
+    assert [model.name for model in plan.models] == names
+    assert [model.name for model in plan.settings.models] == ["org/model@abc"], "workers know the others"
+    registry = plan.settings.registry()
+    assert registry.get("model", "org/model@abc").revision == "abc"
+    assert registry.get("model", "pocket-llama").dictionaries
+    assert {group.cells[0].model for group in plan.groups} == set(names)

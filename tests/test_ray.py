@@ -1,0 +1,175 @@
+"""Cells on a Ray cluster: a real one on this machine, with two worker processes, one of which is killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basisbench.cli import main
+from basisbench.errors import BasisBenchError
+from basisbench.executors import LOCAL, Executor, parse_executor
+from basisbench.plan import Settings
+from basisbench.protocols import ModelSpec
+from basisbench.ray_executor import RayWorker
+from basisbench.record import read_record
+from basisbench.run import Request, run_request
+
+Write = Callable[..., Path]
+WHAT: dict[str, Any] = {
+    "models": ["tiny-llama"], "tasks": ["sva_simple", "ioi"], "methods": ["ixg", "random"],
+    "attribution_pairs": 16, "evaluation_pairs": 16,
+}  # fmt: skip
+
+FATAL = """
+import os, signal
+from pathlib import Path
+from basisbench.protocols import BasisSpec
+from basisbench_baselines.bases.neurons import neurons_at
+
+def once(model):
+    # Dies in mid-cell, but only the first time: the file stays behind.
+    with open({log!r}, "a") as log:
+        log.write(f"{{os.getpid()}}\\n")
+    if not Path({mark!r}).exists():
+        Path({mark!r}).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return neurons_at("once", "attn", "attn_out", model)
+
+def always(model):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+PROVIDES = (
+    BasisSpec("once", "attn", "kills its process once", build=once),
+    BasisSpec("always", "attn", "kills its process", build=always),
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A local cluster with room for two workers, shared by the tests: starting one takes seconds."""
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield ray
+    ray.shutdown()
+
+
+def run(out: Path, plugins: tuple[Path, ...], bases: list[str], executor: Executor, **rest: Any) -> Any:
+    settings = Settings(out=out, plugins=plugins, **rest)
+    return run_request(Request("pocket", {**WHAT, "bases": bases}, settings, 2, progress=False, executor=executor))
+
+
+def values(path: Path) -> dict[str, Any]:
+    """Return all that a record says, but what it took and when it was made."""
+    content = read_record(path).model_dump()
+    for field in ("cost", "created", "environment"):
+        del content[field]
+    return content
+
+
+def test_an_address_without_a_cluster_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    for address, expected in (
+        ("127.0.0.1:9", r"no Ray cluster at '127\.0\.0\.1:9': .*Connection refused"),
+        ("somewhere", "Ray address 'somewhere': expected auto, HOST:PORT or ray://HOST:PORT"),
+        ("auto", "no Ray cluster at 'auto': "),
+    ):
+        executor = Executor("ray", address)
+        request = Request("pocket", {"tasks": ["ioi"]}, Settings(out=tmp_path), progress=False, executor=executor)
+        with pytest.raises(BasisBenchError, match=expected):
+            run_request(request)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_is_replaced_and_every_record_is_as_from_one_process(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from basisbench.store import Store
+
+    mark, log = tmp_path / "mark", tmp_path / "log"
+    fatal = tmp_path / "fatal.py"
+    fatal.write_text(FATAL.format(mark=str(mark), log=str(log)), encoding="utf-8")
+    plugins = (plugin_with(tiny_llama), fatal)
+    bases = ["mlp_act", "once", "resid"]
+
+    written: list[str] = []
+    write = Store.write
+    monkeypatch.setattr(Store, "write", lambda self, record: (written.append(record.id), write(self, record))[1])
+    outcome = run(tmp_path / "ray", plugins, bases, Executor("ray"))
+    assert mark.exists(), "a worker was killed"
+    assert [event.state for event in outcome.events] == ["finished"] * 12
+    assert len({event.cell for event in outcome.events}) == 12
+    assert sorted(written) == sorted(path.stem for path in outcome.records), (
+        "each record is written once, by the driver"
+    )
+    assert len(set(log.read_text(encoding="utf-8").split())) >= 2, "another process did what the killed one left"
+
+    alone = run_request(
+        Request("pocket", {**WHAT, "bases": bases}, Settings(out=tmp_path / "alone", plugins=plugins), progress=False)
+    )
+    assert {path.name for path in alone.records} == {path.name for path in outcome.records}
+    for path in alone.records:
+        assert values(tmp_path / "ray" / "records" / path.name) == values(path)
+
+    cells = tuple(event.cell for event in outcome.events if event.cell.task == "ioi")
+    worker = RayWorker(Settings(out=tmp_path / "elsewhere", plugins=plugins), 1, frozenset(written))
+    assert [(event.state, record) for event, record in worker.run(cells)] == [
+        (state, None) for _ in cells for state in ("started", "kept")
+    ], "what is finished is not done again, though the worker has no results folder"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_cell_that_kills_every_worker_fails_alone(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basisbench.ray_executor.MOST_DEATHS", 2)  # a worker takes seconds to start
+    fatal = tmp_path / "fatal.py"
+    fatal.write_text(FATAL.format(mark=str(tmp_path / "mark"), log=str(tmp_path / "log")), encoding="utf-8")
+    plugins = (plugin_with(tiny_llama), fatal)
+    settings = Settings(out=tmp_path / "out", plugins=plugins)
+    changes = {**WHAT, "tasks": ["ioi"], "methods": ["random"], "bases": ["always", "resid"]}
+    outcome = run_request(Request("pocket", changes, settings, 1, progress=False, executor=Executor("ray")))
+    assert sorted((event.cell.basis, event.state) for event in outcome.events) == [
+        ("always", "failed"),
+        ("resid", "finished"),
+    ]
+    assert outcome.failures[0].message.startswith("2 workers died over this cell; ")
+    assert "\n" not in outcome.failures[0].message
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_the_cluster_has_no_room_for_is_told(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:
+    plugins = (plugin_with(tiny_llama),)
+    with pytest.raises(BasisBenchError, match="no room for a worker: it needs 64 CPU; the cluster has 2 CPU"):
+        run(tmp_path, plugins, ["resid"], Executor("ray", worker_cpus=64))
+    with pytest.raises(BasisBenchError, match=r"no room for a worker: it needs 1 CPU, 2 GPU"):
+        run(tmp_path, plugins, ["resid"], Executor("ray", worker_gpus=2))
+    with pytest.raises(BasisBenchError, match="Ray chooses a worker's GPU; give --device cuda"):
+        run(tmp_path, plugins, ["resid"], Executor("ray"), device="cuda:1")
+
+
+def test_an_executor_is_read_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse_executor("local") == LOCAL
+    assert parse_executor("ray") == Executor("ray")
+    assert parse_executor("ray:ray://host:10001").address == "ray://host:10001"
+    full = parse_executor("ray:auto", worker_gpus=0.5, worker_cpus=4, worker_memory_gib=1.5)
+    assert full == Executor("ray", "auto", 0.5, 4, 3 * 2**29)
+    for arguments, expected in (
+        (["--executor", "dask"], "no executor named 'dask'; "),
+        (["--executor", "local:8"], "'local' takes no address"),
+        (["--worker-gpus", "1"], "--worker-gpus, --worker-cpus and --worker-memory need --executor ray"),
+    ):
+        assert main(["run", "--out", str(tmp_path), *arguments]) == 2
+        assert expected in capsys.readouterr().err
+
+
+def test_without_ray_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    request = Request("pocket", {"tasks": ["ioi"]}, Settings(out=tmp_path), progress=False, executor=Executor("ray"))
+    with pytest.raises(BasisBenchError, match=r"needs Ray: python -m pip install 'basisbench\[ray\]'"):
+        run_request(request)
