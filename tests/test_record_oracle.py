@@ -102,6 +102,7 @@ def test_a_record_holds_what_the_slow_evaluator_finds(architecture: str, name: s
     ]
     assert list(record.endpoints.full) == _five_digits(full)
     assert list(record.endpoints.empty) == _five_digits([row[0] for part in rows[0] for row in part])
+    assert record.endpoints.empty_at == ("nodes" if record.cell.ablation == "zero" else "output")
     assert record.endpoints.accuracy == _five_digits(sum(value > 0 for value in full) / len(full))
     _check_counts(record, groups, orders, sizes)
     _check_top_nodes(record, groups, scores, orders, granularity)
