@@ -183,7 +183,7 @@ def test_any_single_damage_is_refused_naming_its_place(
 ) -> None:
     """Whatever is damaged, the message names the damaged field or the part of the record that it contradicts."""
     optional = {"ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "basisbench", "created", "kl"}
-    optional |= {"subset_sizes", "subset_draws", "layers", "sources"}
+    optional |= {"subset_sizes", "subset_draws", "layers", "sources", "empty_at"}
     counted = {"attribution", "evaluation"}  # reasons to numbers, free in their names
     harmless = (
         (value is MISSING and (path[-1] in {*optional, "subset_checks"} or "packages" in path))
