@@ -10,11 +10,11 @@ Rows do not depend on each other, so that results are the same up to rounding.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from basisbench.environment import give_memory_back
 from basisbench.errors import BasisBenchError
 
 if TYPE_CHECKING:
@@ -150,6 +150,6 @@ def release(model: Model) -> None:
     """Give freed memory back, so that a smaller pass finds it."""
     import torch
 
-    gc.collect()
+    give_memory_back()
     if model.device.type == "cuda":
         torch.cuda.empty_cache()

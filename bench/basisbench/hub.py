@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,25 +88,45 @@ def commit_of(repository: str, revision: str | None = None) -> str:
 
 
 def _resolve(owner: str, repository: str, revision: str | None) -> tuple[str, bool]:
-    """Return the commit of a revision, and whether the hub said so: else it is the cache's answer."""
+    with one_line(owner, repository, revision):
+        return resolve(repository, revision)
+
+
+def resolve(repository: str, revision: str | None) -> tuple[str, bool]:
+    """Return the commit of a revision, and whether the hub said so: else it is the cache's answer.
+
+    Args:
+        repository: repository id.
+        revision: commit, tag or branch; the main branch when None.
+
+    Raises:
+        RepositoryNotFoundError, RevisionNotFoundError, HFValidationError, LocalEntryNotFoundError: those of the hub's
+            client; `one_line` says what they mean.
+        BasisBenchError: the hub names no commit.
+    """
     from huggingface_hub import HfApi, errors
 
-    with one_line(owner, repository, revision):
-        try:
-            commit = HfApi().repo_info(repository, revision=revision, timeout=_SECONDS).sha
-        except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
-            raise
-        # No network, a proxy, offline mode: one question tells, where a download would be tried again and again.
-        except Exception:
-            name = revision or "main"
-            reference = _folder(repository) / "refs" / name
-            if (_folder(repository) / "snapshots" / name).is_dir():
-                return name, False
-            if reference.is_file():
-                return reference.read_text(encoding="utf-8").strip(), False
-            raise BasisBenchError(f"{owner}: {_not_cached(repository, revision)}") from None
+    name = revision or "main"
+    reference = cache_folder(repository) / "refs" / name
+    try:
+        commit = HfApi().repo_info(repository, revision=revision, timeout=_SECONDS).sha
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError):
+        raise
+    # No network, a proxy, offline mode: one question tells, where a download would be tried again and again.
+    except Exception as error:
+        if (cache_folder(repository) / "snapshots" / name).is_dir():
+            return name, False
+        if reference.is_file():
+            return reference.read_text(encoding="utf-8").strip(), False
+        raise errors.LocalEntryNotFoundError(str(error)) from error
     if commit is None:
-        raise BasisBenchError(f"{owner}: the hub names no commit for revision '{revision or 'main'}' of {repository}")
+        raise BasisBenchError(f"the hub names no commit for revision '{name}' of {repository}")
+    if commit != name:
+        # Files are asked for by commit, and the client notes a branch's commit only where it is asked for the branch:
+        # without this note a later run without a network would not find them.
+        with suppress(OSError):
+            reference.parent.mkdir(parents=True, exist_ok=True)
+            reference.write_text(commit, encoding="utf-8")
     return str(commit), True
 
 
@@ -179,12 +199,15 @@ def _not_cached(repository: str, revision: str | None) -> str:
 
 
 def _snapshots(repository: str) -> list[Path]:
-    folder = _folder(repository) / "snapshots"
+    folder = cache_folder(repository) / "snapshots"
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _folder(repository: str) -> Path:
-    return _cache() / f"models--{repository.replace('/', '--')}"
+def cache_folder(repository: str) -> Path:
+    """Return where the hub's client keeps a repository."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return _cache() / repo_folder_name(repo_id=repository, repo_type="model")
 
 
 def _cache() -> Path:

@@ -12,7 +12,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,13 +21,12 @@ from zipfile import BadZipFile
 
 from yaml import YAMLError
 
+from basisbench import hub
 from basisbench.errors import BasisBenchError, BasisError
-from basisbench.hub import one_line
+from basisbench.hub import cache_folder, one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SECONDS = 10.0
-"""How long the hub may take to name the commit of a branch before the cache's answer is taken."""
 
 
 @dataclass(frozen=True)
@@ -86,36 +85,9 @@ def resolve(repository: str, revision: str | None) -> Snapshot:
 
 
 @cache
-def _resolve(repository: str, revision: str, folder: Path) -> Snapshot:
-    """Ask once per process, so that a run stays with one commit."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-
-    reference = folder / "refs" / revision
-    try:
-        commit = HfApi().repo_info(repository, revision=revision, timeout=_SECONDS).sha
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        raise
-    # Offline mode, no network, a proxy, a broken answer: whatever kept the hub from telling, the cache may know.
-    except Exception as error:
-        if not reference.is_file():
-            raise LocalEntryNotFoundError(str(error)) from error
-        return Snapshot(repository, reference.read_text(encoding="utf-8").strip())
-    if commit is None:
-        raise BasisError(f"the hub names no commit for revision '{revision}' of {repository}")
-    # Files are asked for by commit, and the hub's client notes a branch's commit only where it is asked for the branch.
-    with suppress(OSError):
-        reference.parent.mkdir(parents=True, exist_ok=True)
-        reference.write_text(commit, encoding="utf-8")
-    return Snapshot(repository, commit)
-
-
-def cache_folder(repository: str) -> Path:
-    """Return where the hub's client keeps a repository."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+def _resolve(repository: str, revision: str, _folder: Path) -> Snapshot:
+    """Ask once per process and cache, so that a run stays with one commit."""
+    return Snapshot(repository, hub.resolve(repository, revision)[0])
 
 
 def check_blob(path: Path, name: str) -> None:
