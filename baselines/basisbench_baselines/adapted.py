@@ -179,7 +179,7 @@ def _normalisation(module: Any) -> Normalisation:
         raise BasisError(
             f"its normalisation '{found}' is unknown here; known are none, layer_norm, constant_norm_rescale"
         )
-    return found  # type: ignore[return-value]
+    return found  # type: ignore[return-value] # one of the three, as the check above says
 
 
 def _adapted(module: Any, normalisation: Normalisation, *, skip: bool, centred: bool) -> AdaptedDictionary:

@@ -306,7 +306,7 @@ def _header(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
         raise BasisError(f"{path} is missing; expected one such file per layer of '{model.name}'")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
     except (OSError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BasisError(f"{path} is not a safetensors file that can be read: {reason}") from error

@@ -140,7 +140,7 @@ def pinned(snapshot: Snapshot) -> Iterator[None]:
         from safetensors import safe_open
 
         with safe_open(download(repo_id, filename), framework="pt") as file:
-            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
 
     before = loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes
     loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = download, shapes

@@ -165,11 +165,12 @@ def _processing(arguments: Mapping[str, Any] | None) -> bool:
     Raises:
         BasisError: the model was changed in another way.
     """
-    on = {name for name, value in (arguments or {}).items() if value not in (False, None)}
+    arguments = arguments or {}
+    on = {name for name, value in arguments.items() if value not in (False, None)}
     on -= {"device", "n_devices", "dtype", "torch_dtype", "device_map"}  # where and how finely, not what
     if unknown := sorted(on - {"center_writing_weights"}):
         raise BasisError(
-            f"it was trained on a model loaded with {', '.join(f'{name}={arguments[name]!r}' for name in unknown)}"  # type: ignore[index]
+            f"it was trained on a model loaded with {', '.join(f'{name}={arguments[name]!r}' for name in unknown)}"
             "; of TransformerLens's processing only center_writing_weights is known here"
         )
     return "center_writing_weights" in on

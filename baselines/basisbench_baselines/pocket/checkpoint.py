@@ -74,7 +74,7 @@ def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         with safe_open(path, framework="pt") as file:
             state = json.loads((file.metadata() or {})[_STATE])
-            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, state  # noqa: SIM118 -- not a mapping
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise BasisBenchError(f"{path}: not a checkpoint of this build ({error}); delete it to start again") from error
 
