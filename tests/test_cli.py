@@ -113,7 +113,7 @@ def test_interrupting_is_one_line_and_exit_code_130(
     def interrupt(_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("basisbench.commands.list_command", interrupt)
+    monkeypatch.setattr("basisbench.commands.list.execute", interrupt)
     assert main(["list", "tasks"]) == 130
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -122,7 +122,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("basisbench.commands.list_command", fail)
+    monkeypatch.setattr("basisbench.commands.list.execute", fail)
     with pytest.raises(ZeroDivisionError):
         main(["list", "tasks"])
 

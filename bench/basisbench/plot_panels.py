@@ -6,8 +6,10 @@ one is told in the panel; a curve that is not defined is named instead of drawn.
 
 from __future__ import annotations
 
+import gc
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -161,6 +163,18 @@ def _draw_panel(axes: Axes, panel: Panel, x: Horizontal) -> bool:
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
         )
     return bool(extremes)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Spare what is in memory now the garbage collector: a picture's many small objects call it all the time."""
+    import matplotlib.backends.backend_agg  # noqa: F401 -- it would load with the first picture, and not be spared
+
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,0 +1,9 @@
+"""The commands, a module each: `add` declares it to the parser, `execute` does it and may return an exit code.
+
+Declaring imports nothing heavy; what a command needs is imported when it is executed.
+"""
+
+from __future__ import annotations
+
+COMMANDS = ("run", "list", "show", "compare", "plot", "validate", "pin", "pocket")
+"""Modules of this package, in the order of the help page."""

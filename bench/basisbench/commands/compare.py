@@ -1,0 +1,53 @@
+"""Compare bases in a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from basisbench.commands.options import Commands, add_command
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        "compare",
+        "compare bases in a table",
+        "Compare bases: nodes and bits to a target faithfulness with 95% bootstrap intervals, areas, seconds, memory.\n"
+        "RESULTS are results folders, folders of records, or record files.",
+        "examples:\n  basisbench compare results/local\n  basisbench compare results/pocket results/mine --csv -\n"
+        "  basisbench compare results/paper --reported paper\n",
+    )
+    parser.add_argument("results", metavar="RESULTS", nargs="+", type=Path, help="where the records are")
+    parser.add_argument("--csv", metavar="FILE", help="write every column as CSV; - for standard output")
+    parser.add_argument("--markdown", metavar="FILE", help="write the full tables as Markdown; - for standard output")
+    parser.add_argument("--reported", metavar="SUITE", help=(
+        "put the values that others reported for a suite beside ours, for example 'paper'"
+    ))  # fmt: skip
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Print the comparison of results, and write it where asked."""
+    from basisbench.compare import compare_table, render_markdown, render_text, write_csv
+    from basisbench.frame import summarise
+
+    summary = summarise(options.results)
+    if options.csv == "-":
+        compare_table(summary).to_csv(sys.stdout, index=False, na_rep="nan", float_format="%.6g")
+    elif options.csv:
+        write_csv(summary, options.csv)
+    if options.markdown == "-":
+        print(render_markdown(summary), end="")
+    elif options.markdown:
+        path = Path(options.markdown)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(render_markdown(summary), encoding="utf-8")
+    if options.reported:
+        from basisbench.frame import load_results
+        from basisbench.reported import read_reported, render_reported
+
+        print(render_reported(load_results(options.results), read_reported(options.reported)))
+    elif "-" not in (options.csv, options.markdown):
+        print(render_text(summary))

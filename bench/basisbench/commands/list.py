@@ -1,0 +1,39 @@
+"""List what is registered."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin
+from basisbench.plan import Settings
+from basisbench.registry import PLURALS
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        "list",
+        "list models, tasks, bases, methods or suites",
+        "List what is registered, one per line: its name and what it is.",
+        "example:\n  basisbench list bases\n",
+    )
+    parser.add_argument("kind", choices=["models", "tasks", "bases", "methods", "suites"], help="what to list")
+    add_plugin(parser)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Print the names and summaries of one kind of thing."""
+    rows: tuple[tuple[str, str], ...]
+    if options.kind == "suites":
+        from basisbench.suite import list_suites
+
+        rows = tuple((suite.name, suite.summary) for suite in list_suites())
+    else:
+        kind = next(kind for kind, plural in PLURALS.items() if plural == options.kind)
+        registry = Settings(out=Path(), plugins=absolute(options.plugin)).registry()
+        rows = tuple((entry.name, entry.summary) for entry in registry.listing(kind))
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, summary in rows:
+        print(f"{name:<{width}}  {summary}")

@@ -1,0 +1,166 @@
+"""Run a suite, print the comparison, write it next to the records."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import get_args
+
+from basisbench.commands.options import Commands, absolute, add_command, positive
+from basisbench.plan import Settings
+from basisbench.types import Ablation, ErrorPolicy, Granularity
+
+_HELP = """\
+Run a suite: every combination of its models, tasks, bases, methods and settings is a cell.
+
+SUITE is a built-in name ('basisbench list suites') or a YAML file. Options replace the suite's lists; those marked
+(repeatable) may be given several times. Cells that are finished in the results folder are kept, so a run that was
+stopped goes on where it was; a changed setting, model, dictionary or version makes new cells.
+
+Afterwards the comparison is printed, and written with the pictures next to the records:
+  OUT/records/*.json   OUT/summary.csv   OUT/summary.md   OUT/pictures/
+"""
+
+_EXAMPLES = """\
+examples:
+  basisbench run
+  basisbench run pocket --task ioi --basis mlp_act --basis transcoder --method relp --examples 50
+  basisbench run my-suite.yaml --out results/mine --device cuda --jobs 2
+  basisbench run --task-file pairs.json --method relp --errors node --errors keep
+  basisbench run gpt2-small --dry-run             cells, passes, memory, disk and time; nothing is loaded
+  basisbench run gpt2-small --limit 6             a smoke test: six cells of 16 pairs
+  basisbench run --model EleutherAI/pythia-160m --basis mlp_act --basis mlp_out --method relp
+  basisbench run llama-3.1-8b --device cuda --executor ray:auto
+"""
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = add_command(commands, "run", "run a suite and print the comparison", _HELP, _EXAMPLES)
+    parser.add_argument("suite", metavar="SUITE", nargs="?", default="pocket", help="suite to run (default: pocket)")
+    what = parser.add_argument_group("what to run, instead of what the suite says")
+    for option, metavar, text in (
+        (
+            "model",
+            "MODEL",
+            "model: a listed name, ORG/NAME[@REVISION] of the Hugging Face hub, or a folder (repeatable)",
+        ),
+        ("task", "TASK", "task (repeatable)"),
+        ("basis", "BASIS", "basis (repeatable)"),
+        ("method", "METHOD", "attribution method (repeatable)"),
+    ):
+        what.add_argument(f"--{option}", metavar=metavar, action="append", help=text)
+    for option, values, text in (
+        ("ablation", get_args(Ablation), "reference value of nodes outside the circuit (repeatable)"),
+        ("errors", get_args(ErrorPolicy), "what happens to reconstruction errors (repeatable)"),
+        ("granularity", get_args(Granularity), "whether a node has a position (repeatable)"),
+    ):
+        what.add_argument(f"--{option}", choices=values, action="append", help=text)
+    what.add_argument("--task-file", metavar="FILE", action="append", type=Path, default=[], help=(
+        "JSON lines or a JSON list of pairs (clean_prefix, patch_prefix, clean_answer, patch_answer) as a task; "
+        "without --task only such tasks are run (repeatable)"
+    ))  # fmt: skip
+    what.add_argument("--examples", metavar="N", type=positive, help="pairs per split and task")
+    what.add_argument("--seed", type=int, help="seed of pairs, random scores and random bases")
+    how = parser.add_argument_group("how to run it")
+    how.add_argument("--out", metavar="DIR", type=Path, default=Path("results/local"), help=(
+        "results folder (default: results/local)"
+    ))  # fmt: skip
+    how.add_argument("--device", default="cpu", help=(
+        "cpu (default), cuda, cuda:1, mps, ...; auto spreads a model over all GPUs"
+    ))  # fmt: skip
+    how.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help=(
+        "type of the weights (default: the suite's or the checkpoint's); metrics are float32 in any case"
+    ))  # fmt: skip
+    how.add_argument("--limit", metavar="N", type=positive, help=(
+        "do at most N cells, of as many kinds as possible, with 16 pairs per split: a smoke test"
+    ))  # fmt: skip
+    how.add_argument("--dry-run", action="store_true", help=(
+        "print cells, passes, memory, disk and time as estimates, and load nothing"
+    ))  # fmt: skip
+    how.add_argument("--plugin", metavar="FILE", action="append", type=Path, default=[], help=(
+        "Python file whose PROVIDES holds further models, tasks, bases, methods (repeatable)"
+    ))  # fmt: skip
+    how.add_argument("--no-resume", action="store_true", help="run finished cells again")
+    how.add_argument("--jobs", metavar="N", type=positive, help=(
+        "worker processes; each takes whole tasks, the cores are shared out (default: 2 on a CPU, 1 on a device, "
+        "with Ray as many as the cluster has room for)"
+    ))  # fmt: skip
+    how.add_argument("--executor", metavar="WHERE", default="local", help=(
+        "local (default), ray for a Ray cluster on this machine, ray:ADDRESS for a running one (ray:auto, "
+        "ray:HOST:6379, ray:ray://HOST:10001)"
+    ))  # fmt: skip
+    for option, metavar, text in (
+        ("gpus", "N", "GPUs of one Ray worker (default: 1 on a CUDA device, else 0)"),
+        ("cpus", "N", "cores of one Ray worker (default: 1)"),
+        ("memory", "GIB", "memory that one Ray worker reserves, in GiB (default: none)"),
+    ):
+        how.add_argument(f"--worker-{option}", metavar=metavar, type=float, help=text)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Run a suite, print the comparison, and write it next to the records with the pictures."""
+    from basisbench.executors import parse_executor
+    from basisbench.run import Request, plan_request, run_request
+
+    request = Request(
+        suite=options.suite,
+        changes={
+            "models": options.model,
+            "tasks": options.task,
+            "bases": options.basis,
+            "methods": options.method,
+            "ablations": options.ablation,
+            "error_policies": options.errors,
+            "granularities": options.granularity,
+            "seeds": None if options.seed is None else (options.seed,),
+            "attribution_pairs": options.examples,
+            "evaluation_pairs": options.examples,
+        },
+        settings=Settings(
+            out=options.out,
+            device=options.device,
+            dtype=options.dtype,
+            resume=not options.no_resume,
+            plugins=absolute(options.plugin),
+            task_files=absolute(options.task_file),
+        ),
+        jobs=options.jobs,
+        limit=options.limit,
+        executor=parse_executor(
+            options.executor,
+            worker_gpus=options.worker_gpus,
+            worker_cpus=options.worker_cpus,
+            worker_memory_gib=options.worker_memory,
+        ),
+    )
+    if options.dry_run:
+        from basisbench.dry_run import estimate_run, render
+
+        plan = plan_request(request)
+        print(render(estimate_run(plan), plan))
+        return
+    outcome = run_request(request)
+    if outcome.records:
+        _publish(outcome.records, options.out)
+        states = Counter(event.state for event in outcome.events)
+        counts = ", ".join(f"{states[state]} {state}" for state in ("finished", "kept", "failed") if states[state])
+        print(f"cells: {counts}; {outcome.seconds:.0f} s; records, tables and pictures in {options.out}")
+    outcome.raise_failures()
+
+
+def _publish(records: tuple[Path, ...], out: Path) -> None:
+    """Print the comparison of this run's cells; write it, and the pictures, into the results folder."""
+    from basisbench.compare import render_markdown, render_text, write_csv
+    from basisbench.frame import read_results, summarise
+    from basisbench.plot import plot_results
+    from basisbench.plot_panels import undisturbed
+
+    read = read_results(records)
+    summary = summarise(read)
+    print(render_text(summary))
+    write_csv(summary, out / "summary.csv")
+    (out / "summary.md").write_text(render_markdown(summary), encoding="utf-8")
+    with undisturbed():
+        plot_results(read, out / "pictures", summary=summary)
