@@ -205,9 +205,9 @@ def test_weights_that_were_let_go_are_read_again(copied: tuple[Model, Path]) -> 
     basis: Any = cross.build(model)
     x = torch.ones(1, oracle.D_MODEL, dtype=torch.float64)
     first = basis.encode(basis.sites[0], x)
-    basis.drop(basis.sites[0])
+    basis.files[0].drop()
     assert torch.equal(basis.encode(basis.sites[0], x), first)
-    basis.drop(basis.sites[0])
+    basis.files[0].drop()
     _change(folder / "W_enc_0.safetensors", lambda tensors: tensors["b_enc_0"].add_(1))
     assert not torch.equal(basis.encode(basis.sites[0], x), first)
 

@@ -38,7 +38,7 @@ class Part(RowsPart):
     """Some units of `Random`."""
 
     def __init__(self, units: Tensor, encoder: Any, rows: Tensor, source: int) -> None:
-        super().__init__(units, encoder, rows[:, 0])
+        super().__init__(units, encoder, rows[:, 0].__getitem__)
         self._all, self._source = rows[units], source
 
     def spread(self, f: Tensor, to: Site) -> Tensor:
@@ -169,7 +169,7 @@ def test_slices_write_what_the_definition_writes(
     expected = run(PlainWriter, None)
     known = FirstUnits(basis) if shared else None
     with (
-        mock.patch("basisbench.cross_layer._CHUNK_BYTES", chunk_bytes),
+        mock.patch("basisbench.cross_layer._CHUNK_BYTES", {"cpu": chunk_bytes}),
         mock.patch.dict("basisbench.shortcut._FIRST_BYTES", {"cpu": first_bytes}),
     ):
         for _pass in range(2):

@@ -56,7 +56,7 @@ class OneSite:
         def encoder(some: Tensor) -> Any:
             return lambda x: x @ self.encoder[some].T if self.exact else (x @ self.encoder[some].T).relu()
 
-        return RowsPart(units, encoder, self.decoder)
+        return RowsPart(units, encoder, self.decoder.__getitem__)
 
 
 def _one_site(width: int, units: int, exact: bool, generator: torch.Generator) -> OneSite:
@@ -138,8 +138,8 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     assert expected.shape == (circuits * pairs, positions, width)
     scale = expected.abs().max()
     with (
-        mock.patch("basisbench.writing._CHUNK_BYTES", chunk_bytes),
-        mock.patch("basisbench.writing._WIDE", wide),
+        mock.patch("basisbench.writing._CHUNK_BYTES", {"cpu": chunk_bytes}),
+        mock.patch("basisbench.writing.WIDE", wide),
         mock.patch.dict("basisbench.shortcut._FIRST_BYTES", {"cpu": first_bytes}),
     ):
         for _pass in range(2):
@@ -285,7 +285,7 @@ def test_a_quick_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bo
         torch.testing.assert_close(quick.decode(code), decoded, rtol=0, atol=1e-11)
         torch.testing.assert_close(dictionary.encode(x), code, rtol=0, atol=1e-11)
         some = torch.tensor([7, 0, 31])
-        part = quick.part(some)
+        part = RowsPart(some, quick.encoder_of, quick.decoder_rows)
         torch.testing.assert_close(part.encode(x), code[..., some], rtol=0, atol=1e-11)
         change = torch.zeros_like(code)
         change[..., some] = code[..., some]

@@ -82,15 +82,22 @@ def test_a_basis_that_writes_across_layers_stays_one() -> None:
     assert some.spread(some.sites[0], torch.zeros(1), some.sites[1])[:2] == (0, 2)
 
 
-def test_letting_go_of_a_layer_reaches_the_basis() -> None:
-    dropped: list[Site] = []
+def test_weights_that_do_not_fit_are_the_basis_own_matter() -> None:
     whole = oracle.basis("gpt2", "mlp_act")
-    lazy = type("Lazy", (), {"drop": lambda _self, site: dropped.append(site), "sources": {"a/b": "c"}})()
-    some = LayerSubset(lazy, whole.sites[:1])
-    some.drop(whole.sites[0])
-    assert dropped == [whole.sites[0]]
+    asked: list[bool] = []
+    members = {
+        "name": "lazy", "family": "mlp", "sites": whole.sites, "exact": True, "parameter_bytes": 0,
+        "encode": str, "decode": str, "streams": True, "sources": {"a/b": "c"},
+        "keep_less": lambda _self: asked.append(True) or True,
+    }  # fmt: skip
+    some = LayerSubset(type("Lazy", (), members)(), whole.sites[:1])
+    assert some.streams
+    assert some.keep_less()
+    assert asked == [True]
     assert some.sources == {"a/b": "c"}
-    LayerSubset(whole, whole.sites[:1]).drop(whole.sites[0])  # neurons have nothing to let go of
+    neurons = LayerSubset(whole, whole.sites[:1])  # they have nothing to let go of
+    assert not neurons.streams
+    assert not neurons.keep_less()
 
 
 def test_the_bases_of_a_family_share_the_layers_that_all_of_them_cover() -> None:

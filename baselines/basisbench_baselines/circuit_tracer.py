@@ -68,6 +68,7 @@ class LayerFiles:
         device: where tensors go.
         dtype: what is computed in; decoders stay in the type of the file, unless they are packed.
         pack: whether packed copies may be made.
+        nbytes: bytes of its weights, once each, in the types that they are kept in.
     """
 
     folder: Path
@@ -76,6 +77,7 @@ class LayerFiles:
     device: torch.device
     dtype: torch.dtype
     pack: bool
+    nbytes: int
 
     def _tensor(self, kind: str, name: str) -> Tensor:
         from safetensors import safe_open
@@ -149,7 +151,15 @@ class LayerFiles:
         return lambda x: self.activated(linear(x.to(self.dtype)), threshold)
 
 
+_WORTH = 0.5
+"""Up to this share of units that are active in any row, only their rows are taken: picking them is not free."""
+
+
 def _product(rows: Float[Tensor, "unit d"], f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d"]:
+    """Return f @ rows, with the rows of units that are zero throughout left out: codes are sparse."""
+    active = (f != 0).flatten(0, -2).any(0).nonzero().squeeze(-1)
+    if len(active) <= _WORTH * f.shape[-1]:
+        f, rows = f[..., active], rows[active]
     return f @ rows.to(f.dtype)
 
 
@@ -166,7 +176,7 @@ def layer_count(first_decoder: Path) -> int:
         return int(file.get_slice("W_dec_0").get_shape()[1])
 
 
-def open_layers(folder: Path, model: Model) -> tuple[tuple[LayerFiles, ...], int]:
+def open_layers(folder: Path, model: Model) -> tuple[LayerFiles, ...]:
     """Check the headers of every layer's files; no weight is read yet.
 
     Args:
@@ -174,7 +184,7 @@ def open_layers(folder: Path, model: Model) -> tuple[tuple[LayerFiles, ...], int
         model: the model that they must fit.
 
     Returns:
-        The files of each layer, and the bytes of all weights, once each, in the types that they are kept in.
+        The files of each layer.
 
     Raises:
         BasisError: a file is missing or is not what the format says, or it was made for another model.
@@ -198,15 +208,18 @@ def open_layers(folder: Path, model: Model) -> tuple[tuple[LayerFiles, ...], int
         )
     # Half precision moves units across their thresholds: float32 at least.
     dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
-    sizes = {name: math.prod(shape) * dtype.itemsize for part in shapes for name, shape in part.items()}
-    in_memory = sum(sizes.values())
-    pack = in_memory <= largest_bytes()
-    if not pack:
-        decoders = [folder / f"W_dec_{layer}.safetensors" for layer in range(layers)]
-        in_memory = sum(size for name, size in sizes.items() if not name.startswith("W_dec"))
-        in_memory += sum(path.stat().st_size for path in decoders)
-    files = tuple(LayerFiles(folder, layer, jump[layer], model.device, dtype, pack) for layer in range(layers))
-    return files, in_memory
+    computed = [sum(math.prod(shape) for shape in part.values()) * dtype.itemsize for part in shapes]
+    pack = sum(computed) <= largest_bytes()
+    sizes = computed if pack else [_kept_bytes(folder, layer, shape, dtype) for layer, shape in enumerate(shapes)]
+    return tuple(
+        LayerFiles(folder, layer, jump[layer], model.device, dtype, pack, sizes[layer]) for layer in range(layers)
+    )
+
+
+def _kept_bytes(folder: Path, layer: int, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:
+    """Return the bytes of a layer whose decoder stays in the type of its file."""
+    encoder = sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith("W_dec"))
+    return encoder * dtype.itemsize + (folder / f"W_dec_{layer}.safetensors").stat().st_size
 
 
 def digest_files(folder: Path) -> str:

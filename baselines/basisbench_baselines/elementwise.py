@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from basisbench.packed import LinearMap, linear_map, passing_linear_map
 from basisbench_baselines.adapted import AdaptedDictionary
-from basisbench_baselines.rows import RowsPart
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float, Int
     from torch import Tensor
 
@@ -48,10 +48,6 @@ class QuickDictionary(Protocol):
         """Return the reconstruction."""
         ...
 
-    def part(self, units: Int[Tensor, " part"], /) -> RowsPart | None:
-        """Return some units; None where units depend on each other."""
-        ...
-
 
 @dataclass(frozen=True, eq=False)
 class JointDictionary:
@@ -80,9 +76,6 @@ class JointDictionary:
         reconstruction: Tensor = self.dictionary.decode(f)
         return reconstruction
 
-    def part(self, _units: Int[Tensor, " part"]) -> None:
-        """Return nothing: no unit can be computed without the others."""
-
 
 @dataclass(frozen=True, eq=False)
 class ElementwiseDictionary:
@@ -110,25 +103,28 @@ class ElementwiseDictionary:
 
     def encode(self, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
         """Return the feature activations; without gradients."""
-        return _activated(self.encoder(self._shifted(x)), self.threshold)
+        return _activated(self.encoder(_shifted(x, self.w_enc.dtype, self.shift)), self.threshold)
 
     def decode(self, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
         """Return the reconstruction; without gradients."""
         f = f.to(self.w_dec.dtype)
         return sparse_product(f, self.w_dec) + self.b_dec if _is_sparse(f) else self.decoder(f)
 
-    def part(self, units: Int[Tensor, " part"]) -> RowsPart:
-        """Return some units."""
-        return RowsPart(units, self._encoder_of, self.w_dec)
-
-    def _encoder_of(self, units: Tensor) -> LinearMap:
+    def encoder_of(self, units: Int[Tensor, " part"]) -> LinearMap:
+        """Return the encoder of some units, which holds on to no others."""
         threshold = None if self.threshold is None else self.threshold[units]
         encoder = passing_linear_map(self.w_enc[units], self.b_enc[units])
-        return lambda x: _activated(encoder(self._shifted(x)), threshold)
+        dtype, shift = self.w_enc.dtype, self.shift
+        return lambda x: _activated(encoder(_shifted(x, dtype, shift)), threshold)
 
-    def _shifted(self, x: Tensor) -> Tensor:
-        x = x.to(self.w_enc.dtype)
-        return x if self.shift is None else x - self.shift
+    def decoder_rows(self, units: Int[Tensor, " part"]) -> Float[Tensor, "part d_write"]:
+        """Return the decoder rows of some units."""
+        return self.w_dec[units]
+
+
+def _shifted(x: Tensor, dtype: torch.dtype, shift: Tensor | None) -> Tensor:
+    x = x.to(dtype)
+    return x if shift is None else x - shift
 
 
 def _activated(before: Tensor, threshold: Tensor | None) -> Tensor:

@@ -1,4 +1,8 @@
-"""Some units of a basis whose decoder is a matrix: their rows are picked when they are first needed."""
+"""Some units of a basis whose decoder is a matrix.
+
+Their rows are picked when they are first needed, and nothing else of the basis is held on to: it may be let go of
+meanwhile, to make room for another layer.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +23,21 @@ class RowsPart:
     Args:
         units: which units.
         encoder: makes the encoder of some units.
-        w_dec: decoder of all units, one row per unit.
+        decoder: gives the decoder rows of some units.
     """
 
     def __init__(
-        self,
-        units: Int[Tensor, " part"],
-        encoder: Callable[[Tensor], LinearMap],
-        w_dec: Float[Tensor, "unit d_write"],
+        self, units: Int[Tensor, " part"], encoder: Callable[[Tensor], LinearMap], decoder: Callable[[Tensor], Tensor]
     ) -> None:
-        self._units, self._make_encoder, self._w_dec = units, encoder, w_dec
+        self._units, self._make_encoder, self._make_rows = units, encoder, decoder
 
     @cached_property
     def _encoder(self) -> LinearMap:
         return self._make_encoder(self._units)
 
     @cached_property
-    def _rows(self) -> Tensor:
-        return self._w_dec[self._units]
+    def _rows(self) -> Float[Tensor, "part d_write"]:
+        return self._make_rows(self._units)
 
     def encode(self, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b part"]:
         """Return the coordinates of these units."""

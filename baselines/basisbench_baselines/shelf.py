@@ -1,22 +1,103 @@
-"""Dictionaries that are loaded when they are first asked for, and can be let go of one by one."""
+"""Dictionaries that are loaded when they are first asked for, as many at a time as there is room for.
+
+1. A pass asks for the dictionaries of all layers in order, and so does the next pass. Where not all fit, what makes
+   room is the one that was used last: the others are still there when the next pass comes by. (Letting go of the one
+   that was not used for longest would load every layer anew in each pass.)
+2. On a device, what does not fit is kept in the machine's own memory, ready to be copied, while there is room for it
+   there; only what fits in neither is read from its file again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
+
+Loader = Callable[[str], Any]
+"""Loads one dictionary to a device."""
+
+
+class Window:
+    """Which of several things are in memory on one device.
+
+    Args:
+        sizes: bytes of each, by index.
+        room: bytes that they may take together. The one that is asked for is always let in, and takes its size twice:
+            loading and rearranging need as much again.
+    """
+
+    def __init__(self, sizes: Mapping[int, int], room: int) -> None:
+        self._sizes, self._room = dict(sizes), room
+        self._inside: list[int] = []
+
+    @property
+    def inside(self) -> tuple[int, ...]:
+        """What is in memory, in order of last use."""
+        return tuple(self._inside)
+
+    @property
+    def overflows(self) -> bool:
+        """Whether not all fit at the same time."""
+        return sum(self._sizes.values()) + max(self._sizes.values(), default=0) > self._room
+
+    def enter(self, index: int) -> tuple[int, ...]:
+        """Let one in, and return those that must be let go of for it.
+
+        Args:
+            index: which is needed now.
+        """
+        if index in self._inside:
+            self._inside.remove(index)
+            self._inside.append(index)
+            return ()
+        left: list[int] = []
+        needed = 2 * self._sizes[index]
+        while self._inside and needed + self._taken > self._room:
+            left.append(self._inside.pop())
+        self._inside.append(index)
+        return tuple(left)
+
+    def narrow(self) -> tuple[int, ...]:
+        """Make the room half of what is in memory; return those that must be let go of, never the last used."""
+        left: list[int] = []
+        if len(self._inside) > 1:
+            self._room = min(self._room, self._taken // 2)
+        while len(self._inside) > 1 and self._taken > self._room:
+            left.append(self._inside.pop(-2))
+        return tuple(left)
+
+    @property
+    def _taken(self) -> int:
+        return sum(self._sizes[index] for index in self._inside)
 
 
 class DictionaryShelf(Sequence[Any]):
-    """One dictionary per layer; each is loaded on its first use.
+    """One dictionary per layer.
 
     Args:
-        loaders: load a dictionary, in layer order.
-        nbytes: bytes of all dictionaries' weights.
+        loaders: load a dictionary to a device, in layer order.
+        sizes: bytes of each dictionary's weights.
+        devices: where each is needed.
+        rooms: for each of these devices, bytes that its dictionaries may take.
+        spare: bytes of the machine's own memory for those that do not fit on a device.
     """
 
-    def __init__(self, loaders: Sequence[Callable[[], Any]], nbytes: int) -> None:
-        self._loaders, self._loaded = tuple(loaders), dict[int, Any]()
-        self.nbytes = nbytes
+    def __init__(
+        self,
+        loaders: Sequence[Loader],
+        sizes: Sequence[int],
+        devices: Sequence[str],
+        rooms: Mapping[str, int],
+        spare: int = 0,
+    ) -> None:
+        self._loaders, self._sizes, self._devices = tuple(loaders), tuple(sizes), tuple(devices)
+        self._windows = {
+            device: Window({index: sizes[index] for index, other in enumerate(devices) if other == device}, room)
+            for device, room in rooms.items()
+        }
+        self._spare = spare
+        self._loaded = dict[int, Any]()
+        self._aside = dict[int, Any]()
 
     def __len__(self) -> int:
         return len(self._loaders)
@@ -30,14 +111,80 @@ class DictionaryShelf(Sequence[Any]):
             return [self[each] for each in range(len(self))[index]]
         index = range(len(self))[index]
         if index not in self._loaded:
-            self._loaded[index] = self._loaders[index]()
+            self.make_room(index)
+            self._loaded[index] = self._load(index)
         return self._loaded[index]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of all dictionaries' weights."""
+        return sum(self._sizes)
+
+    @property
+    def overflows(self) -> bool:
+        """Whether not all fit into memory at the same time, so that some are loaded in every pass."""
+        return any(window.overflows for window in self._windows.values())
+
+    @property
     def loaded(self) -> tuple[int, ...]:
-        """Which dictionaries are in memory."""
+        """Which dictionaries are in memory, where they are needed."""
         return tuple(sorted(self._loaded))
 
-    def drop(self, index: int) -> None:
-        """Let go of a dictionary; it is loaded again when it is asked for."""
-        self._loaded.pop(index, None)
+    def make_room(self, index: int) -> tuple[int, ...]:
+        """Let go of what must make room for a dictionary, and return which; whoever holds more of them lets go too.
+
+        Args:
+            index: the dictionary that is asked for next.
+        """
+        return self._let_go(self._windows[self._devices[index]].enter(index))
+
+    def narrow(self) -> tuple[int, ...]:
+        """Keep half as much from now on, one at least; return which were let go of, nothing where there was but one."""
+        return self._let_go(tuple(index for window in self._windows.values() for index in window.narrow()))
+
+    def _let_go(self, which: tuple[int, ...]) -> tuple[int, ...]:
+        for index in which:
+            self._loaded.pop(index, None)
+        return which
+
+    def _load(self, index: int) -> Any:
+        device = self._devices[index]
+        if device == "cpu" or not self._windows[device].overflows:
+            return self._loaders[index](device)
+        if index not in self._aside:
+            taken = sum(self._sizes[other] for other in self._aside)
+            if taken + 2 * self._sizes[index] > self._spare:
+                return self._loaders[index](device)
+            self._aside[index] = self._loaders[index]("cpu")
+        return copied_to(self._aside[index], device)
+
+
+def copied_to(dictionary: Any, device: str) -> Any:
+    """Return a dictionary with its weights on a device; the one that is given stays as it is.
+
+    Args:
+        dictionary: a SAELens module, or an adapted one (basisbench_baselines.adapted).
+        device: where the weights go; its own device makes a copy as well.
+    """
+    import torch
+    from torch import nn
+
+    from basisbench_baselines.adapted import AdaptedDictionary
+
+    adapted = dictionary if isinstance(dictionary, AdaptedDictionary) else None
+    module = dictionary if adapted is None else adapted.module
+    moved: dict[int, Any] = {}
+    if adapted is not None:
+        for tensor in (adapted.w_dec, adapted.bias, adapted.linear):
+            if tensor is not None:
+                moved[id(tensor)] = tensor.to(device, copy=True)
+        # The module's decoder is a view of the adapted one's: copied once, not twice.
+        rows = moved[id(adapted.w_dec)][: len(module.W_dec)]
+        moved[id(module.W_dec)] = nn.Parameter(rows, requires_grad=False)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if id(tensor) not in moved:
+            there = tensor.detach().to(device, copy=True)
+            moved[id(tensor)] = nn.Parameter(there, requires_grad=False) if isinstance(tensor, nn.Parameter) else there
+    twin = copy.deepcopy(dictionary, moved)
+    (twin if adapted is None else twin.module).to(torch.device(device))  # for what SAELens notes of its device
+    return twin

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from basisbench.cross_layer import CrossLayerWriter, Pass, PlainWriter, earlier_writes
+from basisbench.cross_layer import CrossLayerWriter, EarlierWrites, Pass, PlainWriter
 from basisbench.hooks import Edit, Place
 from basisbench.protocols import CrossLayerBasis
 from basisbench.writing import SiteWriter
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from basisbench.model import Model
     from basisbench.protocols import Basis
     from basisbench.shortcut import FirstUnits
+    from basisbench.types import Site
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +42,12 @@ class Reference:
     units: tuple[Float[Tensor, "pair_or_1 pos unit"], ...]
     errors: tuple[Float[Tensor, "pair_or_1 pos d_write"], ...] | None
     _outputs: dict[int, Tensor] = field(default_factory=dict)
+    _earlier: list[EarlierWrites] = field(default_factory=list)
 
     def part(self, chosen: slice) -> Reference:
-        """Return the reference of some of the pairs."""
+        """Return the reference of some of the pairs; the same where all pairs share it."""
+        if all(len(units) == 1 for units in self.units):
+            return self
 
         def cut(value: Tensor) -> Tensor:
             return value if len(value) == 1 else value[chosen]
@@ -57,15 +61,22 @@ class Reference:
     def output(self, basis: Basis, index: int) -> Float[Tensor, "pair_or_1 pos d_write"]:
         """Return what a site writes when every node and error is at its reference; computed once."""
         if index not in self._outputs:
-            output = basis.decode(basis.sites[index], self.units[index])
-            earlier = (
-                earlier_writes(basis, index, lambda source: self.units[source])
-                if isinstance(basis, CrossLayerBasis)
-                else None
-            )
-            output = output if earlier is None else output + earlier
+            site = basis.sites[index]
+            output = basis.decode(site, self.units[index])
+            if isinstance(basis, CrossLayerBasis):
+                earlier = self._writes_before(basis, site)
+                output = output if earlier is None else output + earlier
             self._outputs[index] = output if self.errors is None else output + self.errors[index]
         return self._outputs[index]
+
+    def _writes_before(self, basis: CrossLayerBasis, site: Site) -> Float[Tensor, "pair_or_1 pos d_write"] | None:
+        """Return what earlier sites write here; when sites are asked for in order, each spreads once."""
+        if not self._earlier:
+            of = dict(zip(basis.sites, self.units, strict=True))
+            self._earlier.append(EarlierWrites(basis, of.__getitem__))
+        earlier = self._earlier[0].at(site)
+        self._earlier[0].offer(site, self.units[basis.sites.index(site)])
+        return earlier
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from basisbench.ablate import Keep, Reference, ablation_edits
 from basisbench.batching import MemoryExhaustedError, exhausted, is_out_of_memory, release
 from basisbench.columns import columns_of, narrow_head
 from basisbench.hooks import Edit, Place
-from basisbench.protocols import UnitwiseBasis
+from basisbench.protocols import StreamedBasis, UnitwiseBasis
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,6 +36,10 @@ be large. Circuits are stacked up to this size, so that memory does not grow wit
 
 _PASSES_SHARED = 4
 """How many times as many tokens a single circuit of a dictionary may take to a pass."""
+
+_STREAMED = {"cpu": 64}
+_DEVICE_STREAMED = 4
+"""How many times as many tokens a pass holds where each one reads weights anew (`protocols.StreamedBasis`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,10 +90,10 @@ def evaluate_circuits(
 
     pairs = len(batch.clean)
     tokens = batch.clean if shortcut is None else shortcut.tokens
-    limit = model.batching.tokens("curve", tokens_per_batch or default_tokens_per_batch(model))
+    limit = model.batching.tokens("curve", tokens_per_batch or default_tokens_per_batch(model, basis))
     # Every pass of a dictionary picks its units anew, which more prompts should share.
-    shared = _PASSES_SHARED if isinstance(basis, UnitwiseBasis) and "curve" not in model.batching.bounds else 1
-    most = limit * shared
+    picks = isinstance(basis, UnitwiseBasis) and not _streams(basis) and "curve" not in model.batching.bounds
+    most = limit * (_PASSES_SHARED if picks else 1)
     passes = math.ceil(pairs / max(1, most // tokens.shape[1]))
     if passes > 1:
         parts = [
@@ -216,10 +220,16 @@ def _evenly(count: int, parts: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(ends)]
 
 
-def default_tokens_per_batch(model: Model) -> int:
+def default_tokens_per_batch(model: Model, basis: Basis) -> int:
     """Return how many tokens one pass holds, for circuits to be stacked."""
     widest = max(int(model.bridge.cfg.d_mlp), int(model.bridge.cfg.d_model)) * model.dtype.itemsize
-    return _BATCH_BYTES.get(model.device.type, _DEVICE_BATCH_BYTES) // widest
+    place = model.device.type
+    more = _STREAMED.get(place, _DEVICE_STREAMED) if _streams(basis) else 1
+    return more * _BATCH_BYTES.get(place, _DEVICE_BATCH_BYTES) // widest
+
+
+def _streams(basis: Basis) -> bool:
+    return isinstance(basis, StreamedBasis) and basis.streams
 
 
 def _joined(first: Mapping[Place, Edit], then: Mapping[Place, Edit]) -> Mapping[Place, Edit]:

@@ -7,6 +7,7 @@ import gc
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
 _PACKAGES = ("torch", "transformers", "transformer_lens", "sae_lens", "datasets", "numpy", "tokenizers")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
+_CONTROL_GROUP = Path("/proc/self/cgroup")
+_CONTROL_FILES = {
+    1: (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+}
+"""By version of Linux's control groups: where they are, and the files of limit and use."""
 
 
 def describe_environment(model: Model) -> Environment:
@@ -68,6 +75,59 @@ def trim_memory() -> None:
     """Return freed memory to the system, where the C library can; it keeps holes for blocks that fit them."""
     with suppress(OSError, AttributeError):  # glibc only
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+_SHARE_FOR_WEIGHTS = 0.5
+"""Share of the memory that is free for the weights of a basis; activations and coordinates need the rest."""
+
+
+def room_for_weights(device: str) -> int:
+    """Return how many bytes the weights of a basis may take on a device.
+
+    Args:
+        device: for example "cpu" or "cuda:0".
+    """
+    return int(_SHARE_FOR_WEIGHTS * free_memory(device))
+
+
+def free_memory(device: str) -> int:
+    """Return how many bytes can still be taken on a device.
+
+    On a GPU that is what its driver says, and what this process holds without using it. Elsewhere it is the least of
+    what the machine, the control group (a container, a batch job) and the limit of this process leave.
+    """
+    import psutil
+    import torch
+
+    if device.startswith("cuda"):
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    left: list[int] = [psutil.virtual_memory().available, *_left_in_control_groups()]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        left.append(limit - psutil.Process().memory_info().vms)
+    return max(0, min(left))
+
+
+def _left_in_control_groups() -> Iterator[int]:
+    """Yield what each control group around this process leaves; cached files count as free, they can be given up."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = _CONTROL_GROUP.read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        _, controllers, own = line.split(":", 2)
+        version = 2 if not controllers else 1 if "memory" in controllers.split(",") else None
+        if version is None:
+            continue
+        root, limit, taken, cached = _CONTROL_FILES[version]
+        group = root / own.lstrip("/")
+        for folder in (group, *group.parents):
+            if not folder.is_relative_to(root):
+                break
+            with suppress(OSError, ValueError):  # absent at the root, and "max" where there is no limit
+                most, now = (int((folder / name).read_text(encoding="ascii")) for name in (limit, taken))
+                counts = dict(row.split() for row in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+                yield most - now + int(counts.get(cached, 0))
 
 
 def reset_peak_memory(model: Model) -> None:

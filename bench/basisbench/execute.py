@@ -26,6 +26,7 @@ from basisbench.layer_subset import restrict
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.metrics import sizes_grid
 from basisbench.model import Model
+from basisbench.protocols import StreamedBasis
 from basisbench.ranking import Ranking, pooled_scores, rank
 from basisbench.record import (
     CellConfig,
@@ -76,6 +77,15 @@ def _make_room(model: Model, key: _Key) -> None:
     if key not in shelf and sum(built.basis.parameter_bytes for built in shelf.values()) > _SHELF_BYTES:
         shelf.clear()
         give_memory_back()
+
+
+def _keeps_less(model: Model, key: _Key) -> bool:
+    """Let a basis hold fewer of its weights, and passes begin with their usual size again; False where it cannot."""
+    built = _shelves.get(model, {}).get(key)
+    less = built is not None and isinstance(built.basis, StreamedBasis) and built.basis.keep_less()
+    if less:
+        model.batching.bounds.clear()
+    return less
 
 
 def _built(model: Model, spec: BasisSpec, layers: tuple[int, ...] | None) -> _Built:
@@ -146,16 +156,24 @@ class Session:
             BasisError: the basis cannot be built, or explains nothing on the task's prompts.
             MemoryExhaustedError: the cell does not fit into memory.
         """
+        key = spec.name, cell.layers
         for _ in range(_ATTEMPTS):
+            exhausted = ""
             try:
                 return self._measured(cell, spec, method)
+            except MemoryExhaustedError as error:
+                exhausted = str(error)  # not the error, whose traceback holds what the failed pass has made
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             for group in self.groups:
                 group.forget_other_bases("")
+            # Weights of the basis go before passes become smaller still.
+            less = _keeps_less(self.model, key)
             release(self.model)
-            if not self.model.batching.halve_all():
+            if exhausted and not less:
+                raise MemoryExhaustedError(exhausted)
+            if not less and not self.model.batching.halve_all():
                 break
         raise MemoryExhaustedError(
             f"out of memory on {self.model.device}: basis '{spec.name}' with {self.attribution.pair_count} pairs of "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisError
-from basisbench.protocols import Basis, BasisPart, BasisSpec, CrossLayerBasis, UnitwiseBasis
+from basisbench.protocols import Basis, BasisPart, BasisSpec, CrossLayerBasis, StreamedBasis, UnitwiseBasis
 from basisbench.types import Family, Site
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class LayerSubset:
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of the whole basis's weights, which are all there once it is built."""
+        """Bytes of the whole basis's weights."""
         return self.basis.parameter_bytes
 
     @property
@@ -65,11 +65,14 @@ class LayerSubset:
         """Return the reconstruction at one of the sites."""
         return self.basis.decode(site, f)
 
-    def drop(self, site: Site) -> None:
-        """Let go of a site's weights, if the basis can load them again."""
-        drop = getattr(self.basis, "drop", None)
-        if drop is not None:
-            drop(site)
+    @property
+    def streams(self) -> bool:
+        """Whether its weights do not fit into memory at once."""
+        return isinstance(self.basis, StreamedBasis) and self.basis.streams
+
+    def keep_less(self) -> bool:
+        """Keep fewer weights in memory, if the basis can."""
+        return isinstance(self.basis, StreamedBasis) and self.basis.keep_less()
 
 
 class _UnitwiseSubset(LayerSubset):

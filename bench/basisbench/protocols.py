@@ -142,6 +142,23 @@ class CrossLayerPart(BasisPart, Protocol):
         ...
 
 
+@runtime_checkable
+class StreamedBasis(Basis, Protocol):
+    """A basis that reads weights when they are needed and lets go of them where they do not fit: for memory alone.
+
+    What it computes does not depend on what is in memory. Sites are asked for in order, pass after pass.
+    """
+
+    @property
+    def streams(self) -> bool:
+        """Whether not all weights fit at once, so that every pass reads some: passes should be few and large."""
+        ...
+
+    def keep_less(self) -> bool:
+        """Hold less in memory from now on; False where that is not possible."""
+        ...
+
+
 class ScoringContext(Protocol):
     """What a method may use: the model, one aligned group of the attribution split, shared fields."""
 

@@ -15,8 +15,10 @@ circuits (basisbench.shortcut); masks and references are aligned at the end.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING
 
+from basisbench.cross_layer import WIDE
 from basisbench.slicing import SiteSlices, all_dense, take_slices
 
 if TYPE_CHECKING:
@@ -27,12 +29,11 @@ if TYPE_CHECKING:
     from basisbench.protocols import Basis
     from basisbench.shortcut import FirstUnits
 
-_CHUNK_BYTES = 24 * 2**20
-"""Coordinates are computed in chunks of this size on a CPU: memory does not grow with the examples, and the C library
-hands blocks of more than 32 MiB back to the system each time, whose pages then cost more than the arithmetic."""
-
-_WIDE = 4096
-"""From this many units a reference that all pairs share is decoded by itself: sparse codes are decoded row by row."""
+_CHUNK_BYTES = {"cpu": 24 * 2**20}
+_DEVICE_CHUNK_BYTES = 512 * 2**20
+"""Coordinates are computed in chunks of this size, so that memory does not grow with the examples. On a CPU the C
+library hands blocks of more than 32 MiB back to the system each time; their pages then cost more than the arithmetic.
+"""
 
 
 class SiteWriter:
@@ -70,13 +71,10 @@ class SiteWriter:
         if sliced:
             dtype = self._unit_reference.dtype
             self._slices = take_slices(basis, self._site, self._kept, self._keep_errors, positions, dtype)
-            if self._slices is None and self._bytes_of_a_row() * len(self._kept) * positions > _CHUNK_BYTES:
+            if self._slices is None and self._bytes_of_a_row() * len(self._kept) * positions > self._chunk_bytes:
                 self._slices = all_dense(self._keep_errors, len(self._kept), positions)
         self._reference = reference
         self._index = index
-        self._at_zero: Tensor | None = None
-        if not basis.exact:
-            self._at_zero = basis.decode(self._site, self._unit_reference.new_zeros(1, self._kept.shape[-1]))
         self._read: Tensor | None = None
         self._first_units = first_units
 
@@ -133,16 +131,21 @@ class SiteWriter:
 
         if self._basis.exact:
             return self._basis.decode(self._site, units.where(kept, reference))
-        if error_reference is None or self._at_zero is None:
+        if error_reference is None:
             raise RuntimeError(f"basis '{self._basis.name}' is not exact but has no error reference")
         # f' - f where the error is kept, f' elsewhere. The two factors have no pair axis unless the reference has one.
         unkept, sign = reference * ~kept, kept.to(units.dtype) - keep_errors.to(units.dtype)
         error = (live - self._at_zero).where(keep_errors, error_reference)
-        if len(self._unit_reference) == 1 and self._pairs > 1 and units.shape[-1] >= _WIDE:
+        if len(self._unit_reference) == 1 and self._pairs > 1 and units.shape[-1] >= WIDE:
             # A mean over many prompts is dense, but the same for all pairs; what is left is as sparse as the code.
             shared = self._basis.decode(self._site, unkept) - self._at_zero
             return self._basis.decode(self._site, units * sign) + shared + error
         return self._basis.decode(self._site, torch.addcmul(unkept, units, sign)) + error
+
+    @cached_property
+    def _at_zero(self) -> Float[Tensor, "1 d_write"]:
+        """What the decoder writes when every coordinate is zero; asked for when the weights are needed anyway."""
+        return self._basis.decode(self._site, self._unit_reference.new_zeros(1, self._kept.shape[-1]))
 
     def _sliced(self, parts: SiteSlices, read: Tensor, live: Tensor) -> Tensor:
         circuits = len(self._kept)
@@ -180,15 +183,17 @@ class SiteWriter:
             )
         return written
 
+    @property
+    def _chunk_bytes(self) -> int:
+        return _CHUNK_BYTES.get(self._unit_reference.device.type, _DEVICE_CHUNK_BYTES)
+
     def _bytes_of_a_row(self, units: int | None = None) -> int:
         """Return the size of the coordinates of all pairs in one circuit at one position."""
         return self._pairs * (units or self._kept.shape[-1]) * self._unit_reference.dtype.itemsize
 
     def _chunks(self, rows: int, units: int) -> Iterator[slice]:
         """Cut rows so that the coordinates of one chunk stay small."""
-        step = rows
-        if self._unit_reference.device.type == "cpu":
-            step = max(1, _CHUNK_BYTES // max(1, self._bytes_of_a_row(units)))
+        step = max(1, self._chunk_bytes // max(1, self._bytes_of_a_row(units)))
         for start in range(0, rows, step):
             yield slice(start, start + step)
 

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from basisbench.environment import give_memory_back, room_for_weights
 from basisbench.errors import BasisBenchError, BasisError
 from basisbench.packed import LinearMap, passing_linear_map
 from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
@@ -27,6 +28,7 @@ from basisbench_baselines.circuit_tracer import (
     read_config,
 )
 from basisbench_baselines.hub.cache import resolve, told
+from basisbench_baselines.shelf import Window
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from basisbench.model import Model
 
 NAME = "clt"
+_LARGE_BYTES = 256 * 2**20
+"""Transcoders whose dropped layers are worth handing back to the system."""
+
 _SUMMARY = "cross-layer transcoder: reads the MLP's input, writes the MLP outputs of this and all later layers"
 
 
@@ -43,19 +48,21 @@ class CrossLayerRows:
 
     Args:
         units: which units.
-        files: the files of the layer.
+        layer: which layer.
+        files: gives the files of the layer, whose weights may have been let go of meanwhile.
     """
 
-    def __init__(self, units: Int[Tensor, " part"], files: LayerFiles) -> None:
-        self._units, self._files = units, files
+    def __init__(self, units: Int[Tensor, " part"], layer: int, files: Callable[[], LayerFiles]) -> None:
+        self._units, self._layer, self._files = units, layer, files
 
     @cached_property
     def _encoder(self) -> LinearMap:
-        return self._files.encoder_of(self._units)
+        return self._files().encoder_of(self._units)
 
     @cached_property
     def _rows(self) -> Float[Tensor, "part target d_write"]:
-        return self._files.w_dec[self._units].to(self._files.dtype)
+        files = self._files()
+        return files.w_dec[self._units].to(files.dtype)
 
     def encode(self, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b part"]:
         """Return the coordinates of these units."""
@@ -71,7 +78,7 @@ class CrossLayerRows:
 
     def spread(self, f: Float[Tensor, "*b part"], to: Site) -> Float[Tensor, "*b d_write"]:
         """Return what these units add at the write hook of `to`."""
-        return passing_linear_map(self._rows[:, to.layer - self._files.layer].T, None)(f)
+        return passing_linear_map(self._rows[:, to.layer - self._layer].T, None)(f)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,37 +89,60 @@ class CrossLayerTranscoder:
         name: name of the basis.
         sites: one per layer.
         files: the files of each layer.
-        parameter_bytes: bytes of all weights.
+        window: which layers' weights are in memory.
         sources: repository of the Hugging Face hub that the weights come from, with its commit; empty for a folder.
     """
 
     name: str
     sites: Sequence[Site]
     files: tuple[LayerFiles, ...]
-    parameter_bytes: int
+    window: Window
     family: Family = "mlp"
     exact: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(files.nbytes for files in self.files)
+
+    @property
+    def streams(self) -> bool:
+        """Whether not all layers fit into memory at once, so that every pass reads some of them."""
+        return self.window.overflows
+
+    def keep_less(self) -> bool:
+        """Keep fewer layers in memory from now on; False where no less can be kept."""
+        return self._forget(self.window.narrow())
+
+    def _forget(self, layers: Sequence[int]) -> bool:
+        for layer in layers:
+            self.files[layer].drop()
+        if layers and self.parameter_bytes > _LARGE_BYTES:
+            give_memory_back()
+        return bool(layers)
+
+    def _files_of(self, site: Site) -> LayerFiles:
+        """Return the files of a layer, after others have made room for them."""
+        self._forget(self.window.enter(site.layer))
+        return self.files[site.layer]
+
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
         """Return the feature activations."""
-        return self.files[site.layer].encode(x)
+        return self._files_of(site).encode(x)
 
     def decode(self, site: Site, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
         """Return what a layer's own units write there, with the bias."""
-        return self.files[site.layer].decoders[0](f) + self.files[site.layer].b_dec
+        files = self._files_of(site)
+        return files.decoders[0](f) + files.b_dec
 
     def spread(self, site: Site, f: Float[Tensor, "*b unit"], to: Site) -> Float[Tensor, "*b d_write"]:
         """Return what a layer's units add at this layer or a later one."""
-        return self.files[site.layer].decoders[to.layer - site.layer](f)
+        return self._files_of(site).decoders[to.layer - site.layer](f)
 
     def part(self, site: Site, units: Int[Tensor, " part"]) -> CrossLayerRows:
-        """Return some units."""
-        return CrossLayerRows(units, self.files[site.layer])
-
-    def drop(self, site: Site) -> None:
-        """Let go of a layer's weights; the next use reads them again."""
-        self.files[site.layer].drop()
+        """Return some units; their weights are read when they are first used."""
+        return CrossLayerRows(units, site.layer, lambda: self._files_of(site))
 
 
 def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> CrossLayerTranscoder:
@@ -129,14 +159,15 @@ def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> C
     """
     try:
         read, write = hook_names(folder, read_config(folder))
-        files, in_memory = open_layers(folder, model)
+        files = open_layers(folder, model)
         sites = tuple(
             Site(layer, _site_hook(model, read, layer), _site_hook(model, write, layer))
             for layer in range(model.layers)
         )
     except BasisBenchError as error:
         raise BasisError(f"basis '{name}': {error}") from error
-    return CrossLayerTranscoder(name, sites, files, in_memory, sources=sources)
+    window = Window({part.layer: part.nbytes for part in files}, room_for_weights(str(model.device)))
+    return CrossLayerTranscoder(name, sites, files, window, sources=sources)
 
 
 def _site_hook(model: Model, hook: str, layer: int) -> str:

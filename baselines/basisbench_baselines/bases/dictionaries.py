@@ -13,15 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from basisbench.environment import trim_memory
+from basisbench.batching import is_out_of_memory
+from basisbench.environment import give_memory_back, trim_memory
 from basisbench.errors import BasisError
 from basisbench.packed import largest_bytes
 from basisbench.protocols import BasisSpec, ModelSpec
 from basisbench.types import Family, Site
 from basisbench_baselines.adapted import adapt
-from basisbench_baselines.elementwise import QuickDictionary, quick_dictionary
+from basisbench_baselines.elementwise import ElementwiseDictionary, QuickDictionary, quick_dictionary
 from basisbench_baselines.rows import RowsPart
 from basisbench_baselines.shelf import DictionaryShelf
 
@@ -73,29 +74,57 @@ class DictionaryBasis:
     def _quick(self) -> dict[int, QuickDictionary]:
         return {}
 
+    @cached_property
+    def _unitwise(self) -> dict[int, bool]:
+        return {}
+
+    @property
+    def streams(self) -> bool:
+        """Whether not all dictionaries fit into memory at once, so that every pass loads some of them."""
+        return isinstance(self.dictionaries, DictionaryShelf) and self.dictionaries.overflows
+
+    def keep_less(self) -> bool:
+        """Keep fewer dictionaries in memory from now on; False where no less can be kept."""
+        return isinstance(self.dictionaries, DictionaryShelf) and self._forget(self.dictionaries.narrow())
+
+    def _forget(self, indices: Sequence[int]) -> bool:
+        """Let go of what was made of dictionaries that are no longer in memory."""
+        for index in indices:
+            self._quick.pop(index, None)
+        if indices and self.parameter_bytes > _LARGE_BYTES:
+            give_memory_back()
+        return bool(indices)
+
+    def _dictionary_at(self, site: Site) -> Any:
+        index = self._indices[site.layer]
+        if not isinstance(self.dictionaries, DictionaryShelf):
+            return self.dictionaries[index]
+        while True:
+            self._forget(self.dictionaries.make_room(index))
+            try:
+                return self.dictionaries[index]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not self.keep_less():
+                    raise
+
     def _quick_at(self, site: Site) -> QuickDictionary:
         index = self._indices[site.layer]
+        dictionary = self._dictionary_at(site)
         if index not in self._quick:
-            pack = self.parameter_bytes <= largest_bytes()
-            self._quick[index] = quick_dictionary(self.dictionaries[index], pack=pack)
+            pack = self.parameter_bytes <= largest_bytes() and not self.streams
+            self._quick[index] = quick_dictionary(dictionary, pack=pack)
+            self._unitwise[index] = isinstance(self._quick[index], ElementwiseDictionary)
             if self.parameter_bytes > _LARGE_BYTES:
                 # What was rearranged leaves holes that the next layer's weights do not fill.
                 trim_memory()
         return self._quick[index]
-
-    def drop(self, site: Site) -> None:
-        """Let go of a site's weights, where they can be loaded again; the next use does."""
-        if isinstance(self.dictionaries, DictionaryShelf):
-            index = self._indices[site.layer]
-            self._quick.pop(index, None)
-            self.dictionaries.drop(index)
 
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
         """Return the feature activations, in the type of the weights."""
         import torch
 
         if torch.is_grad_enabled():
-            dictionary = self.dictionaries[self._indices[site.layer]]
+            dictionary = self._dictionary_at(site)
             features: Tensor = dictionary.encode(x.to(dictionary.W_dec.dtype))
             return features
         return self._quick_at(site).encode(x)
@@ -105,14 +134,29 @@ class DictionaryBasis:
         import torch
 
         if torch.is_grad_enabled():
-            dictionary = self.dictionaries[self._indices[site.layer]]
+            dictionary = self._dictionary_at(site)
             reconstruction: Tensor = dictionary.decode(f.to(dictionary.W_dec.dtype))
             return reconstruction
         return self._quick_at(site).decode(f)
 
     def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart | None:
-        """Return some units; None for dictionaries whose units depend on each other."""
-        return self._quick_at(site).part(units)
+        """Return some units; None for dictionaries whose units depend on each other.
+
+        Their weights are read when they are first used: parts of all sites are made before a pass begins.
+        """
+        index = self._indices[site.layer]
+        if index not in self._unitwise:
+            self._quick_at(site)
+        if not self._unitwise[index]:
+            return None
+        return RowsPart(
+            units,
+            lambda some: self._elementwise_at(site).encoder_of(some),
+            lambda some: self._elementwise_at(site).decoder_rows(some),
+        )
+
+    def _elementwise_at(self, site: Site) -> ElementwiseDictionary:
+        return cast("ElementwiseDictionary", self._quick_at(site))
 
 
 def _folder(name: str, model: ModelSpec) -> Path:

@@ -21,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from basisbench.environment import room_for_weights
 from basisbench.errors import BasisError
 from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
 from basisbench.types import Family, Site
@@ -29,7 +30,7 @@ from basisbench_baselines.bases.dictionaries import DictionaryBasis, hash_files
 from basisbench_baselines.hub.cache import Snapshot, pinned, quiet, resolve, told
 from basisbench_baselines.hub.placement import Placement, place
 from basisbench_baselines.hub.releases import Release, choose, find_release, layer_of
-from basisbench_baselines.shelf import DictionaryShelf
+from basisbench_baselines.shelf import DictionaryShelf, Loader
 
 if TYPE_CHECKING:
     from basisbench.model import Model
@@ -232,8 +233,9 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
             "it was trained for another model (a pattern after a colon chooses among its ids)"
         )
     sites: list[Site] = []
-    loaders: list[Callable[[], Any]] = []
-    nbytes = 0
+    loaders: list[Loader] = []
+    sizes: list[int] = []
+    devices: list[str] = []
     for layer, dictionary in dictionaries.items():
         with dictionary.told(name):
             config, parameters = _described(dictionary.configure())
@@ -246,8 +248,9 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
             site = placement.site(model)
             _check_widths(config, placement, site, model)
             sites.append(site)
-            loaders.append(partial(_load, name, dictionary, placement, model, site, dtype))
-            nbytes += parameters * dtype.itemsize
+            loaders.append(partial(_load, name, dictionary, placement, model, dtype))
+            sizes.append(parameters * dtype.itemsize)
+            devices.append(_device_of(model, site))
     missing = sorted(set(range(model.layers)) - set(dictionaries))
     if missing:
         _say_missing(name, model.name, tuple(missing))
@@ -256,7 +259,13 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
         name,
         family,
         tuple(sites),
-        DictionaryShelf(loaders, nbytes),
+        DictionaryShelf(
+            loaders,
+            sizes,
+            devices,
+            {device: room_for_weights(device) for device in dict.fromkeys(devices)},
+            spare=room_for_weights("cpu"),
+        ),
         sources={snapshot.repository: snapshot.commit for snapshot in snapshots},
     )
 
@@ -273,9 +282,9 @@ def _described(raw: dict[str, Any]) -> tuple[Any, int]:
     return config, sum(parameter.numel() for parameter in module.parameters())
 
 
-def _load(name: str, dictionary: Dictionary, placement: Placement, model: Model, site: Site, dtype: Any) -> Any:
+def _load(name: str, dictionary: Dictionary, placement: Placement, model: Model, dtype: Any, device: str) -> Any:
     with dictionary.told(name), quiet():
-        module = dictionary.load(_device_of(model, site), str(dtype).removeprefix("torch."))
+        module = dictionary.load(device, str(dtype).removeprefix("torch."))
         module.eval().requires_grad_(False)
         return adapt(module, gain=placement.gain(model), centred=placement.is_centred(model))
 

@@ -60,7 +60,7 @@ class RotatedActivations:
     def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart:
         """Return some axes."""
         rotation = self.rotations[site.layer]
-        return RowsPart(units, lambda some: passing_linear_map(rotation[some], None), rotation)
+        return RowsPart(units, lambda some: passing_linear_map(rotation[some], None), rotation.__getitem__)
 
 
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
