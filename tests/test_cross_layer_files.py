@@ -212,6 +212,17 @@ def test_weights_that_were_let_go_are_read_again(copied: tuple[Model, Path]) -> 
     assert not torch.equal(basis.encode(basis.sites[0], x), first)
 
 
+@pytest.mark.parametrize("active", [0, 1, 5, 40])
+def test_a_code_is_decoded_by_the_rows_of_its_active_units(active: int) -> None:
+    from basisbench_baselines.circuit_tracer import _product
+
+    generator = torch.manual_seed(active)
+    rows = torch.randn(40, 3, 6, generator=generator).bfloat16()[:, 1]
+    f = torch.zeros(2, 4, 40)
+    f[..., torch.randperm(40, generator=generator)[:active]] = torch.randn(2, 4, active, generator=generator)
+    torch.testing.assert_close(_product(rows, f), f @ rows.float(), rtol=0, atol=1e-5)
+
+
 def test_large_decoders_stay_in_the_type_of_the_file(
     copied: tuple[Model, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -119,6 +119,7 @@ def test_a_model_that_is_not_at_hand_is_estimated_from_its_shape(tmp_path: Path)
     assert estimate.memory.runtime == 0
     assert estimate.downloads == 2 * 8_030_261_248
     text = render(estimate, plan)
+    assert "loaded anew" not in text, "neurons have nothing to load"
     assert "note: model 'llama-3.1-8b': " in text
     assert "estimated from its published shape" in text
 
@@ -144,9 +145,19 @@ def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callabl
     assert total(attribution_pairs=64, evaluation_pairs=64)[1] > small[1]
 
 
+def test_a_basis_needs_room_for_one_layer_at_least(tmp_path: Path) -> None:
+    changes = {"models": ["llama-3.1-8b"], "bases": ["sae:llama_scope_lxm_32x"], "tasks": ["ioi"]}
+    plan = plan_request(Request("paper", changes, Settings(out=tmp_path, device="cuda")))
+    estimate = estimate_run(plan)
+    layer = 2 * 131_072 * 4096 * 4
+    assert estimate.memory.dictionary == 32 * layer
+    assert estimate.memory.smallest == estimate.memory.total - 30 * layer
+    assert "where layers of a basis are let go of and loaded anew in every pass" in render(estimate, plan)
+
+
 def test_bytes_of_dictionaries() -> None:
     shape = ModelShape(3, 10, 40, 100, 1000, "float32")
-    assert dictionary_bytes("sae:x", 7, shape, 4) == 3 * 2 * 7 * 10 * 4
+    assert dictionary_bytes("sae:x", 7, shape, 4) == (3 * 2 * 7 * 10 * 4, 2 * 7 * 10 * 4)
     # Every layer's units write to their own layer and to all later ones: 3 + 2 + 1 decoders.
-    assert dictionary_bytes("clt:x/y", 7, shape, 4) == (3 + 6) * 7 * 10 * 4
+    assert dictionary_bytes("clt:x/y", 7, shape, 4) == ((3 + 6) * 7 * 10 * 4, (1 + 3) * 7 * 10 * 4)
     assert BasisSize((1,), None, exact=False).stored is None

@@ -98,6 +98,7 @@ def test_what_a_suite_expects_is_what_a_dry_run_says(name: str, tmp_path: Path) 
     device = "cpu" if "CPU" in suite.expected.machine else "cuda"
     estimate = estimate_run(plan_request(Request(name, {}, Settings(out=tmp_path, device=device))))
     assert suite.expected.memory_gib == pytest.approx(estimate.memory.total / 2**30, rel=0.3)
+    assert suite.expected.least_memory_gib == pytest.approx(estimate.memory.smallest / 2**30, rel=0.3)
     assert suite.expected.disk_gib == pytest.approx(estimate.disk / 2**30, rel=0.1)
     assert suite.expected.hours == pytest.approx(estimate.seconds / 3600, rel=0.3)
 

@@ -101,7 +101,11 @@ def test_an_unknown_name_is_told_with_a_suggestion(field: str) -> None:
         ("dtype", "float8", "dtype: input should be 'float32', 'bfloat16' or 'float16', found 'float8'"),
         ("revisions", {"org/name": 3}, "revisions.org/name: input should be a valid string, found 3"),
         ("dictionary_units", {"sae:x": 0}, "dictionary_units.sae:x: input should be greater than or equal to 1"),
-        ("expected", {"machine": "", "memory_gib": 1, "disk_gib": 1, "hours": 1}, "expected.machine: string should"),
+        (
+            "expected",
+            {"machine": "", "memory_gib": 1, "least_memory_gib": 1, "disk_gib": 1, "hours": 1},
+            "expected.machine: string should",
+        ),
         ("tasks", None, "tasks: input should be a valid tuple, found None"),
         ("tasks", [], "tasks: tuple should have at least 1 item"),
         ("tasks", "ioi", "tasks: input should be a valid tuple, found 'ioi'"),

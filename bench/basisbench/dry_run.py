@@ -7,7 +7,7 @@ its published shape. The arithmetic is `basisbench.estimate`'s.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -195,7 +195,7 @@ class _Model:
         if basis.name not in self._sizes:
             self._sizes[basis.name] = self._measured(basis)
         size = self._sizes[basis.name]
-        return size if layers is None else BasisSize(size.units[: len(layers)], size.stored, size.exact)
+        return size if layers is None else replace(size, units=size.units[: len(layers)])
 
     def _measured(self, basis: BasisSpec) -> BasisSize:
         shape = self.shape
@@ -206,16 +206,16 @@ class _Model:
         if folder is not None:
             stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
             units = stored // (8 * shape.width * shape.layers)  # float32, encoder and decoder
-            return BasisSize((max(1, units),) * shape.layers, stored, exact=False)
+            return BasisSize((max(1, units),) * shape.layers, stored, exact=False, layer=stored // shape.layers)
         wide = self._units.get(basis.name)
         if wide is None:
             wide = _ASSUMED_WIDTH * shape.width
             self._notes[f"basis '{basis.name}': its width is not known before it is loaded; assumed {wide} units"] = (
                 None
             )
-        stored = dictionary_bytes(basis.name, wide, shape, 4)  # dictionaries are used in float32
+        stored, layer = dictionary_bytes(basis.name, wide, shape, 4)  # dictionaries are used in float32
         self.downloads += stored
-        return BasisSize((wide,) * shape.layers, stored, exact=False)
+        return BasisSize((wide,) * shape.layers, stored, exact=False, layer=layer)
 
 
 def render(estimate: Estimate, plan: Plan) -> str:
@@ -246,6 +246,11 @@ def render(estimate: Estimate, plan: Plan) -> str:
         f"memory   {_gib(memory.total)} at the peak on {plan.settings.device}: model {_gib(memory.model)}, "
         f"largest basis {_gib(memory.dictionary)}, kept {_gib(memory.kept)}, largest pass {_gib(memory.passing)}"
         + (f", runtime {_gib(memory.runtime)}" if memory.runtime else ""),
+        *(
+            [f"         {_gib(memory.smallest)} where layers of a basis are let go of and loaded anew in every pass"]
+            if memory.smallest < memory.total
+            else []
+        ),
         f"disk     {_gib(estimate.disk)}: downloads {_gib(estimate.downloads)}, "
         f"records {_gib(estimate.disk - estimate.downloads)}",
         f"time     {_time(estimate.seconds)} in one process, at an assumed rate of this kind of device",

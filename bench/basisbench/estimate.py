@@ -74,11 +74,13 @@ class BasisSize:
         units: units per layer.
         stored: bytes of its weights; 0 for neurons, None where unknown.
         exact: whether there are no errors.
+        layer: bytes of its largest layer's weights.
     """
 
     units: tuple[int, ...]
     stored: int | None
     exact: bool
+    layer: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Memory:
         runtime: the interpreter and its libraries; 0 on a device.
         model: weights, packed copies included.
         dictionary: the largest basis, packed copies included.
+        least: what it must have at least: one layer, and as much again to load it.
         kept: activations, gradient fields and reference values of a group of cells.
         passing: the largest pass.
     """
@@ -96,13 +99,19 @@ class Memory:
     runtime: int
     model: int
     dictionary: int
+    least: int
     kept: int
     passing: int
 
     @property
     def total(self) -> int:
-        """All of it."""
-        return self.runtime + self.model + self.dictionary + self.kept + self.passing
+        """All of it, the whole basis at once."""
+        return self.smallest - self.least + self.dictionary
+
+    @property
+    def smallest(self) -> int:
+        """All of it, where layers of the basis that do not fit are loaded anew in every pass."""
+        return self.runtime + self.model + self.least + self.kept + self.passing
 
 
 def item_bytes(dtype: str) -> int:
@@ -213,7 +222,8 @@ def expected_memory(
         graph = min(_GRAPH_BYTES.get(device, _DEVICE_GRAPH_BYTES), most * of_a_token)
     # Coordinates of one layer, clean and counterfactual, and what is computed from them.
     coordinates = 3 * most * units * item
-    return Memory(_RUNTIME_BYTES if cpu else 0, model, dictionary, kept, max(graph, coordinates))
+    least = min(dictionary, 2 * max((sizes[cell.basis].layer for cell in cells), default=0))
+    return Memory(_RUNTIME_BYTES if cpu else 0, model, dictionary, least, kept, max(graph, coordinates))
 
 
 _GRADIENT_METHODS = {"ixg", "ig", "ig_inputs", "relp"}
@@ -255,8 +265,10 @@ def expected_seconds(
     return work / rate + loading
 
 
-def dictionary_bytes(name: str, units: int, shape: ModelShape, item: int) -> int:
-    """Return the bytes of a dictionary of one width in all layers: an encoder row and a decoder row per unit.
+def dictionary_bytes(name: str, units: int, shape: ModelShape, item: int) -> tuple[int, int]:
+    """Return the bytes of dictionaries of one width, of all layers and of the largest.
+
+    There is an encoder row and a decoder row per unit.
 
     Args:
         name: name of the basis; a cross-layer transcoder (`clt:...`) has a decoder row for every later layer too.
@@ -264,7 +276,7 @@ def dictionary_bytes(name: str, units: int, shape: ModelShape, item: int) -> int
         shape: of the model.
         item: bytes of a number.
     """
-    rows = shape.layers * 2
+    row, layers = units * shape.width * item, shape.layers
     if re.match(r"clt\b", name):
-        rows = shape.layers + shape.layers * (shape.layers + 1) // 2
-    return rows * units * shape.width * item
+        return (layers + layers * (layers + 1) // 2) * row, (1 + layers) * row
+    return 2 * layers * row, 2 * row

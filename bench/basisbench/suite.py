@@ -44,7 +44,14 @@ class Expected(Frozen):
     """What a suite is expected to take; an estimate, unless a record says otherwise."""
 
     machine: str = Field(min_length=1, description="the machine that the figures are for")
-    memory_gib: float = Field(gt=0, description="peak memory: of the device, or of the process on a CPU")
+    memory_gib: float = Field(
+        gt=0, description="peak memory with the whole of a basis: of the device, or of the process on a CPU"
+    )
+    least_memory_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="the same where layers of a basis that do not fit are loaded anew in every pass: slower",
+    )
     disk_gib: float = Field(gt=0, description="downloads and records")
     hours: float = Field(gt=0, description="wall-clock hours of the whole suite")
     measured: bool = Field(default=False, description="true when measured; else computed by `run SUITE --dry-run`")
