@@ -118,7 +118,6 @@ def masks(circuits: int, rows: int, units: int, generator: torch.Generator) -> t
     shared=st.booleans(),
     chunk_bytes=st.sampled_from([1, 1000, 2**24]),
     first_bytes=st.sampled_from([0, 2**24]),
-    wide=st.sampled_from([1, 4096]),
     seed=st.integers(0, 2**31),
 )
 def test_slices_write_what_the_definition_writes(
@@ -134,7 +133,6 @@ def test_slices_write_what_the_definition_writes(
     shared: bool,
     chunk_bytes: int,
     first_bytes: int,
-    wide: int,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
@@ -172,7 +170,6 @@ def test_slices_write_what_the_definition_writes(
     known = FirstUnits(basis) if shared else None
     with (
         mock.patch("basisbench.cross_layer._CHUNK_BYTES", {"cpu": chunk_bytes}),
-        mock.patch("basisbench.cross_layer.WIDE", wide),
         mock.patch.dict("basisbench.shortcut._FIRST_BYTES", {"cpu": first_bytes}),
     ):
         for _pass in range(2):

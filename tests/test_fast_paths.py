@@ -139,7 +139,7 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     scale = expected.abs().max()
     with (
         mock.patch("basisbench.writing._CHUNK_BYTES", {"cpu": chunk_bytes}),
-        mock.patch("basisbench.writing.WIDE", wide),
+        mock.patch("basisbench.writing._WIDE", wide),
         mock.patch.dict("basisbench.shortcut._FIRST_BYTES", {"cpu": first_bytes}),
     ):
         for _pass in range(2):

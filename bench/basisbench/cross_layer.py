@@ -36,9 +36,6 @@ _CHUNK_BYTES = {"cpu": 8 * 2**20}
 _DEVICE_CHUNK_BYTES = 512 * 2**20
 """Coordinates are computed in chunks of this size: on a CPU they stay in its caches."""
 
-WIDE = 4096
-"""From this many units a reference that all pairs share is decoded by itself: sparse codes cost less to decode."""
-
 
 def earlier_writes(
     basis: CrossLayerBasis, index: int, units: Callable[[int], Float[Tensor, "*b unit"]]
@@ -307,8 +304,7 @@ class CrossLayerWriter:
             references = self._references[:, position].transpose(0, 1)
             kept = self._kept[circuit, position if self._kept.shape[1] > 1 else 0].to(dtype).unsqueeze(1)
             left = torch.stack([self._left[live][circuit, position] for live in (False, True)])
-            moves: tuple[Tensor, ...] = ()
-            base: Tensor | None = None
+            change, base = units, None
             for target in self._targets:
                 at = position - target.skipped
                 from_live = target.from_live[circuit, at.clamp_min(0)] & (at >= 0)
@@ -316,25 +312,15 @@ class CrossLayerWriter:
                     # Both kinds of move are (f - ref) times a sign; what a slice has done is not done again.
                     wanted = left[1].where(from_live, left[0]).to(dtype)
                     sign = (kept - from_live.to(dtype).view(-1, 1, 1)) * wanted.view(-1, 1, 1)
-                    moves, base = self._moves(units, references, sign), from_live
+                    change, base = torch.addcmul(-references * sign, units, sign), from_live
                 inside = at >= 0
                 if inside.all():
-                    self._add(target, (circuit, at), self._spread(moves, target))
+                    self._add(target, (circuit, at), self._spread(change, target))
                 elif inside.any():
-                    some_moves = [move[inside] for move in moves]
-                    self._add(target, (circuit[inside], at[inside]), self._spread(some_moves, target))
+                    self._add(target, (circuit[inside], at[inside]), self._spread(change[inside], target))
 
-    def _moves(self, units: Tensor, references: Tensor, sign: Tensor) -> tuple[Tensor, ...]:
-        """Return what is added to the coordinates; a mean that all pairs share stands apart from their sparse codes."""
-        import torch
-
-        if references.shape[1] == 1 and self._shared.pairs > 1 and units.shape[-1] >= WIDE:
-            return units * sign, -references * sign
-        return (torch.addcmul(-references * sign, units, sign),)
-
-    def _spread(self, moves: Sequence[Tensor], target: _Target) -> Tensor:
-        written = [self._shared.basis.spread(self._site, move, target.site) for move in moves]
-        return sum(written[1:], written[0])
+    def _spread(self, change: Tensor, target: _Target) -> Tensor:
+        return self._shared.basis.spread(self._site, change, target.site)
 
     def _add(self, target: _Target, rows: Rows, written: Float[Tensor, "row pair d_write"]) -> None:
         arrived, shared = self._shared.arrived, self._shared

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.cross_layer import WIDE
 from basisbench.slicing import SiteSlices, all_dense, take_slices
 
 if TYPE_CHECKING:
@@ -34,6 +33,9 @@ _DEVICE_CHUNK_BYTES = 512 * 2**20
 """Coordinates are computed in chunks of this size, so that memory does not grow with the examples. On a CPU the C
 library hands blocks of more than 32 MiB back to the system each time; their pages then cost more than the arithmetic.
 """
+
+_WIDE = 4096
+"""From this many units a reference that all pairs share is decoded by itself: sparse codes are decoded row by row."""
 
 
 class SiteWriter:
@@ -136,7 +138,7 @@ class SiteWriter:
         # f' - f where the error is kept, f' elsewhere. The two factors have no pair axis unless the reference has one.
         unkept, sign = reference * ~kept, kept.to(units.dtype) - keep_errors.to(units.dtype)
         error = (live - self._at_zero).where(keep_errors, error_reference)
-        if len(self._unit_reference) == 1 and self._pairs > 1 and units.shape[-1] >= WIDE:
+        if len(self._unit_reference) == 1 and self._pairs > 1 and units.shape[-1] >= _WIDE:
             # A mean over many prompts is dense, but the same for all pairs; what is left is as sparse as the code.
             shared = self._basis.decode(self._site, unkept) - self._at_zero
             return self._basis.decode(self._site, units * sign) + shared + error
