@@ -321,6 +321,19 @@ def test_settings_go_to_folders_of_their_own(tmp_path: Path) -> None:
     }
 
 
+def test_layers_are_named_and_never_mixed(tmp_path: Path) -> None:
+    records = [synthetic_record(basis=basis) for basis in ("mlp_act", "resid", "sae_resid")]
+    restricted = [synthetic_record(basis=basis, layers=(0, 2)) for basis in ("resid", "sae_resid")]
+    frame = frame_of([records[0], *restricted])
+    assert "resid on layers 0, 2 only" in title_of(plot_curves(frame))
+    with pytest.raises(BasisBenchError, match=r"2 settings.*all layers; .*resid on layers 0, 2 only"):
+        plot_curves(frame_of([*records, *restricted]))
+    written = plot_results([*records, *restricted], tmp_path)
+    folders = {path.parent.name for path in written if path.stem == "faithfulness_resid"}
+    assert len(folders) == 2
+    assert {path.parent.name for path in written if path.stem == "faithfulness_mlp"} < folders
+
+
 def test_at_most_six_lines_a_panel(tmp_path: Path) -> None:
     names = [f"plug_in_{letter}" for letter in "abcdefg"]
     records = [synthetic_record()]

@@ -37,13 +37,14 @@ def paired_difference(a: Record, b: Record, statistic: str) -> Estimate:
         statistic: a key of `metrics.STATISTICS`.
 
     Raises:
-        RecordError: the two records do not share their model and data, or there is no such statistic.
+        RecordError: the two records do not share their model, data and layers, or there is no such statistic.
     """
     if statistic not in STATISTICS:
         raise RecordError(f"no statistic named '{statistic}'; known: {', '.join(STATISTICS)}")
     for field, left, right in (
         ("model", a.identities.model, b.identities.model),
         ("data", a.identities.data, b.identities.data),
+        ("layers", a.cell.layers, b.cell.layers),
         ("F(M) per example", a.endpoints.full, b.endpoints.full),
     ):
         if left != right:
