@@ -229,6 +229,26 @@ def test_csv_keeps_infinity_and_marks(tmp_path: Path) -> None:
     assert list(again["nodes_to_80_best"]) == [False, True]
 
 
+# --- long names ---
+
+
+def test_long_names_are_short_in_tables_and_full_below_and_in_the_csv(tmp_path: Path) -> None:
+    names = [f"sae:gemma-scope-2-270m-pt-res-all:layer_*_width_{width}_l0_small" for width in ("16k", "262k")]
+    summary = summarise(
+        [synthetic_record(basis="sae_resid", name=name) for name in names] + [synthetic_record(basis="resid")]
+    )
+    for text in (render_text(summary), render_markdown(summary)):
+        tables, below = text.split("Short names of bases")
+        assert "sae:16k" in tables
+        assert "sae:262k" in tables
+        for label, name in zip(("sae:16k", "sae:262k"), names, strict=True):
+            assert name not in tables
+            assert f"{label} = {name}" in below
+    assert "Short names" not in render_text(summarise([synthetic_record()]))
+    write_csv(summary, tmp_path / "all.csv")
+    assert set(pd.read_csv(tmp_path / "all.csv")["basis"]) == {"resid", *names}
+
+
 # --- paired differences of records ---
 
 
