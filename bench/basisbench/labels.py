@@ -6,8 +6,9 @@ such names share says nothing beside each other. Each name gets the first of the
 1. the name itself, where it is short and no path;
 2. the kind and the name without its folders, its organisation or its pattern;
 3. the kind and those words of the name that its likes do not all have;
-4. the name with an ellipsis in its middle;
-5. its beginning and a hash of all of it.
+4. the kind and those words that none of its likes has;
+5. one of these, or the name, with an ellipsis in its middle;
+6. its beginning and a hash of all of it.
 
 A label stands for a name in one table or picture; the full name is told below it, and stays in the CSV.
 """
@@ -40,12 +41,13 @@ def short_labels(names: Iterable[str], limit: int = LABEL_LENGTH) -> dict[str, s
         raise ValueError(f"a label needs at least 12 characters, found a limit of {limit}")
     left = sorted(set(names))
     labels: dict[str, str] = {}
-    words = _telling_words(left)
+    telling, own = _telling_words(left)
     candidates: tuple[Callable[[str], str], ...] = (
         lambda name: name if "/" not in name else "",
         _without_folders,
-        lambda name: words[name],
-        lambda name: _elided(words[name] or name, limit),
+        lambda name: telling[name],
+        lambda name: own[name],
+        lambda name: _elided(telling[name] or name, limit),
         lambda name: _elided(name, limit),
         lambda name: f"{name[: limit - 9]}~{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}",
     )
@@ -81,20 +83,25 @@ def _without_folders(name: str) -> str:
     return kind + short if short else ""
 
 
-def _telling_words(names: Iterable[str]) -> dict[str, str]:
-    """Return each name's kind and the words that not all names of its form have; empty where there are none."""
+def _telling_words(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Return each name's kind with the words that not all names of its form have, and with those that no other has.
+
+    Where a name has no such words the text is empty.
+    """
     alike: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for name in names:
         kind, rest = _kind(name)
         alike[kind, ":" in rest].append(name)
-    found: dict[str, str] = {}
+    telling: dict[str, str] = {}
+    own: dict[str, str] = {}
     for (kind, _), group in alike.items():
         words = {name: re.findall(r"[^\s:/@_-]+", _kind(name)[1]) for name in group}
-        common = set.intersection(*map(set, words.values()))
-        for name, all_words in words.items():
-            telling = "-".join(word for word in all_words if word not in common)
-            found[name] = kind + telling if telling else ""
-    return found
+        owners = Counter(word for found in words.values() for word in set(found))
+        for name, found in words.items():
+            for texts, most in ((telling, len(group) - 1), (own, 1)):
+                text = "-".join(word for word in found if owners[word] <= most)
+                texts[name] = kind + text if text else ""
+    return telling, own
 
 
 def _elided(text: str, limit: int) -> str:

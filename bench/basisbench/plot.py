@@ -101,17 +101,20 @@ def plot_curves(
     groups = sorted(
         frame.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
     )
-    titles = [_panel_title(task, version, family, frame) for (task, version, family), _ in groups]
+    full_titles = [_panel_title(task, version, family, frame) for (task, version, family), _ in groups]
     short_titles = [_short_title(task, version, family, frame) for (task, version, family), _ in groups]
     panels = [
         Panel(panel_title, name, _lines_of(group, lines, styles, named))
-        for panel_title, (_, group) in zip(short_titles if style == "paper" else titles, groups, strict=True)
+        for panel_title, (_, group) in zip(short_titles if style == "paper" else full_titles, groups, strict=True)
         for name in quantities
     ]
     heading = title or " and ".join(quantities).capitalize() + f", {_families(frame)}"
     if style == "paper":
         short = [(named[name], name) for name in bases if named[name] != name]
-        return draw_paper(panels, x, heading, setting, width, versions=titles, short_names=short)
+        versions = unique(frame, "task_version")
+        told = f"Panels (version {versions[0]} of each task): {', '.join(short_titles)}"
+        told = told if len(versions) == 1 else f"Panels: {', '.join(full_titles)}"
+        return draw_paper(panels, x, heading, setting, told, width, short_names=short)
     notes = label_notes({name: named[name] for name in bases})
     columns = _columns(len(panels), paired=quantity == "both")
     return draw_panels(panels, x, heading, setting, columns=columns, short_names=notes)
@@ -138,8 +141,8 @@ def plot_results(
         out: folder for the pictures, made when missing; one folder per setting inside when there are several.
         summary: what `summarise` returned for the same results, where it is at hand.
         formats: file types, some of png, svg and pdf; by default png, and all three in the style "paper".
-        style: "ordinary", or "paper" for figures that go into a paper unscaled, each with its caption beside it in `NAME.tex`, which a
-            LaTeX document reads with `input` inside `caption`.
+        style: "ordinary", or "paper" for figures that go into a paper unscaled, each with its caption
+            beside it in `NAME.tex`, which a LaTeX document reads with `input` inside `caption`.
         width: of paper figures: "column" (3.3 inches), "page" (6.9 inches), or inches.
         progress: called with the path of each picture when it is written.
 

@@ -6,7 +6,6 @@ whose median does not reach the target stand in a strip above the axis: they are
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from basisbench.labels import label_notes, short_labels
+from basisbench.plot_panels import name_lines
 from basisbench.plot_style import Style, short_number
 from basisbench.plot_text import legend_columns
 from basisbench.setting import basis_order, family_order, method_order, split_settings, unique
@@ -51,7 +51,9 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
     methods = sorted(unique(part, "method"), key=method_order)
     markers = {name: METHOD_MARKERS[index % len(METHOD_MARKERS)] for index, name in enumerate(methods)}
     width = max(7.5, 4.2 * len(families))
-    figure = Figure(figsize=(width, 5.8), layout="constrained")
+    short = label_notes({name: named[name] for name in unique(part, "basis")})
+    # Long names take a line each, and a legend of one column.
+    figure = Figure(figsize=(width, 5.8 + 0.3 * len(short)), layout="constrained")
     grid = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True).ravel()
     span = span_of(part)
     for axes, family in zip(grid, families, strict=True):
@@ -93,9 +95,9 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
             label="hollow: not reached",
         )
     )
-    notes = [f"Method (marker). Time of all phases on {hardware(part)}; shared work counts in each cell."]
-    if short := label_notes({name: named[name] for name in unique(part, "basis")}):
-        notes += textwrap.wrap(f"Short names: {', '.join(short)}.", int(width * 14))
+    where = f"{', '.join(unique(part, 'device'))}, {', '.join(unique(part, 'threads'))} threads"
+    notes = [f"Method (marker). Time of all phases on {where}; shared work counts in each cell."]
+    notes += name_lines(short, width)
     figure.legend(
         handles=handles,
         loc="outside lower center",
@@ -106,11 +108,6 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
         title_fontsize=9,
     )
     return figure
-
-
-def hardware(part: pd.DataFrame) -> str:
-    """Return where cells ran, for example "cpu, 2 threads"."""
-    return f"{', '.join(unique(part, 'device'))}, {', '.join(unique(part, 'threads'))} threads"
 
 
 def span_of(part: pd.DataFrame) -> tuple[float, float]:

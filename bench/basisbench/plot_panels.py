@@ -96,7 +96,7 @@ def draw_panels(
     from matplotlib.lines import Line2D
 
     rows = -(-len(panels) // columns)
-    width, height = max(6.6, 3.65 * columns), 2.5 * rows + 1.7
+    width, height = max(6.6, 3.65 * columns), 2.5 * rows + 1.7 + 0.14 * len(short_names)
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     largest = max(float(rows[x].max()) for panel in panels for _, _, rows in panel.lines)
@@ -128,8 +128,6 @@ def draw_panels(
     notes = f"{X_NOTE[x]} Bands: 95% bootstrap intervals over evaluation examples."
     if any(outside):
         notes += " Triangles: values outside the axis, the farthest is told; bands are cut there."
-    if short_names:
-        notes += f" Short names: {', '.join(short_names)}."
     figure.suptitle("\n".join([*_wrap(heading, width), *_wrap(setting, width)]), fontsize=11)
     styles = {label: style for panel in panels for label, style, _ in panel.lines}
     handles = [
@@ -144,7 +142,7 @@ def draw_panels(
         fontsize=9.5,
         frameon=False,
         handlelength=3.2,
-        title="\n".join(_wrap(notes, width * 1.2)),
+        title="\n".join([*_wrap(notes, width * 1.2), *name_lines(short_names, width)]),
         title_fontsize=8.5,
     )
     return figure
@@ -297,6 +295,11 @@ def with_palette(pixels: UInt32[np.ndarray, " pixel"], size: tuple[int, int]) ->
     image = Image.frombuffer("P", size, indices.tobytes(), "raw", "P", 0, 1)
     image.putpalette(part.getpalette() or [])
     return image
+
+
+def name_lines(short_names: Sequence[str], width: float) -> list[str]:
+    """Return a line per short name, broken anywhere where it is longer than a figure of that width in inches."""
+    return [line for text in short_names for line in textwrap.wrap(text, int(width * 14), break_on_hyphens=False)]
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:

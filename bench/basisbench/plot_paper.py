@@ -40,8 +40,8 @@ PEN = Pen(line=1.0, marker=2.6, edge_marker=3.2, ideal=0.7)
 GREY, GRID = "#444444", "#dddddd"
 
 X_LABEL: dict[Horizontal, str] = {
-    "size": "circuit size $k$ (nodes)",
-    "bits": "bits to name the circuit, $\\log_2 C(N, k)$",
+    "size": "size $k$ (nodes)",
+    "bits": "bits, $\\log_2 C(N, k)$",
 }
 X_CAPTION: dict[Horizontal, str] = {
     "size": "Horizontal: circuit size $k$ in nodes, logarithmic from 1 on, with 0 at the left end.",
@@ -81,9 +81,9 @@ def draw_paper(
     x: Horizontal,
     heading: str,
     setting: str,
+    told: str,
     width: Width,
     *,
-    versions: Sequence[str] = (),
     short_names: Sequence[tuple[str, str]] = (),
 ) -> Figure:
     """Draw panels for print.
@@ -93,8 +93,8 @@ def draw_paper(
         x: column of the horizontal axis.
         heading: first words of the caption, plain text.
         setting: what the panels have in common, plain text.
+        told: what the panels show, with task versions, plain text.
         width: of the figure.
-        versions: what the panels show, with task versions, plain text.
         short_names: (label, full name) of the bases whose names are shortened.
     """
     from matplotlib.lines import Line2D
@@ -125,14 +125,17 @@ def draw_paper(
             axes.set_axis_off()
             continue
         remarks.append((panels[index], _draw_panel(axes, panels[index], x, room if len(panels) > 1 else None)))
-        frame_panel(axes, bottom=index + columns >= len(panels), left=several or index % columns == 0)
+        # Every lowest panel has a label: one below them all would lie where the legend is.
+        lowest = index + columns >= len(panels)
+        frame_panel(axes, bottom=lowest, left=several or index % columns == 0)
+        if lowest:
+            axes.set_xlabel(X_LABEL[x], fontsize=LARGE, labelpad=1.5)
         if several:
             axes.set_ylabel(panels[index].quantity, fontsize=SMALL)
-    figure.supxlabel(X_LABEL[x], fontsize=LARGE)
     if not several:
         figure.supylabel(panels[0].quantity, fontsize=LARGE)
     add_legend(figure, handles, wide)
-    caption = [f"{escape(heading)}: {escape(setting)}.", f"Panels: {escape(', '.join(versions))}."]
+    caption = [f"{escape(heading)}: {escape(setting)}.", f"{escape(told)}."]
     caption += [X_CAPTION[x], *_y_captions(panels), *_remark_captions(remarks), *name_captions(short_names)]
     figure.set_label(" ".join(caption))
     return figure
@@ -148,7 +151,7 @@ def paper_columns(panels: int, wide: float, *, even: bool = False) -> int:
 def paper_height(rows: int, room: float, handles: Sequence[Line2D], wide: float) -> float:
     """Return the height in inches of a figure: its rows of panels, the legend, the label of the axis."""
     entries = -(-len(handles) // _legend_columns(handles, wide))
-    return rows * (min(max(0.72 * room, 0.85), 2.2) + 0.2) + 0.145 * entries + 0.5
+    return rows * (min(max(0.72 * room, 0.85), 2.2) + 0.2) + 0.145 * entries + 0.4
 
 
 def paper_figure(wide: float, height: float) -> Figure:
@@ -178,7 +181,7 @@ def add_legend(figure: Figure, handles: Sequence[Line2D], wide: float) -> None:
         ncols=_legend_columns(handles, wide),
         fontsize=SMALL,
         frameon=False,
-        handlelength=2.8,
+        handlelength=3.2,
         handletextpad=0.5,
         columnspacing=1.0,
         labelspacing=0.25,
@@ -199,9 +202,9 @@ def plain(text: str) -> str:
 
 
 def _legend_columns(handles: Sequence[Line2D], wide: float) -> int:
-    # A handle is 2.8 letters long, and half a letter and a letter apart from its text and the next entry.
+    # A handle is 3.2 letters long, and half a letter and a letter apart from its text and the next entry.
     labels = [str(handle.get_label()) for handle in handles]
-    return legend_columns(labels, SMALL, wide - 0.1, handle=4.4 * SMALL / 72)
+    return legend_columns(labels, SMALL, wide - 0.1, handle=4.8 * SMALL / 72)
 
 
 def _draw_panel(axes: Axes, panel: Panel, x: Horizontal, room: float | None) -> Remarks:

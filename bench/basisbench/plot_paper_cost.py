@@ -14,7 +14,7 @@ import pandas as pd
 
 from basisbench.labels import short_labels
 from basisbench.latex import escape
-from basisbench.plot_cost import Points, draw_points, hardware, span_of
+from basisbench.plot_cost import Points, draw_points, span_of
 from basisbench.plot_paper import (
     LARGE,
     SMALL,
@@ -89,11 +89,13 @@ def plot_paper_cost(
             continue
         cells = part[part["family"] == families[index]]
         draw_points(axes, cells, styles, lambda basis, _: styles[basis].marker, span_of(part), Points(4.0, 0.7))
-        frame_panel(axes, bottom=index + columns >= len(families), left=index % columns == 0)
+        lowest = index + columns >= len(families)
+        frame_panel(axes, bottom=lowest, left=index % columns == 0)
+        if lowest:
+            axes.set_xlabel("time per cell (s)", fontsize=LARGE, labelpad=1.5)
         if len(families) > 1:
             axes.set_title(families[index], fontsize=SMALL, pad=2.5)
     _thin_out(grid[0], span_of(part)[1], room, height / rows - 0.4)
-    figure.supxlabel("time per cell (s)", fontsize=LARGE)
     figure.supylabel("nodes to 80% faithfulness", fontsize=LARGE)
     add_legend(figure, handles, wide)
     short = [(named[name], name) for name in names if named[name] != name]
@@ -108,10 +110,12 @@ def _caption(part: pd.DataFrame, method: str, setting: str, families: list[str])
         if tasks > 1
         else f"task {escape(unique(part, 'task')[0])}"
     )
+    threads = unique(part, "threads")
+    hardware = f"{', '.join(unique(part, 'device'))}, {' or '.join(threads)} thread{'' if threads == ['1'] else 's'}"
     panels = f"famil{'y' if len(families) == 1 else 'ies'} {escape(', '.join(families))}"
     return [
         f"Cost against sparsity under {escape(method)}, {panels}: {over}; {escape(setting)}.",
-        f"Horizontal: seconds of all phases of a cell on {escape(hardware(part))}, logarithmic; work that cells share "
+        f"Horizontal: seconds of all phases of a cell on {escape(hardware)}, logarithmic; work that cells share "
         "counts in each.",
         "Vertical: nodes to 80\\% faithfulness, logarithmic; fewer is sparser. Hollow, at $>N$: not "
         "reached with all nodes.",
@@ -120,15 +124,40 @@ def _caption(part: pd.DataFrame, method: str, setting: str, families: list[str])
 
 def _thin_out(axes: Axes, top: float, room: float, height: float) -> None:
     """Label no more times and no more powers of ten than fit into a panel of that many inches."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    low, high = axes.get_xlim()
-    decades = math.log10(high / low)
-    subs = next((s for s in ((1.0, 2.0, 5.0), (1.0, 3.0)) if decades * len(s) * 0.3 <= room), (1.0,))
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
+    axes.xaxis.set_major_locator(FixedLocator(nice_times(*axes.get_xlim(), most=max(2, int(room / 0.3)))))
     strip = top * 3
     # A label needs a line of its own, also below that of the strip.
     powers = [10**power for power in range(13) if 10**power * 8 <= strip]
     step = next((s for s in (1, 2) if height / (len(powers) + 1) * s >= 0.13), 3)
     axes.yaxis.set_major_locator(FixedLocator([0, *powers[::step], strip]))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: ">N" if value == strip else short_number(value)))
+
+
+def nice_times(low: float, high: float, *, most: int) -> list[float]:
+    """Return round values between two times, at least two where there are, and at most so many.
+
+    Args:
+        low: lower end of a logarithmic axis.
+        high: upper end.
+        most: most values, at least 2.
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for steps in (
+        (1.0,),
+        (1.0, 3.0),
+        (1.0, 2.0, 5.0),
+        (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
+        tuple(n / 10 for n in range(10, 100)),
+    ):
+        values = [
+            float(f"{step}e{power}") for power in powers for step in steps if low <= float(f"{step}e{power}") <= high
+        ]
+        if len(values) > most and len(found) >= 2:
+            return found
+        found = values[:: -(-len(values) // most)] if values else []
+        if len(found) >= 3:
+            return found
+    return found
