@@ -142,7 +142,7 @@ def plot_results(
         summary: what `summarise` returned for the same results, where it is at hand.
         formats: file types, some of png, svg and pdf; by default png, and all three in the style "paper".
         style: "ordinary", or "paper" for figures that go into a paper unscaled, each with its caption
-            beside it in `NAME.tex`, which a LaTeX document reads with `input` inside `caption`.
+            beside it in `NAME.tex` (`basisbench.plot_paper` says how LaTeX reads it).
         width: of paper figures: "column" (3.3 inches), "page" (6.9 inches), or inches.
         progress: called with the path of each picture when it is written.
 

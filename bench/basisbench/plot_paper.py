@@ -3,8 +3,8 @@ r"""Pictures for print: a column or a page wide, no title inside, the caption as
 1. The size in inches is what the file has: figures go into a paper unscaled, so that 8 and 7 points are 8 and 7 points.
 2. Panels, colours, order and the range of axes are those of the ordinary pictures; line styles and markers tell lines
    apart in grey too.
-3. What the ordinary title and notes say is the caption: LaTeX for `\caption{...}`, names escaped. It is the figure's
-   label (`figure.get_label()`) until it is written to a file.
+3. What the ordinary title and notes say is the caption, in LaTeX without packages, names escaped, for `\caption{...}`;
+   a file of it is read with `\caption{\protect\input{NAME.tex}}`. Until then it is the figure's label, `get_label()`.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ X_LABEL: dict[Horizontal, str] = {
 }
 X_CAPTION: dict[Horizontal, str] = {
     "size": "Horizontal: circuit size $k$ in nodes, logarithmic from 1 on, with 0 at the left end.",
-    "bits": "Horizontal: bits that name a circuit of $k$ out of $N$ nodes, $\\log_2 \\binom{N}{k}$, logarithmic from "
-    "10 on and linear below; bits compare bases of different width.",
+    "bits": "Horizontal: bits that name a circuit of $k$ nodes, the logarithm to base 2 of the number of ways to "
+    "choose them from all $N$, logarithmic from 10 on and linear below; bits compare bases of different width.",
 }
 Y_CAPTION: dict[Quantity, str] = {
     "faithfulness": "faithfulness of the circuit $C$, $(F(C) - F(\\emptyset)) / (F(M) - F(\\emptyset))$ "
@@ -142,10 +142,9 @@ def draw_paper(
 
 
 def paper_columns(panels: int, wide: float, *, even: bool = False) -> int:
-    """Return how many panels stand side by side: two in a column, three on a page; pairs stay together."""
-    most = max(1, round(wide / 1.65)) if even or panels == 4 else max(1, round(wide / 2.0))
-    most = max(2, most - most % 2) if even else most
-    return min(panels, most)
+    """Return how many panels stand side by side: two in a column, three on a page; pairs stay together, as do four."""
+    most = max(2, round(wide / 1.7)) if even or panels == 4 else max(2, round(wide / 2.3))
+    return min(panels, most - most % 2 if even else most)
 
 
 def paper_height(rows: int, room: float, handles: Sequence[Line2D], wide: float) -> float:

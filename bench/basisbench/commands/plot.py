@@ -17,7 +17,8 @@ def add(commands: Commands) -> None:
         "Draw faithfulness and completeness against circuit size, and cost against size.\n"
         "RESULTS is a results folder, a folder of records, or a record file.\n\n"
         "The style 'paper' makes figures for print, in their final size with 8 and 7 point fonts: no title inside,\n"
-        "and beside each NAME.pdf, NAME.svg and NAME.png a NAME.tex with its caption: \\caption{\\input{NAME.tex}}.",
+        "and beside each NAME.pdf, NAME.svg and NAME.png a NAME.tex with its caption, for\n"
+        "\\caption{\\protect\\input{NAME.tex}}.",
         "examples:\n  basisbench plot results/local --out pictures\n"
         "  basisbench plot results/local --out figures --style paper --width page --format pdf\n",
     )
