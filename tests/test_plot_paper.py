@@ -173,6 +173,12 @@ def test_the_caption_says_what_the_title_does_not(long_names: list[Record]) -> N
     assert "\n" not in caption
 
 
+def test_results_without_a_defined_curve_still_have_pictures(tmp_path: Path) -> None:
+    written = plot_results([synthetic_record(gap=0.0)], tmp_path, style="paper", formats=("png",))
+    assert len(written) == 8
+    assert "Not defined" in (tmp_path / "faithfulness_mlp.tex").read_text(encoding="utf-8")
+
+
 def test_dollars_in_a_name_are_no_mathematics() -> None:
     record = synthetic_record(basis="mlp_out", name="a$b_{$c")
     figure = plot_curves(frame_of([synthetic_record(), record]), quantity="faithfulness", style="paper")

@@ -26,7 +26,15 @@ from basisbench.plot_panels import FORMATS, Horizontal, Panel, Quantity, draw_pa
 from basisbench.plot_paper import DPI, Width, draw_paper, inches
 from basisbench.plot_style import Style, basis_styles, method_styles
 from basisbench.record import Record
-from basisbench.setting import basis_order, default_method, family_order, method_order, split_settings, unique
+from basisbench.setting import (
+    SETTING,
+    basis_order,
+    default_method,
+    family_order,
+    method_order,
+    split_settings,
+    unique,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,13 +80,15 @@ def plot_curves(
         same bytes each time. In the style "paper", `figure.get_label()` is the caption in LaTeX.
 
     Raises:
-        BasisBenchError: nothing to draw, the frame mixes settings or, where `lines` is "method", bases, or there is no
-            such style or width.
+        BasisBenchError: nothing to draw, the frame is another one, mixes settings or, where `lines` is "method", bases,
+            or there is no such style or width.
     """
     if style not in get_args(Look):
         raise unknown_name("style of pictures", style, get_args(Look))
     if frame.empty:
         raise BasisBenchError("nothing to draw: no rows are left; check the filters on task, basis and method")
+    if missing := [name for name in (*PANEL_COLUMNS, "size", "bits", *SETTING) if name not in frame]:
+        raise BasisBenchError(f"curves need the columns of `load_results`; missing: {', '.join(missing)}")
     settings = split_settings(frame)
     if len(settings) > 1:
         titles = "; ".join(text for text, _ in settings)
