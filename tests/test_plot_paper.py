@@ -119,6 +119,14 @@ def test_every_kind_fits_its_width(
     check_texts(plot_curves(frame_of(long_names), quantity="faithfulness", style="paper", width=width))
 
 
+@pytest.mark.parametrize("times", [1000, 10**6])
+def test_numbers_of_wide_bases_do_not_touch(frame: pd.DataFrame, times: int) -> None:
+    rows = frame[frame["task"].isin(TASKS[:4]) & (frame["family"] == "mlp")]
+    rows = rows.assign(size=rows["size"] * times, bits=rows["bits"] * times)
+    for x in ("size", "bits"):
+        check_texts(plot_curves(rows, quantity="faithfulness", x=x, style="paper", width=2.75))  # type: ignore[arg-type]
+
+
 def test_the_same_lines_colours_and_order_as_in_ordinary_pictures(frame: pd.DataFrame) -> None:
     rows = frame[(frame["family"] == "mlp") & (frame["task"] == "ioi")]
     ordinary, paper = (plot_curves(rows, quantity="faithfulness", style=style) for style in ("ordinary", "paper"))  # type: ignore[arg-type]
