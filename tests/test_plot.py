@@ -230,6 +230,8 @@ def test_long_names_are_short_in_the_legend_and_full_below(long_names: list[Reco
     for label, name in zip(("sae:16k", "sae:65k", "sae:262k"), LONG, strict=True):
         assert f"{label} = {name}" in below.splitlines()
     assert "resid =" not in below
+    methods = plot_curves(frame_of(long_names[:2]), quantity="faithfulness", lines="method")
+    assert " = " not in methods.legends[0].get_title().get_text(), "no basis is named in a legend of methods"
     summary = summarise(long_names)
     cost = plot_cost(summary, basis_styles(list(summary["basis"].unique())))
     (axes,) = drawn(cost)

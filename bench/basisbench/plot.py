@@ -118,14 +118,15 @@ def plot_curves(
         for panel_title, (_, group) in zip(short_titles if style == "paper" else full_titles, groups, strict=True)
         for name in quantities
     ]
+    shown = [] if lines == "method" else bases  # a legend of methods names no basis
     heading = title or " and ".join(quantities).capitalize() + f", {_families(frame)}"
     if style == "paper":
-        short = [(named[name], name) for name in bases if named[name] != name]
+        short = [(named[name], name) for name in shown if named[name] != name]
         versions = unique(frame, "task_version")
         told = f"Panels (version {versions[0]} of each task): {', '.join(short_titles)}"
         told = told if len(versions) == 1 else f"Panels: {', '.join(full_titles)}"
         return draw_paper(panels, x, heading, setting, told, width, short_names=short)
-    notes = label_notes({name: named[name] for name in bases})
+    notes = label_notes({name: named[name] for name in shown})
     columns = _columns(len(panels), paired=quantity == "both")
     return draw_panels(panels, x, heading, setting, columns=columns, short_names=notes)
 
