@@ -72,6 +72,8 @@ def synthetic_record(
     overshoot: float = 0.0,
     ceiling: float = 1.0,
     gap: float = 6.0,
+    layers: tuple[int, ...] | None = None,
+    name: str | None = None,
 ) -> Record:
     """Make one record whose faithfulness climbs from 0 to 1 along a sigmoid in log k.
 
@@ -90,9 +92,11 @@ def synthetic_record(
         overshoot: height of a bump above 1 in the middle of the curve.
         ceiling: faithfulness of the largest circuit.
         gap: mean of F(M) - F(0) in logits.
+        layers: as in the cell.
+        name: name of the basis in the cell; by default `basis`.
     """
     family, width, middle, dictionary_bytes = BASES[basis]
-    key = f"{task}/{basis}/{method}"
+    key = f"{task}/{name or basis}/{method}"
     generator = np.random.default_rng(int(_digest(key)[:8], 16))
     positions = 8 + sum(map(ord, task)) % 6
     has_error = basis.startswith(("sae", "transcoder"))
@@ -122,7 +126,7 @@ def synthetic_record(
             model=model,
             task=task,
             task_version=task_version,
-            basis=basis,
+            basis=name or basis,
             family=family,
             method=method,
             ablation=ablation,
@@ -131,10 +135,11 @@ def synthetic_record(
             seed=seed,
             attribution_pairs=100,
             evaluation_pairs=examples,
+            layers=layers,
         ),
         identities=Identities(
             model=_digest(model),
-            dictionary=(dictionary or _digest(basis)) if has_error else None,
+            dictionary=(dictionary or _digest(name or basis)) if has_error else None,
             data=_digest(task + task_version),
         ),
         groups=(

@@ -15,7 +15,7 @@ from basisbench.errors import RecordError
 from basisbench.frame import normalised, summarise
 from basisbench.metrics import METRICS, nodes_to
 from basisbench.record import Record
-from basisbench.setting import split_settings
+from basisbench.setting import layers_text, split_settings
 from basisbench.tables import headline_tables
 from synthetic_records import synthetic_record, synthetic_suite
 
@@ -79,6 +79,68 @@ def test_settings_that_look_alike_get_full_titles() -> None:
     titles = [title for title, _ in split_settings(summarise(records))]
     assert len(set(titles)) == 2
     assert any("9.9.9" in title for title in titles)
+
+
+# --- layers ---
+
+
+def test_one_family_on_some_layers_leaves_one_comparison() -> None:
+    records = [synthetic_record(basis=basis) for basis in ("mlp_act", "transcoder")]
+    records += [synthetic_record(basis=basis, layers=(0, 1, 2, 7)) for basis in ("resid", "sae_resid")]
+    summary = summarise(records)
+    assert dict(zip(summary["basis"], summary["layers"], strict=True)) == {
+        "mlp_act": "all",
+        "transcoder": "all",
+        "resid": "0-2, 7",
+        "sae_resid": "0-2, 7",
+    }
+    ((title, part),) = split_settings(summary)
+    assert title.endswith("resid on layers 0-2, 7 only")
+    assert len(part) == 4
+    text = render_text(summary)
+    assert text.count("Nodes to 80%") == 1
+    assert title in text
+    best = compare_table(summary).set_index("basis")["nodes_to_80_best"]
+    assert best[["mlp_act", "transcoder"]].sum() == best[["resid", "sae_resid"]].sum() == 1
+    # A picture of the other family has nothing to say of layers.
+    assert "layers" not in split_settings(summary[summary["family"] == "mlp"])[0][0]
+
+
+def test_all_layers_and_some_are_never_put_side_by_side() -> None:
+    records = [synthetic_record(basis=basis) for basis in ("resid", "sae_resid", "mlp_act")]
+    records += [synthetic_record(basis=basis, layers=(2, 3)) for basis in ("resid", "sae_resid")]
+    records += [synthetic_record(basis="resid", layers=(10,))]
+    summary = summarise(records)
+    parts = split_settings(summary)
+    assert [title.split("examples, ")[1] for title, _ in parts] == [
+        "all layers",
+        "resid on layers 2-3 only",
+        "resid on layer 10 only",
+    ]
+    assert [list(part["basis"]) for _, part in parts] == [
+        ["resid", "sae_resid", "mlp_act"],
+        ["resid", "sae_resid"],
+        ["resid"],
+    ]
+    marks = compare_table(summary).groupby("layers")["nodes_to_80_best"].sum()
+    assert marks.to_dict() == {"all": 1, "2-3": 1, "10": 0}
+    markdown = render_markdown(summary)
+    assert all(f"## {title}\n" in markdown for title, _ in parts)
+
+
+def test_restrictions_of_two_families_split_together() -> None:
+    records = [synthetic_record(basis=b, layers=layers) for b in ("mlp_act", "resid") for layers in (None, (0, 1))]
+    titles = [title for title, _ in split_settings(summarise(records))]
+    assert titles[1].endswith("mlp on layers 0-1 only, resid on layers 0-1 only")
+    assert len(titles) == 2
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [(None, "all"), ((3,), "3"), ((0, 1, 2, 3, 7), "0-3, 7"), ((5, 4, 9), "4-5, 9"), ((2, 2, 0), "0, 2")],
+)
+def test_layers_are_written_as_runs(layers: tuple[int, ...] | None, text: str) -> None:
+    assert layers_text(layers) == text
 
 
 def test_cells_that_differ_only_in_their_data_are_refused() -> None:
@@ -167,6 +229,26 @@ def test_csv_keeps_infinity_and_marks(tmp_path: Path) -> None:
     assert list(again["nodes_to_80_best"]) == [False, True]
 
 
+# --- long names ---
+
+
+def test_long_names_are_short_in_tables_and_full_below_and_in_the_csv(tmp_path: Path) -> None:
+    names = [f"sae:gemma-scope-2-270m-pt-res-all:layer_*_width_{width}_l0_small" for width in ("16k", "262k")]
+    summary = summarise(
+        [synthetic_record(basis="sae_resid", name=name) for name in names] + [synthetic_record(basis="resid")]
+    )
+    for text in (render_text(summary), render_markdown(summary)):
+        tables, below = text.split("Short names of bases")
+        assert "sae:16k" in tables
+        assert "sae:262k" in tables
+        for label, name in zip(("sae:16k", "sae:262k"), names, strict=True):
+            assert name not in tables
+            assert f"{label} = {name}" in below
+    assert "Short names" not in render_text(summarise([synthetic_record()]))
+    write_csv(summary, tmp_path / "all.csv")
+    assert set(pd.read_csv(tmp_path / "all.csv")["basis"]) == {"resid", *names}
+
+
 # --- paired differences of records ---
 
 
@@ -185,6 +267,7 @@ def test_a_paired_difference_of_records() -> None:
     [
         (synthetic_record(task="sva_rc"), "data"),
         (synthetic_record(model="other"), "model"),
+        (synthetic_record(layers=(0, 1)), "layers"),
         (synthetic_record(gap=5.0), r"F\(M\)"),
     ],
 )

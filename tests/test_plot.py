@@ -28,6 +28,7 @@ from basisbench.plot_style import (
     basis_styles,
     method_styles,
 )
+from basisbench.record import Record
 from synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 
 
@@ -201,9 +202,57 @@ def test_what_cannot_be_drawn_is_refused(frame: pd.DataFrame) -> None:
         plot_curves(frame[frame["task"] == "no such task"])
     with pytest.raises(BasisBenchError, match="no results for method patching"):
         plot_curves(frame, method="patching")
+    with pytest.raises(BasisBenchError, match="need the columns of `load_results`; missing: size, bits"):
+        plot_curves(summarise([synthetic_record()]))
     mixed = frame_of([synthetic_record(), synthetic_record(basis="mlp_out", ablation="zero")])
     with pytest.raises(BasisBenchError, match=r"2 settings.*mean ablation.*zero ablation"):
         plot_curves(mixed)
+
+
+# --- long names ---
+
+LONG = [f"sae:gemma-scope-2-270m-pt-res-all:layer_*_width_{width}_l0_small" for width in ("16k", "65k", "262k")]
+
+
+@pytest.fixture(scope="module")
+def long_names() -> list[Record]:
+    names = [*LONG, "sae:/home/x/folder", "clt:mntss/clt-gemma-2-2b-426k"]
+    records = [synthetic_record("ioi", "sae_resid", method, name=name) for name in names for method in ("relp", "ig")]
+    return [*records, synthetic_record("ioi", "resid"), synthetic_record("ioi", "resid", "ig")]
+
+
+def test_long_names_are_short_in_the_legend_and_full_below(long_names: list[Record]) -> None:
+    figure = plot_curves(frame_of(long_names), quantity="faithfulness")
+    drawn(figure)
+    labels = {"sae:16k", "sae:65k", "sae:262k", "sae:folder", "clt:clt-gemma-2-2b-426k"}
+    assert set(legend_labels(figure)) == {"resid", "ideal", *labels}
+    below = figure.legends[0].get_title().get_text()
+    for label, name in zip(("sae:16k", "sae:65k", "sae:262k"), LONG, strict=True):
+        assert f"{label} = {name}" in below.splitlines()
+    assert "resid =" not in below
+    methods = plot_curves(frame_of(long_names[:2]), quantity="faithfulness", lines="method")
+    assert " = " not in methods.legends[0].get_title().get_text(), "no basis is named in a legend of methods"
+    summary = summarise(long_names)
+    cost = plot_cost(summary, basis_styles(list(summary["basis"].unique())))
+    (axes,) = drawn(cost)
+    assert labels < {text.get_text() for text in axes.get_legend().get_texts()}
+    assert f"sae:16k = {LONG[0]}" in cost.legends[0].get_title().get_text().splitlines()
+
+
+def test_a_line_of_a_long_name_holds_its_own_numbers(long_names: list[Record]) -> None:
+    frame = frame_of(long_names)
+    (axes,) = drawn(plot_curves(frame, quantity="faithfulness", method="ig"))
+    for label, name in zip(("sae:16k", "sae:65k", "sae:262k"), LONG, strict=True):
+        own = frame[(frame["basis"] == name) & (frame["method"] == "ig")]
+        np.testing.assert_array_equal(line(axes, label)[1], own["faithfulness"])
+
+
+def test_names_that_look_alike_in_a_file_name_keep_their_pictures(tmp_path: Path) -> None:
+    names = ("my:basis", "my_basis", "my/basis", "x" * 200)
+    records = [synthetic_record("ioi", "mlp_out", method, name=name) for name in names for method in ("relp", "ig")]
+    written = plot_results(records, tmp_path)
+    assert len(set(written)) == len(written)
+    assert len([path for path in written if path.name.startswith("methods_")]) == len(names)
 
 
 # --- styles ---
@@ -319,6 +368,19 @@ def test_settings_go_to_folders_of_their_own(tmp_path: Path) -> None:
         "setting-1-pocket-llama-mean-node-position-0",
         "setting-2-pocket-llama-zero-node-position-0",
     }
+
+
+def test_layers_are_named_and_never_mixed(tmp_path: Path) -> None:
+    records = [synthetic_record(basis=basis) for basis in ("mlp_act", "resid", "sae_resid")]
+    restricted = [synthetic_record(basis=basis, layers=(0, 2)) for basis in ("resid", "sae_resid")]
+    frame = frame_of([records[0], *restricted])
+    assert "resid on layers 0, 2 only" in title_of(plot_curves(frame))
+    with pytest.raises(BasisBenchError, match=r"2 settings.*all layers; .*resid on layers 0, 2 only"):
+        plot_curves(frame_of([*records, *restricted]))
+    written = plot_results([*records, *restricted], tmp_path)
+    folders = {path.parent.name for path in written if path.stem == "faithfulness_resid"}
+    assert len(folders) == 2
+    assert {path.parent.name for path in written if path.stem == "faithfulness_mlp"} < folders
 
 
 def test_at_most_six_lines_a_panel(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ The Python interface:
 - `run(...)` runs a suite, or parts of one, and returns its results.
 - `load_results(path)` reads records into a tidy frame: a row per cell and circuit size, intervals included.
 - `summarise(path)` sums every cell up in one row: nodes and bits to 80% and 90%, areas, cost.
-- `plot_curves(frame)` draws faithfulness or completeness against circuit size.
+- `plot_curves(frame)` draws faithfulness or completeness against circuit size; `plot_results(path, out)` every picture.
+- `to_dataset(path)` gives the rows of `load_results` as a Hugging Face dataset.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
 """
 
@@ -18,16 +19,32 @@ from basisbench.run import run  # bound here and now: it hides the module of the
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
+    from basisbench.dataset import to_dataset
     from basisbench.frame import load_results, summarise
-    from basisbench.plot import plot_curves
+    from basisbench.plot import plot_curves, plot_results
 
-__all__ = ["BasisBenchError", "__version__", "load_results", "plot_curves", "run", "summarise"]
+__all__ = [
+    "BasisBenchError",
+    "__version__",
+    "load_results",
+    "plot_curves",
+    "plot_results",
+    "run",
+    "summarise",
+    "to_dataset",
+]
 
-_LAZY = {"load_results": "basisbench.frame", "plot_curves": "basisbench.plot", "summarise": "basisbench.frame"}
+_LAZY = {
+    "load_results": "basisbench.frame",
+    "plot_curves": "basisbench.plot",
+    "plot_results": "basisbench.plot",
+    "summarise": "basisbench.frame",
+    "to_dataset": "basisbench.dataset",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import pandas and matplotlib only when they are asked for."""
+    """Import pandas, matplotlib and datasets only when they are asked for."""
     if name in _LAZY:
         from importlib import import_module
 

@@ -4,6 +4,7 @@
    (weights, task version, ablation, error policy, granularity, seed, pairs) never meet.
 2. `render_text` prints medians over tasks, then every task under one method, within a screen's width.
 3. `render_markdown` gives everything with intervals; `write_csv` gives every column.
+4. Long names of bases are shortened in tables (`basisbench.labels`) and told below them; the CSV has them in full.
 
 A target that a curve does not reach is written ">N", N being all nodes of the basis: censored, not missing.
 """
@@ -19,10 +20,11 @@ import pandas as pd
 from basisbench.bootstrap import Estimate
 from basisbench.errors import RecordError
 from basisbench.frame import normalised
+from basisbench.labels import label_notes, short_labels
 from basisbench.metrics import METRICS, STATISTICS
 from basisbench.metrics import paired_difference as paired_difference_of_cells
 from basisbench.record import Record
-from basisbench.setting import SETTING, default_method, family_order, split_settings
+from basisbench.setting import SETTING, default_method, family_order, split_settings, unique
 from basisbench.tables import detail_table, full_table, headline_tables, markdown_lines, plain_text
 
 BEST_WITHIN = (*SETTING, "task", "task_version", "family", "method")
@@ -37,13 +39,14 @@ def paired_difference(a: Record, b: Record, statistic: str) -> Estimate:
         statistic: a key of `metrics.STATISTICS`.
 
     Raises:
-        RecordError: the two records do not share their model and data, or there is no such statistic.
+        RecordError: the two records do not share their model, data and layers, or there is no such statistic.
     """
     if statistic not in STATISTICS:
         raise RecordError(f"no statistic named '{statistic}'; known: {', '.join(STATISTICS)}")
     for field, left, right in (
         ("model", a.identities.model, b.identities.model),
         ("data", a.identities.data, b.identities.data),
+        ("layers", a.cell.layers, b.cell.layers),
         ("F(M) per example", a.endpoints.full, b.endpoints.full),
     ):
         if left != right:
@@ -86,13 +89,16 @@ def render_text(summary: pd.DataFrame, *, method: str | None = None) -> str:
         method: method of the second table; by default relp where it is there.
     """
     blocks: list[str] = []
-    for title, part in split_settings(compare_table(summary)):
+    for title, whole in split_settings(compare_table(summary)):
+        part, short = _with_labels(whole)
         chosen = method or default_method(part)
         blocks.append(title)
         blocks += [plain_text(table) for table in headline_tables(part)]
         shown = part[part["method"] == chosen]
         if len(shown):
             blocks.append(plain_text(detail_table(shown, f"Each task under {chosen}")))
+        if short:
+            blocks.append("\n".join(["Short names of bases:", *(f"  {line}" for line in short)]))
     notes = (
         "* best of its task, family and method (in medians: of its family and method). [low, high]: 95% bootstrap\n"
         "interval over examples. >N: not reached with all N nodes (or bits). (8/9): reached in 8 of 9 tasks.\n"
@@ -105,7 +111,8 @@ def render_text(summary: pd.DataFrame, *, method: str | None = None) -> str:
 def render_markdown(summary: pd.DataFrame) -> str:
     """Render the full comparison as Markdown: medians, then a table per task and family, methods below each other."""
     lines = ["# Comparison of bases", ""]
-    for title, part in split_settings(compare_table(summary)):
+    for title, whole in split_settings(compare_table(summary)):
+        part, short = _with_labels(whole)
         lines += [f"## {title}", ""]
         for table in headline_tables(part):
             lines += [f"### {table.title}", "", *markdown_lines(table), ""]
@@ -115,6 +122,8 @@ def render_markdown(summary: pd.DataFrame) -> str:
         for (task, version, family), group in groups:
             table = full_table(group, f"{task} (version {version}), family {family}")
             lines += [f"### {table.title}", "", *markdown_lines(table), ""]
+        if short:
+            lines += ["### Short names of bases", "", *(f"- `{line}`" for line in short), ""]
     lines += [
         "Bold: best of its task, family and method. Brackets: 95% bootstrap interval over evaluation examples. "
         "`>N`: not reached with all N nodes (or bits). n/a: undefined, F(M) is not above F(0). "
@@ -136,3 +145,9 @@ def write_csv(summary: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     compare_table(summary).to_csv(path, index=False, na_rep="nan", float_format="%.6g")
+
+
+def _with_labels(part: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return rows with the short labels of their bases, and what the labels stand for."""
+    labels = short_labels(unique(part, "basis"))
+    return part.assign(basis=part["basis"].map(labels)), label_notes(labels)

@@ -23,7 +23,7 @@ from basisbench.bootstrap import interval_ends
 from basisbench.errors import RecordError
 from basisbench.metrics import STATISTICS, CurveValues, Normalised, circuit_bits, estimate, normalise
 from basisbench.record import Record, read_record
-from basisbench.setting import basis_order, method_order
+from basisbench.setting import basis_order, layers_text, method_order
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Column: TypeAlias = "float | int | str | bool | None"
@@ -91,6 +91,8 @@ def load_results(path: PathLike | Sequence[PathLike]) -> pd.DataFrame:
         - `ablation`: reference value of ablated nodes; `error_policy`: what became of reconstruction errors.
         - `granularity`: whether a node is (layer, position, unit) or (layer, unit).
         - `ranking`: by what nodes were ranked; `size_grid`: name of the grid of circuit sizes.
+        - `layers`: the layers that the family is restricted to because some basis of the run covers no others, for
+          example "0-3, 7"; "all" where it is not restricted.
         - `seed`: seed of pairs, random scores and random bases.
         - `attribution_pairs`, `evaluation_pairs`: pairs asked for; `examples`: evaluation pairs used.
         - `size`: circuit size k in nodes; `total_nodes`: nodes N of the largest aligned group.
@@ -264,6 +266,7 @@ def _identity(record: Record, labels: dict[tuple[str, str, str | None], str]) ->
         "granularity": cell.granularity,
         "ranking": cell.ranking,
         "size_grid": cell.sizes,
+        "layers": layers_text(cell.layers),
         "seed": cell.seed,
         "attribution_pairs": cell.attribution_pairs,
         "evaluation_pairs": cell.evaluation_pairs,

@@ -3,6 +3,8 @@
 1. Split the results by setting, so that a picture never mixes ablations, policies, seeds or models.
 2. One panel per task and family, one line per basis (or method), bands for the 95% bootstrap intervals.
 3. The y-range is fixed, so that pictures compare; a value outside it is drawn as a triangle at the edge and told.
+4. Long names of bases get short labels (`basisbench.labels`), the same in all pictures of a call, and told below.
+5. The style "paper" draws the same lines for print (`basisbench.plot_paper`), with a caption in LaTeX for the title.
 
 Drawn through matplotlib's object-oriented interface: no display, no global state, and no torch.
 """
@@ -13,21 +15,33 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import pandas as pd
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, unknown_name
 from basisbench.frame import PathLike, frame_of, records_of, summarise
-from basisbench.plot_panels import Horizontal, Panel, Quantity, draw_panels, save_figure
+from basisbench.labels import label_notes, short_labels
+from basisbench.plot_panels import FORMATS, Horizontal, Panel, Quantity, draw_panels, save_figure
+from basisbench.plot_paper import DPI, Width, draw_paper, inches
 from basisbench.plot_style import Style, basis_styles, method_styles
 from basisbench.record import Record
-from basisbench.setting import basis_order, default_method, family_order, method_order, split_settings, unique
+from basisbench.setting import (
+    SETTING,
+    basis_order,
+    default_method,
+    family_order,
+    method_order,
+    split_settings,
+    unique,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Lines = Literal["basis", "method", "basis and method"]
+Look = Literal["ordinary", "paper"]
+Draw: TypeAlias = "Callable[..., Figure]"
 
 MOST_LINES = 6
 PANEL_COLUMNS = ("task", "task_version", "family", "basis", "method")
@@ -43,6 +57,9 @@ def plot_curves(
     method: str | None = None,
     title: str | None = None,
     styles: Mapping[str, Style] | None = None,
+    labels: Mapping[str, str] | None = None,
+    style: Look = "ordinary",
+    width: Width = "column",
 ) -> Figure:
     """Draw curves against circuit size: a panel per task and family, a line per basis, with 95% bands.
 
@@ -54,15 +71,24 @@ def plot_curves(
         method: the method to draw where `lines` is "basis"; by default relp where it is there.
         title: first line of the title; a second line states the setting.
         styles: a style per basis or method; by default the project's.
+        labels: a label per basis; by default its name, or a short one where that is long.
+        style: "ordinary", or "paper" for a figure without a title that goes into a paper unscaled.
+        width: of a paper figure: "column" (3.3 inches), "page" (6.9 inches), or inches.
 
     Returns:
-        A figure; save it with `figure.savefig(path, dpi=150)`.
+        A figure; save it with `figure.savefig(path, dpi=150)`, or with `plot_panels.save_figure(figure, path)` for the
+        same bytes each time. In the style "paper", `figure.get_label()` is the caption in LaTeX.
 
     Raises:
-        BasisBenchError: nothing to draw, or the frame mixes settings or, where `lines` is "method", bases.
+        BasisBenchError: nothing to draw, the frame is another one, mixes settings or, where `lines` is "method", bases,
+            or there is no such style or width.
     """
+    if style not in get_args(Look):
+        raise unknown_name("style of pictures", style, get_args(Look))
     if frame.empty:
         raise BasisBenchError("nothing to draw: no rows are left; check the filters on task, basis and method")
+    if missing := [name for name in (*PANEL_COLUMNS, "size", "bits", *SETTING) if name not in frame]:
+        raise BasisBenchError(f"curves need the columns of `load_results`; missing: {', '.join(missing)}")
     settings = split_settings(frame)
     if len(settings) > 1:
         titles = "; ".join(text for text, _ in settings)
@@ -76,19 +102,33 @@ def plot_curves(
         setting = f"method {method}, {setting}"
     elif lines == "method" and frame["basis"].nunique() > 1:
         raise BasisBenchError("a line per method needs the rows of one basis; select one")
+    bases = unique(frame, "basis")
+    named = labels or short_labels(bases)
     quantities: tuple[Quantity, ...] = ("faithfulness", "completeness") if quantity == "both" else (quantity,)
     # Sorted once for all lines, and without the columns of text that nothing below reads: selecting rows is then quick.
     values = [f"{name}{end}" for name in quantities for end in ("", "_low", "_high")]
     frame = frame[[*PANEL_COLUMNS, "size", "bits", *values]].sort_values("size", kind="stable")
+    groups = sorted(
+        frame.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
+    )
+    full_titles = [_panel_title(task, version, family, frame) for (task, version, family), _ in groups]
+    short_titles = [_short_title(task, version, family, frame) for (task, version, family), _ in groups]
     panels = [
-        Panel(_panel_title(task, version, family, frame), name, _lines_of(group, lines, styles))
-        for (task, version, family), group in sorted(
-            frame.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
-        )
+        Panel(panel_title, name, _lines_of(group, lines, styles, named))
+        for panel_title, (_, group) in zip(short_titles if style == "paper" else full_titles, groups, strict=True)
         for name in quantities
     ]
+    shown = [] if lines == "method" else bases  # a legend of methods names no basis
     heading = title or " and ".join(quantities).capitalize() + f", {_families(frame)}"
-    return draw_panels(panels, x, heading, setting, columns=_columns(len(panels), paired=quantity == "both"))
+    if style == "paper":
+        short = [(named[name], name) for name in shown if named[name] != name]
+        versions = unique(frame, "task_version")
+        told = f"Panels (version {versions[0]} of each task): {', '.join(short_titles)}"
+        told = told if len(versions) == 1 else f"Panels: {', '.join(full_titles)}"
+        return draw_paper(panels, x, heading, setting, told, width, short_names=short)
+    notes = label_notes({name: named[name] for name in shown})
+    columns = _columns(len(panels), paired=quantity == "both")
+    return draw_panels(panels, x, heading, setting, columns=columns, short_names=notes)
 
 
 def plot_results(
@@ -96,7 +136,9 @@ def plot_results(
     out: str | os.PathLike[str],
     *,
     summary: pd.DataFrame | None = None,
-    formats: Sequence[str] = ("png",),
+    formats: Sequence[str] | None = None,
+    style: Look = "ordinary",
+    width: Width = "column",
     progress: Callable[[Path], None] | None = None,
 ) -> list[Path]:
     """Draw every picture that the results allow.
@@ -109,7 +151,10 @@ def plot_results(
         results: paths as `load_results` takes them, or records already read.
         out: folder for the pictures, made when missing; one folder per setting inside when there are several.
         summary: what `summarise` returned for the same results, where it is at hand.
-        formats: file types, for example ("png", "pdf").
+        formats: file types, some of png, svg and pdf; by default png, and all three in the style "paper".
+        style: "ordinary", or "paper" for figures that go into a paper unscaled, each with its caption
+            beside it in `NAME.tex` (`basisbench.plot_paper` says how LaTeX reads it).
+        width: of paper figures: "column" (3.3 inches), "page" (6.9 inches), or inches.
         progress: called with the path of each picture when it is written.
 
     Returns:
@@ -117,34 +162,60 @@ def plot_results(
 
     Raises:
         RecordError: no record is found, or one is malformed.
+        BasisBenchError: there is no such format, style or width.
     """
-    from basisbench.plot_cost import plot_cost
-
+    formats = checked_formats(formats, style)
+    inches(width)
     records = records_of(results)
     frame = frame_of(records)
     summary = summarise(records) if summary is None else summary
     bases = basis_styles(unique(frame, "basis"))
     methods = method_styles(unique(frame, "method"))
+    labels = short_labels(unique(frame, "basis"))
     settings = split_settings(frame)
     summaries = split_settings(summary)
     written: list[Path] = []
     for index, ((_, part), (_, sums)) in enumerate(zip(settings, summaries, strict=True)):
         folder = Path(out) if len(settings) == 1 else Path(out) / f"setting-{index + 1}-{_folder_name(part)}"
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = {**_basis_pictures(part, bases), **_method_pictures(part, methods), **_cross_picture(part)}
-        pictures["cost"] = partial(plot_cost, sums, bases)
-        for name, draw in pictures.items():
-            figure = draw()
+        draw = partial(plot_curves, labels=labels, style=style, width=width)
+        pictures = {
+            **_basis_pictures(part, partial(draw, styles=bases)),
+            **_method_pictures(part, labels, partial(draw, styles=methods)),
+            **_cross_picture(part, draw),
+            "cost": _cost_picture(sums, bases, labels, style, width),
+        }
+        for name, make in pictures.items():
+            figure = make()
             for suffix in formats:
-                path = folder / f"{name}.{suffix}"
-                save_figure(figure, path)
-                written.append(path)
+                written.append(folder / f"{name}.{suffix}")
+                save_figure(figure, written[-1], dpi=150 if style == "ordinary" else DPI)
                 if progress is not None:
-                    progress(path)
+                    progress(written[-1])
+            if style == "paper":
+                written.append(folder / f"{name}.tex")
+                written[-1].write_text(f"{figure.get_label()}\n", encoding="utf-8")
+                if progress is not None:
+                    progress(written[-1])
     return written
 
 
-def _basis_pictures(part: pd.DataFrame, styles: Mapping[str, Style]) -> dict[str, Callable[[], Figure]]:
+def checked_formats(formats: Sequence[str] | None, style: str) -> tuple[str, ...]:
+    """Return the file types to write, each once; by default those of the style.
+
+    Raises:
+        BasisBenchError: there is no such format or style.
+    """
+    if style not in get_args(Look):
+        raise unknown_name("style of pictures", style, get_args(Look))
+    chosen = tuple(dict.fromkeys(formats or (("png",) if style == "ordinary" else FORMATS)))
+    for name in chosen:
+        if name not in FORMATS:
+            raise unknown_name("format of pictures", name, FORMATS)
+    return chosen
+
+
+def _basis_pictures(part: pd.DataFrame, draw: Draw) -> dict[str, Callable[[], Figure]]:
     """Return the pictures with a line per basis, at most six to a panel."""
     pictures: dict[str, Callable[[], Figure]] = {}
     shown = part[part["method"] == default_method(part)]
@@ -164,11 +235,11 @@ def _basis_pictures(part: pd.DataFrame, styles: Mapping[str, Style]) -> dict[str
             if family == "mlp":
                 views.append(("faithfulness", "bits", f"faithfulness_bits_{family}{suffix}"))
             for quantity, x, name in views:
-                pictures[name] = partial(plot_curves, rows, quantity=quantity, x=x, styles=styles)
+                pictures[name] = partial(draw, rows, quantity=quantity, x=x)
     return pictures
 
 
-def _method_pictures(part: pd.DataFrame, styles: Mapping[str, Style]) -> dict[str, Callable[[], Figure]]:
+def _method_pictures(part: pd.DataFrame, labels: Mapping[str, str], draw: Draw) -> dict[str, Callable[[], Figure]]:
     """Return a picture per basis with a line per method, where there is more than one."""
     pictures: dict[str, Callable[[], Figure]] = {}
     for basis in sorted(unique(part, "basis"), key=basis_order):
@@ -177,32 +248,39 @@ def _method_pictures(part: pd.DataFrame, styles: Mapping[str, Style]) -> dict[st
         for start in range(0, len(names), MOST_LINES) if len(names) > 1 else ():
             chunk = rows[rows["method"].isin(names[start : start + MOST_LINES])]
             suffix = f"_{start // MOST_LINES + 1}" if len(names) > MOST_LINES else ""
-            pictures[f"methods_{_safe(basis)}{suffix}"] = partial(
-                plot_curves,
-                chunk,
-                quantity="faithfulness",
-                lines="method",
-                title=f"Faithfulness by method, basis {basis}, {_families(chunk)}",
-                styles=styles,
-            )
+            name = f"methods_{_safe(labels[basis])}{suffix}"
+            while name in pictures:  # two names that differ in what no file system takes
+                name += "_"
+            title = f"Faithfulness by method, basis {basis}, {_families(chunk)}"
+            pictures[name] = partial(draw, chunk, quantity="faithfulness", lines="method", title=title)
     return pictures
 
 
-def _cross_picture(part: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+def _cross_picture(part: pd.DataFrame, draw: Draw) -> dict[str, Callable[[], Figure]]:
     """Return the 2x2 of neuron basis and method, the central figure of Arora et al. (arXiv 2601.22594)."""
     rows = part[part["basis"].isin(["mlp_act", "mlp_out"]) & part["method"].isin(["ig", "relp"])]
     if rows.groupby(["basis", "method"]).ngroups < 4:
         return {}
     title = "Two changes, crossed: MLP activations instead of outputs, RelP instead of integrated gradients"
     return {
-        "cross_neurons_methods": partial(
-            plot_curves, rows, quantity="faithfulness", lines="basis and method", title=title
-        )
+        "cross_neurons_methods": partial(draw, rows, quantity="faithfulness", lines="basis and method", title=title)
     }
 
 
+def _cost_picture(
+    summary: pd.DataFrame, styles: Mapping[str, Style], labels: Mapping[str, str], style: Look, width: Width
+) -> Callable[[], Figure]:
+    """Return the picture of cost against sparsity."""
+    from basisbench.plot_cost import plot_cost
+    from basisbench.plot_paper_cost import plot_paper_cost
+
+    if style == "paper":
+        return partial(plot_paper_cost, summary, styles, width, labels=labels)
+    return partial(plot_cost, summary, styles, labels=labels)
+
+
 def _lines_of(
-    group: pd.DataFrame, lines: Lines, styles: Mapping[str, Style] | None
+    group: pd.DataFrame, lines: Lines, styles: Mapping[str, Style] | None, labels: Mapping[str, str]
 ) -> tuple[tuple[str, Style, pd.DataFrame], ...]:
     """Split the rows of a panel, which are in order of size, into labelled lines, in legend order."""
     if lines == "basis and method":
@@ -212,7 +290,7 @@ def _lines_of(
         )
         return tuple(
             (
-                f"{basis}, {method}",
+                f"{labels[basis]}, {method}",
                 Style(by_basis[basis].colour, by_method[method].line, by_basis[basis].marker),
                 rows,
             )
@@ -222,7 +300,7 @@ def _lines_of(
     rows_of = {str(name): rows for name, rows in group.groupby(lines)}
     names = sorted(rows_of, key=order)
     own = styles or (basis_styles(names) if lines == "basis" else method_styles(names))
-    return tuple((name, own[name], rows_of[name]) for name in names)
+    return tuple((labels[name] if lines == "basis" else name, own[name], rows_of[name]) for name in names)
 
 
 def _columns(panels: int, *, paired: bool) -> int:
@@ -235,6 +313,13 @@ def _columns(panels: int, *, paired: bool) -> int:
 def _panel_title(task: str, version: str, family: str, frame: pd.DataFrame) -> str:
     """Name a panel by its task, its version, and its family where the picture holds several."""
     text = f"{task} (version {version})"
+    return f"{text}, {family}" if frame["family"].nunique() > 1 else text
+
+
+def _short_title(task: str, version: str, family: str, frame: pd.DataFrame) -> str:
+    """Name a panel by as little as tells it from the others: the task, its version or family where they differ."""
+    several = frame[frame["task"] == task]["task_version"].nunique() > 1
+    text = f"{task} v{version}" if several else task
     return f"{text}, {family}" if frame["family"].nunique() > 1 else text
 
 

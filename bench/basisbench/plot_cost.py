@@ -6,13 +6,17 @@ whose median does not reach the target stand in a strip above the axis: they are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from basisbench.labels import label_notes, short_labels
+from basisbench.plot_panels import name_lines
 from basisbench.plot_style import Style, short_number
+from basisbench.plot_text import legend_columns
 from basisbench.setting import basis_order, family_order, method_order, split_settings, unique
 
 if TYPE_CHECKING:
@@ -22,31 +26,43 @@ if TYPE_CHECKING:
 METHOD_MARKERS = ("o", "s", "D", "^", "X", "P", "v", "<", ">", "h")
 
 
-def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
+@dataclass(frozen=True)
+class Points:
+    """Sizes of what the picture holds, in points."""
+
+    marker: float = 7.0
+    line: float = 1.0
+
+
+def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Mapping[str, str] | None = None) -> Figure:
     """Draw seconds per cell against nodes to 80% faithfulness, a panel per family.
 
     Args:
         summary: rows of one setting, as `summarise` returns them.
         styles: a style per basis, of which the colour is used; methods have the markers.
+        labels: short labels of bases; by default those of `basisbench.labels`.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     ((setting, part),) = split_settings(summary)
+    named = labels or short_labels(unique(part, "basis"))
     families = sorted(unique(part, "family"), key=family_order)
     methods = sorted(unique(part, "method"), key=method_order)
     markers = {name: METHOD_MARKERS[index % len(METHOD_MARKERS)] for index, name in enumerate(methods)}
     width = max(7.5, 4.2 * len(families))
-    figure = Figure(figsize=(width, 5.8), layout="constrained")
+    short = label_notes({name: named[name] for name in unique(part, "basis")})
+    # Long names take a line each, and a legend of one column.
+    figure = Figure(figsize=(width, 5.8 + 0.3 * len(short)), layout="constrained")
     grid = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True).ravel()
-    top = float(part["total_nodes"].max())
-    # Fractions of a node are rare: the stretch from 0 to 1 is shown only where a point needs it.
-    lowest = 0.0 if float(part["nodes_to_80"].min()) < 1 else 1.0
+    span = span_of(part)
     for axes, family in zip(grid, families, strict=True):
         rows = part[part["family"] == family]
-        _draw_family(axes, rows, styles, markers, (lowest, top))
+        draw_points(axes, rows, styles, lambda _, method: markers[method], span, Points())
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.tick_params(labelsize=9)
         names = sorted(unique(rows, "basis"), key=basis_order)
-        handles = [Line2D([], [], color=styles[n].colour, linewidth=4, label=n) for n in names]
+        handles = [Line2D([], [], color=styles[n].colour, linewidth=4, label=named[n]) for n in names]
         axes.legend(
             handles=handles,
             title="basis (colour)",
@@ -55,14 +71,12 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
             frameon=False,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.14),
-            ncols=2,
+            ncols=legend_columns([named[n] for n in names], 9, width / len(families), handle=0.6, most=2),
         )
         axes.set_title(f"family {family}", fontsize=11)
         axes.set_xlabel("time per cell (seconds, log)", fontsize=10)
     grid[0].set_ylabel("nodes to 80% faithfulness (log; fewer is sparser)", fontsize=10)
     tasks = part.groupby(["task", "task_version"]).ngroups
-    device = ", ".join(unique(part, "device"))
-    threads = ", ".join(unique(part, "threads"))
     over = f"medians over {tasks} tasks; whiskers: middle half of the tasks" if tasks > 1 else unique(part, "task")[0]
     figure.suptitle(f"Cost against sparsity: {over}\n{setting}", fontsize=11, wrap=True)
     handles = [
@@ -81,21 +95,47 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style]) -> Figure:
             label="hollow: not reached",
         )
     )
+    where = f"{', '.join(unique(part, 'device'))}, {', '.join(unique(part, 'threads'))} threads"
+    notes = [f"Method (marker). Time of all phases on {where}; shared work counts in each cell."]
+    notes += name_lines(short, width)
     figure.legend(
         handles=handles,
         loc="outside lower center",
         ncols=len(handles),
         fontsize=9.5,
         frameon=False,
-        title=f"Method (marker). Time of all phases on {device}, {threads} threads; shared work counts in each cell.",
+        title="\n".join(notes),
         title_fontsize=9,
     )
     return figure
 
 
-def _draw_family(
-    axes: Axes, rows: pd.DataFrame, styles: Mapping[str, Style], markers: Mapping[str, str], span: tuple[float, float]
+def span_of(part: pd.DataFrame) -> tuple[float, float]:
+    """Return the lowest and the largest number of nodes to show.
+
+    Fractions of a node are rare: the stretch from 0 to 1 is shown only where a point needs it.
+    """
+    return 0.0 if float(part["nodes_to_80"].min()) < 1 else 1.0, float(part["total_nodes"].max())
+
+
+def draw_points(
+    axes: Axes,
+    rows: pd.DataFrame,
+    styles: Mapping[str, Style],
+    marker_of: Callable[[str, str], str],
+    span: tuple[float, float],
+    points: Points,
 ) -> None:
+    """Draw a point with whiskers per basis and method, on axes that it scales.
+
+    Args:
+        axes: where to draw.
+        rows: cells of one family.
+        styles: a style per basis, of which the colour is used.
+        marker_of: the marker of a basis under a method.
+        span: as `span_of` returns it.
+        points: how large.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     lowest, top = span
@@ -111,17 +151,16 @@ def _draw_family(
         colour = styles[basis].colour
         reached = bool(np.isfinite(middle))
         y = max(float(middle), 0.1) if reached else strip
-        axes.plot([quick, slow], [y, y], color=colour, linewidth=1.0, alpha=0.7)
+        axes.plot([quick, slow], [y, y], color=colour, linewidth=points.line, alpha=0.7)
         if reached:
-            axes.plot(
-                [seconds] * 2, [max(float(low), 0.1), min(float(high), strip)], color=colour, linewidth=1.0, alpha=0.7
-            )
+            ends = [max(float(low), 0.1), min(float(high), strip)]
+            axes.plot([seconds] * 2, ends, color=colour, linewidth=points.line, alpha=0.7)
         axes.plot(
             [seconds],
             [y],
             color=colour,
-            marker=markers[method],
-            markersize=7,
+            marker=marker_of(basis, method),
+            markersize=points.marker,
             linestyle="none",
             markerfacecolor=colour if reached else "none",
         )
@@ -139,6 +178,4 @@ def _draw_family(
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(lowest, strip * 1.8)
     axes.axhline(top * 1.35, color="#444444", linewidth=0.8, linestyle="--")
-    axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(labelsize=9)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 Quantity = Literal["faithfulness", "completeness"]
 Horizontal = Literal["size", "bits"]
+
+FORMATS = ("png", "svg", "pdf")
+"""Types of file that pictures are saved as."""
 
 IDEAL: Mapping[Quantity, float] = {"faithfulness": 1.0, "completeness": 0.0}
 Y_LABEL: Mapping[Quantity, str] = {
@@ -53,7 +56,32 @@ class Panel:
     lines: tuple[tuple[str, Style, pd.DataFrame], ...]
 
 
-def draw_panels(panels: Sequence[Panel], x: Horizontal, heading: str, setting: str, *, columns: int) -> Figure:
+@dataclass(frozen=True)
+class Pen:
+    """Widths and sizes of what a panel holds, in points."""
+
+    line: float = 1.6
+    marker: float = 3.4
+    edge_marker: float = 6.0
+    ideal: float = 1.0
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What a panel does not show.
+
+    Attributes:
+        extremes: the farthest value of each line that leaves the window, per side.
+        undefined: labels of the lines that are not defined, F(M) not being above F(0).
+    """
+
+    extremes: tuple[float, ...]
+    undefined: tuple[str, ...]
+
+
+def draw_panels(
+    panels: Sequence[Panel], x: Horizontal, heading: str, setting: str, *, columns: int, short_names: Sequence[str] = ()
+) -> Figure:
     """Draw panels on a grid with one legend, a title that states the setting, and labelled axes.
 
     Args:
@@ -62,12 +90,13 @@ def draw_panels(panels: Sequence[Panel], x: Horizontal, heading: str, setting: s
         heading: first line of the title.
         setting: second line: what the panels have in common.
         columns: columns of the grid.
+        short_names: what short labels stand for, told below the panels.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
     rows = -(-len(panels) // columns)
-    width, height = max(6.6, 3.65 * columns), 2.5 * rows + 1.7
+    width, height = max(6.6, 3.65 * columns), 2.5 * rows + 1.7 + 0.14 * len(short_names)
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     largest = max(float(rows[x].max()) for panel in panels for _, _, rows in panel.lines)
@@ -113,14 +142,35 @@ def draw_panels(panels: Sequence[Panel], x: Horizontal, heading: str, setting: s
         fontsize=9.5,
         frameon=False,
         handlelength=3.2,
-        title="\n".join(_wrap(notes, width * 1.2)),
+        title="\n".join([*_wrap(notes, width * 1.2), *name_lines(short_names, width)]),
         title_fontsize=8.5,
     )
     return figure
 
 
 def _draw_panel(axes: Axes, panel: Panel, x: Horizontal) -> bool:
-    """Draw the lines of a panel; return whether a value lies outside the window."""
+    """Draw the lines of a panel, its title and its remarks; return whether a value lies outside the window."""
+    remarks = draw_lines(axes, panel, x, Pen())
+    axes.set_title(panel.title, fontsize=10, y=1.0)  # a given height: matplotlib need not look for a free one
+    notes = [outside_text(remarks.extremes)] if remarks.extremes else []
+    notes += [f"not defined, F(M) not above F(0):\n{', '.join(remarks.undefined)}"] if remarks.undefined else []
+    if notes:
+        write_note(axes, "\n".join(notes), size=8)
+    return bool(remarks.extremes)
+
+
+def draw_lines(axes: Axes, panel: Panel, x: Horizontal, pen: Pen) -> Remarks:
+    """Draw the lines of a panel with their bands and the ideal value, on axes whose limits are set.
+
+    Args:
+        axes: where to draw.
+        panel: what to draw.
+        x: column of the horizontal axis.
+        pen: how thick.
+
+    Returns:
+        What could not be shown.
+    """
     from matplotlib.collections import PolyCollection
     from matplotlib.lines import Line2D
 
@@ -128,7 +178,7 @@ def _draw_panel(axes: Axes, panel: Panel, x: Horizontal) -> bool:
     margin = 0.02 * (high - low)
     extremes: list[float] = []
     undefined: list[str] = []
-    axes.axhline(IDEAL[panel.quantity], color="#444444", linestyle=":", linewidth=1.0, zorder=1)
+    axes.axhline(IDEAL[panel.quantity], color="#444444", linestyle=":", linewidth=pen.ideal, zorder=1)
     for label, style, rows in panel.lines:
         k = rows[x].to_numpy(dtype=float)
         y, y_low, y_high = (rows[f"{panel.quantity}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
@@ -138,31 +188,41 @@ def _draw_panel(axes: Axes, panel: Panel, x: Horizontal) -> bool:
         # Made by hand: `fill_between` and `plot` would look for units and limits, which are given.
         band = np.concatenate([np.column_stack([k, y_low]), np.column_stack([k, y_high])[::-1]])
         axes.add_collection(PolyCollection([band], color=style.colour, alpha=0.18, linewidth=0), autolim=False)
-        line = Line2D(k, y, color=style.colour, linestyle=style.line, linewidth=1.6, label=label)
-        line.set(marker=style.marker, markersize=3.4)
+        line = Line2D(k, y, color=style.colour, linestyle=style.line, linewidth=pen.line, label=label)
+        line.set(marker=style.marker, markersize=pen.marker)
         axes.add_line(line)
         for beyond, edge, marker in ((y > high, high - margin, "^"), (y < low, low + margin, "v")):
             if beyond.any():
                 axes.plot(
-                    k[beyond], np.full(int(beyond.sum()), edge), color=style.colour, marker=marker, linestyle="none"
+                    k[beyond],
+                    np.full(int(beyond.sum()), edge),
+                    color=style.colour,
+                    marker=marker,
+                    markersize=pen.edge_marker,
+                    linestyle="none",
                 )
                 extremes.append(float(y.max() if marker == "^" else y.min()))
-    axes.set_title(panel.title, fontsize=10, y=1.0)  # a given height: matplotlib need not look for a free one
     axes.set_axisbelow(True)
-    notes = [f"outside: {', '.join(f'{value:.2g}' for value in extremes)}"] if extremes else []
-    notes += [f"not defined, F(M) not above F(0):\n{', '.join(undefined)}"] if undefined else []
-    if notes:
-        axes.text(
-            0.03,
-            0.94,
-            "\n".join(notes),
-            transform=axes.transAxes,
-            fontsize=8,
-            va="top",
-            color="#333333",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
-        )
-    return bool(extremes)
+    return Remarks(tuple(extremes), tuple(undefined))
+
+
+def outside_text(extremes: Sequence[float]) -> str:
+    """Return what a panel says of values outside its window."""
+    return f"outside: {', '.join(f'{value:.2g}' for value in extremes)}"
+
+
+def write_note(axes: Axes, text: str, *, size: float) -> None:
+    """Write into the upper left corner of a panel, in a size in points."""
+    axes.text(
+        0.03,
+        0.94,
+        text,
+        transform=axes.transAxes,
+        fontsize=size,
+        va="top",
+        color="#333333",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+    )
 
 
 @contextmanager
@@ -177,25 +237,34 @@ def undisturbed() -> Iterator[None]:
         gc.unfreeze()
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Save a figure at 150 dots per inch; a PNG gets a palette of 256 colours, a third of the bytes.
+def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
+    """Save a figure, the same bytes each time; a PNG gets a palette of 256 colours, a third of the bytes.
+
+    A PDF holds its fonts as TrueType, so that text can be searched and journals accept it; an SVG holds text as paths,
+    so that it looks the same where the font is missing.
 
     Args:
         figure: what to save.
-        path: the file; its suffix decides the type.
+        path: the file; its suffix, one of `FORMATS` with a dot, decides the type.
+        dpi: dots per inch of a PNG.
     """
     if path.suffix != ".png":
-        figure.savefig(path, dpi=150)
+        import matplotlib
+
+        look: dict[Any, Any] = {"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "basisbench"}
+        dates = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+        with matplotlib.rc_context(look):
+            figure.savefig(path, dpi=dpi, metadata=dates.get(path.suffix))
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     # `savefig` would draw the figure a second time to lay it out, and pack it as a PNG that is unpacked again here.
-    figure.set_dpi(150)
+    figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     pixels = np.frombuffer(canvas.buffer_rgba(), dtype=np.uint32)  # type: ignore[no-untyped-call]
     # Level 7 takes a sixth of the time of level 9, for 6% more bytes.
-    with_palette(pixels, canvas.get_width_height()).save(path, compress_level=7, dpi=(150, 150))
+    with_palette(pixels, canvas.get_width_height()).save(path, compress_level=7, dpi=(dpi, dpi))
 
 
 def with_palette(pixels: UInt32[np.ndarray, " pixel"], size: tuple[int, int]) -> Image.Image:
@@ -226,6 +295,11 @@ def with_palette(pixels: UInt32[np.ndarray, " pixel"], size: tuple[int, int]) ->
     image = Image.frombuffer("P", size, indices.tobytes(), "raw", "P", 0, 1)
     image.putpalette(part.getpalette() or [])
     return image
+
+
+def name_lines(short_names: Sequence[str], width: float) -> list[str]:
+    """Return a line per short name, broken anywhere where it is longer than a figure of that width in inches."""
+    return [line for text in short_names for line in textwrap.wrap(text, int(width * 14), break_on_hyphens=False)]
 
 
 def _legend_columns(labels: Sequence[str], width: float) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from basisbench.setting import basis_order, method_order
@@ -69,11 +68,20 @@ METHOD_STYLES: Mapping[str, Style] = {
     "magnitude": Style(PURPLE, LONG, "^"),
     "random": Style(GREY, DOTTED, "X"),
 }
+_LINES_AND_MARKERS: tuple[tuple[LineStyle, str], ...] = (
+    (DASHED, "v"),
+    (DASH_DOT, "P"),
+    (DOTTED, "<"),
+    ("-", ">"),
+    (LONG, "h"),
+    (DASHED, "p"),
+    (DOTTED, "*"),
+)
+_COLOURS = (SKY, BLACK, ORANGE, BLUE, PURPLE)
+# Seven and five have no common divisor: every pair occurs once, and the next style differs in line, marker and colour.
 _FREE = tuple(
-    Style(colour, line, marker)
-    for (line, marker), colour in product(
-        ((DASHED, "v"), (DASH_DOT, "P"), (DOTTED, "<"), ("-", ">")), (SKY, BLACK, ORANGE, BLUE, PURPLE)
-    )
+    Style(_COLOURS[index % 5], *_LINES_AND_MARKERS[index % 7])
+    for index in range(len(_COLOURS) * len(_LINES_AND_MARKERS))
 )
 
 

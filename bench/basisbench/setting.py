@@ -1,12 +1,15 @@
 """Which cells may stand side by side, in which order, and under which title.
 
-Two cells are comparable when they agree in everything but task, basis and method. The columns that must agree are
-`SETTING`; tables and pictures are made per setting, and their titles state it.
+1. Two cells are comparable when they agree in everything but task, basis and method. The columns that must agree are
+   `SETTING`; tables and pictures are made per setting, and their titles state it.
+2. One of them, the layers that bases are compared on, belongs to a family: a run may restrict one family and not
+   another. As bases are compared inside a family only, families of different layers share tables and pictures, whose
+   titles name the layers of each; two sets of layers for one family never do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -25,8 +28,13 @@ SETTING = (
     "seed",
     "attribution_pairs",
     "evaluation_pairs",
+    "layers",
 )
-"""Columns that must agree before two cells are put side by side; tasks are told apart by name and version besides."""
+"""Columns that must agree before two cells are put side by side; tasks are told apart by name and version besides, and
+`layers` are compared inside a family."""
+
+ALL_LAYERS = "all"
+"""What the column `layers` says where a family is not restricted."""
 
 NEURONS_FIRST = ("mlp_act", "mlp_out", "resid", "attn_out", "mlp_act_rotated")
 """Raw neurons lead every table and legend, then their control; other bases follow in alphabetical order."""
@@ -76,13 +84,39 @@ def split_settings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     Raises:
         RecordError: two cells of one setting agree in task, basis and method too, so that a picture would mix them.
     """
-    parts = [part for _, part in frame.groupby(list(SETTING), sort=True)]
+    shared = [name for name in SETTING if name != "layers"]
+    parts: list[pd.DataFrame] = []
+    layers: list[list[str]] = []
+    for _, whole in frame.groupby(shared, sort=True):
+        split = _split_layers(whole)
+        parts += split
+        layers += [_layer_pieces(part, always=len(split) > 1) for part in split]
     for part in parts:
         _refuse_mixtures(part)
-    titles = [_title(part, in_full=False) for part in parts]
+    titles = [_title(part, named, in_full=False) for part, named in zip(parts, layers, strict=True)]
     if len(set(titles)) < len(titles):
-        titles = [_title(part, in_full=True) for part in parts]
+        titles = [_title(part, named, in_full=True) for part, named in zip(parts, layers, strict=True)]
     return list(zip(titles, parts, strict=True))
+
+
+def layers_text(layers: Sequence[int] | None) -> str:
+    """Write the layers that a family is restricted to.
+
+    Args:
+        layers: numbers of layers in any order; None for all.
+
+    Returns:
+        "all", or runs of numbers in order, for example "0-3, 7".
+    """
+    if layers is None:
+        return ALL_LAYERS
+    runs: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def examples_text(frame: pd.DataFrame) -> str:
@@ -91,7 +125,7 @@ def examples_text(frame: pd.DataFrame) -> str:
     return f"n = {low}" if low == high else f"n = {low} to {high}"
 
 
-def _title(part: pd.DataFrame, *, in_full: bool) -> str:
+def _title(part: pd.DataFrame, layers: Sequence[str], *, in_full: bool) -> str:
     first = part.iloc[0]
     pieces = [
         str(first["model"]),
@@ -100,6 +134,7 @@ def _title(part: pd.DataFrame, *, in_full: bool) -> str:
         f"granularity {first['granularity']}",
         f"seed {first['seed']}",
         f"{examples_text(part)} examples",
+        *layers,
     ]
     if in_full:
         pieces += [
@@ -110,6 +145,39 @@ def _title(part: pd.DataFrame, *, in_full: bool) -> str:
             f"sizes {first['size_grid']}",
         ]
     return ", ".join(pieces)
+
+
+def _split_layers(part: pd.DataFrame) -> list[pd.DataFrame]:
+    """Split rows that agree in all else so that no family has two sets of layers; most often there is one part.
+
+    The first part has each family on the first of its sets of layers, the second on the second, and so on; a family
+    with fewer sets is in the first parts only. Which families share a part does not matter: none is compared with
+    another.
+    """
+    if part["layers"].nunique() == 1:
+        return [part]
+    ranks: Mapping[tuple[str, str], int] = {
+        (family, layers): rank
+        for family, rows in part.groupby("family")
+        for rank, layers in enumerate(sorted(unique(rows, "layers"), key=_layer_order))
+    }
+    rank = pd.Series([ranks[key] for key in zip(part["family"], part["layers"], strict=True)], index=part.index)
+    return [rows for _, rows in part.groupby(rank)]
+
+
+def _layer_order(text: str) -> tuple[bool, list[int]]:
+    """Return the sort key of a set of layers: all of them first, then by their numbers."""
+    numbers = [] if text == ALL_LAYERS else [int(number) for number in text.replace("-", ", ").split(", ")]
+    return (text != ALL_LAYERS, numbers)
+
+
+def _layer_pieces(part: pd.DataFrame, *, always: bool) -> list[str]:
+    """Return what a title says of layers: every restricted family; where there is none nothing, or that it is so."""
+    layers = {str(family): str(text) for family, text in zip(part["family"], part["layers"], strict=True)}
+    restricted = [name for name in sorted(layers, key=family_order) if layers[name] != ALL_LAYERS]
+    if not restricted:
+        return ["all layers"] if always else []
+    return [f"{name} on layer{'' if layers[name].isdigit() else 's'} {layers[name]} only" for name in restricted]
 
 
 def _refuse_mixtures(part: pd.DataFrame) -> None:

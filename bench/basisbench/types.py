@@ -141,7 +141,10 @@ class PairSet(Sequence[Pairs]):
         return sum(len(group) for group in self.groups)
 
     def to_dataset(self) -> Dataset:
-        """Return the pairs as a `datasets.Dataset`: a row per pair, its version in the dataset's info."""
+        """Return the pairs as a `datasets.Dataset`: a row per pair, its version in the dataset's info.
+
+        Results are another thing: `basisbench.to_dataset(path)` gives those.
+        """
         from basisbench.alignment import to_dataset
 
         return to_dataset(self)

@@ -1,0 +1,53 @@
+"""How wide text is before it is drawn, so that legends and titles fit a figure of fixed width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def text_width(text: str, size: float) -> float:
+    """Return the width in inches of a line of text in the default font.
+
+    Args:
+        text: one line; `$...$` is measured as mathematics.
+        size: of the font, in points.
+    """
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text.strip() else 0.0
+
+
+def legend_columns(labels: Sequence[str], size: float, width: float, *, handle: float, most: int | None = None) -> int:
+    """Return how many columns of a legend fit; matplotlib fills them one after the other, the first ones longest.
+
+    Args:
+        labels: entries in order.
+        size: of the font, in points.
+        width: what there is, in inches.
+        handle: what each column takes besides its text, in inches.
+        most: most columns; by default one per entry.
+    """
+    inches = [text_width(label, size) + handle for label in labels]
+    for columns in range(min(most or len(labels), len(labels)), 1, -1):
+        rows, longer = divmod(len(labels), columns)
+        heights = [rows + (column < longer) for column in range(columns)]
+        starts = [sum(heights[:column]) for column in range(columns)]
+        if sum(max(inches[start : start + height]) for start, height in zip(starts, heights, strict=True)) <= width:
+            return columns
+    return 1
+
+
+def fitted(text: str, size: float, width: float) -> str:
+    """Shorten a line of text in its middle until it fits.
+
+    Args:
+        text: one line.
+        size: of the font, in points.
+        width: what there is, in inches.
+    """
+    kept = len(text)
+    short = text
+    while text_width(short, size) > width and kept > 3:
+        kept -= 1
+        short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+    return short
