@@ -27,6 +27,7 @@ from basisbench_baselines.circuit_tracer import (
     read_config,
 )
 from basisbench_baselines.hub.cache import resolve, told
+from basisbench_baselines.hub.trained_on import say_if_other
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -128,7 +129,8 @@ def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> C
         BasisError: a file is missing or is not what the format says, or it was made for another model.
     """
     try:
-        read, write = hook_names(folder, read_config(folder))
+        config = read_config(folder)
+        read, write = hook_names(folder, config)
         files, in_memory = open_layers(folder, model)
         sites = tuple(
             Site(layer, _site_hook(model, read, layer), _site_hook(model, write, layer))
@@ -136,6 +138,7 @@ def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> C
         )
     except BasisBenchError as error:
         raise BasisError(f"basis '{name}': {error}") from error
+    say_if_other(name, [config.get("model_name")], model.spec)
     return CrossLayerTranscoder(name, sites, files, in_memory, sources=sources)
 
 
