@@ -23,7 +23,8 @@ from yaml import YAMLError
 
 from basisbench import hub
 from basisbench.errors import BasisBenchError, BasisError
-from basisbench.hub import cache_folder, one_line
+from basisbench.hub_cache import cache_folder
+from basisbench.hub_errors import one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
