@@ -102,6 +102,21 @@ def test_a_file_that_nobody_can_read(hub: HubReplica, model: Model, file: str, c
     told(lambda: use(model), "'blocks.2.hook_mlp_out'", REPOSITORY)
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_that_runs_out_while_weights_are_read_is_not_blamed_on_the_file(
+    model: Model, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """So that the pass that reads them is done again in smaller parts (basisbench.batching)."""
+    from sae_lens import SAE
+
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(SAE, "from_pretrained", fail)
+    with pytest.raises(type(error)):
+        use(model)
+
+
 def test_a_dictionary_of_another_width(hub: HubReplica, model: Model) -> None:
     config = json.loads((hub.snapshot(REPOSITORY) / "3-mlp-sm" / "cfg.json").read_text()) | {"d_in": 24}
     hub.commit(REPOSITORY, {"3-mlp-sm/cfg.json": json.dumps(config).encode()})
