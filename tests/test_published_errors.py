@@ -74,6 +74,12 @@ def test_one_file_is_not_cached_and_no_network(hub: HubReplica, model: Model) ->
     told(lambda: use(model), "'blocks.4.hook_mlp_out'", REPOSITORY, name, "hub cannot be reached")
 
 
+def test_a_cross_layer_transcoder_that_is_not_cached_or_lacks_a_file(hub: HubReplica, model: Model) -> None:
+    told(lambda: use(model, "clt:org/none"), "basis 'clt:org/none': org/none is not in the cache")
+    commit = hub.commit("org/clt", {"config.yaml": b"model_kind: cross_layer_transcoder"})
+    told(lambda: use(model, "clt:org/clt"), f"has org/clt at {commit[:12]} without W_dec_0.safetensors")
+
+
 @pytest.mark.parametrize("revision", ["a-branch", "0" * 40])
 def test_a_revision_that_the_cache_lacks(hub: HubReplica, model: Model, revision: str) -> None:
     told(lambda: use(model, f"sae:{RELEASE}@{revision}"), f"revision '{revision}' of {REPOSITORY} is not in the cache")
@@ -209,6 +215,7 @@ def test_files_are_fetched_and_pinned_and_then_found_without_a_network(hub: HubR
         (BASIS, {REPOSITORY}, f"{REPOSITORY} is gated; accept its terms"),
         ("sae:pythia-70m-deduped-res-sm", set(), "the hub has no repository"),
         (f"{BASIS}@nowhere", set(), f"{REPOSITORY} has no revision 'nowhere'"),
+        ("clt:org/none", set(), "the hub has no repository org/none, or it is private"),
         (f"{BASIS}@{'0' * 40}", set(), f"{REPOSITORY} has no revision '000"),
     ],
 )

@@ -183,13 +183,15 @@ def resolve_name(name: str) -> BasisSpec:
         )
 
     def download(model: ModelSpec) -> Found:
-        with told(f"basis '{name}'"):
-            snapshot = resolve(repository, revision or model.revisions.get(repository))
+        wanted = revision or model.revisions.get(repository)
+        with told(f"basis '{name}'", repository, wanted):
+            snapshot = resolve(repository, wanted)
+        with told(f"basis '{name}'", repository, snapshot.commit):
             folder = Path(snapshot.download(CONFIG)).parent
             # The first decoder writes to every layer, so it says how many there are.
             for file in file_names(layer_count(Path(snapshot.download("W_dec_0.safetensors")))):
                 snapshot.download(file)
-            return folder, {snapshot.repository: snapshot.commit}
+        return folder, {snapshot.repository: snapshot.commit}
 
     return replace(_spec(name, download), repositories=(repository,))
 
