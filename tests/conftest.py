@@ -1,16 +1,52 @@
-"""Shared fixtures: tiny random models of both shapes with a real tokenizer, and a record that fills every field."""
+"""Shared fixtures: tiny random models with a real tokenizer, groups of the oracles, a record that fills every field."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from basisbench.protocols import ModelSpec
 from basisbench.record import Record, SubsetCheck, TopNode
+from oracle_names import ARCHITECTURES
 from synthetic_records import synthetic_record
 from tiny_models import build_tiny_tokenizer, save_checkpoint
+
+if TYPE_CHECKING:
+    from basisbench.group import GroupPair
+
+
+@pytest.fixture
+def double_precision() -> Iterator[None]:
+    """Let norms and softmax of models in float64 compute in float64."""
+    import oracle
+
+    with oracle.in_double_precision():
+        yield
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def architecture(request: pytest.FixtureRequest) -> str:
+    """Each architecture that the core is tested on."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[0, 1], ids=["long", "short"])
+def group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
+    """Each of the oracle's two groups, of other lengths and numbers of pairs, on its two-layer model."""
+    import oracle
+
+    return oracle.contexts(architecture)[request.param]
+
+
+@pytest.fixture(params=[0, 1], ids=["long", "short"])
+def cross_group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
+    """The same groups on the three-layer model that has a cross-layer transcoder."""
+    import cross_layer_oracle
+
+    return cross_layer_oracle.contexts(architecture)[request.param]
 
 
 @pytest.fixture(scope="session")

@@ -261,6 +261,49 @@ _FORMATS = {
     "mwhanna": _mwhanna,
 }
 
+# --- a cross-layer transcoder
+
+CLT = "mntss/clt-gemma-2-2b-426k"
+
+
+def cross_layer_files(seen: Sequence[tuple[Tensor, Tensor]], model: str) -> dict[str, bytes]:
+    """Return circuit-tracer's files of a cross-layer transcoder that explains something of a tiny model.
+
+    What SAELens 6.54 says of this repository (get_mntss_clt_layer_config_from_hf, and its own test of it): config.yaml
+    with model_name google/gemma-2-2b, feature_input_hook hook_resid_mid, feature_output_hook hook_mlp_out; ReLU; and
+    W_enc_{i}.safetensors and W_dec_{i}.safetensors of tensors named alike, b_enc_{i} and b_dec_{i} in the former.
+
+    Args:
+        seen: per layer, the residual stream in front of the MLP's norm and the MLP's output, one row each.
+        model: repository of the model.
+    """
+    generator = torch.Generator().manual_seed(len(CLT))
+    layers, units = len(seen), 24
+    config = {
+        "model_name": model, "model_kind": "cross_layer_transcoder", "feature_input_hook": "hook_resid_mid",
+        "feature_output_hook": "hook_mlp_out", "scan": CLT,
+    }  # fmt: skip
+    encoders, biases, codes = [], [], []
+    for read, _ in seen:
+        spread = (read - read.mean(0)).norm(dim=-1).mean()
+        encoders.append(torch.randn(units, read.shape[-1], generator=generator) / spread)
+        biases.append(0.1 * torch.randn(units, generator=generator) - encoders[-1] @ read.mean(0))
+        codes.append((read @ encoders[-1].T + biases[-1]).relu())
+    decoders = [torch.zeros(units, layers - layer, seen[layer][1].shape[-1]) for layer in range(layers)]
+    files = {"config.yaml": yaml.safe_dump(config).encode()}
+    for target, (_, write) in enumerate(seen):
+        rows = _ridge(torch.cat(codes[: target + 1], 1), write - write.mean(0))
+        for source, part in enumerate(rows.split(units)):
+            decoders[source][:, target - source] = part
+    for i, (_, write) in enumerate(seen):
+        encoder = {f"W_enc_{i}": encoders[i], f"b_enc_{i}": biases[i], f"b_dec_{i}": write.mean(0)}
+        files |= {
+            f"W_enc_{i}.safetensors": _tensors(encoder),
+            f"W_dec_{i}.safetensors": _tensors({f"W_dec_{i}": decoders[i]}),
+        }
+    return files
+
+
 # --- what is published
 
 _OPENAI = {

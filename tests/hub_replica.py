@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from hub_formats import RELEASES, Entry, Weights, draw
+from hub_formats import CLT, RELEASES, Entry, Weights, cross_layer_files, draw
 
 _storage = tempfile.TemporaryDirectory(prefix="basisbench-hub-")
 _LARGE = (".safetensors", ".npz", ".pt", ".bin")
@@ -106,18 +106,26 @@ class HubReplica:
         self.commit(shape.repository, {path.name: path.read_bytes() for path in draft.iterdir()})
         return self.snapshot(shape.repository)
 
-    def add_release(self, name: str, layers: Sequence[int] | None = None) -> None:
+    def add_release(self, name: str) -> None:
         """Write the dictionaries of a release, one per layer, fitted to its model."""
         release = RELEASES[name]
         shape = MODELS[release.model]
         files: dict[str, bytes] = {}
-        entries = release.entries(range(shape.layers) if layers is None else layers)
+        entries = release.entries(range(shape.layers))
         seen = activations(self.snapshot(shape.repository), shape, entries)
         for entry in entries:
             weights = draw(release, entry, *seen[entry.identifier])
             self.weights[name, entry.identifier] = weights
             files |= release.files(entry, weights)
         self.commit(release.repository, files)
+
+    def add_cross_layer_transcoder(self) -> None:
+        """Write the cross-layer transcoder of Gemma 2, fitted to its model."""
+        shape = MODELS["gemma-2"]
+        entries = [Entry(str(layer), "", layer, "resid_mid", "mlp_out") for layer in range(shape.layers)]
+        seen = activations(self.snapshot(shape.repository), shape, entries)
+        files = cross_layer_files([seen[entry.identifier] for entry in entries], shape.repository)
+        self.commit(CLT, files)
 
 
 def _blob_name(path: str, content: bytes) -> str:
@@ -145,7 +153,7 @@ def replica() -> HubReplica:
 
 @cache
 def gemma_2_replica() -> HubReplica:
-    """Return a replica of Gemma 2 with the dictionaries of layer 1, which are as large as the published ones."""
+    """Return a replica of Gemma 2 with its dictionaries, which are as large as the published ones."""
     from tiny_models import build_tiny_tokenizer
 
     made = HubReplica(Path(_storage.name) / "gemma-2")
@@ -153,7 +161,8 @@ def gemma_2_replica() -> HubReplica:
         made.add_model("gemma-2", build_tiny_tokenizer())
         for name, release in RELEASES.items():
             if release.model == "gemma-2":
-                made.add_release(name, layers=[1])
+                made.add_release(name)
+        made.add_cross_layer_transcoder()
     return made
 
 
@@ -204,6 +213,7 @@ class Shape:
         module, end = {
             "resid_pre": (names["block"], "in"),
             "resid_post": (names["block"], "out"),
+            "resid_mid": (names.get("mlp norm", ""), "in"),
             "mlp_in": (names["mlp"], "in"),
             "mlp_in normalised": (names.get("mlp norm", ""), "in"),
             "mlp_out": (names.get("mlp post", names["mlp"]), "out"),

@@ -22,8 +22,6 @@ from basisbench.record import CellConfig
 from basisbench.types import Scores
 from oracle_evaluator import (
     ABLATIONS,
-    ALL_ARCHITECTURES,
-    ARCHITECTURES,
     BASES,
     D_MLP,
     D_MODEL,
@@ -55,6 +53,7 @@ from oracle_models import (
     random_pairs,
     two_groups,
 )
+from oracle_names import ALL_ARCHITECTURES, ARCHITECTURES
 from oracle_scores import place_gradient, spliced_scores
 
 __all__ = [

@@ -20,12 +20,6 @@ from torch import Tensor, nn
 
 from basisbench.types import Pairs
 
-ARCHITECTURES = ("llama", "gpt2")
-"""Every test of the core runs on these two."""
-
-ALL_ARCHITECTURES = (*ARCHITECTURES, "neox", "qwen3", "gemma2", "gemma3")
-"""Architectures that shortcuts, rules and sites are held on, by a covering set of cells (test_architectures_core)."""
-
 POST_NORMS = ("gemma2", "gemma3")
 """With a norm between the projection and what is added to the residual stream."""
 

@@ -7,7 +7,6 @@ every ablation meets every error policy, and every shortcut every kind of site.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,14 +20,10 @@ from basisbench.ablate import Keep
 from basisbench.curve import evaluate_circuits
 from basisbench.types import Ablation, ErrorPolicy
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 MORE = tuple(name for name in oracle.ALL_ARCHITECTURES if name not in oracle.ARCHITECTURES)
 more = pytest.mark.parametrize("architecture", MORE)
-
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -22,21 +22,7 @@ from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
 from oracle import Node
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[0, 1], ids=["long", "short"])
-def group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
-    return cross.contexts(architecture)[request.param]
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def free(circuit: set[Node], policy: str, length: int) -> set[Node]:
@@ -214,10 +200,10 @@ def test_the_size_of_a_batch_does_not_matter(architecture: str, tokens: int) -> 
 @pytest.mark.parametrize("ablation", oracle.ABLATIONS)
 @pytest.mark.parametrize("sliced", [False, True])
 def test_keeping_everything_is_the_unhooked_model(
-    architecture: str, group: GroupPair, ablation: Ablation, policy: ErrorPolicy, sliced: bool
+    architecture: str, cross_group: GroupPair, ablation: Ablation, policy: ErrorPolicy, sliced: bool
 ) -> None:
     model, basis = cross.model(architecture), cross.basis(architecture)
-    reference, clean = group.reference(basis, ablation), group.evaluation.batch.clean
+    reference, clean = cross_group.reference(basis, ablation), cross_group.evaluation.batch.clean
     ranking = ranking_of(clean.shape[1], policy)
     for size, complement in ((ranking.nodes, False), (0, True)):
         keep = ranking.keep([size], [complement])
@@ -230,21 +216,23 @@ def test_keeping_everything_is_the_unhooked_model(
 @pytest.mark.parametrize("ablation", ["mean", "counterfactual"])
 @pytest.mark.parametrize("sliced", [False, True])
 def test_keeping_nothing_is_the_number_of_the_family(
-    architecture: str, group: GroupPair, ablation: Ablation, sliced: bool
+    architecture: str, cross_group: GroupPair, ablation: Ablation, sliced: bool
 ) -> None:
-    model, basis, clean = cross.model(architecture), cross.basis(architecture), group.evaluation.batch.clean
-    outputs = reference_outputs(basis, ablation, group.attribution, group.evaluation)
+    model, basis, clean = cross.model(architecture), cross.basis(architecture), cross_group.evaluation.batch.clean
+    outputs = reference_outputs(basis, ablation, cross_group.attribution, cross_group.evaluation)
     with torch.inference_mode():
         shared = model.logits(clean, family_empty_edits(model, outputs))
         for policy in ("node", "ablate"):
             ranking = ranking_of(clean.shape[1], policy)  # type: ignore[arg-type]
             keep = ranking.keep([0], [False])
-            edits = ablation_edits(model, basis, group.reference(basis, ablation), keep, len(clean), sliced=sliced)
+            edits = ablation_edits(
+                model, basis, cross_group.reference(basis, ablation), keep, len(clean), sliced=sliced
+            )
             torch.testing.assert_close(model.logits(clean, edits), shared, rtol=0, atol=1e-11)
-    metric = group.evaluation.batch.metric(shared)
-    torch.testing.assert_close(group.empty(basis, ablation), metric, rtol=0, atol=1e-11)
+    metric = cross_group.evaluation.batch.metric(shared)
+    torch.testing.assert_close(cross_group.empty(basis, ablation), metric, rtol=0, atol=1e-11)
     neurons = oracle.basis_spec("mlp_out").build(model)
-    torch.testing.assert_close(group.empty(neurons, ablation), group.empty(basis, ablation), rtol=0, atol=0)
+    torch.testing.assert_close(cross_group.empty(neurons, ablation), cross_group.empty(basis, ablation), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("sliced", [False, True])

@@ -8,7 +8,7 @@ components/{rms_norm,layer_norm}.py, model_bridge/generalized_components/block.p
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,16 +28,7 @@ from basisbench.model import Model
 from basisbench.protocols import BasisSpec
 from basisbench.registry import load_registry
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def with_folder(model: Model, folder: Path) -> Model:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
 
 import cross_layer_oracle as cross
-import oracle
 from basisbench.context import GroupContext
 from basisbench.group import GroupPair
 from basisbench_baselines.methods.gradient import GradientMethod
@@ -17,21 +15,7 @@ from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
 from oracle import Node
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[0, 1], ids=["long", "short"])
-def group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
-    return cross.contexts(architecture)[request.param]
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def test_errors_are_what_all_earlier_layers_leave_over(architecture: str) -> None:
@@ -59,9 +43,9 @@ def some_nodes(length: int) -> list[Node]:
     return [node for node in everything if node[2] == "error"] + random.Random(0).sample(everything, 60)
 
 
-def test_ixg_equals_finite_differences(architecture: str, group: GroupPair) -> None:
-    slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), group.attribution.pairs
-    scores = cross.score_of_nodes(GradientMethod("ixg", "").score(group.attribution, basis), errors=True)
+def test_ixg_equals_finite_differences(architecture: str, cross_group: GroupPair) -> None:
+    slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
+    scores = cross.score_of_nodes(GradientMethod("ixg", "").score(cross_group.attribution, basis), errors=True)
     size = 1e-3
     for node in some_nodes(pairs.length):
         slopes = [
@@ -77,8 +61,10 @@ def test_ixg_equals_finite_differences(architecture: str, group: GroupPair) -> N
 
 
 @pytest.mark.parametrize("rule", ["ixg", "ig", "ig_inputs", "relp"])
-def test_scores_are_summed_over_the_sites_that_a_unit_writes(architecture: str, group: GroupPair, rule: str) -> None:
-    parts, basis, context = cross.files(architecture), cross.basis(architecture), group.attribution
+def test_scores_are_summed_over_the_sites_that_a_unit_writes(
+    architecture: str, cross_group: GroupPair, rule: str
+) -> None:
+    parts, basis, context = cross.files(architecture), cross.basis(architecture), cross_group.attribution
     found = GradientMethod(rule, "").score(context, basis)
     for layer, site in enumerate(basis.sites):
         clean, _ = context.coordinates(basis, site, "clean")
@@ -92,9 +78,9 @@ def test_scores_are_summed_over_the_sites_that_a_unit_writes(architecture: str, 
         torch.testing.assert_close(found.units[layer], expected, rtol=0, atol=1e-12)
 
 
-def test_patching_equals_one_node_at_a_time(architecture: str, group: GroupPair) -> None:
-    slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), group.attribution.pairs
-    scores = cross.score_of_nodes(ActivationPatching().score(group.attribution, basis), errors=True)
+def test_patching_equals_one_node_at_a_time(architecture: str, cross_group: GroupPair) -> None:
+    slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
+    scores = cross.score_of_nodes(ActivationPatching().score(cross_group.attribution, basis), errors=True)
     for node in some_nodes(pairs.length):
         effects = [
             slow.moved(pairs, index, node, 1.0) - slow.moved(pairs, index, node, 0.0) for index in range(len(pairs))
@@ -103,9 +89,9 @@ def test_patching_equals_one_node_at_a_time(architecture: str, group: GroupPair)
     assert max(abs(value) for value in scores.values()) > 1e-3
 
 
-def test_magnitude_is_the_mean_size_of_the_change(architecture: str, group: GroupPair) -> None:
-    slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), group.attribution.pairs
-    scores = Magnitude().score(group.attribution, basis)
+def test_magnitude_is_the_mean_size_of_the_change(architecture: str, cross_group: GroupPair) -> None:
+    slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
+    scores = Magnitude().score(cross_group.attribution, basis)
     assert scores.errors is not None
     for layer in range(cross.LAYERS):
         changes = [

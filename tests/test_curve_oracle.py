@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,16 +22,7 @@ from basisbench.reference import reference_values
 from basisbench.types import Ablation, ErrorPolicy, Pairs, Scores
 from oracle import Node
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 # A basis without errors has one policy; test_endpoints holds that the others change nothing.

@@ -124,6 +124,17 @@ def test_a_model_that_is_not_at_hand_is_estimated_from_its_shape(tmp_path: Path)
     assert "estimated from its published shape" in text
 
 
+def test_dictionaries_in_a_folder_are_no_download(tmp_path: Path) -> None:
+    folder = load_registry().get("model", "pocket-llama").dictionaries["transcoder"]
+
+    def downloads(basis: str) -> int:
+        plan = plan_request(Request("pocket", {"bases": [basis], "tasks": ["ioi"]}, Settings(out=tmp_path)))
+        return estimate_run(plan).downloads
+
+    assert downloads(f"sae:{folder}") == 0
+    assert downloads("clt:org/some-transcoder") > 0
+
+
 def test_an_unknown_model_that_is_not_at_hand_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--dry-run", "--model", "org/none", "--out", str(tmp_path / "out")]) == 2
     captured = capsys.readouterr()

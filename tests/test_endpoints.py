@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -19,23 +18,9 @@ from basisbench.ranking import Ranking, rank
 from basisbench.reference import reference_outputs, reference_values
 from basisbench.types import Ablation, ErrorPolicy
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 NEURONS = ("mlp_act", "mlp_out", "attn_z", "attn_out", "resid")
-
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[0, 1], ids=["long", "short"])
-def group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
-    return oracle.contexts(architecture)[request.param]
 
 
 def ranking_of(architecture: str, name: str, length: int, policy: ErrorPolicy) -> Ranking:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
@@ -24,13 +23,9 @@ from basisbench.writing import SiteWriter
 from basisbench_baselines.elementwise import elementwise_dictionary, sparse_product
 from basisbench_baselines.rows import RowsPart
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 SHAPES = settings(max_examples=60, deadline=None)
-
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,19 +17,10 @@ from basisbench.projection import project
 from basisbench.types import Pairs, Scores
 from basisbench_baselines.methods.gradient import GradientMethod
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 RULES = ("ixg", "ig", "ig_inputs", "relp")
 KINDS = ("mlp_act", "mlp_out", "attn_z", "attn_out", "resid_post")
-
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def hooks_of_all_sites(model: Model) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,11 +14,7 @@ from basisbench.hooks import Place, edited, observed
 from basisbench.model import SITE_HOOKS, SiteKind, wrap
 from basisbench.replay import record
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.fixture(params=[*oracle.ALL_ARCHITECTURES, "neox_sequential"])

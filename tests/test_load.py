@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,8 @@ import pytest
 from basisbench.errors import BasisBenchError
 from basisbench.load import load_model
 from basisbench.protocols import ModelSpec
-from fake_hub import COMMIT, FakeHub, serving
+from hub_replica import HubReplica
+from loopback_hub import NOBODY, online, serving
 
 Change = Callable[[Path], object]
 
@@ -39,16 +39,15 @@ print(json.dumps(answers))
 """
 
 
-def ask(home: Path, questions: list[tuple[str, str | None]], **environment: str) -> list[Any]:
+def ask(home: Path, questions: list[tuple[str, str | None]], address: str, **environment: str) -> list[Any]:
     """Load repositories in a process of its own, whose hub client sees this environment."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(questions)],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        env={**clean, "HF_HOME": str(home), "OMP_NUM_THREADS": "1", **environment},
+        env={**online(home, address), **environment},
     )
     assert done.returncode == 0, done.stderr
     answers: list[Any] = json.loads(done.stdout.splitlines()[-1])
@@ -59,25 +58,28 @@ def test_a_repository_is_loaded_at_its_commit_and_every_refusal_is_one_line(
     tiny_llama: ModelSpec, tmp_path: Path
 ) -> None:
     """Through the real client: from a hub, then from its cache with no network, then with nothing cached."""
-    folder = Path(tiny_llama.path)
-    hub = FakeHub({"org/tiny": folder, "org/gated": folder, "org/empty": tmp_path}, gated={"org/gated"})
-    home = tmp_path / "home"
+    hub, home = HubReplica(tmp_path / "hub"), tmp_path / "home"
+    files = {path.name: path.read_bytes() for path in Path(tiny_llama.path).iterdir()}
+    commit = hub.commit("org/tiny", files)
+    hub.commit("org/gated", files)
+    hub.commit("org/empty", {"README.md": b""})
     questions = [("org/tiny", None), ("org/tiny", "v9"), ("org/gated", None), ("org/none", None), ("org/empty", None)]
-    with serving(hub) as address:
-        whole, revision, gated, missing, empty = ask(home, questions, HF_ENDPOINT=address)
-        again = ask(home, [("org/tiny", COMMIT)], HF_ENDPOINT=address)[0]
-    assert whole == again == [load_model(tiny_llama).weights_hash, {"org/tiny": COMMIT}, COMMIT]
+    with serving(hub, gated={"org/gated"}) as address:
+        whole, revision, gated, missing, empty = ask(home, questions, address)
+        again = ask(home, [("org/tiny", commit)], address)[0]
+    assert whole == again == [load_model(tiny_llama).weights_hash, {"org/tiny": commit}, commit]
     assert revision == "model 'asked': org/tiny has no revision 'v9'; give a commit, tag or branch that it has"
     assert gated.startswith("model 'asked': org/gated is gated; accept its terms at https://huggingface.co/org/gated, ")
     assert missing.startswith("model 'asked': the hub has no repository org/none, or it is private; check the name")
     assert empty.startswith("model 'asked': org/empty lacks a file: ")
     assert not any("\n" in answer for answer in (revision, gated, missing, empty))
 
-    for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
-        cached, other, nothing = ask(home, [("org/tiny", None), ("org/tiny", "v9"), ("org/none", None)], **environment)
+    for offline in ("1", "0"):
+        questions = [("org/tiny", None), ("org/tiny", "v9"), ("org/none", None)]
+        cached, other, nothing = ask(home, questions, NOBODY, HF_HUB_OFFLINE=offline)
         assert cached == whole
         assert other.startswith("model 'asked': revision 'v9' of org/tiny is not in the cache")
-        assert other.endswith(f"cached: {COMMIT}")
+        assert other.endswith(f"cached: {commit}")
         assert nothing.startswith("model 'asked': org/none is not in the cache")
         assert "the hub cannot be reached" in nothing
         assert "hf download org/none" in nothing

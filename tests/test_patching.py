@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,21 +12,7 @@ import oracle
 from basisbench.group import GroupPair
 from basisbench_baselines.methods.patching import ActivationPatching
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(params=[0, 1], ids=["long", "short"])
-def group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
-    return oracle.contexts(architecture)[request.param]
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def effect(slow: oracle.Naive, twin: oracle.NaiveBasis, group: GroupPair, node: oracle.Node) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from basisbench.context import GroupContext
@@ -23,7 +24,7 @@ from basisbench.model import Model
 from basisbench.protocols import Basis, ModelSpec
 from basisbench.registry import load_registry
 from basisbench.types import Pairs
-from hub_formats import RELEASES, Weights
+from hub_formats import CLT, RELEASES, Weights
 from hub_replica import MODELS, HubReplica, gemma_2_replica, replica
 from oracle_models import random_pairs
 
@@ -47,7 +48,7 @@ def hub_of(name: str) -> HubReplica:
 def full_name(name: str) -> str:
     """Return what a user would write: releases with several dictionaries per layer need a pattern."""
     release = RELEASES[name]
-    layer = "1" if release.model == "gemma-2" else "*"
+    layer = "[01]" if release.model == "gemma-2" else "*"
     choice = release.pattern.format(layer)
     return f"sae:{name}" + (f":{choice}" if "width" in choice else "")
 
@@ -138,8 +139,7 @@ def prompts(model: Model) -> Pairs:
 def test_hooks_layers_and_family_are_the_published_ones(name: str) -> None:
     release, basis = RELEASES[name], basis_of(name)
     model = model_of(release.model)
-    layers = range(model.layers) if release.model != "gemma-2" else [1]
-    assert [site.layer for site in basis.sites] == list(layers)
+    assert [site.layer for site in basis.sites] == list(range(model.layers))
     for site in basis.sites:
         assert site.read == f"blocks.{site.layer}.{HOOKS[release.read]}"
         assert site.write == f"blocks.{site.layer}.{HOOKS[release.write]}"
@@ -251,3 +251,38 @@ def test_a_model_in_half_precision_gets_dictionaries_in_float32() -> None:
         assert units.dtype == decoded.dtype == torch.float32
         torch.testing.assert_close(units.double(), f, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(decoded.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_cross_layer_transcoder_of_gemma_2_reads_before_the_norm_and_writes_after_the_post_norm(
+    gemma_2: HubReplica,
+) -> None:
+    """hook_resid_mid and hook_mlp_out of TransformerLens 3.9, components/transformer_block.py, by their modules."""
+    model = model_of("gemma-2")
+    basis: Any = load_registry().get("basis", f"clt:{CLT}").build(model)
+    assert dict(basis.sources) == {CLT: gemma_2.snapshot(CLT).name}
+    assert [(site.read, site.write) for site in basis.sites] == [
+        (f"blocks.{layer}.hook_resid_mid", f"blocks.{layer}.hook_mlp_out") for layer in range(2)
+    ]
+    place = model.place(basis.sites[1].read)
+    assert (place.module, place.end) == ("model.layers.1.pre_feedforward_layernorm", "in")
+    place = model.place(basis.sites[1].write)
+    assert (place.module, place.end) == ("model.layers.1.post_feedforward_layernorm", "out")
+    files = gemma_2.snapshot(CLT)
+    stored = {key: value for path in files.glob("W_*") for key, value in load_file(path).items()}
+    x = [samples(2304).float(), 2 * samples(2304).float()]
+    f = [(x[i] @ stored[f"W_enc_{i}"].T + stored[f"b_enc_{i}"]).relu() for i in range(2)]
+    with torch.no_grad():
+        for i, site in enumerate(basis.sites):
+            torch.testing.assert_close(basis.encode(site, x[i]), f[i], rtol=1e-4, atol=1e-4)
+        rebuilt = basis.decode(basis.sites[1], f[1]) + basis.spread(basis.sites[0], f[0], basis.sites[1])
+    expected = f[0] @ stored["W_dec_0"][:, 1] + f[1] @ stored["W_dec_1"][:, 0] + stored["b_dec_1"]
+    torch.testing.assert_close(rebuilt, expected, rtol=1e-4, atol=1e-4)
+    fit = measure_fit(basis, [GroupContext(model, prompts(model), 0)])
+    assert all(0 < share < 1 for share in fit.unexplained)
+
+
+@pytest.fixture
+def gemma_2() -> Iterator[HubReplica]:
+    """The copy of Gemma 2's repositories, in use."""
+    with gemma_2_replica().in_use():
+        yield gemma_2_replica()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from basisbench.registry import load_registry
 from basisbench_baselines.hub import cache
 from hub_formats import RELEASES
 from hub_replica import MODELS, HubReplica, replica
-from hub_server import serving
+from loopback_hub import NOBODY, online, serving
 
 RELEASE = "pythia-70m-deduped-mlp-sm"
 REPOSITORY = RELEASES[RELEASE].repository
@@ -75,6 +74,12 @@ def test_one_file_is_not_cached_and_no_network(hub: HubReplica, model: Model) ->
     told(lambda: use(model), "'blocks.4.hook_mlp_out'", REPOSITORY, name, "hub cannot be reached")
 
 
+def test_a_cross_layer_transcoder_that_is_not_cached_or_lacks_a_file(hub: HubReplica, model: Model) -> None:
+    told(lambda: use(model, "clt:org/none"), "basis 'clt:org/none': org/none is not in the cache")
+    commit = hub.commit("org/clt", {"config.yaml": b"model_kind: cross_layer_transcoder"})
+    told(lambda: use(model, "clt:org/clt"), f"has org/clt at {commit[:12]} without W_dec_0.safetensors")
+
+
 @pytest.mark.parametrize("revision", ["a-branch", "0" * 40])
 def test_a_revision_that_the_cache_lacks(hub: HubReplica, model: Model, revision: str) -> None:
     told(lambda: use(model, f"sae:{RELEASE}@{revision}"), f"revision '{revision}' of {REPOSITORY} is not in the cache")
@@ -101,6 +106,21 @@ def test_a_file_that_nobody_can_read(hub: HubReplica, model: Model, file: str, c
     """Published so: its hash is right."""
     hub.commit(REPOSITORY, {f"2-mlp-sm/{file}": content})
     told(lambda: use(model), "'blocks.2.hook_mlp_out'", REPOSITORY)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_that_runs_out_while_weights_are_read_is_not_blamed_on_the_file(
+    model: Model, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """So that the pass that reads them is done again in smaller parts (basisbench.batching)."""
+    from sae_lens import SAE
+
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(SAE, "from_pretrained", fail)
+    with pytest.raises(type(error)):
+        use(model)
 
 
 def test_a_dictionary_of_another_width(hub: HubReplica, model: Model) -> None:
@@ -166,40 +186,42 @@ except BasisBenchError as error:
 """
 
 
-def online(home: Path, address: str, name: str = BASIS) -> subprocess.CompletedProcess[str]:
-    environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    environment |= {"HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    environment |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
+def fingerprint(home: Path, address: str, name: str = BASIS) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", FINGERPRINT, name], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", FINGERPRINT, name],
+        env=online(home, address),
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
 def test_files_are_fetched_and_pinned_and_then_found_without_a_network(hub: HubReplica, tmp_path: Path) -> None:
     home = tmp_path / "other"
     with serving(hub) as address:
-        first = online(home, address)
+        first = fingerprint(home, address)
         assert first.returncode == 0, first.stderr
         old = hub.snapshot(REPOSITORY).name
         hub.commit(REPOSITORY, {"README.md": b"changed"})
-        moved, pinned = online(home, address), online(home, address, f"{BASIS}@{old}")
+        moved, pinned = fingerprint(home, address), fingerprint(home, address, f"{BASIS}@{old}")
     assert pinned.stdout == first.stdout != moved.stdout
-    away = online(home, "http://127.0.0.1:9")  # nobody answers there
+    away = fingerprint(home, NOBODY)  # nobody answers there
     assert (away.returncode, away.stdout) == (0, moved.stdout), away.stderr
 
 
 @pytest.mark.parametrize(
     ("name", "gated", "expected"),
     [
-        (BASIS, frozenset({REPOSITORY}), f"{REPOSITORY} is gated; accept its terms"),
-        ("sae:pythia-70m-deduped-res-sm", frozenset(), "the hub has no repository"),
-        (f"{BASIS}@nowhere", frozenset(), f"{REPOSITORY} has no revision 'nowhere'"),
-        (f"{BASIS}@{'0' * 40}", frozenset(), f"{REPOSITORY} has no revision '000"),
+        (BASIS, {REPOSITORY}, f"{REPOSITORY} is gated; accept its terms"),
+        ("sae:pythia-70m-deduped-res-sm", set(), "the hub has no repository"),
+        (f"{BASIS}@nowhere", set(), f"{REPOSITORY} has no revision 'nowhere'"),
+        ("clt:org/none", set(), "the hub has no repository org/none, or it is private"),
+        (f"{BASIS}@{'0' * 40}", set(), f"{REPOSITORY} has no revision '000"),
     ],
 )
-def test_what_the_hub_refuses(hub: HubReplica, tmp_path: Path, name: str, gated: frozenset[str], expected: str) -> None:
+def test_what_the_hub_refuses(hub: HubReplica, tmp_path: Path, name: str, gated: set[str], expected: str) -> None:
     with serving(hub, gated=gated) as address:
-        result = online(tmp_path / "other", address, name)
+        result = fingerprint(tmp_path / "other", address, name)
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith(f"basis '{name}': ")
     assert expected in line
@@ -207,13 +229,13 @@ def test_what_the_hub_refuses(hub: HubReplica, tmp_path: Path, name: str, gated:
 
 
 def test_a_download_that_is_not_what_the_hub_announced(hub: HubReplica, tmp_path: Path) -> None:
-    with serving(hub, cut=True) as address:
-        result = online(tmp_path / "other", address)
+    with serving(hub, fault="altered") as address:
+        result = fingerprint(tmp_path / "other", address)
     assert "is damaged" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_nothing_cached_and_nobody_answers(tmp_path: Path) -> None:
-    result = online(tmp_path / "other", "http://127.0.0.1:9")
+    result = fingerprint(tmp_path / "other", NOBODY)
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith(f"basis '{BASIS}': {REPOSITORY} is not in the cache")

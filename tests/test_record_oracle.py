@@ -16,16 +16,7 @@ from basisbench.model import Model
 from basisbench.types import ContrastPair, Pairs, PairSet, Split
 from oracle import Node
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from unittest import mock
 
@@ -21,11 +21,7 @@ from basisbench.model import SITE_HOOKS, Model, SiteKind
 from basisbench.relp import activation_ratio, relp_rules, with_gradient_of
 from basisbench.types import Pairs
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @pytest.fixture(params=oracle.ALL_ARCHITECTURES)

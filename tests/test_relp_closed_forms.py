@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -17,11 +16,7 @@ from basisbench.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.types import Pairs
 
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 def pairs_of() -> Pairs:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +11,8 @@ from basisbench.context import GroupContext
 from basisbench.gradients import gradient_field
 from basisbench.model import SITE_HOOKS
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 HEADS, SHARED, HEAD, WINDOW, EPSILON = 4, 2, 6, 3, 1e-3
 # Of tests/oracle_models.py: the bases of the rotation and which layers slide.
 ROTARY = {
@@ -20,12 +20,6 @@ ROTARY = {
     "gemma3": {"sliding": 20.0, "full": 10_000.0},
 }
 LAYERS = {"gemma2": ("sliding", "full"), "gemma3": ("full", "sliding")}
-
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
 
 
 def _forward_by_hand(

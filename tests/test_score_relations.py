@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,19 +17,10 @@ from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.random_scores import RandomScores
 
+pytestmark = pytest.mark.usefixtures("double_precision")
+
 RULES = ("ixg", "ig", "ig_inputs", "relp")
 KINDS = ("mlp_act", "mlp_out", "attn_out", "resid_post")
-
-
-@pytest.fixture(autouse=True)
-def _double_precision() -> Iterator[None]:
-    with oracle.in_double_precision():
-        yield
-
-
-@pytest.fixture(params=oracle.ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 RULES = ("ixg", "ig", "ig_inputs", "relp")

@@ -214,7 +214,8 @@ class _Model:
                 None
             )
         stored, layer = dictionary_bytes(basis.name, wide, shape, 4)  # dictionaries are used in float32
-        self.downloads += stored
+        if basis.repositories:
+            self.downloads += stored
         return BasisSize((wide,) * shape.layers, stored, exact=False, layer=layer)
 
 

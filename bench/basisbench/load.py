@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.hub import Located, locate, one_line
+from basisbench.hub import Located, locate
+from basisbench.hub_errors import one_line
 from basisbench.model import Model, wrap
 from basisbench.protocols import ModelSpec
 

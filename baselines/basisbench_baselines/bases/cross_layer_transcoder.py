@@ -28,6 +28,7 @@ from basisbench_baselines.circuit_tracer import (
     read_config,
 )
 from basisbench_baselines.hub.cache import resolve, told
+from basisbench_baselines.hub.trained_on import say_if_other
 from basisbench_baselines.shelf import Window
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> C
         BasisError: a file is missing or is not what the format says, or it was made for another model.
     """
     try:
-        read, write = hook_names(folder, read_config(folder))
+        config = read_config(folder)
+        read, write = hook_names(folder, config)
         files = open_layers(folder, model)
         sites = tuple(
             Site(layer, _site_hook(model, read, layer), _site_hook(model, write, layer))
@@ -166,6 +168,7 @@ def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> C
         )
     except BasisBenchError as error:
         raise BasisError(f"basis '{name}': {error}") from error
+    say_if_other(name, [config.get("model_name")], model.spec)
     window = Window({part.layer: part.nbytes for part in files}, room_for_weights(str(model.device)))
     return CrossLayerTranscoder(name, sites, files, window, sources=sources)
 
@@ -211,13 +214,15 @@ def resolve_name(name: str) -> BasisSpec:
         )
 
     def download(model: ModelSpec) -> Found:
-        with told(f"basis '{name}'"):
-            snapshot = resolve(repository, revision or model.revisions.get(repository))
+        wanted = revision or model.revisions.get(repository)
+        with told(f"basis '{name}'", repository, wanted):
+            snapshot = resolve(repository, wanted)
+        with told(f"basis '{name}'", repository, snapshot.commit):
             folder = Path(snapshot.download(CONFIG)).parent
             # The first decoder writes to every layer, so it says how many there are.
             for file in file_names(layer_count(Path(snapshot.download("W_dec_0.safetensors")))):
                 snapshot.download(file)
-            return folder, {snapshot.repository: snapshot.commit}
+        return folder, {snapshot.repository: snapshot.commit}
 
     return replace(_spec(name, download), repositories=(repository,))
 

@@ -30,6 +30,7 @@ from basisbench_baselines.bases.dictionaries import DictionaryBasis, hash_files
 from basisbench_baselines.hub.cache import Snapshot, pinned, quiet, resolve, told
 from basisbench_baselines.hub.placement import Placement, place
 from basisbench_baselines.hub.releases import Release, choose, find_release, layer_of
+from basisbench_baselines.hub.trained_on import say_if_other
 from basisbench_baselines.shelf import DictionaryShelf, Loader
 
 if TYPE_CHECKING:
@@ -236,6 +237,7 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
     loaders: list[Loader] = []
     sizes: list[int] = []
     devices: list[str] = []
+    trained_on: list[object] = []
     for layer, dictionary in dictionaries.items():
         with dictionary.told(name):
             config, parameters = _described(dictionary.configure())
@@ -247,10 +249,12 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
                 )
             site = placement.site(model)
             _check_widths(config, placement, site, model)
+            trained_on.append(config.metadata.model_name)
             sites.append(site)
             loaders.append(partial(_load, name, dictionary, placement, model, dtype))
             sizes.append(parameters * dtype.itemsize)
             devices.append(_device_of(model, site))
+    say_if_other(name, trained_on, model.spec)
     missing = sorted(set(range(model.layers)) - set(dictionaries))
     if missing:
         _say_missing(name, model.name, tuple(missing))

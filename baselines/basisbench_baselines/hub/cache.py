@@ -23,7 +23,8 @@ from yaml import YAMLError
 
 from basisbench import hub
 from basisbench.errors import BasisBenchError, BasisError
-from basisbench.hub import cache_folder, one_line
+from basisbench.hub_cache import cache_folder
+from basisbench.hub_errors import one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -168,10 +169,12 @@ def told(subject: str, repository: str = "", revision: str | None = None) -> Ite
         revision: at which commit, or branch, or tag.
 
     Raises:
-        BasisError: anything of that kind was raised.
+        BasisError: anything of that kind was raised. Memory that ran out stays the error that it is.
     """
     from huggingface_hub import errors
     from safetensors import SafetensorError
+
+    from basisbench.batching import is_out_of_memory
 
     try:
         with one_line(subject, repository, revision):
@@ -188,6 +191,8 @@ def told(subject: str, repository: str = "", revision: str | None = None) -> Ite
         message = str(error)
         raise BasisError(message if message.startswith(subject) else f"{subject}: {message}") from error
     except (OSError, KeyError, ValueError, RuntimeError, EOFError, SafetensorError, BadZipFile, YAMLError) as error:
+        if is_out_of_memory(error):  # whoever reads weights in the middle of a pass makes the pass smaller
+            raise
         raise BasisError(f"{subject}: not a dictionary that SAELens can load: {_first_line(error)}") from error
 
 

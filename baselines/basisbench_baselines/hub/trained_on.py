@@ -1,0 +1,72 @@
+"""Which model a dictionary says it was trained on, beside the one that it is used with.
+
+1. A name is resolved as TransformerLens does: its list of aliases knows that gpt2-small is gpt2, and pythia-70m-deduped
+   EleutherAI/pythia-70m-deduped. A name that it does not know is looked up without its organisation.
+2. Of what comes out the last part counts, in small letters: a mirror of a repository under another organisation holds
+   the same weights. Llama 3.1 was called Meta-Llama-3.1 once, under the same organisation.
+3. Two names that differ then are told in one line. It is no error: dictionaries of a base model are used on its tuned
+   variants on purpose.
+
+Folders have no name to compare.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from basisbench.protocols import ModelSpec
+
+_log = logging.getLogger(__name__)
+
+
+def say_if_other(basis: str, named: Iterable[object], model: ModelSpec) -> None:
+    """Warn, once per process, that a basis was trained on another model.
+
+    Args:
+        basis: name of the basis.
+        named: what the configurations of its dictionaries call their model; None for those that do not say.
+        model: the model that it is used with.
+    """
+    if _is_path(model.path) or Path(model.path).is_dir():
+        return
+    names = {name for name in named if isinstance(name, str) and name and not _is_path(name)}
+    others = sorted(name for name in names if same_name(name) != same_name(model.path))
+    if others:
+        _say(basis, ", ".join(f"'{name}'" for name in others), model.name, model.path)
+
+
+@cache
+def same_name(name: str) -> str:
+    """Return a name that all aliases of a model share.
+
+    Args:
+        name: repository of the hub, or what TransformerLens or a dictionary's configuration calls a model.
+    """
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    for candidate in (name, name.rpartition("/")[2]):
+        try:
+            name = get_official_model_name(candidate)
+        except ValueError:  # not in its list
+            continue
+        break
+    last = name.rpartition("/")[2].lower()
+    return last.removeprefix("meta-") if last.startswith("meta-llama-") else last
+
+
+def _is_path(name: str) -> bool:
+    return name.startswith((".", "~")) or Path(name).is_absolute()
+
+
+@cache
+def _say(basis: str, others: str, model: str, path: str) -> None:
+    called = f"'{model}'" if model == path else f"'{model}' ({path})"
+    _log.warning(
+        "basis '%s' was trained on %s, and is used on %s; its features and errors are those of the latter",
+        basis,
+        others,
+        called,
+    )

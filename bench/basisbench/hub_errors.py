@@ -1,0 +1,196 @@
+"""What is wrong when a repository of the hub cannot be had, in one line.
+
+1. transformers and SAELens wrap what the hub's client raises: every error is followed to its causes, and the first that
+   is known here gives the line.
+2. The client's errors about disk and network do not say which file was fetched, nor how large it is. Both are taken
+   from the client's own frames that the error went through; where they are not found there, the line does without.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from basisbench.errors import BasisBenchError
+from basisbench.hub_cache import cache_root, cached_commits
+
+_CLIENT = "huggingface_hub"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FULL_IN_RUST = "(os error 28)"
+"""How the client's Xet library, which is no Python, ends its message about a full disk."""
+
+
+@contextmanager
+def one_line(owner: str, repository: str, revision: str | None = None) -> Iterator[None]:
+    """Turn what goes wrong with a repository inside the block into one line.
+
+    Args:
+        owner: what it is for, for messages.
+        repository: repository id.
+        revision: the revision that was asked for; None for the main branch.
+
+    Raises:
+        BasisBenchError: the repository is gated, missing or cannot be reached, has no such revision or file, or the
+            cache has no room for it or cannot be written.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The client goes on all the same; if there is really no room, the error below says so.
+            warnings.filterwarnings("ignore", message="Not enough free disk space to download the file")
+            yield
+    except BasisBenchError:
+        raise
+    except Exception as error:
+        line = _line(error, repository, revision)
+        if line is None:
+            raise
+        raise BasisBenchError(f"{owner}: {line}") from error
+
+
+def _line(error: Exception, repository: str, revision: str | None) -> str | None:
+    """Say what an error of the hub's client means; None for any other."""
+    cause: BaseException | None = error
+    while cause is not None:
+        line = _of_the_hub(cause, repository, revision) or _of_disk_or_network(cause, repository)
+        if line is not None:
+            return line
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _of_the_hub(error: BaseException, repository: str, revision: str | None) -> str | None:
+    """Say what the hub has answered."""
+    from huggingface_hub import errors
+
+    wanted = f"revision '{revision}' of {repository}" if revision else repository
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{repository} is gated; accept its terms at https://huggingface.co/{repository}, then log in with "
+            "'hf auth login' or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{repository} has no revision '{revision or 'main'}'; give a commit, tag or branch that it has"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (
+            f"the hub has no repository {repository}, or it is private; check the name, or log in with "
+            "'hf auth login' or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return f"{wanted} lacks a file: {_first_line(error)}"
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return _not_cached(repository, revision)
+    if isinstance(error, errors.HFValidationError):
+        return f"'{repository}' is no repository id (ORG/NAME), and no folder of that name exists here"
+    if isinstance(error, errors.HfHubHTTPError):
+        return f"the hub refused {wanted}: {_first_line(error)}"
+    return None
+
+
+def _not_cached(repository: str, revision: str | None) -> str:
+    cached = cached_commits(repository)
+    network = "and the hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
+    if cached and revision:
+        return (
+            f"revision '{revision}' of {repository} is not in the cache {cache_root()}, {network}; cached: {cached[0]}"
+        )
+    return (
+        f"{repository} is not in the cache {cache_root()}, {network}; fetch it where there is a network with "
+        f"'hf download {repository}', or give the path of a folder"
+    )
+
+
+def _of_disk_or_network(error: BaseException, repository: str) -> str | None:
+    """Say what went wrong on the way into the cache."""
+    download = _download(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _FULL or _FULL_IN_RUST in str(error):
+        room = _room(download.size if download else None)
+        return (
+            f"no space left on the disk of the cache {cache_root()} for {_what(download, repository)}{room}; free "
+            "some, or set HF_HOME to a folder on a larger disk"
+        )
+    if number in _FORBIDDEN and (download or _in_the_cache(error)):
+        reason, where = getattr(error, "strerror", None), getattr(error, "filename", None)
+        return (
+            f"the cache {cache_root()} cannot take {_what(download, repository)}: {reason}"
+            f"{f' ({where})' if where else ''}; make it writable, or set HF_HOME to a folder that is"
+        )
+    if download and (_is_of_the_network(error) or str(error).startswith("Consistency check failed")):
+        return (
+            f"the connection to the hub broke while {_what(download, repository)} was fetched ({_first_line(error)}); "
+            "run again: whole files are kept"
+        )
+    return None
+
+
+def _is_of_the_network(error: BaseException) -> bool:
+    """Tell an error of the client's HTTP library: httpx once, httpx2 now, both with a TransportError."""
+    return any(base.__name__ == "TransportError" for base in type(error).__mro__)
+
+
+@dataclass(frozen=True)
+class _Download:
+    """What the client was busy with when an error was raised.
+
+    Attributes:
+        file: path in the repository, if it was known.
+        size: bytes of the file, if they were known.
+    """
+
+    file: str | None
+    size: int | None
+
+
+def _download(error: BaseException) -> _Download | None:
+    """Return what the client was fetching; None where the error did not go through it."""
+    names: list[str] = []
+    sizes: list[int] = []
+    inside = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__"))
+        inside = inside or module.partition(".")[0] == _CLIENT
+        if module == f"{_CLIENT}.file_download":
+            name, size = frame.f_locals.get("filename"), frame.f_locals.get("expected_size")
+            names += [name] if isinstance(name, str) else []
+            sizes += [size] if isinstance(size, int) else []
+    return _Download(names[-1] if names else None, sizes[-1] if sizes else None) if inside else None
+
+
+def _what(download: _Download | None, repository: str) -> str:
+    file = download.file if download else None
+    return f"{file} of {repository}" if file else repository
+
+
+def _room(size: int | None) -> str:
+    """Say how much is needed and how much there is, as far as that is known."""
+    try:
+        free = f"{_bytes(shutil.disk_usage(cache_root()).free)} free"
+    except OSError:
+        free = ""
+    parts = [f"{_bytes(size)} needed" if size else "", free]
+    known = ", ".join(part for part in parts if part)
+    return f" ({known})" if known else ""
+
+
+def _bytes(size: int) -> str:
+    for unit, name in ((2**30, "GiB"), (2**20, "MiB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 2**10:.1f} KiB"
+
+
+def _in_the_cache(error: BaseException) -> bool:
+    where = getattr(error, "filename", None)
+    return isinstance(where, str) and Path(where).is_relative_to(cache_root())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
