@@ -1,0 +1,236 @@
+"""Compares a record with a re-run of its cell, within stated tolerances.
+
+1. F(M), F(0), and the metric of circuit and complement at every size that was evaluated again: value by value, and as
+   means over examples, which is what every summary is made of.
+2. The top nodes and their scores: whether the ranking is the same, as far as a record tells.
+3. Whatever else follows from the cell: groups, counts, node counts, divergence, random halves, fit of the dictionary,
+   forward-equivalents (that the record claims not far too few). Seconds and memory depend on the machine and are not compared.
+
+Deviations are absolute below 1 and relative above. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from basisbench.record import Identities, Record, TopNode
+from basisbench.verification import Deviation, RankingAgreement, Tolerance, VerifiedCell
+
+TOLERANCES: Mapping[str, Tolerance] = {
+    "float64": Tolerance(value=1e-3, share=0.01, mean=1e-3, score=1e-2),
+    "float32": Tolerance(value=1e-3, share=0.01, mean=1e-3, score=1e-2),
+}
+"""By dtype of the model's weights; `results/README.md` says how they were chosen."""
+
+HALF_TOLERANCE = Tolerance(value=5e-2, share=0.01, mean=2e-2, score=5e-2)
+"""The same for weights of any other dtype, such as bfloat16."""
+
+_COUNTS = 0.01
+"""How far node counts and the guard may lie apart, relatively: near ties change places."""
+
+_COST = 2.5
+"""How many times as much scoring may cost in the re-run: what cells share is charged by what ran before, for the cheapest
+methods at up to twice as much (measured)."""
+
+
+def tolerance_for(dtype: str) -> Tolerance:
+    """Return the tolerance for weights of a dtype, for example "float32"."""
+    return TOLERANCES.get(dtype, HALF_TOLERANCE)
+
+
+def compare_identities(recorded: Record, here: Identities) -> tuple[str, ...]:
+    """Return what the record was not made on, a line each; without any the cell can be re-run.
+
+    Args:
+        recorded: the record.
+        here: digests of what a re-run would be made on.
+    """
+    problems = []
+    for field, meaning in (
+        ("model", "the model's weights"),
+        ("dictionary", "the basis' trained weights"),
+        ("data", "the tokenised pairs"),
+    ):
+        ours, theirs = getattr(here, field), getattr(recorded.identities, field)
+        if ours != theirs:
+            problems.append(
+                f"identities.{field}: the record has {_short(theirs)}, here {meaning} give {_short(ours)}: not re-run"
+            )
+    return tuple(problems)
+
+
+def refused(recorded: Record, here: Identities, dtype: str, problems: Sequence[str]) -> VerifiedCell:
+    """Return the outcome for a record that was made on something else, or claims something impossible: no re-run."""
+    return VerifiedCell(
+        **_coordinates(recorded, here, dtype),
+        sizes=(),
+        full=None,
+        empty=None,
+        circuit=None,
+        complement=None,
+        ranking=None,
+        problems=tuple(problems),
+        passed=False,
+    )
+
+
+def compare_records(recorded: Record, found: Record, here: Identities, tolerance: Tolerance) -> VerifiedCell:
+    """Compare a record with a re-run of its cell, at the sizes of the re-run.
+
+    Args:
+        recorded: what was claimed.
+        found: the re-run; its sizes are some of the grid of its nodes.
+        here: digests of what the re-run was made on.
+        tolerance: how far they may lie apart.
+    """
+    dtype = found.environment.dtype
+    missing = [size for size in found.curve.sizes if size not in recorded.curve.sizes]
+    if missing or len(found.endpoints.full) != len(recorded.endpoints.full):
+        problem = (
+            f"curve.sizes: the re-run has {missing[0]}, the record has not"
+            if missing
+            else f"endpoints.full: {len(recorded.endpoints.full)} examples, the re-run has {len(found.endpoints.full)}"
+        )
+        return refused(recorded, here, dtype, [problem])
+    rows = [recorded.curve.sizes.index(size) for size in found.curve.sizes]
+    sizes = found.curve.sizes
+    full = _deviation(recorded.endpoints.full, found.endpoints.full, tolerance)
+    empty = _deviation(recorded.endpoints.empty, found.endpoints.empty, tolerance)
+    circuit = _deviation([recorded.curve.circuit[row] for row in rows], found.curve.circuit, tolerance, sizes)
+    complement = _deviation([recorded.curve.complement[row] for row in rows], found.curve.complement, tolerance, sizes)
+    ranking = _compare_ranking(recorded.top_nodes, found.top_nodes, tolerance)
+    problems = [
+        *_outside("endpoints.full", full, tolerance, share=0.0),
+        *_outside("endpoints.empty", empty, tolerance, share=0.0),
+        *_outside("curve.circuit", circuit, tolerance, share=tolerance.share),
+        *_outside("curve.complement", complement, tolerance, share=tolerance.share),
+        *_ranking_problems(ranking, tolerance),
+        *_other_problems(recorded, found, rows, tolerance),
+    ]
+    return VerifiedCell(
+        **_coordinates(recorded, here, dtype),
+        sizes=sizes,
+        full=full,
+        empty=empty,
+        circuit=circuit,
+        complement=complement,
+        ranking=ranking,
+        problems=tuple(problems),
+        passed=not problems,
+    )
+
+
+def _coordinates(recorded: Record, here: Identities, dtype: str) -> dict[str, object]:
+    cell, identities = recorded.cell, recorded.identities
+    return {
+        "cell_id": recorded.id,
+        "model": cell.model,
+        "task": cell.task,
+        "basis": cell.basis,
+        "method": cell.method,
+        "basisbench": recorded.basisbench,
+        "dtype": dtype,
+        "same_model": here.model == identities.model,
+        "same_dictionary": here.dictionary == identities.dictionary,
+        "same_data": here.data == identities.data,
+    }
+
+
+def _short(digest: str | None) -> str:
+    return "none" if digest is None else digest[:12]
+
+
+def _apart(recorded: object, found: object) -> Float[np.ndarray, "*shape"]:
+    """Return how far numbers lie apart: relative where the recorded one is above 1, else absolute."""
+    expected, values = np.asarray(recorded, dtype=np.float64), np.asarray(found, dtype=np.float64)
+    apart: np.ndarray = np.abs(values - expected) / np.maximum(1.0, np.abs(expected))
+    return apart
+
+
+def _deviation(recorded: object, found: object, tolerance: Tolerance, sizes: Sequence[int] | None = None) -> Deviation:
+    """Compare values, [example] or [size][example]."""
+    expected, values = np.atleast_2d(np.asarray(recorded)), np.atleast_2d(np.asarray(found))
+    apart = _apart(expected, values)
+    row, example = np.unravel_index(int(apart.argmax()), apart.shape)
+    return Deviation(
+        values=apart.size,
+        outside=int((apart > tolerance.value).sum()),
+        largest=float(apart.max()),
+        size=None if sizes is None else sizes[int(row)],
+        example=int(example),
+        mean=float(_apart(expected.mean(1), values.mean(1)).max()),
+    )
+
+
+def _outside(place: str, deviation: Deviation, tolerance: Tolerance, *, share: float) -> Iterator[str]:
+    """Yield what is wrong with one kind of value."""
+    at = "" if deviation.size is None else f"size {deviation.size}, "
+    if deviation.outside > share * deviation.values:
+        yield (
+            f"{place}: {deviation.outside} of {deviation.values} values deviate by more than {tolerance.value:g}, the "
+            f"largest by {deviation.largest:.2g} ({at}example {deviation.example})"
+        )
+    if deviation.mean > tolerance.mean:
+        yield f"{place}: a mean over examples deviates by {deviation.mean:.2g}, more than {tolerance.mean:g}"
+
+
+def _compare_ranking(recorded: Sequence[TopNode], found: Sequence[TopNode], tolerance: Tolerance) -> RankingAgreement:
+    """Compare top nodes; one that only a near tie pushed off the end of the list is not missing."""
+    known = {_node(node): node.score for node in found}
+    scale = max((abs(node.score) for node in recorded), default=0.0) or 1.0
+    last = min(map(abs, known.values()), default=0.0)
+    missing, deviation = 0, 0.0
+    for node in recorded:
+        if _node(node) in known:
+            deviation = max(deviation, abs(known[_node(node)] - node.score) / scale)
+        elif abs(node.score) > last + tolerance.score * scale:
+            missing += 1
+    if len({_node(node) for node in recorded}) < len(found):  # some were left out, or one is there twice
+        missing += len(found) - len({_node(node) for node in recorded})
+    return RankingAgreement(compared=len(recorded), missing=missing, score=deviation)
+
+
+def _node(node: TopNode) -> tuple[object, ...]:
+    return node.group, node.layer, node.position, node.role, node.unit
+
+
+def _ranking_problems(ranking: RankingAgreement, tolerance: Tolerance) -> Iterator[str]:
+    if ranking.missing:
+        yield f"top_nodes: {ranking.missing} of {ranking.compared} are not among those of the re-run, or are left out"
+    if ranking.score > tolerance.score:
+        yield f"top_nodes: a score deviates by {ranking.score:.2g} of the largest, more than {tolerance.score:g}"
+
+
+def _other_problems(recorded: Record, found: Record, rows: Sequence[int], tolerance: Tolerance) -> Iterator[str]:
+    """Yield what else follows from the cell and differs."""
+    for field in ("groups", "counts", "dropped", "sources"):
+        if getattr(recorded, field) != getattr(found, field):
+            yield f"{field}: differs from the re-run's"
+    if recorded.cost.dictionary_bytes != found.cost.dictionary_bytes:
+        yield f"cost.dictionary_bytes: {recorded.cost.dictionary_bytes}, the re-run has {found.cost.dictionary_bytes}"
+    ours, theirs = found.cost.forward_equivalents, recorded.cost.forward_equivalents
+    if ours > _COST * theirs:
+        yield f"cost.forward_equivalents: {theirs:g}, the re-run took {ours:g}"
+    for name in ("feature_nodes", "error_nodes", "units"):
+        counts = np.array([getattr(recorded.curve, name)[row] for row in rows])
+        again = np.array(getattr(found.curve, name))
+        if (np.abs(counts - again) > 1.0 + _COUNTS * np.array(found.curve.sizes)).any():
+            yield f"curve.{name}: differs from the re-run's by more than near ties explain"
+    if recorded.curve.kl is not None and found.curve.kl is not None:
+        apart = _apart([recorded.curve.kl[row] for row in rows], found.curve.kl)
+        if apart.max() > tolerance.mean:
+            yield f"curve.kl: deviates by {apart.max():.2g}, more than {tolerance.mean:g}"
+    for check, repeated in zip(recorded.subset_checks, found.subset_checks, strict=True):
+        apart = _apart(check.draws, repeated.draws)
+        if apart.max() > tolerance.mean:
+            yield f"subset_checks: size {check.size} deviates by {apart.max():.2g}, more than {tolerance.mean:g}"
+    if (recorded.guard is None) != (found.guard is None):
+        yield "guard: given on one side and null on the other"
+    elif recorded.guard is not None and found.guard is not None:
+        for name in ("fvu", "l0"):
+            apart = _apart(getattr(recorded.guard, name), getattr(found.guard, name))
+            if apart.max() > _COUNTS:
+                yield f"guard.{name}: deviates by {apart.max():.2g}, more than {_COUNTS:g}"
