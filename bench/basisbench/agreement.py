@@ -4,7 +4,7 @@
    means over examples, which is what every summary is made of.
 2. The top nodes and their scores: whether the ranking is the same, as far as a record tells.
 3. Whatever else follows from the cell: groups, counts, node counts, divergence, random halves, fit of the dictionary,
-   forward-equivalents (that the record claims not far too few). Seconds and memory depend on the machine and are not compared.
+   forward-equivalents (not far too few). Seconds and memory depend on the machine and are not compared.
 
 Deviations are absolute below 1 and relative above. Nothing here imports torch.
 """
@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from basisbench.metrics import sizes_grid
 from basisbench.record import Identities, Record, TopNode
 from basisbench.verification import Deviation, RankingAgreement, Tolerance, VerifiedCell
 
@@ -32,8 +33,8 @@ _COUNTS = 0.01
 """How far node counts and the guard may lie apart, relatively: near ties change places."""
 
 _COST = 2.5
-"""How many times as much scoring may cost in the re-run: what cells share is charged by what ran before, for the cheapest
-methods at up to twice as much (measured)."""
+"""How many times as much scoring may take in the re-run: what a cell is charged for shared work hangs on what ran
+before it, up to a factor of two (measured)."""
 
 
 def tolerance_for(dtype: str) -> Tolerance:
@@ -87,14 +88,12 @@ def compare_records(recorded: Record, found: Record, here: Identities, tolerance
         tolerance: how far they may lie apart.
     """
     dtype = found.environment.dtype
-    missing = [size for size in found.curve.sizes if size not in recorded.curve.sizes]
-    if missing or len(found.endpoints.full) != len(recorded.endpoints.full):
-        problem = (
-            f"curve.sizes: the re-run has {missing[0]}, the record has not"
-            if missing
-            else f"endpoints.full: {len(recorded.endpoints.full)} examples, the re-run has {len(found.endpoints.full)}"
-        )
-        return refused(recorded, here, dtype, [problem])
+    if recorded.curve.sizes != sizes_grid(found.counts.nodes_max):
+        grid = f"the {found.counts.nodes_max} nodes of the re-run have others"
+        return refused(recorded, here, dtype, [f"curve.sizes: end at {recorded.curve.sizes[-1]}, {grid}"])
+    if len(found.endpoints.full) != len(recorded.endpoints.full):
+        examples = f"{len(recorded.endpoints.full)} examples, the re-run has {len(found.endpoints.full)}"
+        return refused(recorded, here, dtype, [f"endpoints.full: {examples}"])
     rows = [recorded.curve.sizes.index(size) for size in found.curve.sizes]
     sizes = found.curve.sizes
     full = _deviation(recorded.endpoints.full, found.endpoints.full, tolerance)

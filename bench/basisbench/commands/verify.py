@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
+from basisbench.version import __version__
 
 if TYPE_CHECKING:
     from basisbench.verification import Deviation, VerifiedCell
@@ -72,7 +74,14 @@ def execute(options: argparse.Namespace) -> int:
     sample = draw_sample(options.path, cells=options.cells, points=options.points, seed=options.seed)
     count = len(sample.drawn)
     print(f"drawn: {count} of {sample.cells_in_folder} cells, {options.points} sizes each, seed {sample.sampling.seed}")
-    print(_detection(sample), flush=True)
+    print(_detection(sample))
+    if others := sorted({drawn.record.basisbench for drawn in sample.drawn} - {__version__}):
+        print(
+            _printable(
+                f"made by BasisBench {', '.join(others)}, re-run by {__version__}: numbers are compared, not ids"
+            )
+        )
+    sys.stdout.flush()
     if options.dry_run:
         for drawn in sample.drawn:
             cell, sizes = drawn.record.cell, ", ".join(map(str, drawn.sizes))
