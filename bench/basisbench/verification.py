@@ -46,8 +46,8 @@ class Tolerance(Frozen):
 
     value: NotNegative = Field(description="a metric value of one example agrees within this, in logits")
     share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="share of the circuit's, and of the complement's, values that may disagree: units at their very "
-        "threshold switch with rounding; of F(M) and F(0) none may"
+        description="share of the circuit's, and of the complement's, values that may disagree, one at least: units at "
+        "their very threshold switch with rounding; of F(M) and F(0) none may"
     )
     mean: NotNegative = Field(description="the mean over examples agrees within this at every size, in logits")
     score: NotNegative = Field(description="scores of top nodes agree within this, as a share of the largest of them")
