@@ -319,28 +319,63 @@ def test_a_deviation_is_placed_and_relative_above_one() -> None:
     assert cell.circuit.outside == 1
 
 
-def test_a_few_switched_units_pass_and_a_moved_mean_does_not() -> None:
+def compared(record: Record, **changes: Any) -> Any:
+    """Compare a record with a re-run whose curve differs."""
+    return compare_records(record, moved(record, **changes), record.identities, FLOAT32)
+
+
+def test_switched_units_pass_and_a_moved_mean_does_not() -> None:
     record = synthetic_record("ioi", "sae_mlp_out", examples=100)
-    rows = len(record.curve.sizes)
-    # One value in a thousand moves by a little more than is allowed for one: a unit at its threshold.
-    few = moved(record, curve__circuit=shifted(record.curve.circuit, rows // 2, 0.02, slice(0, 1)))
-    cell = compare_records(record, few, record.identities, FLOAT32)
-    assert cell.circuit is not None
-    assert cell.circuit.outside == 1
+    circuit, rows = record.curve.circuit, len(record.curve.sizes)
+    # Two examples of a hundred, at every size: units at their thresholds.
+    few = circuit
+    for row in range(rows):
+        few = shifted(few, row, 0.02, slice(0, 2))
+    cell = compared(record, curve__circuit=few)
     assert cell.passed
-    # The same value by as much as moves a mean.
-    cell = compare_records(
-        record,
-        moved(record, curve__circuit=shifted(record.curve.circuit, rows // 2, 5.0, slice(0, 1))),
-        record.identities,
-        FLOAT32,
+    assert cell.circuit.outside == 2 * rows
+    assert cell.circuit.tied == ()
+    # A third one at one end of the curve, where no two nodes can have changed places.
+    assert not compared(record, curve__circuit=shifted(circuit, 0, 0.02, slice(0, 3))).passed
+    # One example by as much as moves the mean.
+    cell = compared(record, curve__circuit=shifted(circuit, rows // 2, 5.0, slice(0, 1)))
+    assert not cell.passed
+    assert cell.problems[0].startswith(
+        f"curve.circuit: at size {record.curve.sizes[rows // 2]} 1 of 100 values deviate"
     )
+
+
+def test_nodes_that_changed_places_pass_at_one_size_in_four_and_by_little() -> None:
+    record = synthetic_record("ioi", "mlp_act", examples=100)
+    circuit, sizes = record.curve.circuit, record.curve.sizes
+    group = slice(0, 25)
+    cell = compared(record, curve__circuit=shifted(circuit, 5, 0.02, group))
+    assert cell.passed
+    assert (cell.circuit.tied, cell.complement.tied) == ((sizes[5],), ())
+    assert not compared(record, curve__circuit=shifted(circuit, 5, 0.5, group)).passed
+    assert not compared(record, curve__circuit=shifted(circuit, 0, 0.02, group)).passed
+    # Two moved values whose mean stays where it was.
+    opposite = shifted(shifted(circuit, 5, 5.0, slice(3, 4)), 5, -5.0, slice(4, 5))
+    assert not compared(record, curve__circuit=opposite).passed
+    many = circuit
+    for row in range(1, 1 + len(sizes) // 4):
+        many = shifted(many, row, 0.02, group)
+    assert compared(record, curve__circuit=many).passed
+    # The complement at the same sizes is the same change of places; at another one it is one more.
+    assert compared(
+        record, curve__circuit=many, curve__complement=shifted(record.curve.complement, 1, 0.02, group)
+    ).passed
+    cell = compared(record, curve__circuit=many, curve__complement=shifted(record.curve.complement, 9, 0.02, group))
     assert not cell.passed
-    assert "a mean over examples deviates by" in cell.problems[0]
-    # Every value by less than a value may, one in fifty by more.
-    many = shifted(shifted(record.curve.circuit, 3, 0.004, slice(0, 100, 3)), 4, 0.004, slice(0, 100, 3))
-    cell = compare_records(record, moved(record, curve__circuit=many), record.identities, FLOAT32)
-    assert not cell.passed
+    assert f"nearly equal scores explain {len(sizes) // 4} of {len(sizes)} sizes" in cell.problems[0]
+
+
+def test_endpoints_may_not_move_at_all() -> None:
+    record = synthetic_record("ioi", "mlp_act", examples=100)
+    for name in ("full", "empty"):
+        (values,) = shifted((getattr(record.endpoints, name),), 0, 0.02, slice(7, 8))
+        cell = compared(record, **{f"endpoints__{name}": values})
+        assert cell.problems[0].startswith(f"endpoints.{name}: 1 of 100 values deviate by more than 0.001")
 
 
 def test_tolerances_are_narrower_where_weights_are_finer() -> None:

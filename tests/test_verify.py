@@ -199,7 +199,7 @@ FORGERIES: dict[tuple[str, str], tuple[Forge, str]] = {
     ("mlp_act", "random"): (ranking_of_another_method, "top_nodes: "),
     ("mlp_act_rotated", "ixg"): (curve_of_another_basis, "curve.circuit: "),
     ("mlp_act_rotated", "relp"): (circuit, "curve.circuit: "),
-    ("mlp_act_rotated", "magnitude"): (one_value, "curve.circuit: a mean over examples deviates"),
+    ("mlp_act_rotated", "magnitude"): (one_value, "curve.circuit: at size "),
     ("mlp_act_rotated", "random"): (curve_of_another_method, "curve.circuit: "),
     ("sae_mlp_out", "ixg"): (complement, "curve.complement: "),
     ("sae_mlp_out", "relp"): (swapped, "curve.circuit: "),
@@ -211,7 +211,7 @@ FORGERIES: dict[tuple[str, str], tuple[Forge, str]] = {
     ("transcoder", "random"): (whole_circuit, "curve.circuit: "),
     ("resid", "ixg"): (model, "identities.model: the record has 000000000000, here the model's weights"),
     ("resid", "relp"): (data, "identities.data: the record has 000000000000, here the tokenised pairs"),
-    ("resid", "magnitude"): (family, "cell.family: attn, the basis is of family resid"),
+    ("resid", "magnitude"): (family, "cell.family: attn, the basis is of resid"),
     ("resid", "random"): (no_top_nodes, "top_nodes: 20 of 0 are not among those of the re-run"),
     ("mlp_out", "relp"): (halves, "subset_checks: size 20 deviates by"),
 }

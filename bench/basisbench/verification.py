@@ -25,11 +25,28 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 
 from basisbench.errors import RecordError
-from basisbench.record_parts import Count, Environment, Name, NotNegative, Positive
+from basisbench.record_parts import Environment, Name, NotNegative, Positive
 from basisbench.sampling import sample_cells
 from basisbench.schema import Frozen, describe_problem
 from basisbench.store import RECORDS_FOLDER
+from basisbench.verification_parts import Deviation, RankingAgreement, Sampling, Tolerance, VerifiedCell
 from basisbench.version import __version__
+
+__all__ = [
+    "VERIFICATION_FILE",
+    "Deviation",
+    "RankingAgreement",
+    "Sampling",
+    "Standing",
+    "Tolerance",
+    "Verification",
+    "VerifiedCell",
+    "check_verification",
+    "read_verification",
+    "record_files",
+    "records_digest",
+    "standing",
+]
 
 VERIFICATION_FILE = "verification.json"
 
@@ -38,87 +55,6 @@ MOST_BYTES = 16 * 2**20
 
 Standing = Literal["self-reported", "verified"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Problem = Annotated[str, Field(min_length=1, max_length=1000)]
-
-
-class Tolerance(Frozen):
-    """How far a re-run may lie from a record. All are relative where the recorded number is above 1, else absolute."""
-
-    value: NotNegative = Field(description="a metric value of one example agrees within this, in logits")
-    share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        description="share of the circuit's, and of the complement's, values that may disagree, one at least: units at "
-        "their very threshold switch with rounding; of F(M) and F(0) none may"
-    )
-    mean: NotNegative = Field(description="the mean over examples agrees within this at every size, in logits")
-    score: NotNegative = Field(description="scores of top nodes agree within this, as a share of the largest of them")
-
-
-class Sampling(Frozen):
-    """How cells and sizes were drawn (`basisbench.sampling`); the same seed draws the same ones."""
-
-    seed: Count = Field(description="seed of the draw")
-    cells: Positive | Literal["all"] = Field(description="cells asked for")
-    points: Positive = Field(description="sizes asked for in each cell, besides 0 and all nodes")
-
-
-class Deviation(Frozen):
-    """How far one kind of value lay from the record. Deviations are relative where the recorded value is above 1."""
-
-    values: Positive = Field(description="values compared: examples, at every compared size")
-    outside: Count = Field(description="values among them outside the tolerance")
-    largest: NotNegative = Field(description="largest deviation of a value")
-    size: Count | None = Field(description="circuit size at which it was found; null for F(M) and F(0)")
-    example: Count = Field(description="example at which it was found, from 0")
-    mean: NotNegative = Field(description="largest deviation of a mean over examples")
-
-
-class RankingAgreement(Frozen):
-    """How far the top nodes of the re-run are those of the record."""
-
-    compared: Count = Field(description="top nodes in the record")
-    missing: Count = Field(description="those that are not among the re-run's and are no near tie with its last one")
-    score: NotNegative = Field(description="largest deviation of a score, as a share of the record's largest score")
-
-
-class VerifiedCell(Frozen):
-    """One cell that was run again."""
-
-    cell_id: Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")] = Field(description="id of the cell: its file's name")
-    model: Name = Field(description="as in the record")
-    task: Name = Field(description="as in the record")
-    basis: Name = Field(description="as in the record")
-    method: Name = Field(description="as in the record")
-    basisbench: Name = Field(description="version of BasisBench that made the record")
-    dtype: Name = Field(description="dtype of the model's weights in the re-run")
-    same_model: bool = Field(description="the model's weights are those of the record")
-    same_dictionary: bool = Field(description="the basis' trained weights are those of the record")
-    same_data: bool = Field(description="the tokenised pairs are those of the record")
-    sizes: tuple[Count, ...] = Field(description="circuit sizes compared; empty where an identity differs: not re-run")
-    full: Deviation | None = Field(description="F(M); null where the cell was not re-run, as below")
-    empty: Deviation | None = Field(description="F(0)")
-    circuit: Deviation | None = Field(description="metric of the circuit at the sizes")
-    complement: Deviation | None = Field(description="metric of everything but the circuit at the sizes")
-    ranking: RankingAgreement | None = Field(description="top nodes")
-    problems: Annotated[tuple[Problem, ...], Field(max_length=50)] = Field(description="everything that disagrees")
-    passed: bool = Field(description="whether the record is what the re-run gives, within tolerance")
-
-    @field_validator("passed")
-    @classmethod
-    def _follows(cls, value: bool, info: ValidationInfo) -> bool:
-        fields = ("same_model", "same_dictionary", "same_data", "full", "empty", "circuit", "complement", "ranking")
-        if value and not all(info.data.get(name) for name in fields):
-            raise ValueError("true, but an identity differs or something was not compared")
-        if value and not info.data.get("sizes"):
-            raise ValueError("true, but no size was compared")
-        if "problems" in info.data and value == bool(info.data["problems"]):
-            raise ValueError(f"{str(value).lower()}, but {len(info.data['problems'])} problems are listed")
-        return value
-
-    @property
-    def largest(self) -> float:
-        """The largest deviation of any value; 0 where nothing was compared."""
-        parts = (self.full, self.empty, self.circuit, self.complement)
-        return max((part.largest for part in parts if part is not None), default=0.0)
 
 
 class Verification(Frozen):
