@@ -410,3 +410,16 @@ def test_near_ties_at_the_end_of_the_top_nodes_are_no_difference(full_record: Re
         cell = compare_records(record, full_record, full_record.identities, FLOAT32)
         assert not cell.passed
         assert cell.problems[0].startswith("top_nodes: ")
+
+
+def test_a_write_that_fails_leaves_the_file_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (folder / VERIFICATION_FILE).read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RecordError, match="cannot be written: No space left on device"):
+        write_whole(folder / VERIFICATION_FILE, "half of it")
+    assert (folder / VERIFICATION_FILE).read_bytes() == before
+    assert {path.name for path in folder.iterdir()} == {"records", VERIFICATION_FILE}
