@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from basisbench.record import (
     CellConfig,
     Cost,
     Counts,
+    Curve,
     Dropped,
     Endpoints,
     Group,
@@ -141,7 +142,7 @@ class Session:
             self._fingerprints[spec.name] = spec.fingerprint(self.model.spec)
         return Identities(model=self.model.weights_hash, dictionary=self._fingerprints[spec.name], data=self.data_hash)
 
-    def run(self, cell: CellConfig, spec: BasisSpec, method: Method) -> Record:
+    def run(self, cell: CellConfig, spec: BasisSpec, method: Method, *, at: Collection[int] | None = None) -> Record:
         """Run one cell.
 
         Where memory runs out, passes become smaller (basisbench.batching), and what a pass cannot help is tried again
@@ -151,6 +152,8 @@ class Session:
             cell: what is asked; its model and task are those of the session.
             spec: the basis that the cell names.
             method: the method that the cell names.
+            at: evaluate circuits of these sizes only, and of 0 and all nodes; every size of the grid when None. Scores
+                and ranking are computed in full all the same.
 
         Raises:
             BasisError: the basis cannot be built, or explains nothing on the task's prompts.
@@ -160,7 +163,7 @@ class Session:
         for _ in range(_ATTEMPTS):
             exhausted = ""
             try:
-                return self._measured(cell, spec, method)
+                return self._measured(cell, spec, method, at)
             except MemoryExhaustedError as error:
                 exhausted = str(error)  # not the error, whose traceback holds what the failed pass has made
             except (RuntimeError, MemoryError) as error:
@@ -181,7 +184,7 @@ class Session:
             "raise the limit of the process, or use --dtype bfloat16, fewer --examples or a narrower basis"
         )
 
-    def _measured(self, cell: CellConfig, spec: BasisSpec, method: Method) -> Record:
+    def _measured(self, cell: CellConfig, spec: BasisSpec, method: Method, at: Collection[int] | None) -> Record:
         """Run one cell as far as memory allows."""
         model = self.model
         for group in self.groups:
@@ -206,8 +209,9 @@ class Session:
         if large:
             trim_memory()
 
+        sizes = sizes_of(rankings, at)
         curves = [
-            measure_group(cell, basis, group, ranking, sizes_of(rankings))
+            measure_group(cell, basis, group, ranking, sizes)
             for group, ranking in zip(self.groups, rankings, strict=True)
         ]
         finished = now(model)
@@ -228,7 +232,11 @@ class Session:
             peak_memory_bytes=peak_memory(model),
             device=str(model.device),
         )
-        return self._record(cell, spec, fit, rankings, curves, cost, basis)
+        return self._record(cell, spec, fit, rankings, pooled_curve(curves, self._weights, sizes), curves, cost, basis)
+
+    @property
+    def _weights(self) -> list[int]:
+        return [group.evaluation.pair_count for group in self.groups]
 
     def _rankings(self, cell: CellConfig, basis: Basis, method: Method) -> list[Ranking]:
         scores = [method.score(group.attribution, basis) for group in self.groups]
@@ -243,13 +251,14 @@ class Session:
         spec: BasisSpec,
         fit: Fit | None,
         rankings: Sequence[Ranking],
+        curve: Curve,
         curves: Sequence[GroupCurve],
         cost: Cost,
         basis: Basis,
     ) -> Record:
-        weights = [group.evaluation.pair_count for group in self.groups]
-        full = [value for curve in curves for value in curve.full]
-        empty = [value for curve in curves for value in curve.empty]
+        weights = self._weights
+        full = [value for part in curves for value in part.full]
+        empty = [value for part in curves for value in part.empty]
         nodes_mean = sum(ranking.nodes * weight for ranking, weight in zip(rankings, weights, strict=True))
         return Record(
             schema_version=1,
@@ -279,7 +288,7 @@ class Session:
                 accuracy=sum(value > 0 for value in full) / len(full),
                 empty_at="nodes" if cell.ablation == "zero" else "output",
             ),
-            curve=pooled_curve(curves, weights, sizes_of(rankings)),
+            curve=curve,
             subset_checks=pooled_subset_checks(curves, cell.subset_sizes),
             guard=None if fit is None else Guard(fvu=fit.unexplained, l0=fit.active),
             top_nodes=self._top_nodes(cell, rankings, basis),
@@ -307,9 +316,15 @@ class Session:
         return tuple(sorted(nodes, key=lambda node: -abs(node.score))[:_TOP_NODES])
 
 
-def sizes_of(rankings: Sequence[Ranking]) -> tuple[int, ...]:
-    """Return the sizes of a cell's curve: 1-2-5 steps, then all nodes of the largest group."""
-    return sizes_grid(max(ranking.nodes for ranking in rankings))
+def sizes_of(rankings: Sequence[Ranking], at: Collection[int] | None = None) -> tuple[int, ...]:
+    """Return the sizes of a cell's curve: 1-2-5 steps, then all nodes of the largest group.
+
+    Args:
+        rankings: one per aligned group.
+        at: where given, only these of them, with 0 and all.
+    """
+    sizes = sizes_grid(max(ranking.nodes for ranking in rankings))
+    return sizes if at is None else tuple(size for size in sizes if size in {0, *at, sizes[-1]})
 
 
 def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation_pairs: int, seed: int) -> Session:

@@ -65,6 +65,7 @@ __all__ = [
     "cell_id",
     "read_record",
     "write_record",
+    "write_whole",
 ]
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -265,11 +266,24 @@ def read_record(path: str | os.PathLike[str]) -> Record:
 def write_record(record: Record, path: str | os.PathLike[str]) -> None:
     """Write a record so that the file is either whole or absent, whenever the process is killed.
 
-    The text goes to a temporary file in the same folder, is flushed to disk, and then takes its name.
-
     Args:
         record: what to write.
         path: the file; its folder is made when it is missing.
+
+    Raises:
+        RecordError: the folder cannot be written.
+    """
+    write_whole(path, f"{record.model_dump_json()}\n")
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file so that it is either whole or as it was before, whenever the process is killed.
+
+    The text goes to a temporary file in the same folder, is flushed to disk, and then takes its name.
+
+    Args:
+        path: the file; its folder is made when it is missing.
+        text: its content.
 
     Raises:
         RecordError: the folder cannot be written.
@@ -280,8 +294,7 @@ def write_record(record: Record, path: str | os.PathLike[str]) -> None:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY_SUFFIX, dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(record.model_dump_json())
-                file.write("\n")
+                file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o644)  # mkstemp makes it private, but results are shared
