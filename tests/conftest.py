@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from basisbench.protocols import ModelSpec
 from basisbench.record import Record, SubsetCheck, TopNode
@@ -16,6 +17,10 @@ from tiny_models import build_tiny_tokenizer, save_checkpoint
 
 if TYPE_CHECKING:
     from basisbench.group import GroupPair
+
+# How long an example takes says nothing on a machine that does other work too; speed has tests of its own (tests/perf).
+settings.register_profile("basisbench", deadline=None)
+settings.load_profile("basisbench")
 
 
 @pytest.fixture

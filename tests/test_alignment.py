@@ -197,7 +197,7 @@ def test_a_slow_tokenizer_is_refused() -> None:
     count=st.integers(1, 120),
     minimum=st.integers(1, 9),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_count_is_spread_over_the_largest_groups(sizes: list[int], count: int, minimum: int) -> None:
     nouns = [noun.plural for noun in _all_nouns()]
     pairs = [

@@ -25,7 +25,7 @@ from basisbench_baselines.rows import RowsPart
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
-SHAPES = settings(max_examples=60, deadline=None)
+SHAPES = settings(max_examples=60)
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ def test_small_circuits_and_small_complements_are_sliced() -> None:
     assert {int(unit) for part in slices.slices for unit in part.units} == {5, 7, 8}
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     name=st.sampled_from(oracle.BASES),
     ablation=st.sampled_from(oracle.ABLATIONS),
@@ -291,7 +291,7 @@ def test_a_quick_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bo
         torch.testing.assert_close(part.project(gradient), projected, rtol=0, atol=1e-11)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     pairs=st.integers(1, 4),
     positions=st.integers(1, 5),

@@ -17,7 +17,7 @@ from basisbench.packed import pack_linears, packed_linear, packed_twin
 from basisbench.protocols import ModelSpec
 from basisbench_baselines.elementwise import elementwise_dictionary
 
-EXAMPLES = settings(max_examples=25, deadline=None)
+EXAMPLES = settings(max_examples=25)
 ANY_MAP = given(
     rows=st.integers(1, 40),
     width=st.integers(1, 70),

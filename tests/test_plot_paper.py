@@ -344,7 +344,7 @@ def test_escaped_text_is_the_text_again_and_holds_no_bare_character(text: str) -
     assert plain == "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     labels=st.lists(st.text(alphabet="abc_mw:", min_size=1, max_size=28), min_size=1, max_size=12),
     width=st.floats(2, 10),

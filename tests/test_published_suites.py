@@ -72,7 +72,7 @@ def test_every_dictionary_exists_and_there_is_one_per_layer(name: str, listed: d
         if basis.startswith("sae:"):
             release = listed[basis.split(":")[1]]
             assert spec.layers == tuple(range(shape.layers))
-            assert spec.repositories == (release["repo_id"],)
+            assert spec.repositories == {release["repo_id"]: None}
     cells = expand(suite, registry)
     assert len(cells) == len(set(cells))
     for family in families:
@@ -168,6 +168,18 @@ def test_pinning_writes_the_commits_of_the_day(
     assert pinned == Suite.model_validate({**suite.model_dump(), "revisions": {"other/thing": "kept", **commits}})
     with pytest.raises(BasisBenchError, match=r"the name of a suite file ends in \.yaml"):
         pin_suite(str(mine), load_registry(), tmp_path / "pinned.txt")
+
+
+def test_a_revision_in_the_name_of_a_basis_goes_before_the_suite_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    names = {f"sae:gpt2-small-res-jb@{'c' * 40}": "resid", f"clt:org/name@{'d' * 40}": "mlp"}
+    suite = load_suite("pocket").changed({"bases": list(names), "revisions": {"org/name": "main"}})
+    wanted = repositories_of(suite, load_registry())
+    assert wanted == {"jbloom/GPT2-Small-SAEs-Reformatted": "c" * 40, "org/name": "d" * 40}
 
 
 def test_reported_values_stand_beside_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ POLICIES: Sequence[ErrorPolicy] = ("node", "keep", "ablate")
 
 
 @given(drawn_scores(), st.sampled_from(POLICIES))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_circuit_is_the_k_best_nodes_and_its_complement_the_others(scores: Scores, policy: ErrorPolicy) -> None:
     mapping = nodes_of(scores, policy)
     order = oracle.ranked(mapping, list(mapping))
@@ -83,7 +83,7 @@ def test_a_circuit_is_the_k_best_nodes_and_its_complement_the_others(scores: Sco
 
 
 @given(drawn_scores(), st.sampled_from(POLICIES), st.integers(0, 30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_top_nodes_are_listed_in_order_with_their_signed_scores(
     scores: Scores, policy: ErrorPolicy, count: int
 ) -> None:
@@ -132,7 +132,7 @@ def test_sizes_beyond_the_last_node_keep_everything() -> None:
 
 
 @given(drawn_scores(), st.sampled_from(POLICIES), st.integers(0, 40), st.integers(0, 5))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_random_halves_hold_the_circuit_and_half_of_the_others(
     scores: Scores, policy: ErrorPolicy, size: int, seed: int
 ) -> None:
@@ -163,7 +163,7 @@ def test_each_node_of_the_complement_is_in_about_half_of_the_halves() -> None:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pooled_scores_are_the_sum_over_positions_averaged_over_pairs(data: st.DataObject) -> None:
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     counts = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=3))
@@ -203,7 +203,7 @@ def test_pooled_scores_are_the_sum_over_positions_averaged_over_pairs(data: st.D
 
 
 @given(drawn_scores(positions=3), st.sampled_from(POLICIES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_sign_of_a_score_does_not_move_a_node(scores: Scores, policy: ErrorPolicy) -> None:
     flipped = Scores(
         tuple(-units for units in scores.units),

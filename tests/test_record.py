@@ -173,7 +173,7 @@ def test_a_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:
 RECORD = json.loads(synthetic_record("ioi", "transcoder", "relp").model_dump_json())
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(
     path=st.sampled_from(list(leaf_paths(RECORD))),
     value=st.sampled_from([MISSING, [], {}, {"a": 1}, True, -(10**6), "\x00" * 300]),

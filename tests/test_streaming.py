@@ -170,9 +170,9 @@ def spec_of(basis: str, built: list[Any]) -> BasisSpec:
 
 
 def measured(basis: str, method: str, built: list[Any], **setting: Any) -> Record:
-    from basisbench import execute
+    from basisbench import built as kept
 
-    execute._shelves.clear()
+    kept._shelves.clear()
     return session_of().run(
         cell_of(basis, method, **setting), spec_of(basis, built), load_registry().get("method", method)
     )

@@ -164,7 +164,7 @@ def test_changes_are_checked_and_none_leaves_a_field_alone() -> None:
         suite.changed({"tasks": ["ioi", "ioi"]})
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(
     field=st.sampled_from(sorted(CONTENT)),
     value=st.sampled_from([None, [], {}, -1, 1.5, "", [None], [{}], {"a": 1}, ["\n" * 99, 0]]),

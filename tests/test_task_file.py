@@ -100,7 +100,7 @@ def test_where_words_cannot_be_kept_apart_prompts_still_are(tmp_path: Path) -> N
         max_size=40,
     )
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_prompt_is_in_both_splits(tmp_path: Path, chosen: list[tuple[str, str, str]]) -> None:
     rows = [
         {

@@ -173,7 +173,10 @@ def layer_count(first_decoder: Path) -> int:
     from safetensors import safe_open
 
     with safe_open(first_decoder, framework="pt") as file:
-        return int(file.get_slice("W_dec_0").get_shape()[1])
+        shape = file.get_slice("W_dec_0").get_shape()
+    if len(shape) != 3:
+        raise BasisError(f"W_dec_0 in {first_decoder} has shape {shape}, expected (units, layers, width)")
+    return int(shape[1])
 
 
 def open_layers(folder: Path, model: Model) -> tuple[LayerFiles, ...]:
@@ -292,7 +295,7 @@ def _shapes(folder: Path, layer: int, model: Model) -> dict[str, tuple[int, ...]
     found = _header(encoder, model)
     wanted = {f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")}
     _check_names(encoder, found, wanted, optional={f"threshold_{layer}"})
-    units = found[f"W_enc_{layer}"][0]
+    units = (found[f"W_enc_{layer}"] or (0,))[0]  # a shape that is not right is told below
     expected: dict[str, tuple[int, ...]] = {
         f"W_enc_{layer}": (units, width),
         f"b_enc_{layer}": (units,),

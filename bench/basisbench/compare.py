@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
 
 import pandas as pd
 
@@ -23,7 +22,7 @@ from basisbench.frame import normalised
 from basisbench.labels import label_notes, short_labels
 from basisbench.metrics import METRICS, STATISTICS
 from basisbench.metrics import paired_difference as paired_difference_of_cells
-from basisbench.record import Record
+from basisbench.record import Record, write_whole
 from basisbench.setting import SETTING, default_method, family_order, split_settings, unique
 from basisbench.tables import detail_table, full_table, headline_tables, markdown_lines, plain_text
 
@@ -141,10 +140,17 @@ def write_csv(summary: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     Args:
         summary: what `summarise` returned.
         path: the file; its folder is made when it is missing.
+
+    Raises:
+        RecordError: the folder cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    compare_table(summary).to_csv(path, index=False, na_rep="nan", float_format="%.6g")
+    write_whole(path, csv_text(summary))
+
+
+def csv_text(summary: pd.DataFrame) -> str:
+    """Return every column of the comparison as CSV, best marks included; "not reached" is written as inf."""
+    text: str = compare_table(summary).to_csv(index=False, na_rep="nan", float_format="%.6g")
+    return text
 
 
 def _with_labels(part: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

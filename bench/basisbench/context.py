@@ -134,8 +134,12 @@ class GroupContext:
 
             for name, value in self._charged(f"activations:{side}", run).items():
                 self._activations[side, name] = value
-        self.ledger.use(f"activations:{side}")
+        self.use_activations(side)
         return self._activations[side, hook]
+
+    def use_activations(self, side: Side) -> None:
+        """Note that a cell uses the activations of a run, or what was made from them for a cell before it."""
+        self.ledger.use(f"activations:{side}")
 
     def coordinates(
         self, basis: Basis, site: Site, side: Side
@@ -146,6 +150,8 @@ class GroupContext:
             return basis.encode(site, activation), None
         if self._encoded_by is not basis:
             self._encoded_by, self._encoded, self._earlier = basis, {}, {}
+        # Coordinates that are kept were made from this; a cell costs the same whichever came before it.
+        self.use_activations(side)
         if (site, side) not in self._encoded:
             units = basis.encode(site, activation)
             error = self.activation(site.write, side) - basis.decode(site, units)

@@ -14,19 +14,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from basisbench.alignment import load_splits
 from basisbench.batching import MemoryExhaustedError, is_out_of_memory, release
+from basisbench.built import build, keep_less, make_room
 from basisbench.context import GroupContext, Spent, now
-from basisbench.environment import describe_environment, give_memory_back, peak_memory, reset_peak_memory, trim_memory
+from basisbench.environment import describe_environment, peak_memory, reset_peak_memory, trim_memory
 from basisbench.group import GroupPair
 from basisbench.guard import Fit, measure_fit
-from basisbench.layer_subset import restrict
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.metrics import sizes_grid
 from basisbench.model import Model
-from basisbench.protocols import StreamedBasis
 from basisbench.ranking import Ranking, pooled_scores, rank
 from basisbench.record import (
     CellConfig,
@@ -52,60 +50,6 @@ _ATTEMPTS = 4
 """How often a cell is tried when memory runs out where smaller passes do not help at once."""
 
 _ALL_GROUPS = "all groups"
-
-
-@dataclass(frozen=True, eq=False)
-class _Built:
-    """A basis that was built for a model, and the seconds that took."""
-
-    basis: Basis
-    seconds: float
-
-
-_Key = tuple[str, tuple[int, ...] | None]
-
-_shelves: WeakKeyDictionary[Model, dict[_Key, _Built]] = WeakKeyDictionary()
-
-
-_SHELF_BYTES = 256 * 2**20
-"""Bases are kept for the next tasks as long as their weights are small; large ones are loaded again for each task, so
-that memory does not grow with the number of bases."""
-
-
-def _make_room(model: Model, key: _Key) -> None:
-    """Clear the shelf for a basis that is not on it, if it holds more than a little."""
-    shelf = _shelves.setdefault(model, {})
-    if key not in shelf and sum(built.basis.parameter_bytes for built in shelf.values()) > _SHELF_BYTES:
-        shelf.clear()
-        give_memory_back()
-
-
-def _keeps_less(model: Model, key: _Key) -> bool:
-    """Let a basis hold fewer of its weights, and passes begin with their usual size again; False where it cannot."""
-    built = _shelves.get(model, {}).get(key)
-    less = built is not None and isinstance(built.basis, StreamedBasis) and built.basis.keep_less()
-    if less:
-        model.batching.bounds.clear()
-    return less
-
-
-def _built(model: Model, spec: BasisSpec, layers: tuple[int, ...] | None) -> _Built:
-    """Build a basis on the layers that the run compares, or take it from the shelf."""
-    shelf, key = _shelves[model], (spec.name, layers)
-    if key not in shelf:
-        start = now(model)
-        try:
-            basis = spec.build(model)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            shelf.clear()
-            raise MemoryExhaustedError(
-                f"out of memory on {model.device}: the dictionaries of basis '{spec.name}' do not fit next to model "
-                f"'{model.name}'; free memory, or use --dtype bfloat16 or a narrower basis"
-            ) from error
-        shelf[key] = _Built(restrict(basis, layers), now(model) - start)
-    return shelf[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +116,7 @@ class Session:
             for group in self.groups:
                 group.forget_other_bases("")
             # Weights of the basis go before passes become smaller still.
-            less = _keeps_less(self.model, key)
+            less = keep_less(self.model, key)
             release(self.model)
             if exhausted and not less:
                 raise MemoryExhaustedError(exhausted)
@@ -189,11 +133,10 @@ class Session:
         model = self.model
         for group in self.groups:
             group.forget_other_bases(spec.name)
-        _make_room(model, (spec.name, cell.layers))
+        make_room(model, (spec.name, cell.layers))
         reset_peak_memory(model)
-        built = _built(model, spec, cell.layers)
+        built = build(model, spec, cell.layers)
         basis = built.basis
-        large = basis.parameter_bytes > _SHELF_BYTES
         start = now(model)
         fit = None if basis.exact else measure_fit(basis, [group.attribution for group in self.groups])
         references = now(model)
@@ -206,7 +149,7 @@ class Session:
         own_passes = model.meter.forward_equivalents - before
         # Taken now: shared work that the curve is the first to need is no part of the time spent on scoring.
         fresh = sum((group.attribution.ledger.fresh() for group in self.groups), Spent())
-        if large:
+        if built.large:
             trim_memory()
 
         sizes = sizes_of(rankings, at)

@@ -66,6 +66,7 @@ class GroupPair:
             self._references.clear()
             reference = reference_values(basis, ablation, self.attribution, self.evaluation)
             self._references[ablation] = basis, reference
+        (self.evaluation if ablation == "counterfactual" else self.attribution).use_activations("counterfactual")
         return reference
 
     def forget_other_bases(self, name: str) -> None:

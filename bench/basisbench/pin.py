@@ -10,9 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from basisbench.errors import BasisBenchError, RecordError
+from basisbench.errors import BasisBenchError
 from basisbench.hub import commit_of
 from basisbench.model_names import find_models
+from basisbench.record import write_whole
 from basisbench.registry import Registry
 from basisbench.suite import Suite, load_suite
 
@@ -32,8 +33,8 @@ def repositories_of(suite: Suite, registry: Registry) -> dict[str, str | None]:
         if not Path(model.path).is_absolute():
             wanted[model.path] = model.revision
     for name in suite.bases:
-        for repository in registry.get("basis", name).repositories:
-            wanted[repository] = suite.revisions.get(repository)
+        for repository, revision in registry.get("basis", name).repositories.items():
+            wanted[repository] = revision or suite.revisions.get(repository)
     return wanted
 
 
@@ -58,9 +59,5 @@ def pin_suite(name_or_path: str, registry: Registry, out: Path) -> dict[str, str
     pinned = {repository: commit_of(repository, revision) for repository, revision in wanted.items()}
     content = suite.changed({"revisions": {**suite.revisions, **pinned}}).model_dump(mode="json", exclude_defaults=True)
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise RecordError(f"{out}: cannot be written: {error.strerror or error}") from error
+    write_whole(out, text)
     return pinned

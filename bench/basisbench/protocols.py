@@ -239,7 +239,8 @@ class BasisSpec:
         fingerprint: digest of the trained weights that the basis would load for a model, None without any;
             a cell is only reused while it is the same.
         layers: the only layers that the basis covers, None for every layer of the model.
-        repositories: repositories of the Hugging Face hub that its weights come from.
+        repositories: repositories of the Hugging Face hub that its weights come from, each with the revision that the
+            name of the basis gives, None where it gives none.
     """
 
     name: str
@@ -248,7 +249,7 @@ class BasisSpec:
     build: Callable[[Model], Basis]
     fingerprint: Callable[[ModelSpec], str | None] = no_weights
     layers: tuple[int, ...] | None = None
-    repositories: tuple[str, ...] = ()
+    repositories: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -224,7 +224,7 @@ def resolve_name(name: str) -> BasisSpec:
                 snapshot.download(file)
         return folder, {snapshot.repository: snapshot.commit}
 
-    return replace(_spec(name, download), repositories=(repository,))
+    return replace(_spec(name, download), repositories={repository: revision or None})
 
 
 def _spec(name: str, find: Callable[[ModelSpec], Found]) -> BasisSpec:

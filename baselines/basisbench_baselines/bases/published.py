@@ -95,7 +95,7 @@ def resolve_name(name: str) -> BasisSpec:
         build=build,
         fingerprint=lambda spec: _hub_fingerprint(name, release, chosen, snapshot_of(spec)),
         layers=tuple(chosen),
-        repositories=(release.repository,),
+        repositories={release.repository: match["revision"]},
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from basisbench.commands.options import Commands, add_command
@@ -30,20 +29,19 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print the comparison of results, and write it where asked."""
-    from basisbench.compare import compare_table, render_markdown, render_text, write_csv
+    from basisbench.compare import csv_text, render_markdown, render_text, write_csv
     from basisbench.frame import summarise
+    from basisbench.record import write_whole
 
     summary = summarise(options.results)
     if options.csv == "-":
-        compare_table(summary).to_csv(sys.stdout, index=False, na_rep="nan", float_format="%.6g")
+        print(csv_text(summary), end="")
     elif options.csv:
         write_csv(summary, options.csv)
     if options.markdown == "-":
         print(render_markdown(summary), end="")
     elif options.markdown:
-        path = Path(options.markdown)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render_markdown(summary), encoding="utf-8")
+        write_whole(options.markdown, render_markdown(summary))
     if options.reported:
         from basisbench.frame import load_results
         from basisbench.reported import read_reported, render_reported

@@ -156,11 +156,12 @@ def _publish(records: tuple[Path, ...], out: Path) -> None:
     from basisbench.frame import read_results, summarise
     from basisbench.plot import plot_results
     from basisbench.plot_panels import undisturbed
+    from basisbench.record import write_whole
 
     read = read_results(records)
     summary = summarise(read)
     print(render_text(summary))
     write_csv(summary, out / "summary.csv")
-    (out / "summary.md").write_text(render_markdown(summary), encoding="utf-8")
+    write_whole(out / "summary.md", render_markdown(summary))
     with undisturbed():
         plot_results(read, out / "pictures", summary=summary)
