@@ -79,10 +79,15 @@ def split_settings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     parts = [part for _, part in frame.groupby(list(SETTING), sort=True)]
     for part in parts:
         _refuse_mixtures(part)
+    return list(zip(setting_titles(parts), parts, strict=True))
+
+
+def setting_titles(parts: Sequence[pd.DataFrame]) -> list[str]:
+    """Return a title for each part, all of whose rows share a setting; in full where the short ones do not differ."""
     titles = [_title(part, in_full=False) for part in parts]
     if len(set(titles)) < len(titles):
         titles = [_title(part, in_full=True) for part in parts]
-    return list(zip(titles, parts, strict=True))
+    return titles
 
 
 def examples_text(frame: pd.DataFrame) -> str:
