@@ -14,11 +14,11 @@ def add(commands: Commands) -> None:
         commands,
         "report",
         "write a page of results that opens from disk",
-        "Write a page that opens from disk, without a server or a network: a leaderboard to sort and filter, curves with\n"
-        "bands, cost against sparsity, and a page per cell with its provenance and example prompts of its top nodes.\n"
-        "RESULTS are results folders, folders of records, record files, or a tree such as 'results' that holds a\n"
-        "reference run and submissions. DIR is replaced if an earlier report wrote it, and refused if it holds anything\n"
-        "else.",
+        "Write a page that opens from disk, without a server or a network: a leaderboard to sort and filter, curves\n"
+        "with bands, cost against sparsity, and a page per cell with its provenance and example prompts of its top\n"
+        "nodes. RESULTS are results folders, folders of records, record files, or a tree such as 'results' that holds\n"
+        "a reference run and submissions. DIR is replaced if an earlier report wrote it, and refused if it holds\n"
+        "anything else.",
         "examples:\n  basisbench report results/local --out page\n  basisbench report results --out page\n",
     )
     parser.add_argument("results", metavar="RESULTS", nargs="+", type=Path, help="where the records are")

@@ -56,8 +56,16 @@ _DASHES: Mapping[object, str] = {
     LONG: "16px,4px",
 }
 _SYMBOLS: Mapping[str, str] = {
-    **{"o": "circle", "s": "square", "X": "x", "D": "diamond", "P": "cross", "h": "hexagon"},
-    **{"^": "triangle-up", "v": "triangle-down", "<": "triangle-left", ">": "triangle-right"},
+    "o": "circle",
+    "s": "square",
+    "X": "x",
+    "D": "diamond",
+    "P": "cross",
+    "h": "hexagon",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "<": "triangle-left",
+    ">": "triangle-right",
 }
 
 Json: TypeAlias = "dict[str, object]"

@@ -54,11 +54,15 @@ def write_report(
         RecordError: no record is found, or a record or a submission's card is malformed.
         BasisBenchError: the folder holds anything else, or cannot be written.
     """
+    refuse_strangers(Path(out))
+    return write_sources(read_sources(results), out, registry=registry)
+
+
+def write_sources(sources: Sequence[Source], out: str | os.PathLike[str], *, registry: Registry | None = None) -> Path:
+    """Write a page of results that are read already; as `write_report` does otherwise."""
     out = Path(out)
-    _refuse_strangers(out)
-    sources = read_sources(results)
-    contents = _contents(sources, load_registry() if registry is None else registry)
-    _write(out, contents)
+    refuse_strangers(out)
+    _write(out, _contents(sources, load_registry() if registry is None else registry))
     return out / PAGE
 
 
@@ -112,8 +116,12 @@ def _page(sources: Sequence[Source], catalogue: Json) -> str:
     )
 
 
-def _refuse_strangers(out: Path) -> None:
-    """Refuse a folder that holds anything that this command did not write."""
+def refuse_strangers(out: Path) -> None:
+    """Refuse a folder that holds anything that this command did not write.
+
+    Raises:
+        BasisBenchError: it does, or it is no folder.
+    """
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir():
