@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from basisbench.record import Record, TopNode
-from synthetic_records import BASES, synthetic_record, write_suite
+from synthetic_records import BASES, METHODS, synthetic_record, write_suite
+from synthetic_records import TASKS as ALL_TASKS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TASKS = ("ioi", "sva_rc", "user_gender")
@@ -95,3 +97,28 @@ def write_tree(folder: Path) -> None:
     (submission / "submission.json").write_text(json.dumps(card), encoding="utf-8")
     (folder / "hardware").mkdir()
     (folder / "hardware" / "figures.json").write_text("{}", encoding="utf-8")
+
+
+def two_thousand_records(examples: int) -> list[Record]:
+    """Return 2,000 cells of five settings; a page does not see how many examples they have."""
+    return [
+        synthetic_record(task, basis, method, seed=seed, examples=examples)
+        for seed in range(5)
+        for task in ALL_TASKS
+        for basis in BASES
+        for method in METHODS
+    ][:2000]
+
+
+def first_view_seconds(browser: Browser, file: Path) -> float:
+    """Return the time from the address to painted rows, in a browser that has never seen the page."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.goto(file.as_uri())
+    page.wait_for_selector("#board tbody tr")
+    milliseconds = page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
+    )
+    assert page.inner_text("#count") == "2000 of 2000 cells"
+    context.close()
+    return float(milliseconds) / 1000

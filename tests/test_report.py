@@ -109,6 +109,7 @@ def test_settings_versions_data_and_layers_are_told_apart() -> None:
     labels = dict(zip(column(layout, "key"), column(layout, "task_label"), strict=True))
     assert labels[records[2].id] == "ioi v2"
     assert labels[other_data.id] == "ioi v1 (data abababab)"
+    assert labels[records[1].id] == "ioi v1"  # its setting holds nothing else
     settings: Any = layout.catalogue["settings"]
     assert len(settings) == 3
     assert sum("layers 0, 1" in title for title in settings) == 1

@@ -19,8 +19,7 @@ from basisbench.frame import frame_of, summarise
 from basisbench.report import write_report
 from basisbench.report.sources import Cell, Source, read_sources
 from basisbench.report.write import write_sources
-from report_pages import HOSTILE, browser_path, write_tree
-from synthetic_records import BASES, METHODS, TASKS, synthetic_record
+from report_pages import HOSTILE, browser_path, first_view_seconds, two_thousand_records, write_tree
 
 VIEWS = ("leaderboard", "curves", "cost", "about")
 Opened = Callable[..., Page]
@@ -571,33 +570,7 @@ def test_a_cell_that_is_not_there_is_told(opened: Opened) -> None:
 
 
 def test_two_thousand_cells_are_on_screen_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
-    file = two_thousand_cells(tmp_path / "page")
+    cells = tuple(Cell(r, Path(f"run/records/{r.id}.json")) for r in two_thousand_records(examples=8))
+    file = write_sources([Source("run", Path("run"), "reference", None, cells)], tmp_path / "page")
     seconds = [first_view_seconds(browser, file) for _ in range(3)]
     assert statistics.median(seconds) < 2.0
-
-
-def two_thousand_cells(out: Path) -> Path:
-    """Write a page of 2,000 cells; their bootstrap is that of 8 examples, which the page does not see."""
-    records = [
-        synthetic_record(task, basis, method, seed=seed, examples=8)
-        for seed in range(5)
-        for task in TASKS
-        for basis in BASES
-        for method in METHODS
-    ][:2000]
-    cells = tuple(Cell(record, Path(f"run/records/{record.id}.json")) for record in records)
-    return write_sources([Source("run", Path("run"), "reference", None, cells)], out)
-
-
-def first_view_seconds(browser: Browser, file: Path) -> float:
-    """Return the time from the address to painted rows, in a browser that has never seen the page."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    page = context.new_page()
-    page.goto(file.as_uri())
-    page.wait_for_selector("#board tbody tr")
-    milliseconds = page.evaluate(
-        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
-    )
-    assert page.inner_text("#count") == "2000 of 2000 cells"
-    context.close()
-    return float(milliseconds) / 1000

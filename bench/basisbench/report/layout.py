@@ -123,9 +123,9 @@ def _table(cells: Sequence[tuple[Cell, int]], sources: Sequence[Source]) -> pd.D
     table = summarise(records)
     table["source"] = [sources[number].name for _, number in cells]
     table["status"] = [sources[number].status for _, number in cells]
-    table["task_label"] = _task_labels(table, [record.identities.data for record in records])
     layers = ["all" if (own := record.cell.layers) is None else ", ".join(map(str, own)) for record in records]
     table["setting"], titles = _settings(table, layers)
+    table["task_label"] = _task_labels(table, [record.identities.data for record in records])
     table["basis"] = _basis_labels(table)
     table["most_bits"] = [not_reached_bound(total, "bits_to_80") for total in table["total_nodes"]]
     table["key"] = _distinct([record.id for record in records])
@@ -134,11 +134,11 @@ def _table(cells: Sequence[tuple[Cell, int]], sources: Sequence[Source]) -> pd.D
 
 
 def _task_labels(table: pd.DataFrame, data: Sequence[str]) -> list[str]:
-    """Name tasks, with version and data where one name stands for several."""
-    rows = pd.DataFrame({"model": table["model_hash"], "task": table["task"], "version": table["task_version"]})
+    """Name tasks, with version and, where one setting holds several data of one version, with the data."""
+    rows = pd.DataFrame({"setting": table["setting"], "task": table["task"], "version": table["task_version"]})
     rows["data"] = data
     versions = rows.groupby("task")["version"].transform("nunique")
-    contents = rows.groupby(["model", "task", "version"])["data"].transform("nunique")
+    contents = rows.groupby(["setting", "task", "version"])["data"].transform("nunique")
     return [
         f"{task}{f' v{version}' if several else ''}{f' (data {digest[:8]})' if mixed > 1 else ''}"
         for task, version, digest, several, mixed in zip(

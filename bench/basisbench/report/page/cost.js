@@ -117,7 +117,7 @@ basisbench.cost = (() => {
       const bar = (spread, to, shown) => ({type: "data", symmetric: false, array: [to(spread.high) - to(spread.middle)], arrayminus: [to(spread.middle) - to(spread.low)],
         visible: shown && point.cells.length > 1, color: colour, thickness: 1, width: 0});
       return {
-        type: "scatter", mode: "markers", name: charts.escape(`${point.basis}, ${point.method}`), meta: {legend: true, key: point.key},
+        type: "scatter", mode: "markers", name: charts.escape(`${point.basis}, ${point.method}`), meta: {key: point.key},
         x: [place(point.x.middle)], y: [point.y.middle / share],
         error_x: bar(point.x, place, reached), error_y: bar(point.y, (value) => value / share, true),
         marker: {symbol: method.costSymbol + (reached ? "" : "-open"), size: 10, color: colour, line: {color: reached ? look.ground : colour, width: reached ? 0.75 : 1.75}},
@@ -125,8 +125,20 @@ basisbench.cost = (() => {
         hovertemplate: "<b>%{fullData.name}</b><br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
       };
     });
+    data.push(...legendOf(own, look, light));
     const shapes = censored ? [{type: "line", xref: "x", x0: edge, x1: edge, yref: "paper", y0: 0, y1: 1, line: {color: look.muted, width: 1, dash: "dash"}}] : [];
     return {data, layout: charts.layout(look, charts.axis(x.title, look, charts.logSettings(horizontal)), charts.axis(numbers.heading(y), look, charts.logSettings(vertical)), {shapes})};
+  }
+
+  // Points that are nowhere: they give a saved picture a legend of colours and one of markers.
+  function legendOf(own, look, light) {
+    const entry = (name, colour, symbol) => ({
+      type: "scatter", mode: "markers", name: charts.escape(name), meta: {legend: true}, x: [null], y: [null], hoverinfo: "skip", marker: {symbol, size: 10, color: colour},
+    });
+    return [
+      ...catalogue.bases.filter(({name}) => own.some((point) => point.basis === name)).map(({name, colour}) => entry(name, charts.lineColour(colour, light), "circle")),
+      ...catalogue.methods.filter(({name}) => own.some((point) => point.method === name)).map(({name, costSymbol}) => entry(`method ${name}`, look.muted, costSymbol)),
+    ];
   }
 
   function valueText(spread, name, point) {
