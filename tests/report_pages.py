@@ -55,6 +55,12 @@ NODES = (
     node(4, "a role of another task"),
 )
 
+WHOLE_UNITS = (
+    node(None, None, group="statement_0/question_0:2,3,1,1,2,3"),
+    node(None, None, group=GROUP),  # a template of another task
+    node(None, None, group="all"),
+)
+
 
 def renamed(record: Record, **names: str) -> Record:
     """Return a record whose cell has other names."""
@@ -75,7 +81,13 @@ def reference_records() -> list[Record]:
     records.append(synthetic_record("user_gender", "transcoder", "ixg", examples=30, ceiling=0.7))
     records += [synthetic_record("ioi", basis, "relp", examples=30, error_policy="keep") for basis in BASES]
     records.append(synthetic_record("sva_rc", "mlp_act", "magnitude", examples=30, gap=0.0))
-    return [with_nodes(record, *NODES) if record.cell.task == "ioi" else record for record in records]
+    records = [with_nodes(record, *NODES) if record.cell.task == "ioi" else record for record in records]
+    return [with_nodes(record, *WHOLE_UNITS) if is_mlp_out_of_gender(record) else record for record in records]
+
+
+def is_mlp_out_of_gender(record: Record) -> bool:
+    """Tell the one cell whose top nodes are units at all positions."""
+    return (record.cell.task, record.cell.basis, record.cell.method) == ("user_gender", "mlp_out", "relp")
 
 
 def write_tree(folder: Path) -> None:

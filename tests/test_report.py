@@ -21,7 +21,7 @@ from basisbench.report.detail import field_descriptions
 from basisbench.report.layout import Layout, lay_out
 from basisbench.report.prompts import example_prompts, prompts_key
 from basisbench.report.sources import Cell, Source, read_sources, standing_of
-from report_pages import HOSTILE, reference_records, renamed, write_tree
+from report_pages import HOSTILE, browser_path, reference_records, renamed, write_tree
 from synthetic_records import synthetic_record, write_suite
 
 
@@ -326,3 +326,13 @@ def test_the_library_of_charts_is_the_packages_own(tree: Path, tmp_path: Path) -
         for path in (tmp_path / "page").rglob("*")
         if path.is_file() and path.name != write.MANIFEST
     }
+
+
+def test_without_a_browser_tests_are_skipped_but_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("BASISBENCH_NEEDS_BROWSER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no browser on PATH; looked for chromium"):
+        browser_path()
+    monkeypatch.setenv("BASISBENCH_NEEDS_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="no browser on PATH"):
+        browser_path()

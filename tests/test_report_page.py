@@ -19,9 +19,10 @@ from basisbench.frame import frame_of, summarise
 from basisbench.report import write_report
 from basisbench.report.sources import Cell, Source, read_sources
 from basisbench.report.write import write_sources
-from report_pages import HOSTILE, browser_path, first_view_seconds, two_thousand_records, write_tree
+from report_pages import GROUP, HOSTILE, browser_path, first_view_seconds, two_thousand_records, write_tree
 
 VIEWS = ("leaderboard", "curves", "cost", "about")
+RESULTS = Path(__file__).parents[1] / "results"
 Opened = Callable[..., Page]
 
 
@@ -410,6 +411,21 @@ def test_top_nodes_come_with_prompts_and_their_segment_marked(opened: Opened) ->
     assert "so nothing is marked" in stranger.inner_text()
 
 
+def test_units_at_all_positions_have_prompts_without_a_mark(opened: Opened) -> None:
+    page = opened()
+    page.select_option("#filters [name=task_label]", "user_gender")
+    page.select_option("#filters [name=method]", "relp")
+    page.click("#board tbody a:has-text('mlp_out')")
+    page.wait_for_selector("#cell .nodes")
+    assert "position" not in page.locator("#cell .nodes thead th").all_text_contents()
+    cells = page.locator("#cell .nodes .prompts")
+    assert cells.locator("mark").count() == 0
+    known, other, unnamed = cells.all_text_contents()
+    assert "User: I miss my" in known
+    assert f"has no template {GROUP.split(':')[0]} of 11 segments" in other
+    assert "the key of group all names no template" in unnamed
+
+
 def test_the_keyboard_is_enough(opened: Opened) -> None:
     page = opened()
     keyboard = page.keyboard
@@ -562,6 +578,22 @@ def test_the_page_forbids_itself_inline_scripts_and_connections(browser: Browser
     assert page.evaluate("window.broken") is None
     assert refused == "refused"
     page.close()
+
+
+def test_the_page_of_the_projects_results(opened: Opened, tmp_path: Path) -> None:
+    """What CI builds: every view of it opens, and cells have prompts of their own task."""
+    file = write_report(RESULTS, tmp_path / "page")
+    page = opened(file=file)
+    assert int(page.inner_text("#count").split(" ")[0]) >= 450
+    for view in ("curves", "cost"):
+        page.goto(f"{file.as_uri()}#{view}")
+        drawn(page, f"#{view.rstrip('s')}-figures")
+    page.goto(f"{file.as_uri()}#leaderboard")
+    page.select_option("#filters [name=task_label]", "sva_simple")
+    page.click("#board tbody a")
+    page.wait_for_selector("#cell .nodes")
+    assert page.locator("#cell .nodes tbody tr").count() == 20
+    assert page.locator("#cell .nodes tbody tr:not(:has(mark))").count() == 0
 
 
 def test_a_cell_that_is_not_there_is_told(opened: Opened) -> None:
