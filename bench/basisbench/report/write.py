@@ -32,7 +32,12 @@ PAGE = "index.html"
 MANIFEST = "report.json"
 """Lists what the command wrote, so that a later call can tell the folder from anybody else's."""
 
-SCRIPTS = ("core.js", "numbers.js", "table.js", "charts.js", "curves.js", "cost.js", "cell.js", "main.js")
+SCRIPTS = (
+    *("core.js", "numbers.js", "rows.js", "table.js", "charts.js"),
+    *("curves.js", "cost.js", "nodes.js", "cell.js", "main.js"),
+)
+"""Scripts of the page, in the order in which it loads them."""
+
 STYLES = ("report.css",)
 
 

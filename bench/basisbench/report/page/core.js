@@ -15,16 +15,19 @@ const basisbench = (() => {
 
   function addScript(source) {
     if (!loading.has(source)) {
-      loading.set(source, new Promise((resolve, reject) => {
-        const script = document.createElement("script");
-        script.src = source;
-        script.onload = resolve;
-        script.onerror = () => {
-          loading.delete(source);
-          reject(new Error(`${source} cannot be loaded; it belongs beside this page`));
-        };
-        document.head.append(script);
-      }));
+      loading.set(
+        source,
+        new Promise((resolve, reject) => {
+          const script = document.createElement("script");
+          script.src = source;
+          script.onload = resolve;
+          script.onerror = () => {
+            loading.delete(source);
+            reject(new Error(`${source} cannot be loaded; it belongs beside this page`));
+          };
+          document.head.append(script);
+        }),
+      );
     }
     return loading.get(source);
   }
@@ -45,6 +48,10 @@ const basisbench = (() => {
     made.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
     return made;
   }
+
+  // Wide tables scroll inside themselves, by keyboard too.
+  const scroll = (label, table) =>
+    element("div", {class: "scroll", role: "region", "aria-label": label, tabindex: "0"}, table);
 
   const find = (id) => document.getElementById(id);
 
@@ -67,7 +74,9 @@ const basisbench = (() => {
     const options = entries.map((entry) => (Array.isArray(entry) ? entry : [entry, entry]));
     const values = options.map(([value]) => String(value));
     select.replaceChildren(...options.map(([value, text]) => element("option", {value: String(value)}, text)));
-    const wanted = [before, preferred === undefined ? undefined : String(preferred)].find((value) => values.includes(value));
+    const wanted = [before, preferred === undefined ? undefined : String(preferred)].find((value) =>
+      values.includes(value),
+    );
     select.value = wanted ?? values[0] ?? "";
     return select.value;
   }
@@ -75,7 +84,11 @@ const basisbench = (() => {
   function address() {
     const [path, query] = location.hash.replace(/^#/, "").split("?");
     const [view, ...rest] = path.split("/");
-    return {view: view || "leaderboard", rest: decodeURIComponent(rest.join("/")), query: new URLSearchParams(query ?? "")};
+    return {
+      view: view || "leaderboard",
+      rest: decodeURIComponent(rest.join("/")),
+      query: new URLSearchParams(query ?? ""),
+    };
   }
 
   function save(name, content) {
@@ -88,7 +101,8 @@ const basisbench = (() => {
 
   // A spreadsheet would run a text that begins like a formula; a quote in front makes it text again.
   function csvField(value) {
-    if (typeof value === "number") return Number.isNaN(value) ? "nan" : Number.isFinite(value) ? String(value) : value > 0 ? "inf" : "-inf";
+    if (typeof value === "number")
+      return Number.isNaN(value) ? "nan" : Number.isFinite(value) ? String(value) : value > 0 ? "inf" : "-inf";
     const text = String(value ?? "");
     const safe = /^[=+@\t\r-]/.test(text) ? `'${text}` : text;
     return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
@@ -105,5 +119,5 @@ const basisbench = (() => {
     place.hidden = !error;
   }
 
-  return {receive, addScript, load, element, find, decode, distinct, offer, address, save, saveCsv, tell};
+  return {receive, addScript, load, element, scroll, find, decode, distinct, offer, address, save, saveCsv, tell};
 })();

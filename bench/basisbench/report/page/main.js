@@ -9,7 +9,8 @@
 
   basisbench.start = (catalogue) => {
     const columns = basisbench.decode(catalogue);
-    for (const part of [basisbench.table, basisbench.curves, basisbench.cost, basisbench.cell]) part.start(catalogue, columns);
+    for (const part of [basisbench.rows, basisbench.table, basisbench.curves, basisbench.cost, basisbench.cell])
+      part.start(catalogue, columns);
     started = true;
     addEventListener("hashchange", () => route(true));
     route(false);

@@ -6,7 +6,8 @@ basisbench.numbers = (() => {
     if (value === null || Number.isNaN(value)) return "n/a";
     if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
     if (unit === "bytes") return group((value / 2 ** 20).toFixed(0));
-    if (unit === "s") return value < 1 ? significant(value, 2) : value < 10 ? value.toFixed(1) : group(value.toFixed(0));
+    if (unit === "s")
+      return value < 1 ? significant(value, 2) : value < 10 ? value.toFixed(1) : group(value.toFixed(0));
     if (unit === "1") return value.toFixed(2);
     return value > 0 && value < 10 ? value.toFixed(1) : group(value.toFixed(0));
   }
@@ -27,7 +28,11 @@ basisbench.numbers = (() => {
 
   // Ticks: 0, 10, 1k, 100k, 1M.
   function short(value) {
-    for (const [bound, letter] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+    for (const [bound, letter] of [
+      [1e9, "G"],
+      [1e6, "M"],
+      [1e3, "k"],
+    ]) {
       if (value >= bound) return `${significant(value / bound, 3)}${letter}`;
     }
     return significant(value, 3);
@@ -47,7 +52,8 @@ basisbench.numbers = (() => {
     return known.length ? known[Math.max(0, Math.ceil(known.length * share) - 1)] : NaN;
   }
 
-  const heading = (metric) => (metric.unit === "bytes" ? `${metric.title} (MiB)` : metric.unit === "s" ? `${metric.title} (s)` : metric.title);
+  const heading = (metric) =>
+    metric.unit === "bytes" ? `${metric.title} (MiB)` : metric.unit === "s" ? `${metric.title} (s)` : metric.title;
 
   const describe = (metric) => `${metric.meaning}; ${metric.direction} is better`;
 
