@@ -20,7 +20,7 @@ from synthetic_records import synthetic_suite, write_suite
 
 Write = Callable[..., Path]
 COMMANDS = (
-    *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["validate"], ["verify"], ["pin"]),
+    *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["report"], ["validate"], ["verify"], ["pin"]),
     *(["pocket"], ["pocket", "build"]),
 )
 

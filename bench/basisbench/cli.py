@@ -32,6 +32,7 @@ examples:
   basisbench show ioi --model pocket-llama -n 2   two pairs of a task, as the model sees them
   basisbench compare results/local                a table of the results
   basisbench plot results/local --out pictures    pictures of the results
+  basisbench report results/local --out page      a page of the results, to open in a browser
   basisbench validate results/local               check the records, without a model
 
 'basisbench COMMAND --help' tells more about a command.

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -67,8 +68,13 @@ def compare_table(summary: pd.DataFrame) -> pd.DataFrame:
         RecordError: two cells would stand for the same row of a table.
     """
     split_settings(summary)
+    return mark_best(summary, BEST_WITHIN)
+
+
+def mark_best(summary: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
+    """Mark the best row of each metric among the rows that agree in the columns `within`, as `compare_table` does."""
     table = summary.copy()
-    groups = [table[name] for name in BEST_WITHIN]
+    groups = [table[name] for name in within]
     for name, metric in METRICS.items():
         sign = 1.0 if metric.direction == "lower" else -1.0
         values = (table[name].astype(float) * sign).replace([math.inf, -math.inf], math.nan)

@@ -45,7 +45,7 @@ def read_results(paths: PathLike | Sequence[PathLike]) -> list[Record]:
         RecordError: a path holds no record, or a record is malformed; the message names file and field.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    files = [file for path in listed for file in _record_files(Path(path))]
+    files = [file for path in listed for file in record_files(Path(path))]
     latest: dict[str, Record] = {}
     repeated: set[str] = set()
     for file in dict.fromkeys(file.resolve() for file in files):
@@ -59,7 +59,7 @@ def read_results(paths: PathLike | Sequence[PathLike]) -> list[Record]:
         warnings.warn(
             f"{len(repeated)} cells occur more than once; the latest record of each is used", UserWarning, stacklevel=2
         )
-    return sorted(latest.values(), key=_record_order)
+    return sorted(latest.values(), key=record_order)
 
 
 def records_of(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> list[Record]:
@@ -274,8 +274,15 @@ def _identity(record: Record, labels: dict[tuple[str, str, str | None], str]) ->
     }
 
 
-def _record_files(path: Path) -> list[Path]:
-    """Return the record files of one path, sorted."""
+def record_files(path: Path) -> list[Path]:
+    """Return the record files of one path, sorted.
+
+    Args:
+        path: a record file, a folder of records, a results folder, or a tree with such folders somewhere below.
+
+    Raises:
+        RecordError: there are none.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():
@@ -288,7 +295,8 @@ def _record_files(path: Path) -> list[Path]:
     return files
 
 
-def _record_order(record: Record) -> tuple[object, ...]:
+def record_order(record: Record) -> tuple[object, ...]:
+    """Return the sort key of a record: model, family, task, basis (neurons first), method, id."""
     cell = record.cell
     return (
         cell.model,

@@ -84,6 +84,21 @@ def split_settings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     Raises:
         RecordError: two cells of one setting agree in task, basis and method too, so that a picture would mix them.
     """
+    parts = setting_parts(frame)
+    for _, part in parts:
+        _refuse_mixtures(part)
+    return parts
+
+
+def setting_parts(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Do the same where cells that agree in task, basis and method are told apart in another way.
+
+    Args:
+        frame: what `load_results` or `summarise` returned.
+
+    Returns:
+        (title, part) for each setting; titles differ from each other.
+    """
     shared = [name for name in SETTING if name != "layers"]
     parts: list[pd.DataFrame] = []
     layers: list[list[str]] = []
@@ -91,8 +106,6 @@ def split_settings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         split = _split_layers(whole)
         parts += split
         layers += [_layer_pieces(part, always=len(split) > 1) for part in split]
-    for part in parts:
-        _refuse_mixtures(part)
     titles = [_title(part, named, in_full=False) for part, named in zip(parts, layers, strict=True)]
     if len(set(titles)) < len(titles):
         titles = [_title(part, named, in_full=True) for part, named in zip(parts, layers, strict=True)]

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import sync_playwright
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from basisbench.store import file_name
 from figures import Figures
-from synthetic_records import synthetic_record
+from report_pages import browser_path, first_view_seconds, two_thousand_records
+from synthetic_records import synthetic_record, write_suite
 
 CLI = [sys.executable, "-m", "basisbench.cli"]
 
@@ -44,6 +46,22 @@ def test_validating_a_thousand_records(benchmark: BenchmarkFixture, figures: Fig
     seconds += [seconds_of([*CLI, "validate", "."], tmp_path) for _ in range(2)]
     median = statistics.median(seconds)
     figures.value("basisbench validate of 1,000 records", "5 seconds", 1.0, median / 5, median)
+
+
+@pytest.mark.slow
+def test_a_page_of_two_thousand_cells(benchmark: BenchmarkFixture, figures: Figures, tmp_path: Path) -> None:
+    """Writing it, as a whole process, and its first view in a browser that has never seen it."""
+    path = browser_path()
+    write_suite(tmp_path / "run", two_thousand_records(examples=100))
+    command = [*CLI, "report", "run", "--out", "page"]
+    taken = benchmark.pedantic(seconds_of, args=(command, tmp_path), rounds=1)
+    figures.value("basisbench report of 2,000 cells", "60 seconds", 1.0, taken / 60, taken)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        file = tmp_path / "page" / "index.html"
+        median = statistics.median(first_view_seconds(browser, file) for _ in range(figures.rounds))
+        browser.close()
+    figures.value("first view of a page of 2,000 cells", "2 seconds", 1.0, median / 2, median)
 
 
 @pytest.mark.slow

@@ -1,0 +1,15 @@
+"""The page of results: opens from disk, without a server, a network or torch.
+
+1. Read the records folder by folder, each with its standing (`sources`).
+2. Lay cells, curves and details out in columns (`layout`, `detail`), with example prompts of the tasks (`prompts`).
+3. Write them as scripts beside the page, because a page opened from disk may load scripts but no other file (`write`).
+
+Records come from strangers, so every string in them is hostile: the template escapes, the page's scripts only ever set
+text, and the page forbids itself inline scripts and every connection.
+"""
+
+from __future__ import annotations
+
+from basisbench.report.write import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,250 @@
+"""From records to what the page shows: a row per cell, and its curve.
+
+1. Lay all cells out with `summarise` and `frame_of`, in the order of tables, reference runs first.
+2. Tell apart what must not be mixed: a number per setting, a label per task (with its version, and its data where one
+   version was tokenised in several ways), a label per basis (with the submission's name where the same basis occurs in
+   several folders).
+3. Mark the best row of every setting, task, family and method.
+
+Columns of text are coded: each distinct text once, then an index per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import pandas as pd
+
+from basisbench.compare import mark_best
+from basisbench.frame import frame_of, summarise
+from basisbench.metrics import METRICS, not_reached_bound
+from basisbench.plot_cost import METHOD_MARKERS
+from basisbench.plot_style import DASH_DOT, DASHED, DOTTED, LONG, WINDOW, Style, basis_styles, method_styles
+from basisbench.report.detail import cell_detail
+from basisbench.report.sources import Cell, Source
+from basisbench.setting import basis_order, family_order, method_order, setting_parts, unique
+
+SHOWN = (
+    "nodes_to_80",
+    "bits_to_80",
+    "settled_to_90",
+    "area_faithfulness",
+    "area_distance",
+    "seconds",
+    "peak_memory_bytes",
+)
+"""Metrics of the leaderboard, in its order."""
+
+CURVE_COLUMNS = (
+    *("size", "bits", "share", "distinct_units"),
+    *("faithfulness", "faithfulness_low", "faithfulness_high"),
+    *("completeness", "completeness_low", "completeness_high"),
+)
+
+PLACE = ("setting", "task_label", "family")
+"""What lines must share to stand in one picture."""
+
+CELLS_PER_FILE = 20
+
+_DASHES: Mapping[object, str] = {
+    "-": "solid",
+    DASHED: "9px,3px",
+    DOTTED: "2px,3px",
+    DASH_DOT: "11px,3px,2px,3px",
+    LONG: "16px,4px",
+}
+_SYMBOLS: Mapping[str, str] = {
+    "o": "circle",
+    "s": "square",
+    "X": "x",
+    "D": "diamond",
+    "P": "cross",
+    "h": "hexagon",
+    "^": "triangle-up",
+    "v": "triangle-down",
+    "<": "triangle-left",
+    ">": "triangle-right",
+}
+
+Json: TypeAlias = "dict[str, object]"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the page loads.
+
+    Attributes:
+        catalogue: rows of the leaderboard, and everything that the page needs at once.
+        curves: a file of lines per setting, task and family, each loaded when it is looked at.
+        details: files of `CELLS_PER_FILE` cells each, by key.
+    """
+
+    catalogue: Json
+    curves: tuple[Json, ...]
+    details: tuple[Json, ...]
+
+
+def lay_out(sources: Sequence[Source]) -> Layout:
+    """Lay the records of results folders out for the page."""
+    cells = sorted(
+        ((cell, number) for number, source in enumerate(sources) for cell in source.cells),
+        key=lambda item: (_table_order(item[0]), item[1]),
+    )
+    table = _table(cells, sources)
+    places = table.groupby(list(PLACE), sort=True).ngroup()
+    table["curve"] = places
+    keys = [str(key) for key in table["key"]]
+    details = [cell_detail(cell, sources[number]) for cell, number in cells]
+    return Layout(
+        catalogue=_catalogue(table, sources),
+        curves=tuple(_curves([cell for cell, _ in cells], places.tolist(), keys)),
+        details=tuple(
+            dict(zip(keys[start : start + CELLS_PER_FILE], details[start : start + CELLS_PER_FILE], strict=True))
+            for start in range(0, len(keys), CELLS_PER_FILE)
+        ),
+    )
+
+
+def _table_order(cell: Cell) -> tuple[object, ...]:
+    """Put the bases that compete, under one method, next to each other."""
+    asked = cell.record.cell
+    return (
+        *(asked.model, asked.ablation, asked.error_policy, asked.granularity, asked.seed),
+        *(family_order(asked.family), asked.task, asked.task_version),
+        *(method_order(asked.method), basis_order(asked.basis), cell.record.id),
+    )
+
+
+def _table(cells: Sequence[tuple[Cell, int]], sources: Sequence[Source]) -> pd.DataFrame:
+    """Return `summarise`'s rows with the columns that the page needs besides."""
+    records = [cell.record for cell, _ in cells]
+    table = summarise(records)
+    table["source"] = [sources[number].name for _, number in cells]
+    table["status"] = [sources[number].status for _, number in cells]
+    titles = []
+    for number, (title, part) in enumerate(setting_parts(table)):
+        table.loc[part.index, "setting"] = number
+        titles.append(title)
+    table["setting"] = table["setting"].astype(int)
+    table["task_label"] = _task_labels(table, [record.identities.data for record in records])
+    table["basis"] = _basis_labels(table)
+    table["most_bits"] = [not_reached_bound(total, "bits_to_80") for total in table["total_nodes"]]
+    table["key"] = _distinct([record.id for record in records])
+    table.attrs["settings"] = titles
+    return table
+
+
+def _task_labels(table: pd.DataFrame, data: Sequence[str]) -> list[str]:
+    """Name tasks, with version and, where one setting holds several data of one version, with the data."""
+    rows = pd.DataFrame({"setting": table["setting"], "task": table["task"], "version": table["task_version"]})
+    rows["data"] = data
+    versions = rows.groupby("task")["version"].transform("nunique")
+    contents = rows.groupby(["setting", "task", "version"])["data"].transform("nunique")
+    return [
+        f"{task}{f' v{version}' if several else ''}{f' (data {digest[:8]})' if mixed > 1 else ''}"
+        for task, version, digest, several, mixed in zip(
+            rows["task"], rows["version"], rows["data"], versions > 1, contents, strict=True
+        )
+    ]
+
+
+def _basis_labels(table: pd.DataFrame) -> list[str]:
+    """Add the folder's name to a basis that another folder has too; the first folder, the reference, keeps it bare."""
+    first: dict[str, str] = {}
+    for order in ("reference", "verified", "self-reported"):
+        for basis, source, status in zip(table["basis"], table["source"], table["status"], strict=True):
+            if status == order:
+                first.setdefault(basis, source)
+    return [
+        basis if first.get(basis, source) == source else f"{basis} [{source}]"
+        for basis, source in zip(table["basis"], table["source"], strict=True)
+    ]
+
+
+def _distinct(ids: Sequence[str]) -> list[str]:
+    """Number ids that occur more than once."""
+    seen: dict[str, int] = {}
+    keys = []
+    for name in ids:
+        seen[name] = seen.get(name, 0) + 1
+        keys.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
+    return keys
+
+
+def _catalogue(table: pd.DataFrame, sources: Sequence[Source]) -> Json:
+    best = mark_best(table, [*PLACE, "method"])
+    columns: Json = {name: _column(table[name]) for name in table.columns}
+    columns["best"] = [
+        sum(1 << bit for bit, won in enumerate(row) if won)
+        for row in best[[f"{name}_best" for name in SHOWN]].itertuples(index=False)
+    ]
+    bases = basis_styles(unique(table, "basis"))
+    methods = method_styles(unique(table, "method"))
+    return {
+        "count": len(table),
+        "columns": columns,
+        "frame": [name for name in table.columns if name not in ("task_label", "setting", "most_bits", "key", "curve")],
+        "shown": SHOWN,
+        "metrics": {
+            name: {"title": metric.title, "direction": metric.direction, "unit": metric.unit, "meaning": metric.meaning}
+            for name, metric in METRICS.items()
+        },
+        "settings": table.attrs["settings"],
+        "bases": [{"name": name, **_style(bases[name])} for name in sorted(bases, key=basis_order)],
+        "methods": [
+            {
+                "name": name,
+                **_style(methods[name]),
+                "costSymbol": _SYMBOLS[METHOD_MARKERS[index % len(METHOD_MARKERS)]],
+            }
+            for index, name in enumerate(sorted(methods, key=method_order))
+        ],
+        "families": sorted(unique(table, "family"), key=family_order),
+        "window": WINDOW,
+        "cellsPerFile": CELLS_PER_FILE,
+        "sources": [_source(source) for source in sources],
+    }
+
+
+def _column(values: pd.Series) -> object:
+    """Return a column as a list of numbers, or as its distinct texts with an index per row."""
+    if pd.api.types.is_bool_dtype(values):
+        return values.tolist()
+    if pd.api.types.is_numeric_dtype(values):
+        return [_shorten(value) for value in values.tolist()]
+    codes, texts = pd.factorize(values.astype(str))
+    return {"codes": codes.tolist(), "texts": texts.tolist()}
+
+
+def _shorten(value: float) -> float:
+    """Keep six digits: records have five."""
+    return value if isinstance(value, int) else float(f"{value:.6g}")
+
+
+def _style(style: Style) -> Json:
+    return {"colour": style.colour, "dash": _DASHES[style.line], "symbol": _SYMBOLS[style.marker]}
+
+
+def _source(source: Source) -> Json:
+    card = source.card
+    return {
+        "name": source.name,
+        "status": source.status,
+        "cells": len(source.cells),
+        "card": None if card is None else card.model_dump(mode="json"),
+    }
+
+
+def _curves(cells: Sequence[Cell], places: Sequence[int], keys: Sequence[str]) -> list[Json]:
+    """Return the lines of every setting, task and family: a list of numbers per column, by key of the cell."""
+    frame = frame_of([cell.record for cell in cells])
+    columns = {name: frame[name].tolist() for name in CURVE_COLUMNS}
+    files: list[Json] = [{} for _ in range(max(places) + 1)]
+    start = 0
+    for cell, place, key in zip(cells, places, keys, strict=True):
+        end = start + len(cell.record.curve.sizes)
+        files[place][key] = {name: [_shorten(value) for value in columns[name][start:end]] for name in CURVE_COLUMNS}
+        start = end
+    return files

@@ -1,0 +1,61 @@
+// How numbers are written: as in the tables of `basisbench compare`.
+"use strict";
+
+basisbench.numbers = (() => {
+  function plain(value, unit) {
+    if (value === null || Number.isNaN(value)) return "n/a";
+    if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
+    if (unit === "bytes") return group((value / 2 ** 20).toFixed(0));
+    if (unit === "s")
+      return value < 1 ? significant(value, 2) : value < 10 ? value.toFixed(1) : group(value.toFixed(0));
+    if (unit === "1") return value.toFixed(2);
+    return value > 0 && value < 10 ? value.toFixed(1) : group(value.toFixed(0));
+  }
+
+  // A narrow space between thousands, as the SI has it.
+  const group = (digits) => (digits.length < 5 ? digits : digits.replace(/\B(?=(\d{3})+$)/g, "\u202f"));
+
+  const significant = (value, digits) => (value === 0 ? "0" : String(Number(value.toPrecision(digits))));
+
+  // A target that is not reached exceeds all nodes, or the bits of as many as take the most.
+  function censored(value, unit, bound) {
+    return value === Infinity && Number.isFinite(bound) ? `>${plain(bound, unit)}` : plain(value, unit);
+  }
+
+  function interval(low, high, unit, bound) {
+    return `[${censored(low, unit, bound)}, ${censored(high, unit, bound)}]`;
+  }
+
+  // Ticks: 0, 10, 1k, 100k, 1M.
+  function short(value) {
+    for (const [bound, letter] of [
+      [1e9, "G"],
+      [1e6, "M"],
+      [1e3, "k"],
+    ]) {
+      if (value >= bound) return `${significant(value / bound, 3)}${letter}`;
+    }
+    return significant(value, 3);
+  }
+
+  // Middle value; of an even number the mean of the two in the middle, infinite where one of them is.
+  function median(values) {
+    const known = values.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
+    if (known.length === 0) return NaN;
+    const half = known.length / 2;
+    return known.length % 2 ? known[Math.floor(half)] : (known[half - 1] + known[half]) / 2;
+  }
+
+  // The value at a quantile, always one of the values: these may be infinite.
+  function quantile(values, share) {
+    const known = values.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
+    return known.length ? known[Math.max(0, Math.ceil(known.length * share) - 1)] : NaN;
+  }
+
+  const heading = (metric) =>
+    metric.unit === "bytes" ? `${metric.title} (MiB)` : metric.unit === "s" ? `${metric.title} (s)` : metric.title;
+
+  const describe = (metric) => `${metric.meaning}; ${metric.direction} is better`;
+
+  return {plain, censored, interval, short, significant, median, quantile, heading, describe};
+})();

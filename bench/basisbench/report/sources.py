@@ -1,0 +1,155 @@
+"""Where records come from: results folders, and what stands behind the numbers of each.
+
+1. Find the record files of every path and the results folder that each belongs to.
+2. Read the records of each folder; a cell found twice in one folder counts once, the latest record of it. The same cell
+   in two folders stays two cells, for a submission may repeat what the reference run measured.
+3. A folder with a `submission.json` is a submission: its card says who made it, its standing who checked it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from basisbench.errors import RecordError
+from basisbench.frame import PathLike, record_files, record_order
+from basisbench.record import Record, read_record
+from basisbench.schema import describe_problem
+from basisbench.store import RECORDS_FOLDER
+
+CARD = "submission.json"
+LARGEST_CARD = 1 << 20
+"""Bytes of a `submission.json` that are read at most."""
+
+Text = Annotated[str, Field(max_length=2000)]
+
+
+class Code(BaseModel):
+    """Where the submitted code lies."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    repository: Text | None = None
+    revision: Text | None = None
+
+
+class Card(BaseModel):
+    """What a submission says about itself; fields that the page does not show are left alone."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: Text
+    title: Text = ""
+    authors: tuple[Text, ...] = ()
+    link: Text | None = None
+    code: Code | None = None
+    licence: Text | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A record and the file that it was read from."""
+
+    record: Record
+    file: Path
+
+
+@dataclass(frozen=True)
+class Source:
+    """A results folder.
+
+    Attributes:
+        name: what the page calls it: the submission's name, or the folder's.
+        folder: the folder.
+        status: "reference", "self-reported" or "verified".
+        card: what a submission says about itself, None for a reference run.
+        cells: its cells, in the order of tables.
+    """
+
+    name: str
+    folder: Path
+    status: str
+    card: Card | None
+    cells: tuple[Cell, ...]
+
+
+def read_sources(paths: PathLike | Sequence[PathLike]) -> list[Source]:
+    """Read results folder by folder, reference runs first.
+
+    Args:
+        paths: results folders, folders of records, record files, or trees of those.
+
+    Raises:
+        RecordError: a path holds no record, or a record or a submission's card is malformed.
+    """
+    listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    files = dict.fromkeys(file.resolve() for path in listed for file in record_files(Path(path)))
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        by_folder.setdefault(_results_folder(file), []).append(file)
+    sources = [_read_source(folder, own) for folder, own in by_folder.items()]
+    sources.sort(key=lambda source: (source.card is not None, source.name, str(source.folder)))
+    return _distinctly_named(sources)
+
+
+def standing_of(folder: Path) -> str:
+    """Return who stands behind a folder's numbers: "reference", "self-reported" or "verified"."""
+    if not (folder / CARD).is_file():
+        return "reference"
+    try:
+        verification = importlib.import_module("basisbench.verification")
+    except ModuleNotFoundError as error:
+        if error.name != "basisbench.verification":
+            raise
+        return "self-reported"  # nothing can be verified without it
+    return str(verification.standing(folder))
+
+
+def _results_folder(file: Path) -> Path:
+    """Return the results folder of a record file: above `records/`, or the folder that holds the file."""
+    return file.parent.parent if file.parent.name == RECORDS_FOLDER else file.parent
+
+
+def _read_source(folder: Path, files: Sequence[Path]) -> Source:
+    latest: dict[str, Cell] = {}
+    for file in files:
+        record = read_record(file)
+        known = latest.get(record.id)
+        if known is None or record.created >= known.record.created:
+            latest[record.id] = Cell(record, file)
+    card = _read_card(folder / CARD)
+    cells = tuple(sorted(latest.values(), key=lambda cell: record_order(cell.record)))
+    return Source(folder.name if card is None else card.name, folder, standing_of(folder), card, cells)
+
+
+def _read_card(path: Path) -> Card | None:
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST_CARD + 1)
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if len(content) > LARGEST_CARD:
+        raise RecordError(f"{path}: larger than {LARGEST_CARD} bytes, so it is no submission's card")
+    try:
+        return Card.model_validate_json(content)
+    except ValidationError as error:
+        raise RecordError(f"{path}: {describe_problem(error)}") from error
+
+
+def _distinctly_named(sources: Sequence[Source]) -> list[Source]:
+    """Number the names that would otherwise be the same."""
+    names = [source.name for source in sources]
+    return [
+        source
+        if names.count(source.name) == 1
+        else replace(source, name=f"{source.name} ({names[: index + 1].count(source.name)})")
+        for index, source in enumerate(sources)
+    ]
