@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import types
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from basisbench.report import write, write_report
 from basisbench.report.detail import field_descriptions
 from basisbench.report.layout import Layout, lay_out
 from basisbench.report.prompts import example_prompts, prompts_key
-from basisbench.report.sources import Cell, Source, read_sources, standing_of
+from basisbench.report.sources import Cell, Source, read_sources
 from report_pages import HOSTILE, browser_path, reference_records, renamed, write_tree
 from synthetic_records import synthetic_record, write_suite
 
@@ -34,7 +33,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def laid_out(*records: Any, **more: Any) -> Layout:
     sources = [
-        Source("run", Path("run"), "reference", None, tuple(Cell(r, Path(f"run/records/{r.id}.json")) for r in records))
+        Source("run", Path("run"), "verified", None, tuple(Cell(r, Path(f"run/records/{r.id}.json")) for r in records))
     ]
     sources += [
         Source(
@@ -54,7 +53,7 @@ def test_a_tree_is_read_folder_by_folder(tree: Path) -> None:
     reference, rotor = read_sources(tree)
     assert (reference.name, reference.status, len(reference.cells)) == (
         "reference",
-        "reference",
+        "self-reported",
         len(reference_records()),
     )
     assert (rotor.name, rotor.status, len(rotor.cells)) == ("rotor", "self-reported", 2)
@@ -64,13 +63,16 @@ def test_a_tree_is_read_folder_by_folder(tree: Path) -> None:
 
 
 def test_standing_is_asked_of_the_verification(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Path] = []
-    module = types.ModuleType("basisbench.verification")
-    module.standing = lambda folder: asked.append(folder) or "verified"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "basisbench.verification", module)
-    assert standing_of(tree / "submissions" / "rotor") == "verified"
-    assert standing_of(tree / "reference") == "reference"
-    assert asked == [tree / "submissions" / "rotor"]
+    from basisbench.report import sources
+
+    def standing(folder: Path) -> str:
+        return "verified" if folder.name == "rotor" else "self-reported"
+
+    monkeypatch.setattr(sources, "standing", standing)
+    assert [(source.name, source.status) for source in read_sources(tree)] == [
+        ("reference", "self-reported"),
+        ("rotor", "verified"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """From records to what the page shows: a row per cell, and its curve.
 
-1. Lay all cells out with `summarise` and `frame_of`, in the order of tables, reference runs first.
+1. Lay all cells out with `summarise` and `frame_of`, in the order of tables, runs that are no submissions first.
 2. Tell apart what must not be mixed: a number per setting, a label per task (with its version, and its data where one
    version was tokenised in several ways), a label per basis (with the submission's name where the same basis occurs in
    several folders).
@@ -129,7 +129,7 @@ def _table(cells: Sequence[tuple[Cell, int]], sources: Sequence[Source]) -> pd.D
         titles.append(title)
     table["setting"] = table["setting"].astype(int)
     table["task_label"] = _task_labels(table, [record.identities.data for record in records])
-    table["basis"] = _basis_labels(table)
+    table["basis"] = _basis_labels(table, [source.name for source in sources])
     table["most_bits"] = [not_reached_bound(total, "bits_to_80") for total in table["total_nodes"]]
     table["key"] = _distinct([record.id for record in records])
     table.attrs["settings"] = titles
@@ -150,13 +150,12 @@ def _task_labels(table: pd.DataFrame, data: Sequence[str]) -> list[str]:
     ]
 
 
-def _basis_labels(table: pd.DataFrame) -> list[str]:
-    """Add the folder's name to a basis that another folder has too; the first folder, the reference, keeps it bare."""
+def _basis_labels(table: pd.DataFrame, order: Sequence[str]) -> list[str]:
+    """Add the folder's name to a basis that another folder has too; the first folder keeps it bare."""
     first: dict[str, str] = {}
-    for order in ("reference", "verified", "self-reported"):
-        for basis, source, status in zip(table["basis"], table["source"], table["status"], strict=True):
-            if status == order:
-                first.setdefault(basis, source)
+    for source in order:
+        for basis in unique(table[table["source"] == source], "basis"):
+            first.setdefault(basis, source)
     return [
         basis if first.get(basis, source) == source else f"{basis} [{source}]"
         for basis, source in zip(table["basis"], table["source"], strict=True)

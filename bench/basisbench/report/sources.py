@@ -2,13 +2,13 @@
 
 1. Find the record files of every path and the results folder that each belongs to.
 2. Read the records of each folder; a cell found twice in one folder counts once, the latest record of it. The same cell
-   in two folders stays two cells, for a submission may repeat what the reference run measured.
-3. A folder with a `submission.json` is a submission: its card says who made it, its standing who checked it.
+   in two folders stays two cells, for a submission may repeat what another run measured.
+3. A folder with a `submission.json` is a submission: its card says who made it. Whether a folder's numbers were checked
+   by running some of them again is its standing (`basisbench.verification`).
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from basisbench.frame import PathLike, record_files, record_order
 from basisbench.record import Record, read_record
 from basisbench.schema import describe_problem
 from basisbench.store import RECORDS_FOLDER
+from basisbench.verification import Standing, standing
 
 CARD = "submission.json"
 LARGEST_CARD = 1 << 20
@@ -67,20 +68,20 @@ class Source:
     Attributes:
         name: what the page calls it: the submission's name, or the folder's.
         folder: the folder.
-        status: "reference", "self-reported" or "verified".
-        card: what a submission says about itself, None for a reference run.
+        status: what stands behind its numbers.
+        card: what a submission says about itself, None for a run that is none.
         cells: its cells, in the order of tables.
     """
 
     name: str
     folder: Path
-    status: str
+    status: Standing
     card: Card | None
     cells: tuple[Cell, ...]
 
 
 def read_sources(paths: PathLike | Sequence[PathLike]) -> list[Source]:
-    """Read results folder by folder, reference runs first.
+    """Read results folder by folder, runs that are no submissions first.
 
     Args:
         paths: results folders, folders of records, record files, or trees of those.
@@ -98,19 +99,6 @@ def read_sources(paths: PathLike | Sequence[PathLike]) -> list[Source]:
     return _distinctly_named(sources)
 
 
-def standing_of(folder: Path) -> str:
-    """Return who stands behind a folder's numbers: "reference", "self-reported" or "verified"."""
-    if not (folder / CARD).is_file():
-        return "reference"
-    try:
-        verification = importlib.import_module("basisbench.verification")
-    except ModuleNotFoundError as error:
-        if error.name != "basisbench.verification":
-            raise
-        return "self-reported"  # nothing can be verified without it
-    return str(verification.standing(folder))
-
-
 def _results_folder(file: Path) -> Path:
     """Return the results folder of a record file: above `records/`, or the folder that holds the file."""
     return file.parent.parent if file.parent.name == RECORDS_FOLDER else file.parent
@@ -125,7 +113,7 @@ def _read_source(folder: Path, files: Sequence[Path]) -> Source:
             latest[record.id] = Cell(record, file)
     card = _read_card(folder / CARD)
     cells = tuple(sorted(latest.values(), key=lambda cell: record_order(cell.record)))
-    return Source(folder.name if card is None else card.name, folder, standing_of(folder), card, cells)
+    return Source(folder.name if card is None else card.name, folder, standing(folder), card, cells)
 
 
 def _read_card(path: Path) -> Card | None:

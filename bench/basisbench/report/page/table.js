@@ -18,7 +18,7 @@ basisbench.table = (() => {
     "source",
     "status",
   ];
-  const STATUS_ORDER = ["verified", "reference", "self-reported"];
+  const STATUS_ORDER = ["verified", "self-reported"];
   const sort = {column: null, ascending: true};
   let catalogue,
     columns,
