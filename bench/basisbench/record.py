@@ -32,18 +32,21 @@ from basisbench.record_parts import (
     Environment,
     Group,
     Guard,
-    Name,
-    Positive,
     Seconds,
     SubsetCheck,
     TopNode,
     expect_length,
 )
-from basisbench.schema import Frozen, describe_problem
+from basisbench.safe_files import READ_BYTES, read_bounded
+from basisbench.schema import LARGEST, Count, Frozen, Name, Positive, describe_problem
 from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
+from basisbench.upgrade import upgraded_text
 from basisbench.version import __version__
 
 SCHEMA_VERSION: Literal[1] = 1
+_ID_SCHEME = 1
+"""Part of what an id hashes. It stays when the schema gets a new version, so that upgraded records keep their ids."""
+
 TEMPORARY_SUFFIX = ".partial"
 
 __all__ = [
@@ -63,6 +66,7 @@ __all__ = [
     "SubsetCheck",
     "TopNode",
     "cell_id",
+    "parse_record",
     "read_record",
     "write_record",
 ]
@@ -84,7 +88,7 @@ class CellConfig(Frozen):
     granularity: Granularity = Field(
         default="position", description="position: a node is (layer, position, unit); unit: all positions together"
     )
-    seed: int = Field(default=0, description="seed of the pairs, of random scores and of random bases")
+    seed: int = Field(default=0, ge=-LARGEST, le=LARGEST, description="seed of the pairs, of random scores and of random bases")
     attribution_pairs: Positive = Field(description="pairs asked for in the attribution split; `groups` has those used")
     evaluation_pairs: Positive = Field(description="pairs asked for in the evaluation split; `groups` has those used")
     ranking: Literal["absolute"] = Field(default="absolute", description="nodes are ranked by |score|, largest first")
@@ -93,8 +97,8 @@ class CellConfig(Frozen):
     subset_sizes: tuple[Positive, ...] = Field(
         default=(), description="circuit sizes at which random halves of the complement are ablated"
     )
-    subset_draws: int = Field(default=0, ge=0, description="random halves at each of these sizes")
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = Field(
+    subset_draws: Count = Field(default=0, description="random halves at each of these sizes")
+    layers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
         default=None,
         description="layers that the family is restricted to, because some basis of the run covers no others; null for "
         "all of the model's",
@@ -232,7 +236,7 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
         24 hexadecimal digits of a SHA-256 digest.
     """
     content = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": _ID_SCHEME,
         "basisbench": version,
         # A field that came later is left out at its default: older records keep their ids.
         "cell": config.model_dump(mode="json", exclude={"layers"} if config.layers is None else None),
@@ -243,7 +247,7 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read and check one record.
+    """Read and check one record; one of an earlier schema is upgraded (`basisbench.upgrade`).
 
     Args:
         path: a JSON file that `write_record` wrote.
@@ -253,13 +257,29 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     """
     path = Path(path)
     try:
-        return Record.model_validate_json(path.read_bytes(), strict=True)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return parse_record(read_bounded(path, READ_BYTES))
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+def parse_record(data: bytes) -> Record:
+    """Check the content of a record's file.
+
+    Args:
+        data: what the file holds.
+
+    Raises:
+        RecordError: it is not JSON, a field is wrong, or it is of a later schema. The message begins with the field.
+    """
+    try:
+        try:
+            return Record.model_validate_json(data, strict=True)
+        except ValidationError:
+            if (text := upgraded_text(data, SCHEMA_VERSION)) is None:
+                raise
+        return Record.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise RecordError(f"{path}: {describe_problem(error)}") from error
-    except OverflowError as error:  # whole numbers have no bound of their own, and their mean is a float
-        raise RecordError(f"{path}: a number is too large to count anything: {error}") from error
+        raise RecordError(describe_problem(error)) from error
 
 
 def write_record(record: Record, path: str | os.PathLike[str]) -> None:
