@@ -121,7 +121,7 @@ def test_records_cannot_be_changed(full_record: Record) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        (("schema_version",), 2, "schema_version: input should be 1, found 2"),
+        (("schema_version",), 2, "schema_version: found 2, but BasisBench"),
         (("cell", "seed"), "0", "cell.seed: input should be a valid integer, found '0'"),
         (("cell", "ablation"), "median", "cell.ablation: input should be 'mean', 'counterfactual' or 'zero'"),
         (("cell", "surprise"), 1, "cell.surprise: extra inputs are not permitted"),

@@ -85,8 +85,9 @@ def _contradictions_of_counts(record: Record) -> Iterator[str]:
             yield f"groups[{index}].error_nodes: found {group.error_nodes}, expected {errors}: {_why_errors(record)}"
         if group.nodes != units * positions + errors:
             yield (
-                f"groups[{index}].nodes: found {group.nodes}, but {units} units (counts.units_per_layer) at {positions} "
-                f"position{'s' if positions > 1 else ''} and {errors} errors make {units * positions + errors}"
+                f"groups[{index}].nodes: found {group.nodes}, but {units} units (counts.units_per_layer) at "
+                f"{positions} position{'s' if positions > 1 else ''} and {errors} errors make "
+                f"{units * positions + errors}"
             )
     if record.identities.dictionary is not None and record.cost.dictionary_bytes == 0:
         yield "cost.dictionary_bytes: is 0, but identities.dictionary names trained weights"
@@ -106,7 +107,9 @@ def _why_errors(record: Record) -> str:
 def _contradictions_of_sizes(record: Record) -> Iterator[str]:
     sizes = record.curve.sizes
     if record.cell.sizes == "1-2-5" and sizes != (grid := sizes_grid(record.counts.nodes_max)):
-        index = next((i for i, (a, b) in enumerate(zip(sizes, grid, strict=False)) if a != b), min(map(len, (sizes, grid))))
+        index = next(
+            (i for i, (a, b) in enumerate(zip(sizes, grid, strict=False)) if a != b), min(map(len, (sizes, grid)))
+        )
         wanted = grid[index] if index < len(grid) else "no more"
         yield f"curve.sizes[{index}]: the grid 1-2-5 of {record.counts.nodes_max} nodes has {wanted} there"
 
@@ -123,7 +126,11 @@ def _near(found: float, expected: float) -> bool:
 
 def _contradictions_of_nodes(record: Record) -> Iterator[str]:
     curve, counts, groups = record.curve, record.counts, record.groups
-    for name, values in (("feature_nodes", curve.feature_nodes), ("error_nodes", curve.error_nodes), ("units", curve.units)):
+    for name, values in (
+        ("feature_nodes", curve.feature_nodes),
+        ("error_nodes", curve.error_nodes),
+        ("units", curve.units),
+    ):
         for index, (before, after) in enumerate(pairwise(values), start=1):
             if after < before:
                 yield f"curve.{name}[{index}]: {after:g} after {before:g}: a larger circuit holds the smaller one"
@@ -146,7 +153,7 @@ def _contradictions_of_nodes(record: Record) -> Iterator[str]:
             yield f"curve.units[{index}]: {units:g} distinct units in {features:g} nodes (curve.feature_nodes[{index}])"
             break
         if units * positions < features and not _near(units * positions, features):
-            yield f"curve.units[{index}]: {units:g} units have fewer nodes than curve.feature_nodes[{index}], {features:g}"
+            yield f"curve.units[{index}]: {units:g} units have no {features:g} nodes (curve.feature_nodes[{index}])"
             break
     for name, found, expected in (
         ("error_nodes", curve.error_nodes[-1], _pooled(record, [group.error_nodes for group in groups])),
@@ -167,19 +174,20 @@ def _contradictions_of_values(record: Record) -> Iterator[str]:
     cell, curve = record.cell, record.curve
     full, empty = np.array(record.endpoints.full), np.array(record.endpoints.empty)
     circuit, complement = np.array(curve.circuit), np.array(curve.complement)
-    for place, row in (("endpoints.full", full), ("endpoints.empty", empty)):
-        if np.abs(row).max() > LARGEST_LOGIT:
-            yield f"{place}[{int(np.abs(row).argmax())}]: expected a logit, found {row[np.abs(row).argmax()]:g}"
+    for place, values in (("endpoints.full", full), ("endpoints.empty", empty)):
+        if np.abs(values).max() > LARGEST_LOGIT:
+            index = int(np.abs(values).argmax())
+            yield f"{place}[{index}]: expected a logit, found {values[index]:g}"
     for name, matrix in (("circuit", circuit), ("complement", complement)):
         if np.abs(matrix).max() > LARGEST_LOGIT:
-            size, example = np.unravel_index(np.abs(matrix).argmax(), matrix.shape)
-            yield f"curve.{name}[{size}][{example}]: expected a logit, found {matrix[size, example]:g}"
+            size, column = divmod(int(np.abs(matrix).argmax()), matrix.shape[1])
+            yield f"curve.{name}[{size}][{column}]: expected a logit, found {matrix[size, column]:g}"
     exact = record.guard is None
     ends_full = cell.error_policy != "ablate" or exact
     ends_empty = cell.error_policy != "keep" or exact
     tolerance = tolerance_of(record)
     for group, columns in _group_columns(record.groups):
-        whole = [index for index, size in enumerate(curve.sizes) if size >= group.nodes]
+        whole = [index for index, nodes in enumerate(curve.sizes) if nodes >= group.nodes]
         # Where the divergence is asked for, the empty circuit is run, and a norm may lie between its nodes and the
         # outputs at which F(0) is taken.
         for applies, name, values, rows, end, expected in (
@@ -189,13 +197,13 @@ def _contradictions_of_values(record: Record) -> Iterator[str]:
             (ends_empty, "complement", complement, whole, "empty", empty),
         ):
             for row in rows if applies else ():
-                example = first_apart(expected[columns], values[row, columns], tolerance)
-                if example is None:
+                first = first_apart(expected[columns], values[row, columns], tolerance)
+                if first is None:
                     continue
-                example += columns.start
+                example = columns.start + first
                 yield (
-                    f"curve.{name}[{row}][{example}]: found {values[row, example]:g}, but endpoints.{end}[{example}] is "
-                    f"{expected[example]:g}, and a circuit of {'no' if row == 0 else 'all'} nodes makes them one number"
+                    f"curve.{name}[{row}][{example}]: found {values[row, example]:g}, but endpoints.{end}[{example}] "
+                    f"is {expected[example]:g}, and a circuit of {'all' if row else 'no'} nodes makes them one number"
                 )
 
 
@@ -225,7 +233,9 @@ def _contradictions_of_top_nodes(record: Record) -> Iterator[str]:
         key = (node.group, node.layer, node.position, node.unit)
         problem = "named before" if key in seen else _place_of_top_node(record, node)
         if problem is None and index and abs(node.score) > abs(record.top_nodes[index - 1].score):
-            problem = f"score {node.score:g} after {record.top_nodes[index - 1].score:g}: expected the largest |score| first"
+            problem = (
+                f"score {node.score:g} after {record.top_nodes[index - 1].score:g}: expected the largest |score| first"
+            )
         if problem is not None:
             yield f"top_nodes[{index}]: {problem}"
             return

@@ -46,7 +46,7 @@ def implausible(record: Record) -> Iterator[str]:
     points = sum(1 for size in record.curve.sizes if size not in (0, record.curve.sizes[-1]))
     least = max(SHORTEST_CURVE, SHORTEST_PROMPT * 2 * points * len(record.endpoints.full))
     if seconds.curve < least:
-        yield f"cost.seconds.curve: found {seconds.curve:g}, but no machine runs these circuits in less than {least:g} s"
+        yield f"cost.seconds.curve: found {seconds.curve:g}, but no machine takes less than {least:g} s for this"
     for name in type(seconds).model_fields:
         if getattr(seconds, name) > LONGEST:
             yield f"cost.seconds.{name}: found {getattr(seconds, name):g}, more than a year"

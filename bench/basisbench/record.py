@@ -88,7 +88,9 @@ class CellConfig(Frozen):
     granularity: Granularity = Field(
         default="position", description="position: a node is (layer, position, unit); unit: all positions together"
     )
-    seed: int = Field(default=0, ge=-LARGEST, le=LARGEST, description="seed of the pairs, of random scores and of random bases")
+    seed: int = Field(
+        default=0, ge=-LARGEST, le=LARGEST, description="seed of the pairs, of random scores and of random bases"
+    )
     attribution_pairs: Positive = Field(description="pairs asked for in the attribution split; `groups` has those used")
     evaluation_pairs: Positive = Field(description="pairs asked for in the evaluation split; `groups` has those used")
     ranking: Literal["absolute"] = Field(default="absolute", description="nodes are ranked by |score|, largest first")

@@ -77,9 +77,7 @@ class Endpoints(Frozen):
     full: RoundedRow = Field(
         min_length=1, description="F(M): metric of the unhooked model, answer logit minus foil logit"
     )
-    empty: RoundedRow = Field(
-        description="F(0): metric with every node and every error of the family at its reference"
-    )
+    empty: RoundedRow = Field(description="F(0): metric with every node and every error of the family at its reference")
     accuracy: float = Field(ge=0, le=1, description="share of examples with F(M) > 0: the answer beats the foil")
     empty_at: Literal["output", "nodes"] | None = Field(
         default=None,

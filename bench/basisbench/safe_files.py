@@ -70,27 +70,28 @@ class _Repeating(dict[str, Any]):
     repeated = ""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) == len(pairs):
-        return content
-    found = _Repeating(content)
-    seen: set[str] = set()
-    found.repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-    return found
-
-
 def repeated_key(data: bytes) -> str | None:
     """Return the path of a key that an object of a JSON text gives twice, for example `cell.seed`; None without any.
 
     Args:
         data: JSON that a strict parser has read; it is small and not deep.
     """
+    found: list[_Repeating] = []
+
+    def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            keys = [key for key, _ in pairs]
+            content = _Repeating(content)
+            content.repeated = next(key for index, key in enumerate(keys) if key in keys[:index])
+            found.append(content)
+        return content
+
     try:
-        content = json.loads(data, object_pairs_hook=_object)
+        content = json.loads(data, object_pairs_hook=read)
     except (ValueError, RecursionError):
         return None
-    return _path_of_repeated(content, "")
+    return _path_of_repeated(content, "") if found else None
 
 
 def _path_of_repeated(content: Any, place: str) -> str | None:
@@ -98,7 +99,7 @@ def _path_of_repeated(content: Any, place: str) -> str | None:
         return f"{place}.{content.repeated}".lstrip(".")
     if isinstance(content, dict):
         parts = ((f"{place}.{key}".lstrip("."), item) for key, item in content.items())
-    elif isinstance(content, list) and content and not isinstance(content[0], float | int):
+    elif isinstance(content, list):
         parts = ((f"{place}[{index}]", item) for index, item in enumerate(content))
     else:
         return None

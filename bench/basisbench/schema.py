@@ -119,10 +119,15 @@ def describe_problem(error: ValidationError) -> str:
         message = message[0].lower() + message[1:]
     found = ""
     if first["type"] not in {"missing", "json_invalid", "value_error"}:
-        found = f", found {_shorten(repr(first['input']))}"
+        found = f", found {_shorten(' '.join(repr(first['input']).split()))}"
     others = len(problems) - 1
     more = f" (and {others} more problem{'s' if others > 1 else ''})" if others else ""
-    return f"{place}: {message}{found}{more}" if place else f"{message}{found}{more}"
+    return printable(f"{place}: {message}{found}{more}" if place else f"{message}{found}{more}")
+
+
+def printable(text: str) -> str:
+    """Write what cannot be printed on one line, or would change how a terminal prints the rest, as an escape."""
+    return text if text.isprintable() else "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:
@@ -132,11 +137,10 @@ def _field_path(location: tuple[int | str, ...]) -> str:
         if isinstance(step, int):
             path += f"[{step}]"
         else:
-            path += f".{step}" if path else step
+            path += f".{_shorten(step)}" if path else _shorten(step)
     return path
 
 
 def _shorten(text: str, limit: int = 60) -> str:
     """Keep a quoted value on one line of bearable length."""
-    text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -7,7 +7,7 @@
 
 There is one version of the record so far. Fields that came later (`cell.layers`, `endpoints.empty_at`, `sources`) have
 defaults that say what was the case before them, so that records of BasisBench 0.1 and 0.2 need no upgrade. A schema is
-superseded, never edited: what alters the meaning of a field, or takes one away, needs a new version and a function here.
+superseded, never edited: what alters the meaning of a field, or takes one away, needs a new version and an upgrade.
 """
 
 from __future__ import annotations
