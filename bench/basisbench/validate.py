@@ -195,12 +195,17 @@ def _check_submission(folder: Path, search: _Search) -> tuple[Path, ...]:
     return search.submissions[folder]
 
 
+def reference_beside(folder: Path) -> list[Path]:
+    """Return the folder of reference records in the tree of results that a submission lies in, if there is one."""
+    tree = folder.resolve().parent
+    root = tree.parent / REFERENCE
+    return [root] if tree.name == SUBMISSIONS and root.is_dir() else []
+
+
 def _references(search: _Search, reference: Sequence[str | os.PathLike[str]] | None) -> dict[Path, Member]:
     """Return the reference records by real path; what was checked already is not read again."""
     if reference is None:
-        trees = {folder.resolve().parent for folder in search.submissions}
-        roots = [tree.parent / REFERENCE for tree in sorted(trees) if tree.name == SUBMISSIONS]
-        roots = [root for root in roots if root.is_dir()]
+        roots = list(dict.fromkeys(root for folder in search.submissions for root in reference_beside(folder)))
     else:
         roots = [Path(root) for root in reference]
     known: dict[Path, Member] = {}
