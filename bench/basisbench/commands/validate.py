@@ -15,8 +15,8 @@ def add(commands: Commands) -> None:
         commands,
         "validate",
         "check records without a model",
-        "Check records: every field of each, its numbers against each other, its size, its costs, its file's name, that\n"
-        "no cell occurs twice under one path, and that F(M) and F(0) are equal where they are the same number.\n"
+        "Check records: every field of each, its numbers against each other, its size, its costs, its file's name;\n"
+        "that no cell occurs twice under one path, and that F(M) and F(0) are equal where they are the same number.\n"
         "Of a submission also its metadata, the hashes of its records, and that nothing else lies in its folder.\n"
         "A line per bad file goes to standard error, the counts to standard output; the exit code is 2 when a file is\n"
         "not valid. Nothing is changed, and nothing that a file names is loaded.",
