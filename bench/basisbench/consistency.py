@@ -70,7 +70,7 @@ def _contradictions_of_counts(record: Record) -> Iterator[str]:
         ("evaluation", sum(group.evaluation_pairs for group in record.groups), cell.evaluation_pairs),
     ):
         if used > asked:
-            yield f"cell.{split}_pairs: {asked} asked for, but groups has {used}"
+            yield f"cell.{split}_pairs: {asked} asked for, but groups[].{split}_pairs make {used}"
     if cell.layers is not None:
         if any(after <= before for before, after in pairwise(cell.layers)):
             yield "cell.layers: expected each layer once, in order"
@@ -86,22 +86,23 @@ def _contradictions_of_counts(record: Record) -> Iterator[str]:
         if group.nodes != units * positions + errors:
             yield (
                 f"groups[{index}].nodes: found {group.nodes}, but {units} units (counts.units_per_layer) at "
-                f"{positions} position{'s' if positions > 1 else ''} and {errors} errors make "
-                f"{units * positions + errors}"
+                f"{positions} position{'s' if positions > 1 else ''} (cell.granularity is '{cell.granularity}') and "
+                f"{errors} errors make {units * positions + errors}"
             )
     if record.identities.dictionary is not None and record.cost.dictionary_bytes == 0:
         yield "cost.dictionary_bytes: is 0, but identities.dictionary names trained weights"
     expected_at = "nodes" if cell.ablation == "zero" else "output"
     if record.endpoints.empty_at not in (None, expected_at):
-        yield f"endpoints.empty_at: found '{record.endpoints.empty_at}', but {cell.ablation} means '{expected_at}'"
+        found = record.endpoints.empty_at
+        yield f"endpoints.empty_at: found '{found}', expected '{expected_at}', for cell.ablation is '{cell.ablation}'"
 
 
 def _why_errors(record: Record) -> str:
     if record.cell.error_policy != "node":
-        return f"errors are not ranked under policy '{record.cell.error_policy}'"
+        return f"cell.error_policy is '{record.cell.error_policy}', so errors are not ranked"
     if record.guard is None:
         return "guard is null, so the basis has no errors"
-    return "one per layer and position"
+    return "cell.error_policy is 'node', so one per layer and position"
 
 
 def _contradictions_of_sizes(record: Record) -> Iterator[str]:
@@ -203,7 +204,8 @@ def _contradictions_of_values(record: Record) -> Iterator[str]:
                 example = columns.start + first
                 yield (
                     f"curve.{name}[{row}][{example}]: found {values[row, example]:g}, but endpoints.{end}[{example}] "
-                    f"is {expected[example]:g}, and a circuit of {'all' if row else 'no'} nodes makes them one number"
+                    f"is {expected[example]:g}, and a circuit of {'all' if row else 'no'} nodes makes them one number "
+                    f"(cell.error_policy is '{cell.error_policy}')"
                 )
 
 
@@ -252,10 +254,11 @@ def _place_of_top_node(record: Record, node: TopNode) -> str | None:
     if cell.granularity == "position":
         group = next((group for group in record.groups if group.key == node.group), None)
         if group is None:
-            return "group is the key of none of groups"
+            return "group is the key of none of groups (cell.granularity is 'position')"
         errors, positions = group.error_nodes > 0, group.positions
     if (node.position is None) != (positions is None) or (node.role is None) != (positions is None):
-        return f"position and role are {'null' if positions is None else 'given'} at granularity '{cell.granularity}'"
+        given = "null" if positions is None else "given"
+        return f"position and role: expected {given}, for cell.granularity is '{cell.granularity}'"
     if node.position is not None and positions is not None and node.position >= positions:
         return f"position {node.position} is none of the group's {positions}"
     if node.unit == "error":

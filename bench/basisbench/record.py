@@ -131,7 +131,9 @@ class Record(Frozen):
     endpoints: Endpoints = Field(description="the two ends that normalise the curve")
     curve: Curve = Field(description="metric values at each circuit size")
     subset_checks: tuple[SubsetCheck, ...] = Field(
-        default=(), description="random halves of the complement ablated; empty when the suite does not ask for it"
+        default=(),
+        validate_default=True,  # what is left out must agree with the cell too
+        description="random halves of the complement ablated; empty when the suite does not ask for it",
     )
     guard: Guard | None = Field(description="fit of the dictionary on the task's prompts; null for neurons")
     top_nodes: tuple[TopNode, ...] = Field(max_length=20, description="up to 20 nodes of the largest |score|")
@@ -207,7 +209,8 @@ class Record(Frozen):
             found = [(check.size, len(check.draws)) for check in value]
             wanted = [(size, cell.subset_draws) for size in cell.subset_sizes]
             if found != wanted:
-                raise ValueError(f"sizes and draws are {found}, but cell asks for {wanted}")
+                asked = "cell.subset_sizes and cell.subset_draws ask for"
+                raise ValueError(f"size and number of draws are {found}, but {asked} {wanted}")
         return value
 
     @field_validator("guard")
