@@ -96,7 +96,7 @@ def dumped(content: Any) -> bytes:
 # --- what the definitions say of a leaf ---
 
 MAPPINGS = ("dropped.attribution", "dropped.evaluation", "environment.packages", "sources")
-OPTIONAL_FREE = ("created", "endpoints.empty_at", "sources", "curve.kl", "subset_checks")
+OPTIONAL_FREE = ("endpoints.empty_at", "sources", "curve.kl", "subset_checks")
 """Keys with a default that no id depends on."""
 
 FREE_TEXTS = ("environment.python", "environment.platform", "environment.processor", "environment.device_name")
@@ -275,7 +275,7 @@ def checked_number(content: Any, random: Random) -> Mutation:
         (("groups", group, "positions"), step),
         (("groups", group, "nodes"), step),
         (("groups", group, "error_nodes"), step),
-        (("counts", "nodes_mean"), step * random.choice([1.0, 100.0])),
+        (("counts", "nodes_mean"), step * content["counts"]["nodes_mean"] * random.choice([0.001, 0.5])),
         (("counts", "nodes_max"), step),
         (("counts", "layers"), step),
         (("counts", "units_per_layer", layer), step),

@@ -40,6 +40,8 @@ def names(line: str, place: str) -> bool:
     line, place = line.lower(), place.lower()
     if place in line or re.sub(r"\d+", "", place) in line:
         return True
+    if place.count("[") == 1 and re.sub(r"\[\d+\]$", "", place) in line:  # a sum or a share of a whole row
+        return True
     steps = re.findall(r"[^.\[\]]+", re.sub(r"\[\d+\]", "", place))
     index = re.findall(r"\[\d+\]", place)
     key_named = re.search(rf"\b{re.escape(steps[-1])}\b", line) is not None

@@ -167,11 +167,12 @@ class Record(Frozen):
         if groups is not None:
             largest = max(group.nodes for group in groups)
             if value.nodes_max != largest:
-                raise ValueError(f"nodes_max is {value.nodes_max}, but the largest group has {largest} nodes")
+                raise ValueError(f"nodes_max is {value.nodes_max}, but the largest of groups[].nodes is {largest}")
             pairs = sum(group.evaluation_pairs for group in groups)
             mean = sum(group.nodes * group.evaluation_pairs for group in groups) / pairs
             if not math.isclose(value.nodes_mean, mean, rel_tol=1e-4):
-                raise ValueError(f"nodes_mean is {value.nodes_mean:g}, but the groups give {mean:g}")
+                weighted = "groups[].nodes, weighted by groups[].evaluation_pairs,"
+                raise ValueError(f"nodes_mean is {value.nodes_mean:g}, but {weighted} give {mean:g}")
         return value
 
     @field_validator("endpoints")
@@ -179,7 +180,9 @@ class Record(Frozen):
     def _examples_agree(cls, value: Endpoints, info: ValidationInfo) -> Endpoints:
         groups: tuple[Group, ...] | None = info.data.get("groups")
         if groups is not None:
-            expect_length(value.full, sum(group.evaluation_pairs for group in groups), "evaluation pairs in groups")
+            expect_length(
+                value.full, sum(group.evaluation_pairs for group in groups), "the sum of groups[].evaluation_pairs"
+            )
         return value
 
     @field_validator("curve")
@@ -278,13 +281,18 @@ def parse_record(data: bytes) -> Record:
     """
     try:
         try:
-            return Record.model_validate_json(data, strict=True)
+            record = Record.model_validate_json(data, strict=True)
         except ValidationError:
             if (text := upgraded_text(data, SCHEMA_VERSION)) is None:
                 raise
-        return Record.model_validate_json(text, strict=True)
+            record = Record.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise RecordError(describe_problem(error)) from error
+    # Their defaults are for records that are made here and now.
+    for name in ("basisbench", "created"):
+        if name not in record.model_fields_set:
+            raise RecordError(f"{name}: field required")
+    return record
 
 
 def write_record(record: Record, path: str | os.PathLike[str]) -> None:
