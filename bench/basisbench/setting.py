@@ -71,7 +71,8 @@ def split_settings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         frame: what `load_results` or `summarise` returned.
 
     Returns:
-        (title, part) for each setting; titles differ from each other.
+        (title, part) for each setting; titles differ from each other, and name the version of BasisBench where there
+        is more than one.
 
     Raises:
         RecordError: two cells of one setting agree in task, basis and method too, so that a picture would mix them.
@@ -80,7 +81,7 @@ def split_settings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     for part in parts:
         _refuse_mixtures(part)
     titles = [_title(part, in_full=False) for part in parts]
-    if len(set(titles)) < len(titles):
+    if len(set(titles)) < len(titles) or frame["basisbench"].nunique() > 1:
         titles = [_title(part, in_full=True) for part in parts]
     return list(zip(titles, parts, strict=True))
 
