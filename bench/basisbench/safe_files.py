@@ -37,6 +37,10 @@ ENTRIES = 200_000
 TOO_LARGE = "{size} bytes, but at most {limit} are allowed"
 
 
+class TooLargeError(RecordError):
+    """A file is larger than it may be."""
+
+
 def read_bounded(path: Path, limit: int) -> bytes:
     """Return what an ordinary file holds.
 
@@ -45,7 +49,8 @@ def read_bounded(path: Path, limit: int) -> bytes:
         limit: largest number of bytes.
 
     Raises:
-        RecordError: the file is larger, is no ordinary file, or cannot be read. The message leaves the path out.
+        TooLargeError: the file is larger.
+        RecordError: it is no ordinary file, or cannot be read. The messages leave the path out.
     """
     try:
         # A pipe without a writer would block at once, a device might do anything when it is opened.
@@ -55,12 +60,12 @@ def read_bounded(path: Path, limit: int) -> bytes:
             if not stat.S_ISREG(status.st_mode):
                 raise RecordError("expected a file, found a folder, a pipe, a socket or a device; remove it")
             if status.st_size > limit:
-                raise RecordError(TOO_LARGE.format(size=status.st_size, limit=limit))
+                raise TooLargeError(TOO_LARGE.format(size=status.st_size, limit=limit))
             data = file.read(limit + 1)
     except OSError as error:
         raise RecordError(f"cannot be read: {error.strerror or error}") from error
     if len(data) > limit:  # it grew meanwhile
-        raise RecordError(TOO_LARGE.format(size=f"more than {limit}", limit=limit))
+        raise TooLargeError(TOO_LARGE.format(size=f"more than {limit}", limit=limit))
     return data
 
 

@@ -23,7 +23,7 @@ from basisbench.errors import RecordError
 from basisbench.plausible import implausible
 from basisbench.record import Record, parse_record
 from basisbench.record_files import RESTORE, SUBMISSIONS, Notes, find_records
-from basisbench.safe_files import RECORD_BYTES, read_bounded, repeated_key
+from basisbench.safe_files import RECORD_BYTES, TooLargeError, read_bounded, repeated_key
 from basisbench.schema import printable
 from basisbench.shared_values import Member, Trust, check_shared, member_of
 from basisbench.store import file_name
@@ -164,6 +164,9 @@ def _check_file(path: Path, search: _Search) -> tuple[str | None, Record | None]
         data = read_bounded(path, RECORD_BYTES)
         digest = sha256(data)
         record = check_record(data)
+    except TooLargeError as error:
+        search.notes.add(path, f"{error}; run the cell with fewer --examples")
+        return digest, None
     except RecordError as error:
         search.notes.add(path, f"{_shorten(str(error))}; {RESTORE}")
         return digest, None
