@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from basisbench.record import Record, read_record
 from basisbench.store import Store
 from basisbench.submission import SUBMISSION_FILE, read_submission
 from basisbench.validate import validate
+from mutations import KINDS
 from submissions import edit_json, make_submission, replace_records, some_records
 from synthetic_records import synthetic_record, synthetic_suite, write_suite
 
@@ -164,6 +167,7 @@ def test_the_folder_has_the_submission_s_name(tree: Path) -> None:
         (lambda c: c.update(name="../mine"), "name: string should match pattern"),
         (lambda c: c.update(name=".."), "name: string should match pattern"),
         (lambda c: c.update(name="a..b"), "name: string should match pattern"),
+        (lambda c: c.update(name="a.b" * 30), "name: string should have at most 64 characters"),
         (lambda c: c.update(schema_version=2), "schema_version: is later than BasisBench"),
         (lambda c: c.update(schema_version=True), "schema_version: "),
         (lambda c: c.update(authors=[]), "authors: tuple should have at least 1 item"),
@@ -263,7 +267,11 @@ def test_the_reference_can_be_named(tree: Path, tmp_path: Path, capsys: pytest.C
     mine(tree).rename(elsewhere)
     replace_records(elsewhere, lambda record: shifted(record, "full"))
     assert main(["validate", str(elsewhere)]) == 0, "nothing to hold it against"
-    assert main(["validate", str(elsewhere), "--reference", str(tree / "pocket")]) == 2
+    for more in (["--reference", str(tree / "pocket")], [str(tree / "pocket")]):
+        assert main(["validate", str(elsewhere), *more]) == 2
+        assert "endpoints.full[0]: found" in capsys.readouterr().err
+    replace_records(elsewhere, lambda record: record.model_copy(update={"basisbench": "9.9"}))
+    assert main(["validate", str(elsewhere), str(tree / "pocket")]) == 2, "another path counts, whatever the version"
     assert "endpoints.full[0]: found" in capsys.readouterr().err
     assert main(["validate", str(elsewhere), "--reference", str(tree / "nowhere")]) == 2
     assert "nowhere: cannot be read" in capsys.readouterr().err
@@ -334,6 +342,26 @@ def test_no_submitted_code_and_nothing_heavy_is_imported(tree: Path, tmp_path: P
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", ["broken bytes", "wrong type", "harmful text", "deep or huge", "no number"])
+def test_mutated_metadata_is_one_line_or_accepted(kind: str, tree: Path) -> None:
+    """The same mutations as of records: never a traceback, and what is accepted can be read."""
+    path = mine(tree) / SUBMISSION_FILE
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["bases"]["mlp_act_rotated"]["training_cost"] = {"gpu_hours": 1.5, "tokens": 3, "note": "none"}
+    random = Random(kind)
+    refused = 0
+    for number in range(150):
+        path.write_bytes(KINDS[kind][0](content, random).data)
+        report = validate([mine(tree)], [])
+        for line in report.lines():
+            assert line.isprintable(), number
+            assert len(line) < 1500, number
+        if not report.problems:
+            assert read_submission(mine(tree)).name == "mine"
+        refused += bool(report.problems)
+    assert refused > 75
 
 
 def test_reading_back_gives_what_was_written(tree: Path) -> None:

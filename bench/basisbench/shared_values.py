@@ -4,8 +4,8 @@
    and its layers; under zero ablation, what is at zero depends on the basis.
 2. Records of one version of BasisBench and one dtype are compared with each other; where they disagree, reference
    records are right, then records that nobody submitted, then the most.
-3. Submitted records are compared with reference records of every version too, and must run on the same pairs and
-   weights: whoever claims another version does not escape.
+3. Submitted records are compared with all others of every version too, and must run on the same pairs and weights:
+   whoever claims another version does not escape.
 """
 
 from __future__ import annotations
@@ -117,10 +117,11 @@ def check_shared(members: Iterable[tuple[Member, Trust]], notes: Notes) -> None:
     listed = list(members)
     for group in _by_key((member, shared, trust) for member, trust in listed for shared in member.shared):
         _check_group(group, notes)
-    submitted = [(member, trust) for member, trust in listed if trust != Trust.OWN]
-    for group in _by_key((member, shared, trust) for member, trust in submitted for shared in member.against_reference):
+    if not any(trust == Trust.SUBMITTED for _, trust in listed):
+        return
+    for group in _by_key((member, shared, trust) for member, trust in listed for shared in member.against_reference):
         trusts = {trust for _, _, trust in group}
-        if len(trusts) == 2:
+        if Trust.SUBMITTED in trusts and len(trusts) > 1:
             _check_group(group, notes, blame=Trust.SUBMITTED)
 
 

@@ -29,7 +29,7 @@ VERIFICATION_FILE = "verification.json"
 FILES = (SUBMISSION_FILE, VERIFICATION_FILE, "README.md")
 """Files that a submission's folder may hold, beside the folder of its records."""
 
-SubmissionName = Annotated[str, Field(pattern=r"^[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9]){0,63}$")]
+SubmissionName = Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9](?:[a-z0-9_-]|\.[a-z0-9]){0,63}$")]
 """Name of a submission and of its folder: lower-case letters, digits, `-`, `_` and single dots between them."""
 
 RecordFile = Annotated[str, Field(pattern=r"^[0-9a-f]{24}\.json$")]
