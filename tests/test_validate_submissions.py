@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import basisbench.record_files
+import basisbench.shared_values
 import basisbench.submission_files
 from basisbench.cli import main
 from basisbench.errors import RecordError
@@ -259,6 +260,28 @@ def test_many_forged_records_do_not_outvote_the_reference(tree: Path) -> None:
     report = validate([tree])
     assert len(report.problems) == len(forged) == 10 > report.valid == 6
     assert all(path.is_relative_to(folder) for path in report.problems)
+
+
+def test_thousands_of_different_values_take_no_longer(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are compared with a few others each, however many differ."""
+    compared = 0
+    apart = basisbench.shared_values._apart
+
+    def counted(*arguments: Any) -> int | None:
+        nonlocal compared
+        compared += 1
+        return apart(*arguments)
+
+    monkeypatch.setattr(basisbench.shared_values, "_apart", counted)
+    monkeypatch.setattr(basisbench.shared_values, "MOST_CAMPS", 3)
+    records = [synthetic_record("ioi", "mlp_act_rotated", seed=seed, examples=6) for seed in range(1, 60)]
+    folder = tree / "submissions" / "many"
+    shutil.copytree(make_submission(tree.parent / "aside", records, name="many"), folder)
+    replace_records(folder, lambda record: shifted(record, "full", record.cell.seed))
+    compared = 0
+    report = validate([tree])
+    assert len(report.problems) == len(records)
+    assert compared < 10 * len(records), "far from the 1,800 pairs of each number"
 
 
 def test_the_reference_can_be_named(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

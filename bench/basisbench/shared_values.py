@@ -25,6 +25,10 @@ from basisbench.record_files import Notes
 
 Key: TypeAlias = "tuple[object, ...]"
 
+MOST_CAMPS = 20
+"""So many different values of one number are told apart; who comes with a further one is alone. A file of thousands of
+values that all differ takes no longer."""
+
 
 class Trust(IntEnum):
     """Who made a record; where two disagree, the higher is right."""
@@ -135,17 +139,21 @@ def _by_key(items: Iterable[tuple[Member, Shared, Trust]]) -> Iterator[list[tupl
 def _check_group(group: Sequence[tuple[Member, Shared, Trust]], notes: Notes, blame: Trust | None = None) -> None:
     """Divide a group into camps that agree, and note those that leave the right one; `blame` only records of a kind."""
     camps: list[list[tuple[Member, Shared, Trust]]] = []
-    for item in group:
+    loners: list[tuple[Member, Shared, Trust]] = []
+    for item in sorted(group, key=lambda item: -item[2]):
         for camp in camps:
             if _apart(camp[0][1], item[1], max(camp[0][0].tolerance, item[0].tolerance)) is None:
                 camp.append(item)
                 break
         else:
-            camps.append([item])
+            if len(camps) < MOST_CAMPS:
+                camps.append([item])
+            else:
+                loners.append(item)
     # The first of them, where two are as many.
     right = max(camps, key=lambda camp: [sum(item[2] == trust for item in camp) for trust in reversed(Trust)])
     first = max(right, key=lambda item: item[2])
-    for camp in camps:
+    for camp in (*camps, loners):
         for member, shared, trust in camp if camp is not right else ():
             if blame is None or trust == blame:
                 tolerance = max(member.tolerance, first[0].tolerance)

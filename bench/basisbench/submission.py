@@ -83,7 +83,7 @@ class Submission(Frozen):
     """Whose records these are, and what made them."""
 
     schema_version: Literal[1] = Field(default=1, description="version of this schema; superseded, never edited")
-    basisbench: Name = Field(default=__version__, description="version of BasisBench that made this file")
+    basisbench: Name | None = Field(default=None, description="version of BasisBench that made this file, null by hand")
     name: SubmissionName = Field(description="name of the submission and of its folder")
     title: Name = Field(description="one line that says what is submitted")
     authors: tuple[Name, ...] = Field(min_length=1, max_length=200, description="names, in the order of a citation")

@@ -32,6 +32,7 @@ from basisbench.store import RECORDS_FOLDER, file_name
 from basisbench.submission import SUBMISSION_FILE, Submission, sha256
 from basisbench.submission_files import missing_details
 from basisbench.validate import check_record, reference_beside, validate
+from basisbench.version import __version__
 
 OPTIONS: Mapping[str, str] = {
     "name": "--name NAME",
@@ -188,6 +189,8 @@ def _submission(
     content = {
         **fields,
         **details,
+        "schema_version": 1,
+        "basisbench": __version__,
         "title": fields.get("title") or fields["name"],
         "code": code,
         "records": {name: sha256(data) for name, (_, data) in records.items()},

@@ -36,6 +36,9 @@ REFERENCE = "pocket"
 _CONTRADICTIONS_SHOWN = 3
 """How many of a record's contradictions are told; one change to a number can contradict many others."""
 
+_PROBLEMS_SHOWN = 5
+"""How many problems of one file are told."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -56,7 +59,8 @@ class Report:
     def lines(self) -> Iterator[str]:
         """Yield one printable line per bad path: where, what, what was expected, what to do."""
         for path, problems in self.problems.items():
-            yield printable(f"{path}: {'; also: '.join(problems)}")
+            more = f"; and {len(problems) - _PROBLEMS_SHOWN} more" if len(problems) > _PROBLEMS_SHOWN else ""
+            yield printable(f"{path}: {'; also: '.join(problems[:_PROBLEMS_SHOWN])}{more}")
 
     def counts(self) -> str:
         """Say in one line how many records are valid and how many are not."""
@@ -67,12 +71,13 @@ class Report:
 
 @dataclass
 class _Search:
-    """What is known so far; `shown` has the path by which each file, told by its real path, was met first."""
+    """What is known so far; `shown` and `met` have the path by which each file and submission was met first."""
 
     notes: Notes = field(default_factory=Notes)
     shown: dict[Path, Path] = field(default_factory=dict)
     members: dict[Path, Member] = field(default_factory=dict)
     submissions: dict[Path, tuple[Path, ...]] = field(default_factory=dict)
+    met: dict[Path, Path] = field(default_factory=dict)
 
     @property
     def submitted(self) -> set[Path]:
@@ -108,9 +113,8 @@ def validate(
     others = [member for path, member in known.items() if path not in search.shown]
     check_shared([(member, trust(member.path)) for member in (*others, *search.members.values())], notes)
     problems = {path: tuple(texts) for path, texts in notes.problems.items()}
-    good = sum(
-        not any(path == folder or path.is_relative_to(folder) for path in problems) for folder in search.submissions
-    )
+    bad = {folder for path in problems for folder in (path, *path.parents)}
+    good = sum(folder not in bad for folder in search.submissions)
     return Report(len(search.members.keys() - problems.keys()), problems, len(notes.links), good)
 
 
@@ -178,10 +182,9 @@ def _check_file(path: Path, search: _Search) -> tuple[str | None, Record | None]
 
 def _check_submission(folder: Path, search: _Search) -> tuple[Path, ...]:
     """Check a submission, once; return its record files as they were met first."""
-    real = Path(os.path.realpath(folder))
-    for known, files in search.submissions.items():
-        if Path(os.path.realpath(known)) == real:
-            return files
+    known = search.met.setdefault(Path(os.path.realpath(folder)), folder)
+    if known in search.submissions:
+        return search.submissions[known]
     files = list_submission(folder, search.notes)
     digests: dict[Path, str] = {}
     records: list[Record] = []
