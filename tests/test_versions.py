@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -158,7 +159,14 @@ def test_what_cannot_be_printed_is_no_name(tmp_path: Path, capsys: pytest.Captur
                 assert line.isprintable()
 
 
-def ascii_json(text: str) -> str:
-    import json
+def test_the_name_of_a_file_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "\x1b[2J\u202e.json").write_text("{}", encoding="utf-8")
+    for command in ("compare", "validate"):
+        assert main([command, str(tmp_path)]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.isprintable()
+        assert r"\x1b[2J\u202e.json: schema_version: field required" in line
 
+
+def ascii_json(text: str) -> str:
     return json.dumps(text)
