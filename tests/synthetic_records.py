@@ -99,9 +99,10 @@ def synthetic_record(
     key = f"{task}/{name or basis}/{method}"
     generator = np.random.default_rng(int(_digest(key)[:8], 16))
     positions = 8 + sum(map(ord, task)) % 6
+    places = 1 if granularity == "unit" else positions
     has_error = basis.startswith(("sae", "transcoder"))
-    errors = 4 * positions if has_error and error_policy == "node" else 0
-    total = 4 * positions * width + errors
+    errors = 4 * places if has_error and error_policy == "node" else 0
+    total = 4 * places * width + errors
     sizes = sizes_grid(total)
     k = np.array(sizes, dtype=np.float64)
     middle = min(middle * _HANDICAP[method] * float(generator.uniform(0.6, 1.7)), total / 4)
@@ -161,7 +162,7 @@ def synthetic_record(
             sizes=sizes,
             feature_nodes=tuple((k * (1 - error_share)).tolist()),
             error_nodes=tuple((k * error_share).tolist()),
-            units=tuple(np.minimum(k, 4 * width).tolist()),
+            units=tuple(np.minimum(k * (1 - error_share), 4 * width).tolist()),
             circuit=tuple(map(tuple, circuit.tolist())),
             complement=tuple(map(tuple, complement.tolist())),
         ),

@@ -20,7 +20,8 @@ from synthetic_records import synthetic_suite, write_suite
 
 Write = Callable[..., Path]
 COMMANDS = (
-    *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["report"], ["validate"], ["verify"], ["pin"]),
+    *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["report"]),
+    *(["validate"], ["verify"], ["submit"], ["pin"]),
     *(["pocket"], ["pocket", "build"]),
 )
 

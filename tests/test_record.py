@@ -121,7 +121,7 @@ def test_records_cannot_be_changed(full_record: Record) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        (("schema_version",), 2, "schema_version: input should be 1, found 2"),
+        (("schema_version",), 2, "schema_version: found 2, but BasisBench"),
         (("cell", "seed"), "0", "cell.seed: input should be a valid integer, found '0'"),
         (("cell", "ablation"), "median", "cell.ablation: input should be 'mean', 'counterfactual' or 'zero'"),
         (("cell", "surprise"), 1, "cell.surprise: extra inputs are not permitted"),
@@ -129,9 +129,9 @@ def test_records_cannot_be_changed(full_record: Record) -> None:
         (("identities", "data"), MISSING, "identities.data: field required"),
         (("groups",), [], "groups: tuple should have at least 1 item"),
         (("groups", 0, "error_nodes"), 10**9, "groups[0].error_nodes: 1000000000 error nodes among"),
-        (("groups", 0, "evaluation_pairs"), 7, "endpoints: 100 values, but evaluation pairs in groups"),
-        (("counts", "nodes_max"), 5, "counts: nodes_max is 5, but the largest group has"),
-        (("counts", "nodes_mean"), 5.0, "counts: nodes_mean is 5, but the groups give"),
+        (("groups", 0, "evaluation_pairs"), 7, "endpoints: 100 values, but the sum of groups[].evaluation_pairs"),
+        (("counts", "nodes_max"), 5, "counts: nodes_max is 5, but the largest of groups[].nodes is"),
+        (("counts", "nodes_mean"), 5.0, "counts: nodes_mean is 5, but groups[].nodes, weighted by"),
         (("counts", "units_per_layer"), [1], "counts.units_per_layer: 1 values, but layers"),
         (("endpoints", "empty"), [0.5], "endpoints.empty: 1 values, but endpoints.full"),
         (("endpoints", "accuracy"), 0.123, "endpoints.accuracy: 0.123 given, but a share of"),
@@ -182,7 +182,7 @@ def test_any_single_damage_is_refused_naming_its_place(
     tmp_path: Path, path: tuple[str | int, ...], value: object
 ) -> None:
     """Whatever is damaged, the message names the damaged field or the part of the record that it contradicts."""
-    optional = {"ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "basisbench", "created", "kl"}
+    optional = {"ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "kl"}
     optional |= {"subset_sizes", "subset_draws", "layers", "sources", "empty_at"}
     counted = {"attribution", "evaluation"}  # reasons to numbers, free in their names
     harmless = (

@@ -50,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int | None = _command(options.command).execute(options)
         sys.stdout.flush()
     except BasisBenchError as error:
-        print(f"basisbench: error: {error}", file=sys.stderr)
+        from basisbench.schema import printable
+
+        # A message may quote a file's name, or what it holds: nothing of it may steer the terminal.
+        print(f"basisbench: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("basisbench: interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)

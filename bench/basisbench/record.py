@@ -32,18 +32,21 @@ from basisbench.record_parts import (
     Environment,
     Group,
     Guard,
-    Name,
-    Positive,
     Seconds,
     SubsetCheck,
     TopNode,
     expect_length,
 )
-from basisbench.schema import Frozen, describe_problem
+from basisbench.safe_files import READ_BYTES, read_bounded
+from basisbench.schema import LARGEST, Count, Frozen, Name, Positive, describe_problem
 from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
+from basisbench.upgrade import upgraded_text
 from basisbench.version import __version__
 
 SCHEMA_VERSION: Literal[1] = 1
+_ID_SCHEME = 1
+"""Part of what an id hashes. It stays when the schema gets a new version, so that upgraded records keep their ids."""
+
 TEMPORARY_SUFFIX = ".partial"
 
 __all__ = [
@@ -63,6 +66,7 @@ __all__ = [
     "SubsetCheck",
     "TopNode",
     "cell_id",
+    "parse_record",
     "read_record",
     "write_record",
     "write_whole",
@@ -85,7 +89,9 @@ class CellConfig(Frozen):
     granularity: Granularity = Field(
         default="position", description="position: a node is (layer, position, unit); unit: all positions together"
     )
-    seed: int = Field(default=0, description="seed of the pairs, of random scores and of random bases")
+    seed: int = Field(
+        default=0, ge=-LARGEST, le=LARGEST, description="seed of the pairs, of random scores and of random bases"
+    )
     attribution_pairs: Positive = Field(description="pairs asked for in the attribution split; `groups` has those used")
     evaluation_pairs: Positive = Field(description="pairs asked for in the evaluation split; `groups` has those used")
     ranking: Literal["absolute"] = Field(default="absolute", description="nodes are ranked by |score|, largest first")
@@ -94,8 +100,8 @@ class CellConfig(Frozen):
     subset_sizes: tuple[Positive, ...] = Field(
         default=(), description="circuit sizes at which random halves of the complement are ablated"
     )
-    subset_draws: int = Field(default=0, ge=0, description="random halves at each of these sizes")
-    layers: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] | None = Field(
+    subset_draws: Count = Field(default=0, description="random halves at each of these sizes")
+    layers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
         default=None,
         description="layers that the family is restricted to, because some basis of the run covers no others; null for "
         "all of the model's",
@@ -126,7 +132,9 @@ class Record(Frozen):
     endpoints: Endpoints = Field(description="the two ends that normalise the curve")
     curve: Curve = Field(description="metric values at each circuit size")
     subset_checks: tuple[SubsetCheck, ...] = Field(
-        default=(), description="random halves of the complement ablated; empty when the suite does not ask for it"
+        default=(),
+        validate_default=True,  # what is left out must agree with the cell too
+        description="random halves of the complement ablated; empty when the suite does not ask for it",
     )
     guard: Guard | None = Field(description="fit of the dictionary on the task's prompts; null for neurons")
     top_nodes: tuple[TopNode, ...] = Field(max_length=20, description="up to 20 nodes of the largest |score|")
@@ -160,11 +168,12 @@ class Record(Frozen):
         if groups is not None:
             largest = max(group.nodes for group in groups)
             if value.nodes_max != largest:
-                raise ValueError(f"nodes_max is {value.nodes_max}, but the largest group has {largest} nodes")
+                raise ValueError(f"nodes_max is {value.nodes_max}, but the largest of groups[].nodes is {largest}")
             pairs = sum(group.evaluation_pairs for group in groups)
             mean = sum(group.nodes * group.evaluation_pairs for group in groups) / pairs
             if not math.isclose(value.nodes_mean, mean, rel_tol=1e-4):
-                raise ValueError(f"nodes_mean is {value.nodes_mean:g}, but the groups give {mean:g}")
+                weighted = "groups[].nodes, weighted by groups[].evaluation_pairs,"
+                raise ValueError(f"nodes_mean is {value.nodes_mean:g}, but {weighted} give {mean:g}")
         return value
 
     @field_validator("endpoints")
@@ -172,7 +181,9 @@ class Record(Frozen):
     def _examples_agree(cls, value: Endpoints, info: ValidationInfo) -> Endpoints:
         groups: tuple[Group, ...] | None = info.data.get("groups")
         if groups is not None:
-            expect_length(value.full, sum(group.evaluation_pairs for group in groups), "evaluation pairs in groups")
+            expect_length(
+                value.full, sum(group.evaluation_pairs for group in groups), "the sum of groups[].evaluation_pairs"
+            )
         return value
 
     @field_validator("curve")
@@ -202,7 +213,8 @@ class Record(Frozen):
             found = [(check.size, len(check.draws)) for check in value]
             wanted = [(size, cell.subset_draws) for size in cell.subset_sizes]
             if found != wanted:
-                raise ValueError(f"sizes and draws are {found}, but cell asks for {wanted}")
+                asked = "cell.subset_sizes and cell.subset_draws ask for"
+                raise ValueError(f"size and number of draws are {found}, but {asked} {wanted}")
         return value
 
     @field_validator("guard")
@@ -233,7 +245,7 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
         24 hexadecimal digits of a SHA-256 digest.
     """
     content = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": _ID_SCHEME,
         "basisbench": version,
         # A field that came later is left out at its default: older records keep their ids.
         "cell": config.model_dump(mode="json", exclude={"layers"} if config.layers is None else None),
@@ -244,7 +256,7 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read and check one record.
+    """Read and check one record; one of an earlier schema is upgraded (`basisbench.upgrade`).
 
     Args:
         path: a JSON file that `write_record` wrote.
@@ -254,13 +266,34 @@ def read_record(path: str | os.PathLike[str]) -> Record:
     """
     path = Path(path)
     try:
-        return Record.model_validate_json(path.read_bytes(), strict=True)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return parse_record(read_bounded(path, READ_BYTES))
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
+
+
+def parse_record(data: bytes) -> Record:
+    """Check the content of a record's file.
+
+    Args:
+        data: what the file holds.
+
+    Raises:
+        RecordError: it is not JSON, a field is wrong, or it is of a later schema. The message begins with the field.
+    """
+    try:
+        try:
+            record = Record.model_validate_json(data, strict=True)
+        except ValidationError:
+            if (text := upgraded_text(data, SCHEMA_VERSION)) is None:
+                raise
+            record = Record.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise RecordError(f"{path}: {describe_problem(error)}") from error
-    except OverflowError as error:  # whole numbers have no bound of their own, and their mean is a float
-        raise RecordError(f"{path}: a number is too large to count anything: {error}") from error
+        raise RecordError(describe_problem(error)) from error
+    # Their defaults are for records that are made here and now.
+    for name in ("basisbench", "created"):
+        if name not in record.model_fields_set:
+            raise RecordError(f"{name}: field required")
+    return record
 
 
 def write_record(record: Record, path: str | os.PathLike[str]) -> None:

@@ -8,16 +8,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from basisbench.schema import Frozen, Rounded
-
-Name = Annotated[str, Field(min_length=1, max_length=200)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[Rounded, Field(ge=0)]
+from basisbench.schema import (
+    Count,
+    Frozen,
+    Name,
+    NotNegative,
+    Positive,
+    Rounded,
+    RoundedRow,
+    RoundedRows,
+    Text,
+)
 
 
 def expect_length(value: tuple[object, ...], length: int | None, other: str) -> None:
@@ -62,19 +67,17 @@ class Counts(Frozen):
 class Dropped(Frozen):
     """Candidate pairs left out, counted by reason."""
 
-    attribution: Mapping[str, Count] = Field(description="reason to number of pairs, attribution split")
-    evaluation: Mapping[str, Count] = Field(description="reason to number of pairs, evaluation split")
+    attribution: Mapping[Text, Count] = Field(description="reason to number of pairs, attribution split")
+    evaluation: Mapping[Text, Count] = Field(description="reason to number of pairs, evaluation split")
 
 
 class Endpoints(Frozen):
     """The two ends that normalise a curve, in logits per evaluation example."""
 
-    full: tuple[Rounded, ...] = Field(
+    full: RoundedRow = Field(
         min_length=1, description="F(M): metric of the unhooked model, answer logit minus foil logit"
     )
-    empty: tuple[Rounded, ...] = Field(
-        description="F(0): metric with every node and every error of the family at its reference"
-    )
+    empty: RoundedRow = Field(description="F(0): metric with every node and every error of the family at its reference")
     accuracy: float = Field(ge=0, le=1, description="share of examples with F(M) > 0: the answer beats the foil")
     empty_at: Literal["output", "nodes"] | None = Field(
         default=None,
@@ -115,10 +118,10 @@ class Curve(Frozen):
     units: tuple[NotNegative, ...] = Field(
         description="distinct (layer, unit) in the circuit, mean over groups weighted by evaluation pairs"
     )
-    circuit: tuple[tuple[Rounded, ...], ...] = Field(
+    circuit: RoundedRows = Field(
         description="[size][example] metric with only the circuit live, everything else at its reference"
     )
-    complement: tuple[tuple[Rounded, ...], ...] = Field(
+    complement: RoundedRows = Field(
         description="[size][example] metric with the circuit at its reference and everything else live"
     )
     kl: tuple[NotNegative, ...] | None = Field(
@@ -171,7 +174,7 @@ class TopNode(Frozen):
     group: Name = Field(description="key of the aligned group that it was scored in")
     layer: Count = Field(description="layer, from 0")
     position: Count | None = Field(description="token position, from 0; null when the granularity is unit")
-    role: str | None = Field(description="role of the position, for example subject; null as above")
+    role: Text | None = Field(description="role of the position, for example subject; null as above")
     unit: Count | Literal["error"] = Field(description='index of the unit in its layer, or "error"')
     score: Rounded = Field(
         description="effect on the metric of replacing the clean value by the counterfactual one, in logits"
@@ -202,10 +205,10 @@ class Cost(Frozen):
 class Environment(Frozen):
     """Where the cell ran."""
 
-    packages: Mapping[str, str] = Field(description="package name to installed version")
+    packages: Mapping[Name, Text] = Field(description="package name to installed version")
     python: Name = Field(description="version of Python")
     platform: Name = Field(description="operating system and architecture")
-    processor: str = Field(description="name of the processor; empty when the system does not tell")
+    processor: Text = Field(description="name of the processor; empty when the system does not tell")
     threads: Positive = Field(description="threads that torch used")
-    device_name: str = Field(description="name of the accelerator; empty on a CPU")
+    device_name: Text = Field(description="name of the accelerator; empty on a CPU")
     dtype: Name = Field(description="dtype of the model's weights, for example float32")

@@ -145,11 +145,18 @@ def load_registry(plugins: Sequence[str | Path] = ()) -> Registry:
 
 
 @cache
-def _installed() -> Registry:
-    """Built-ins and entry points; these do not change while a process lives."""
+def built_in() -> Registry:
+    """Return what ships with BasisBench; nobody else's code is imported."""
     registry = Registry()
     for module in _built_in_modules():
         registry = registry.adding(_as_tuple(importlib.import_module(module).PROVIDES), module)
+    return registry
+
+
+@cache
+def _installed() -> Registry:
+    """Built-ins and entry points; these do not change while a process lives."""
+    registry = built_in()
     for kind, plural in PLURALS.items():
         for point in entry_points(group=f"basisbench.{plural}"):
             source = f"entry point '{point.name}' of {point.dist.name if point.dist else 'an unknown package'}"
@@ -236,6 +243,6 @@ def _entry(item: object, source: str) -> Entry:
             "score)"
         )
     name = item.name
-    if not isinstance(name, str) or not name:
-        raise BasisBenchError(f"{source}: provides a {kind} whose name is {name!r}; expected a non-empty string")
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise BasisBenchError(f"{source}: provides a {kind} whose name is {name!r}; expected a printable string")
     return Entry(kind, name, item, source)

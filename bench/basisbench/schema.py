@@ -6,11 +6,21 @@ Nothing here imports torch, so that reading results stays quick.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import chain
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 SIGNIFICANT_DIGITS = 5
+
+_EXACT_POWERS = 10.0 ** np.arange(23)
+"""Powers of ten that a float holds exactly: a product or quotient of such a power and a whole number below 2**53 is
+the float nearest to that decimal number."""
+
+_WORTHWHILE = 16
+"""From this many numbers on, looking at them together is quicker than one by one."""
 
 
 def round_significant(value: float) -> float:
@@ -26,8 +36,64 @@ def round_significant(value: float) -> float:
     return rounded if math.isfinite(rounded) else value  # the largest floats of all would round up to infinity
 
 
+def round_row(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Round each number as `round_significant` does; quick where they are rounded already, as in every file.
+
+    Args:
+        values: finite numbers.
+    """
+    if len(values) >= _WORTHWHILE and _are_rounded(values):
+        return values
+    return tuple(map(round_significant, values))
+
+
+def round_rows(rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
+    """Round each number of each row as `round_significant` does; the rows may differ in length."""
+    if _are_rounded(tuple(chain.from_iterable(rows))):
+        return rows
+    return tuple(map(round_row, rows))
+
+
+def _are_rounded(values: Sequence[float]) -> bool:
+    """Tell whether all numbers have at most five significant digits; a few that have may count as having more.
+
+    Each is taken apart into a whole number below 10**5 and a power of ten, and put together again.
+    """
+    numbers = np.abs(np.fromiter(values, np.float64, len(values)))
+    numbers = numbers[numbers > 0]
+    shift = np.int64(SIGNIFICANT_DIGITS - 1) - np.floor(np.log10(numbers)).astype(np.int64)
+    if len(shift) and np.abs(shift).max() >= len(_EXACT_POWERS):
+        return False
+    powers = _EXACT_POWERS[np.abs(shift)]
+    whole = np.rint(np.where(shift >= 0, numbers * powers, numbers / powers))
+    return bool((np.where(shift >= 0, whole / powers, whole * powers) == numbers).all())
+
+
 Rounded = Annotated[float, AfterValidator(round_significant)]
 """A finite float, rounded to five significant digits when the model that holds it is made."""
+
+RoundedRow = Annotated[tuple[float, ...], AfterValidator(round_row)]
+"""Finite floats, rounded likewise."""
+
+RoundedRows = Annotated[tuple[tuple[float, ...], ...], AfterValidator(round_rows)]
+"""Rows of finite floats, rounded likewise."""
+
+PRINTABLE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
+"""Text without control characters, line breaks or marks that change the direction of writing: whatever a stranger
+writes into a file can be printed, put into a table or named in a message."""
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
+"""A name, on one line."""
+
+Text = Annotated[str, Field(max_length=2000, pattern=PRINTABLE)]
+"""Words on one line; may be empty."""
+
+LARGEST = 2**53
+"""No whole number of a file is larger: up to here each is a float too, and nothing that is counted comes near."""
+
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+NotNegative = Annotated[Rounded, Field(ge=0)]
 
 
 class Frozen(BaseModel):
@@ -53,10 +119,15 @@ def describe_problem(error: ValidationError) -> str:
         message = message[0].lower() + message[1:]
     found = ""
     if first["type"] not in {"missing", "json_invalid", "value_error"}:
-        found = f", found {_shorten(repr(first['input']))}"
+        found = f", found {_shorten(' '.join(repr(first['input']).split()))}"
     others = len(problems) - 1
     more = f" (and {others} more problem{'s' if others > 1 else ''})" if others else ""
-    return f"{place}: {message}{found}{more}" if place else f"{message}{found}{more}"
+    return printable(f"{place}: {message}{found}{more}" if place else f"{message}{found}{more}")
+
+
+def printable(text: str) -> str:
+    """Write what cannot be printed on one line, or would change how a terminal prints the rest, as an escape."""
+    return text if text.isprintable() else "".join(x if x.isprintable() else repr(x)[1:-1] for x in text)
 
 
 def _field_path(location: tuple[int | str, ...]) -> str:
@@ -66,11 +137,10 @@ def _field_path(location: tuple[int | str, ...]) -> str:
         if isinstance(step, int):
             path += f"[{step}]"
         else:
-            path += f".{step}" if path else step
+            path += f".{_shorten(step)}" if path else _shorten(step)
     return path
 
 
 def _shorten(text: str, limit: int = 60) -> str:
     """Keep a quoted value on one line of bearable length."""
-    text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -79,7 +79,8 @@ def split_settings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         frame: what `load_results` or `summarise` returned.
 
     Returns:
-        (title, part) for each setting; titles differ from each other.
+        (title, part) for each setting; titles differ from each other, and name the version of BasisBench where there
+        is more than one.
 
     Raises:
         RecordError: two cells of one setting agree in task, basis and method too, so that a picture would mix them.
@@ -107,7 +108,7 @@ def setting_parts(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
         parts += split
         layers += [_layer_pieces(part, always=len(split) > 1) for part in split]
     titles = [_title(part, named, in_full=False) for part, named in zip(parts, layers, strict=True)]
-    if len(set(titles)) < len(titles):
+    if len(set(titles)) < len(titles) or frame["basisbench"].nunique() > 1:
         titles = [_title(part, named, in_full=True) for part, named in zip(parts, layers, strict=True)]
     return list(zip(titles, parts, strict=True))
 

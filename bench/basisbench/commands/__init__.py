@@ -5,5 +5,8 @@ Declaring imports nothing heavy; what a command needs is imported when it is exe
 
 from __future__ import annotations
 
-COMMANDS = ("run", "list", "show", "compare", "plot", "report", "validate", "verify", "pin", "pocket")
+COMMANDS = (
+    *("run", "list", "show", "compare", "plot", "report"),
+    *("validate", "verify", "submit", "pin", "pocket"),
+)
 """Modules of this package, in the order of the help page."""

@@ -15,13 +15,20 @@ def add(commands: Commands) -> None:
         commands,
         "validate",
         "check records without a model",
-        "Check records: every field of each, the name of its file, that no cell occurs twice under one path, and that\n"
-        "F(M) and F(0) are equal where they are the same number. A line per bad record goes to standard error, the\n"
-        "counts to standard output; the exit code is 2 when a record is not valid. Nothing is changed.",
-        "examples:\n  basisbench validate results/local\n  basisbench validate results/pocket results/mine\n",
+        "Check records: every field of each, its numbers against each other, its size, its costs, its file's name;\n"
+        "that no cell occurs twice under one path, and that F(M) and F(0) are equal where they are the same number.\n"
+        "Of a submission also its metadata, the hashes of its records, and that nothing else lies in its folder.\n"
+        "A line per bad file goes to standard error, the counts to standard output; the exit code is 2 when a file is\n"
+        "not valid. Nothing is changed, and nothing that a file names is loaded.",
+        "examples:\n  basisbench validate results/local\n  basisbench validate results/submissions/mine\n"
+        "  basisbench validate mine --reference results/pocket\n",
     )
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help=(
         "record file, or folder that is searched for *.json at any depth; links out of it are not followed"
+    ))  # fmt: skip
+    parser.add_argument("--reference", metavar="RESULTS", action="append", type=Path, help=(
+        "records that submitted ones are held against (repeatable; default: pocket/ in the tree of results that a "
+        "submission lies in)"
     ))  # fmt: skip
 
 
@@ -33,7 +40,7 @@ def execute(options: argparse.Namespace) -> int:
     """
     from basisbench.validate import validate
 
-    report = validate(options.paths)
+    report = validate(options.paths, options.reference)
     for line in report.lines():
         print(line, file=sys.stderr)
     print(report.counts())

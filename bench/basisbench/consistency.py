@@ -1,0 +1,267 @@
+"""Checks that a record's numbers agree with each other and with the definitions, beyond what its fields say alone.
+
+1. Counts follow from groups, positions, units, error policy and granularity; sizes follow from the name of their grid.
+2. A circuit of size k has k nodes in every group that has so many, and all of a smaller one. Node counts never fall.
+3. A circuit of no nodes is F(0), one of all nodes F(M), the complement the other way round, example by example and
+   group by group: everywhere where the error policy makes that so.
+4. Random halves of a complement that is empty change nothing, and the divergence from itself is zero.
+5. Top nodes lie in the space of nodes and are told in the order of their scores.
+
+What a run decided by measuring, between the two ends of a curve, no rule can tell: `basisbench verify` runs it again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+from jaxtyping import Float
+
+from basisbench.metrics import sizes_grid
+from basisbench.record import Group, Record, TopNode
+
+TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
+"""How far two values of one F(M) or F(0) may lie apart, by dtype of the model's weights: in logits where they are below
+1, else relative. One machine gives the same digits; another processor, thread count or device rounds otherwise."""
+
+NARROW_TOLERANCE = 5e-2
+"""The same for weights of any other dtype, such as bfloat16."""
+
+LARGEST_LOGIT = 1e6
+"""No metric is further from zero; models' logits stay below a thousand."""
+
+ROUNDING = 2e-4
+"""Relative error of a sum or difference of two stored numbers of five digits."""
+
+
+def tolerance_of(record: Record) -> float:
+    """Return how far two values of one F(M) or F(0) may lie apart, as `TOLERANCE` says."""
+    return TOLERANCE.get(record.environment.dtype, NARROW_TOLERANCE)
+
+
+def first_apart(
+    expected: Float[np.ndarray, " example"], found: Float[np.ndarray, " example"], tolerance: float
+) -> int | None:
+    """Return the first index at which two rows of one length differ by more than the tolerance; None without any."""
+    differs = np.abs(found - expected) > tolerance * np.maximum(1.0, np.abs(expected))
+    return int(differs.argmax()) if differs.any() else None
+
+
+def contradictions(record: Record) -> Iterator[str]:
+    """Yield what contradicts something else in a record: the field, a colon, what was expected and found.
+
+    Args:
+        record: a record that was read without an error.
+    """
+    yield from _contradictions_of_counts(record)
+    yield from _contradictions_of_sizes(record)
+    yield from _contradictions_of_nodes(record)
+    yield from _contradictions_of_values(record)
+    yield from _contradictions_of_checks(record)
+    yield from _contradictions_of_top_nodes(record)
+
+
+def _contradictions_of_counts(record: Record) -> Iterator[str]:
+    cell, counts = record.cell, record.counts
+    for split, used, asked in (
+        ("attribution", sum(group.attribution_pairs for group in record.groups), cell.attribution_pairs),
+        ("evaluation", sum(group.evaluation_pairs for group in record.groups), cell.evaluation_pairs),
+    ):
+        if used > asked:
+            yield f"cell.{split}_pairs: {asked} asked for, but groups[].{split}_pairs make {used}"
+    if cell.layers is not None:
+        if any(after <= before for before, after in pairwise(cell.layers)):
+            yield "cell.layers: expected each layer once, in order"
+        if len(cell.layers) != counts.layers:
+            yield f"counts.layers: found {counts.layers}, but cell.layers names {len(cell.layers)}"
+    units = sum(counts.units_per_layer)
+    for index, group in enumerate(record.groups):
+        positions = 1 if cell.granularity == "unit" else group.positions
+        # A basis that reconstructs exactly has no guard and no error.
+        errors = counts.layers * positions if cell.error_policy == "node" and record.guard is not None else 0
+        if group.error_nodes != errors:
+            yield f"groups[{index}].error_nodes: found {group.error_nodes}, expected {errors}: {_why_errors(record)}"
+        if group.nodes != units * positions + errors:
+            yield (
+                f"groups[{index}].nodes: found {group.nodes}, but {units} units (counts.units_per_layer) at "
+                f"{positions} position{'s' if positions > 1 else ''} (cell.granularity is '{cell.granularity}') and "
+                f"{errors} errors make {units * positions + errors}"
+            )
+    if record.identities.dictionary is not None and record.cost.dictionary_bytes == 0:
+        yield "cost.dictionary_bytes: is 0, but identities.dictionary names trained weights"
+    expected_at = "nodes" if cell.ablation == "zero" else "output"
+    if record.endpoints.empty_at not in (None, expected_at):
+        found = record.endpoints.empty_at
+        yield f"endpoints.empty_at: found '{found}', expected '{expected_at}', for cell.ablation is '{cell.ablation}'"
+
+
+def _why_errors(record: Record) -> str:
+    if record.cell.error_policy != "node":
+        return f"cell.error_policy is '{record.cell.error_policy}', so errors are not ranked"
+    if record.guard is None:
+        return "guard is null, so the basis has no errors"
+    return "cell.error_policy is 'node', so one per layer and position"
+
+
+def _contradictions_of_sizes(record: Record) -> Iterator[str]:
+    sizes = record.curve.sizes
+    if record.cell.sizes == "1-2-5" and sizes != (grid := sizes_grid(record.counts.nodes_max)):
+        index = next(
+            (i for i, (a, b) in enumerate(zip(sizes, grid, strict=False)) if a != b), min(map(len, (sizes, grid)))
+        )
+        wanted = grid[index] if index < len(grid) else "no more"
+        yield f"curve.sizes[{index}]: the grid 1-2-5 of {record.counts.nodes_max} nodes has {wanted} there"
+
+
+def _pooled(record: Record, values: Sequence[float]) -> float:
+    """Return the mean over groups, weighted by evaluation pairs."""
+    weights = [group.evaluation_pairs for group in record.groups]
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _near(found: float, expected: float) -> bool:
+    return math.isclose(found, expected, rel_tol=ROUNDING, abs_tol=ROUNDING)
+
+
+def _contradictions_of_nodes(record: Record) -> Iterator[str]:
+    curve, counts, groups = record.curve, record.counts, record.groups
+    for name, values in (
+        ("feature_nodes", curve.feature_nodes),
+        ("error_nodes", curve.error_nodes),
+        ("units", curve.units),
+    ):
+        for index, (before, after) in enumerate(pairwise(values), start=1):
+            if after < before:
+                yield f"curve.{name}[{index}]: {after:g} after {before:g}: a larger circuit holds the smaller one"
+                break
+    positions = 1 if record.cell.granularity == "unit" else max(group.positions for group in groups)
+    for index, size in enumerate(curve.sizes):
+        features, errors, units = curve.feature_nodes[index], curve.error_nodes[index], curve.units[index]
+        kept = _pooled(record, [min(size, group.nodes) for group in groups])
+        if not _near(features + errors, kept):
+            yield (
+                f"curve.feature_nodes[{index}]: {features:g} and {errors:g} of curve.error_nodes[{index}] make "
+                f"{features + errors:g}, but a circuit of {size} holds {kept:g}"
+            )
+            break
+        most = _pooled(record, [min(size, group.error_nodes) for group in groups])
+        if errors > most and not _near(errors, most):
+            yield f"curve.error_nodes[{index}]: found {errors:g}, but a circuit of {size} holds at most {most:g}"
+            break
+        if units > features and not _near(units, features):
+            yield f"curve.units[{index}]: {units:g} distinct units in {features:g} nodes (curve.feature_nodes[{index}])"
+            break
+        if units * positions < features and not _near(units * positions, features):
+            yield f"curve.units[{index}]: {units:g} units have no {features:g} nodes (curve.feature_nodes[{index}])"
+            break
+    for name, found, expected in (
+        ("error_nodes", curve.error_nodes[-1], _pooled(record, [group.error_nodes for group in groups])),
+        ("units", curve.units[-1], sum(counts.units_per_layer)),
+    ):
+        if not _near(found, expected):
+            yield f"curve.{name}[{len(curve.sizes) - 1}]: found {found:g}, but all nodes hold {expected:g}"
+
+
+def _group_columns(groups: Sequence[Group]) -> Iterator[tuple[Group, slice]]:
+    """Yield each group with its examples."""
+    ends = [0, *accumulate(group.evaluation_pairs for group in groups)]
+    for group, (start, stop) in zip(groups, pairwise(ends), strict=True):
+        yield group, slice(start, stop)
+
+
+def _contradictions_of_values(record: Record) -> Iterator[str]:
+    cell, curve = record.cell, record.curve
+    full, empty = np.array(record.endpoints.full), np.array(record.endpoints.empty)
+    circuit, complement = np.array(curve.circuit), np.array(curve.complement)
+    for place, values in (("endpoints.full", full), ("endpoints.empty", empty)):
+        if np.abs(values).max() > LARGEST_LOGIT:
+            index = int(np.abs(values).argmax())
+            yield f"{place}[{index}]: expected a logit, found {values[index]:g}"
+    for name, matrix in (("circuit", circuit), ("complement", complement)):
+        if np.abs(matrix).max() > LARGEST_LOGIT:
+            size, column = divmod(int(np.abs(matrix).argmax()), matrix.shape[1])
+            yield f"curve.{name}[{size}][{column}]: expected a logit, found {matrix[size, column]:g}"
+    exact = record.guard is None
+    ends_full = cell.error_policy != "ablate" or exact
+    ends_empty = cell.error_policy != "keep" or exact
+    tolerance = tolerance_of(record)
+    for group, columns in _group_columns(record.groups):
+        whole = [index for index, nodes in enumerate(curve.sizes) if nodes >= group.nodes]
+        # Where the divergence is asked for, the empty circuit is run, and a norm may lie between its nodes and the
+        # outputs at which F(0) is taken.
+        for applies, name, values, rows, end, expected in (
+            (ends_empty and not cell.kl, "circuit", circuit, [0], "empty", empty),
+            (ends_full, "circuit", circuit, whole, "full", full),
+            (ends_full, "complement", complement, [0], "full", full),
+            (ends_empty, "complement", complement, whole, "empty", empty),
+        ):
+            for row in rows if applies else ():
+                first = first_apart(expected[columns], values[row, columns], tolerance)
+                if first is None:
+                    continue
+                example = columns.start + first
+                yield (
+                    f"curve.{name}[{row}][{example}]: found {values[row, example]:g}, but endpoints.{end}[{example}] "
+                    f"is {expected[example]:g}, and a circuit of {'all' if row else 'no'} nodes makes them one number "
+                    f"(cell.error_policy is '{cell.error_policy}')"
+                )
+
+
+def _contradictions_of_checks(record: Record) -> Iterator[str]:
+    cell, curve, tolerance = record.cell, record.curve, tolerance_of(record)
+    for index, check in enumerate(record.subset_checks):
+        if check.size < record.counts.nodes_max:
+            continue
+        mean = float(np.mean(curve.circuit[-1]))
+        for draw, value in enumerate(check.draws):
+            if abs(value - mean) > tolerance * max(1.0, abs(mean)):
+                yield (
+                    f"subset_checks[{index}].draws[{draw}]: found {value:g}, but nothing is left to ablate beside all "
+                    f"{check.size} nodes, whose mean is {mean:g}"
+                )
+                break
+    for index, check in enumerate(record.subset_checks):
+        if any(abs(value) > LARGEST_LOGIT for value in check.draws):
+            yield f"subset_checks[{index}].draws: expected logits, found {max(check.draws, key=abs):g}"
+    if curve.kl is not None and (cell.error_policy != "ablate" or record.guard is None) and curve.kl[-1] > tolerance:
+        yield f"curve.kl[{len(curve.kl) - 1}]: found {curve.kl[-1]:g}, but all nodes are the model itself: expected 0"
+
+
+def _contradictions_of_top_nodes(record: Record) -> Iterator[str]:
+    seen: set[tuple[str, int, int | None, int | str]] = set()
+    for index, node in enumerate(record.top_nodes):
+        key = (node.group, node.layer, node.position, node.unit)
+        problem = "named before" if key in seen else _place_of_top_node(record, node)
+        if problem is None and index and abs(node.score) > abs(record.top_nodes[index - 1].score):
+            problem = (
+                f"score {node.score:g} after {record.top_nodes[index - 1].score:g}: expected the largest |score| first"
+            )
+        if problem is not None:
+            yield f"top_nodes[{index}]: {problem}"
+            return
+        seen.add(key)
+
+
+def _place_of_top_node(record: Record, node: TopNode) -> str | None:
+    """Say what is wrong with the place of a node."""
+    cell, counts = record.cell, record.counts
+    layers = tuple(range(counts.layers)) if cell.layers is None else cell.layers
+    if node.layer not in layers:
+        return f"layer {node.layer} is none of the {counts.layers} layers (counts.layers, cell.layers)"
+    errors, positions = any(group.error_nodes for group in record.groups), None
+    if cell.granularity == "position":
+        group = next((group for group in record.groups if group.key == node.group), None)
+        if group is None:
+            return "group is the key of none of groups (cell.granularity is 'position')"
+        errors, positions = group.error_nodes > 0, group.positions
+    if (node.position is None) != (positions is None) or (node.role is None) != (positions is None):
+        given = "null" if positions is None else "given"
+        return f"position and role: expected {given}, for cell.granularity is '{cell.granularity}'"
+    if node.position is not None and positions is not None and node.position >= positions:
+        return f"position {node.position} is none of the group's {positions}"
+    if node.unit == "error":
+        return None if errors else "unit is an error, but no errors are ranked"
+    units = counts.units_per_layer[min(layers.index(node.layer), len(counts.units_per_layer) - 1)]
+    return None if node.unit < units else f"unit {node.unit} is none of the layer's {units}"
