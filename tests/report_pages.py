@@ -11,6 +11,8 @@ import pytest
 from playwright.sync_api import Browser
 
 from basisbench.record import Record, TopNode
+from basisbench.store import Store
+from basisbench.submission import sha256
 from synthetic_records import BASES, METHODS, synthetic_record, write_suite
 from synthetic_records import TASKS as ALL_TASKS
 
@@ -102,9 +104,13 @@ def write_tree(folder: Path) -> None:
         "name": "rotor",
         "title": HOSTILE,
         "authors": ["A. Person", HOSTILE],
-        "link": "javascript:alert(1)",
+        "link": "https://example.org/paper",
         "code": {"repository": "https://example.org/rotor", "revision": "0123abc"},
         "licence": "MIT",
+        "bases": {HOSTILE: {"parameters": {"note": HOSTILE}}, "mlp_act": {}},
+        "methods": {"relp": {}},
+        "records": {path.name: sha256(path.read_bytes()) for path in Store(submission).records.iterdir()},
+        "created": "2026-11-26T12:00:00Z",
     }
     (submission / "submission.json").write_text(json.dumps(card), encoding="utf-8")
     (folder / "hardware").mkdir()

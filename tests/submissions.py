@@ -9,8 +9,8 @@ from typing import Any
 
 from basisbench.record import Record
 from basisbench.registry import load_registry
-from basisbench.store import Store
-from basisbench.submission import SUBMISSION_FILE, sha256
+from basisbench.store import SUBMISSION_FILE, Store
+from basisbench.submission import sha256
 from basisbench.submit import Request, submit
 from synthetic_records import synthetic_suite, write_suite
 

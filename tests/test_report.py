@@ -77,7 +77,12 @@ def test_standing_is_asked_of_the_verification(tree: Path, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [("{", "invalid JSON"), ('{"title": "no name"}', "name: field required"), ('{"name": 3}', "name: input should be")],
+    [
+        ("{", "invalid JSON"),
+        ('{"title": "no name"}', "name: field required"),
+        ('{"name": 3}', "name: input should be"),
+        ('{"name": "a", "title": "b", "authors": ["c"], "link": "javascript:alert(1)"}', "link: string should match"),
+    ],
 )
 def test_a_damaged_card_is_named(tmp_path: Path, content: str, told: str) -> None:
     write_suite(tmp_path, [synthetic_record()])
@@ -114,7 +119,7 @@ def test_settings_versions_data_and_layers_are_told_apart() -> None:
     assert labels[records[1].id] == "ioi v1"  # its setting holds nothing else
     settings: Any = layout.catalogue["settings"]
     assert len(settings) == 3
-    assert sum("layers 0, 1" in title for title in settings) == 1
+    assert sum("layers 0-1 only" in title for title in settings) == 1
     assert sum("error policy keep" in title for title in settings) == 1
 
 

@@ -239,7 +239,7 @@ def test_the_csv_of_cells_equals_the_frame(opened: Opened, reference: pd.DataFra
     wanted = reference[reference["family"] == "mlp"].set_index("cell_id")
     assert len(saved) == len(wanted)
     assert saved.pop("status").unique().tolist() == ["self-reported"]
-    assert saved.pop("source").unique().tolist() == ["self-reported"]
+    assert saved.pop("source").unique().tolist() == ["reference"]
     saved = saved.set_index("cell_id").loc[wanted.index]
     assert saved.columns.tolist() == wanted.columns.tolist()
     pd.testing.assert_frame_equal(saved, wanted, rtol=1e-5, check_dtype=False)

@@ -20,12 +20,13 @@ import basisbench.submission_files
 from basisbench.cli import main
 from basisbench.errors import RecordError
 from basisbench.record import Record, read_record
-from basisbench.store import Store
-from basisbench.submission import SUBMISSION_FILE, read_submission
+from basisbench.store import SUBMISSION_FILE, Store
+from basisbench.submission import read_submission
 from basisbench.validate import validate
 from mutations import KINDS
 from submissions import edit_json, make_submission, replace_records, some_records
 from synthetic_records import synthetic_record, synthetic_suite, write_suite
+from verifications import write_verification
 
 
 @pytest.fixture
@@ -59,11 +60,34 @@ def test_a_good_tree_passes(tree: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_submission_beside_other_files(tree: Path) -> None:
-    """A README and a verification belong to a submission; the tree may hold pictures and tables."""
-    for name in ("README.md", "verification.json"):
-        (mine(tree) / name).write_text("{}", encoding="utf-8")
+    """A README belongs to a submission; the tree may hold pictures and tables."""
+    (mine(tree) / "README.md").write_text("Mine", encoding="utf-8")
     (tree / "README.md").write_text("Results", encoding="utf-8")
     (tree / "submissions" / "README.md").write_text("Submissions", encoding="utf-8")
+    assert validate([tree]).problems == {}
+
+
+def test_verifications_are_checked_too(tree: Path) -> None:
+    """Of submissions and of other results folders; one of other records is no fault of its file."""
+    folders = (mine(tree), tree / "pocket")
+    for folder in folders:
+        write_verification(folder, cells=1)
+    assert validate([tree]).problems == {}
+    for folder in folders:
+        path = folder / "verification.json"
+        whole = path.read_text(encoding="utf-8")
+        for content, problem in (
+            ("{}", "schema_version: field required"),
+            (whole.replace('"by":"Ada"', '"by":3'), "by: "),
+        ):
+            path.write_text(content, encoding="utf-8")
+            report = validate([tree])
+            assert list(report.problems) == [path]
+            assert report.problems[path][0].startswith(problem)
+            assert report.problems[path][0].endswith("remove it, or run basisbench verify again")
+        path.write_text(whole, encoding="utf-8")
+    copied = (tree / "pocket" / "verification.json").read_text(encoding="utf-8")
+    (mine(tree) / "verification.json").write_text(copied, encoding="utf-8")
     assert validate([tree]).problems == {}
 
 

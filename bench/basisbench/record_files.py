@@ -2,7 +2,8 @@
 
 1. A path is a file, which is a record, or a folder, which is searched at any depth up to `safe_files.DEPTH`.
 2. A folder with `submission.json`, and every folder in one named `submissions`, is a submission: it is not searched.
-3. Elsewhere every `*.json` is a record, folders named `hardware` left out.
+3. Elsewhere every `*.json` is a record, folders named `hardware` left out, and so is the verification of a results
+   folder.
 
 Nothing outside a given folder is read: links to folders, and links to files elsewhere, are counted and not followed.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from basisbench.safe_files import DEPTH, ENTRIES
-from basisbench.submission import SUBMISSION_FILE
+from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
 
 FIGURES = "hardware"
 """A folder of this name below a given one holds performance figures, not records."""
@@ -46,13 +47,19 @@ class Notes:
             known.append(problem)
 
 
-def find_records(root: Path, notes: Notes, found_submission: Callable[[Path], object]) -> Iterator[Path]:
+def find_records(
+    root: Path,
+    notes: Notes,
+    found_submission: Callable[[Path], object],
+    found_verification: Callable[[Path], object] = lambda _folder: None,
+) -> Iterator[Path]:
     """Yield the record files of one path, by name, those of submissions left out; note what cannot be read.
 
     Args:
         root: a record, or a folder.
         notes: where problems and links are noted.
         found_submission: called with the folder of each submission.
+        found_verification: called with every other folder that has a verification.
     """
     try:
         mode = root.stat().st_mode
@@ -68,6 +75,9 @@ def find_records(root: Path, notes: Notes, found_submission: Callable[[Path], ob
         count += 1
         if is_submission:
             found_submission(path)
+            continue
+        if path.name == VERIFICATION_FILE and (path.parent / RECORDS_FOLDER).is_dir():
+            found_verification(path.parent)
             continue
         try:
             mode = path.stat().st_mode

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -41,12 +42,13 @@ class TooLargeError(RecordError):
     """A file is larger than it may be."""
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
+def read_bounded(path: Path, limit: int, *, links: bool = True) -> bytes:
     """Return what an ordinary file holds.
 
     Args:
         path: the file.
         limit: largest number of bytes.
+        links: whether a link to a file will do.
 
     Raises:
         TooLargeError: the file is larger.
@@ -54,7 +56,8 @@ def read_bounded(path: Path, limit: int) -> bytes:
     """
     try:
         # A pipe without a writer would block at once, a device might do anything when it is opened.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags if links else flags | getattr(os, "O_NOFOLLOW", 0))
         with os.fdopen(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
@@ -63,6 +66,8 @@ def read_bounded(path: Path, limit: int) -> bytes:
                 raise TooLargeError(TOO_LARGE.format(size=status.st_size, limit=limit))
             data = file.read(limit + 1)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise RecordError("expected a file, found a link; put the file itself there") from error
         raise RecordError(f"cannot be read: {error.strerror or error}") from error
     if len(data) > limit:  # it grew meanwhile
         raise TooLargeError(TOO_LARGE.format(size=f"more than {limit}", limit=limit))

@@ -117,6 +117,8 @@ def describe_problem(error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if message[:2] != message[:2].upper():
         message = message[0].lower() + message[1:]
+    if first.get("ctx", {}).get("pattern") == PRINTABLE:
+        message = "expected printable text on one line"
     found = ""
     if first["type"] not in {"missing", "json_invalid", "value_error"}:
         found = f", found {_shorten(' '.join(repr(first['input']).split()))}"

@@ -17,6 +17,10 @@ from basisbench.errors import RecordError
 from basisbench.record import TEMPORARY_SUFFIX, Record, read_record, write_record
 
 RECORDS_FOLDER = "records"
+SUBMISSION_FILE = "submission.json"
+VERIFICATION_FILE = "verification.json"
+"""What a results folder may hold besides: whose its records are, and who ran some of them again."""
+
 STALE_SECONDS = 60.0
 """A temporary file lives for milliseconds; one older than this belongs to a run that was killed."""
 

@@ -2,7 +2,6 @@
 
 1. `submission.json` names authors, code, licence, what the bases and methods are, and the SHA-256 of each record.
 2. `records/<cell id>.json` are the records; nothing else belongs into the folder but what `FILES` names.
-3. `records_digest` sums the records up in one digest, by which a verification says what it verified.
 
 Nothing here imports torch, and nothing that a submission names is imported or fetched.
 """
@@ -18,13 +17,10 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from basisbench.errors import RecordError
-from basisbench.safe_files import METADATA_BYTES, READ_BYTES, SUBMISSION_RECORDS, read_bounded, repeated_key
+from basisbench.safe_files import METADATA_BYTES, SUBMISSION_RECORDS, read_bounded, repeated_key
 from basisbench.schema import LARGEST, PRINTABLE, Count, Frozen, Name, Text, describe_problem, printable
-from basisbench.store import RECORDS_FOLDER
+from basisbench.store import SUBMISSION_FILE, VERIFICATION_FILE
 from basisbench.version import __version__
-
-SUBMISSION_FILE = "submission.json"
-VERIFICATION_FILE = "verification.json"
 
 FILES = (SUBMISSION_FILE, VERIFICATION_FILE, "README.md")
 """Files that a submission's folder may hold, beside the folder of its records."""
@@ -140,28 +136,6 @@ def read_submission(folder: str | os.PathLike[str]) -> Submission:
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
     return submission
-
-
-def records_digest(folder: str | os.PathLike[str]) -> str:
-    """Return one SHA-256 over all records of a submission: over a line per file, its name and its own SHA-256.
-
-    Args:
-        folder: the submission's folder.
-
-    Raises:
-        RecordError: a record cannot be read, or there is none.
-    """
-    records = Path(folder) / RECORDS_FOLDER
-    digest = hashlib.sha256()
-    files = sorted(records.glob("*.json"))
-    if not files:
-        raise RecordError(f"{records}: holds no records; expected *.json there, check the path")
-    for file in files:
-        try:
-            digest.update(f"{file.name} {sha256(read_bounded(file, READ_BYTES))}\n".encode())
-        except RecordError as error:
-            raise RecordError(f"{file}: {error}") from error
-    return digest.hexdigest()
 
 
 def sha256(data: bytes) -> str:

@@ -20,8 +20,9 @@ from basisbench.record import Record
 from basisbench.record_files import Notes
 from basisbench.registry import built_in
 from basisbench.safe_files import METADATA_BYTES, SUBMISSION_BYTES, SUBMISSION_RECORDS, TOO_LARGE, read_bounded
-from basisbench.store import RECORDS_FOLDER
-from basisbench.submission import FILES, SUBMISSION_FILE, VERIFICATION_FILE, Submission, read_submission
+from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
+from basisbench.submission import FILES, Submission, read_submission
+from basisbench.verification import check_verification
 
 
 def list_submission(folder: Path, notes: Notes) -> tuple[Path, ...]:
@@ -36,6 +37,8 @@ def list_submission(folder: Path, notes: Notes) -> tuple[Path, ...]:
             notes.add(path, f"belongs to nothing in a submission; expected {RECORDS_FOLDER}/ and {', '.join(FILES)}")
         elif path.name == RECORDS_FOLDER and not path.is_dir():
             notes.add(path, "expected a folder of records")
+        elif path.name == VERIFICATION_FILE:
+            check_verified(folder, notes)
         elif path.name in FILES:
             _check_text(path, notes)
     records: list[Path] = []
@@ -55,6 +58,18 @@ def list_submission(folder: Path, notes: Notes) -> tuple[Path, ...]:
     if not records:
         notes.add(folder, f"holds no records; expected *.json in {RECORDS_FOLDER}/")
     return tuple(records)
+
+
+def check_verified(folder: Path, notes: Notes) -> None:
+    """Note what is wrong with the verification of a folder; that it is of other records is no fault of its file.
+
+    Args:
+        folder: a results or submission folder.
+        notes: where problems are noted.
+    """
+    path = folder / VERIFICATION_FILE
+    for problem in check_verification(folder):
+        notes.add(path, f"{problem.removeprefix(f'{path}: ')}; remove it, or run basisbench verify again")
 
 
 def check_metadata(
@@ -155,7 +170,7 @@ def _check_text(path: Path, notes: Notes) -> None:
     """Note a file that is too large or no text."""
     try:
         data = read_bounded(path, METADATA_BYTES)
-        if path.name == VERIFICATION_FILE or path.suffix == ".md":
+        if path.suffix == ".md":
             data.decode()
     except UnicodeDecodeError as error:
         notes.add(path, f"expected text in UTF-8, found another byte at {error.start}")

@@ -28,8 +28,8 @@ from basisbench.record_files import RESTORE, Notes, find_records
 from basisbench.registry import Registry
 from basisbench.safe_files import METADATA_BYTES, RECORD_BYTES, read_bounded
 from basisbench.schema import describe_problem
-from basisbench.store import RECORDS_FOLDER, file_name
-from basisbench.submission import SUBMISSION_FILE, Submission, sha256
+from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE, file_name
+from basisbench.submission import Submission, sha256
 from basisbench.submission_files import missing_details
 from basisbench.validate import check_record, reference_beside, validate
 from basisbench.version import __version__

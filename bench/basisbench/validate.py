@@ -4,7 +4,8 @@
 2. Read each record, bounded before it is read (`safe_files`), and check it by itself: every field
    (`basisbench.record`), numbers against each other (`consistency`), costs (`plausible`).
 3. Check what takes more than one: a file is named by its cell, a cell occurs once under one path, F(M) and F(0) are
-   equal wherever they are the same number (`shared_values`), a submission holds what it says (`submission_files`).
+   equal wherever they are the same number (`shared_values`), a submission holds what it says (`submission_files`), a
+   verification is one.
 
 Submitted records are held against reference records: those of the other paths, of `reference`, and of `pocket/` in the
 tree of results that a submission lies in.
@@ -28,7 +29,7 @@ from basisbench.schema import printable
 from basisbench.shared_values import Member, Trust, check_shared, member_of
 from basisbench.store import file_name
 from basisbench.submission import sha256
-from basisbench.submission_files import check_metadata, list_submission
+from basisbench.submission_files import check_metadata, check_verified, list_submission
 
 REFERENCE = "pocket"
 """Folder of a tree of results that holds the reference run, beside `submissions/`."""
@@ -146,7 +147,9 @@ def _check_each(root: Path, search: _Search) -> tuple[Member, ...]:
     """Read and check the files of one path, each once; return those that are good by themselves."""
     submissions: dict[Path, None] = {}
     paths: dict[Path, None] = {}
-    for found in find_records(root, search.notes, submissions.setdefault):
+    for found in find_records(
+        root, search.notes, submissions.setdefault, lambda folder: check_verified(folder, search.notes)
+    ):
         path = _first_shown(found, search)
         paths[path] = None
         if path is found and path not in search.notes.problems:

@@ -11,24 +11,21 @@ torch, and nothing here trusts what a folder holds.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 
 from basisbench.errors import RecordError
-from basisbench.record_parts import Environment, Name, NotNegative, Positive
+from basisbench.record_parts import Environment
+from basisbench.safe_files import READ_BYTES, read_bounded
 from basisbench.sampling import sample_cells
-from basisbench.schema import Frozen, describe_problem
-from basisbench.store import RECORDS_FOLDER
+from basisbench.schema import Frozen, Name, NotNegative, Positive, describe_problem
+from basisbench.store import RECORDS_FOLDER, VERIFICATION_FILE
 from basisbench.verification_parts import Deviation, RankingAgreement, Sampling, Tolerance, VerifiedCell
 from basisbench.version import __version__
 
@@ -47,8 +44,6 @@ __all__ = [
     "records_digest",
     "standing",
 ]
-
-VERIFICATION_FILE = "verification.json"
 
 MOST_BYTES = 16 * 2**20
 """A larger verification file is refused unread; one of 2,000 cells takes 3 MB."""
@@ -149,8 +144,8 @@ def records_digest(folder: Path) -> str:
     """
     whole = hashlib.sha256()
     for path in record_files(folder):
-        with _ordinary(path) as file:
-            whole.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode("utf-8", "replace"))
+        content = hashlib.sha256(_read(path, READ_BYTES)).hexdigest()
+        whole.update(f"{path.name} {content}\n".encode("utf-8", "replace"))
     return whole.hexdigest()
 
 
@@ -169,10 +164,7 @@ def read_verification(folder: str | os.PathLike[str]) -> Verification | None:
     path = Path(folder) / VERIFICATION_FILE
     if not os.path.lexists(path):
         return None
-    with _ordinary(path) as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise RecordError(f"{path}: larger than {MOST_BYTES} bytes; run basisbench verify again")
+    content = _read(path, MOST_BYTES)
     try:
         return Verification.model_validate_json(content, strict=True)
     except ValidationError as error:
@@ -233,16 +225,9 @@ def _doubts(folder: Path, *, stale: bool) -> tuple[str, ...]:
     return tuple(doubts)
 
 
-@contextmanager
-def _ordinary(path: Path) -> Iterator[BufferedReader]:
-    """Open an ordinary file for reading; a link, a pipe or a device is refused and never waited for."""
+def _read(path: Path, limit: int) -> bytes:
+    """Read an ordinary file; a link could be anything tomorrow."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise RecordError(f"{path}: expected a file, found a folder, a pipe or a device; remove it")
-            yield file
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise RecordError(f"{path}: expected a file, found a link; put the file itself there") from error
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+        return read_bounded(path, limit, links=False)
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error

@@ -10,8 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from basisbench.record_parts import Count, Name, NotNegative, Positive
-from basisbench.schema import Frozen
+from basisbench.schema import Count, Frozen, Name, NotNegative, Positive
 
 Problem = Annotated[str, Field(min_length=1, max_length=1000)]
 

@@ -13,44 +13,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from basisbench.errors import RecordError
 from basisbench.frame import PathLike, record_files, record_order
 from basisbench.record import Record, read_record
-from basisbench.schema import describe_problem
-from basisbench.store import RECORDS_FOLDER
+from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE
+from basisbench.submission import Submission, read_submission
 from basisbench.verification import Standing, standing
-
-CARD = "submission.json"
-LARGEST_CARD = 1 << 20
-"""Bytes of a `submission.json` that are read at most."""
-
-Text = Annotated[str, Field(max_length=2000)]
-
-
-class Code(BaseModel):
-    """Where the submitted code lies."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    repository: Text | None = None
-    revision: Text | None = None
-
-
-class Card(BaseModel):
-    """What a submission says about itself; fields that the page does not show are left alone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    name: Text
-    title: Text = ""
-    authors: tuple[Text, ...] = ()
-    link: Text | None = None
-    code: Code | None = None
-    licence: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +44,7 @@ class Source:
     name: str
     folder: Path
     status: Standing
-    card: Card | None
+    card: Submission | None
     cells: tuple[Cell, ...]
 
 
@@ -111,25 +79,9 @@ def _read_source(folder: Path, files: Sequence[Path]) -> Source:
         known = latest.get(record.id)
         if known is None or record.created >= known.record.created:
             latest[record.id] = Cell(record, file)
-    card = _read_card(folder / CARD)
+    card = read_submission(folder) if (folder / SUBMISSION_FILE).is_file() else None
     cells = tuple(sorted(latest.values(), key=lambda cell: record_order(cell.record)))
     return Source(folder.name if card is None else card.name, folder, standing(folder), card, cells)
-
-
-def _read_card(path: Path) -> Card | None:
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_CARD + 1)
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(content) > LARGEST_CARD:
-        raise RecordError(f"{path}: larger than {LARGEST_CARD} bytes, so it is no submission's card")
-    try:
-        return Card.model_validate_json(content)
-    except ValidationError as error:
-        raise RecordError(f"{path}: {describe_problem(error)}") from error
 
 
 def _distinctly_named(sources: Sequence[Source]) -> list[Source]:
