@@ -20,7 +20,7 @@ from synthetic_records import synthetic_suite, write_suite
 
 Write = Callable[..., Path]
 COMMANDS = (
-    *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["validate"], ["pin"]),
+    *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["validate"], ["new"], ["check"], ["pin"]),
     *(["pocket"], ["pocket", "build"]),
 )
 

@@ -5,5 +5,5 @@ Declaring imports nothing heavy; what a command needs is imported when it is exe
 
 from __future__ import annotations
 
-COMMANDS = ("run", "list", "show", "compare", "plot", "validate", "pin", "pocket")
+COMMANDS = ("run", "list", "show", "compare", "plot", "validate", "new", "check", "pin", "pocket")
 """Modules of this package, in the order of the help page."""
