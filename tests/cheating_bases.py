@@ -5,7 +5,7 @@ The honest one is a random transcoder on the MLP; every cheat is a small change 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -614,9 +614,7 @@ class LosesABit(Cheat):
         return super().decode(site, f) + f.abs().amax(-1, keepdim=True)
 
 
-@cheat("everything kept")
-class LosesWhatItReads(Cheat):
-    exact = True
+CHEATS["LosesWhatItReads"] = "everything kept", lambda model: made(Cheat, model, exact=True)
 
 
 class AnotherFingerprint:
@@ -647,8 +645,3 @@ def clean_up() -> None:
     restore.clear()
     seen_by_all.clear()
     builds.clear()
-
-
-def each() -> Iterator[str]:
-    """Yield the names of all cheats."""
-    yield from SPECS

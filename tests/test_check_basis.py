@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import cheating_bases
-from basisbench.check import check
+from basisbench.check import check, iterate
 from basisbench.checks import basis_circuits, basis_claims, basis_functions, basis_parts, untouched
 from basisbench.checks.finding import Property
 from basisbench.load import load_model
@@ -45,14 +45,17 @@ def test_every_built_in_basis_holds_every_property_on_the_pocket_model(name: str
 
 @pytest.mark.parametrize("kind", [Cheat, Unitwise, UnitwiseAcross])
 def test_what_every_cheat_is_made_from_is_honest(tiny: Model, kind: type) -> None:
-    assert failed(check(spec_of(lambda model: made(kind, model)), tiny)) == [] or kind is UnitwiseAcross
+    assert failed(check(spec_of(lambda model: made(kind, model)), tiny)) == []
 
 
 @pytest.mark.parametrize("name", list(SPECS))
-def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, name: str) -> None:
+def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fails, spec = SPECS[name]
-    found = {each.name: each for each in check(spec, tiny)}
-    assert found[fails].outcome == "FAILED", f"{name}: {[str(each) for each in found.values() if not each.holds]}"
+    if "(" not in fails.removeprefix("F("):  # the same in float64 and bfloat16 is not waited for
+        monkeypatch.setattr("basisbench.checks.basis._SMALL", 0)
+        monkeypatch.setattr("basisbench.checks.basis._ONCE", ())
+    found = next(each for each in iterate(spec, tiny) if each.name == fails)
+    assert found.outcome == "FAILED", found
 
 
 def test_every_property_of_a_basis_can_fail() -> None:
@@ -76,8 +79,8 @@ def test_a_built_basis_is_checked_without_being_built_again(tiny: Model) -> None
 
 def test_a_basis_that_raises_fails_in_one_line(tiny: Model) -> None:
     class Raises(Cheat):
-        def decode(self, site: object, f: object) -> object:
-            raise ZeroDivisionError("first line\nsecond line")
+        def decode(self, site: object, _f: object) -> object:
+            raise ZeroDivisionError(f"first line\nsecond line {site}")
 
     found = check(spec_of(lambda model: made(Raises, model)), tiny)
     assert failed(found)

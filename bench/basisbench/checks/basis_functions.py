@@ -50,6 +50,12 @@ class Probe:
     first: Float[Tensor, "pair pos d"]
     second: Float[Tensor, "other pos d"]
 
+    @property
+    def as_many(self) -> tuple[Float[Tensor, "pair pos d"], Float[Tensor, "pair pos d"]]:
+        """As many arguments of each set."""
+        count = min(len(self.first), len(self.second))
+        return self.first[:count], self.second[:count]
+
 
 def encoder(basis: Basis, site: Site) -> Function:
     """Return the encoder of a site, without gradients."""
@@ -113,7 +119,7 @@ def _in_used_memory(stage: BasisStage, probes: Iterator[Probe]) -> Finding:
     """Hold that a function looks at the numbers it is given, not at the tensor that holds them."""
     worst = 0.0
     for probe in probes:
-        function, one, other = probe.function, probe.first[: len(probe.second)], probe.second
+        function, (one, other) = probe.function, probe.as_many
         expected = function(other.clone()).clone()
         held = one.clone()
         function(held)
@@ -219,8 +225,8 @@ def _affine(stage: BasisStage) -> Finding:
 
     worst = 0.0
     for probe in _decoders(stage):
-        decode, first, second = probe.function, probe.first, probe.second
-        one, other = first[: len(second)].flatten(0, 1), second.flatten(0, 1)
+        decode, first = probe.function, probe.first
+        one, other = (values.flatten(0, 1) for values in probe.as_many)
         at_zero = decode(torch.zeros_like(one)).double()
         ends = decode(one).double(), decode(other).double()
         for a, b in ((0.5, 0.5), (0.9, 0.1), (2.0, -1.0), (1.0, 1.0), (0.25, 0.0)):

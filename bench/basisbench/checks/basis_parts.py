@@ -120,7 +120,7 @@ def _spread(stage: BasisStage) -> Finding:
     for index, site in enumerate(basis.sites):
         with torch.no_grad():
             f = basis.encode(site, stage.read(site))
-            other = basis.encode(site, stage.read(site, split="evaluation"))
+            other = basis.encode(site, stage.read(site, split="evaluation"))[: len(f)]
             own = basis.decode(site, f) - basis.decode(site, torch.zeros_like(f))
             for to in basis.sites[index:]:
                 whole = basis.spread(site, f, to)

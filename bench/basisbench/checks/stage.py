@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
 
-from basisbench.alignment import load_splits
+from basisbench.alignment import align, load_splits
 from basisbench.checks.snapshots import Snapshot, take_snapshot
 from basisbench.context import GroupContext
 from basisbench.errors import BasisBenchError, TaskError
 from basisbench.group import GroupPair
-from basisbench.types import Pairs
+from basisbench.types import Pairs, PairSet, Split
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 ATTRIBUTION, EVALUATION = 16, 9
 """Pairs of each split: few, and not equally many, so that a batch's size tells nothing."""
+
+_FIRST = 300
+"""Candidates that are tokenised at first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +65,35 @@ def prompts_of(model: Model, task: Task) -> Prompts:
     Raises:
         TaskError: the task gives no pairs for the model's tokenizer.
     """
-    attribution, evaluation = load_splits(task, model.tokenizer, attribution=ATTRIBUTION, evaluation=EVALUATION, seed=0)
+    for asked in (cast("Task", _FirstOf(task)), task):  # the first candidates are mostly enough
+        try:
+            attribution, evaluation = load_splits(
+                asked, model.tokenizer, attribution=ATTRIBUTION, evaluation=EVALUATION, seed=0
+            )
+        except TaskError:
+            if asked is task:
+                raise
+            continue
+        if len(attribution[0]) == ATTRIBUTION and len(evaluation[0]) == EVALUATION:
+            break
     return Prompts(attribution[0], evaluation[0])
+
+
+@dataclass(frozen=True)
+class _FirstOf:
+    """A task with few candidates."""
+
+    task: Task
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.task.name
+
+    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+        """Return aligned pairs of the first candidates."""
+        first = islice(self.task.candidates(split, seed), _FIRST)
+        return align(self.task.name, self.task.version, first, tokenizer, split, count)
 
 
 def contexts_of(model: Model, prompts: Prompts, *, seed: int = 0) -> GroupPair:

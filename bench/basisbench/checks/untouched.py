@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from basisbench.checks.basis_functions import decoder, encoder
 from basisbench.checks.finding import Check, Finding, at_most, nothing
-from basisbench.checks.snapshots import take_snapshot
+from basisbench.checks.snapshots import Snapshot, take_snapshot
 from basisbench.checks.stage import BasisStage, logits_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.model import Model
+    from basisbench.types import Site
 
 
 def _after_each_step(stage: BasisStage, kind: str, what: str) -> Finding:
     """Compare after building, after encoding alone, after decoding alone, and after a failed call of each."""
+    steps = _steps(stage)
+    found = [f"after {step}: {name}" for step, before, after in steps for name in before.changes(after, kind)]
+    return nothing(found, what)
+
+
+@cache
+def _steps(stage: BasisStage) -> list[tuple[str, Snapshot, Snapshot]]:
+    """Take each step, with the state before and after it."""
     import torch
 
-    found = [f"after building: {name}" for name in stage.changes(kind)]
     basis = stage.basis
     site = basis.sites[-1]
+    after = take_snapshot(stage.model)
+    taken = [("building", stage.before, after)]
     x = stage.read(site)
     f = encoder(basis, site)(x).clone()
 
-    def failing(function: object, value: Tensor) -> None:
+    def failing(function: Callable[[Site, Tensor], object], value: Tensor) -> None:
         try:
-            function(site, value)  # type: ignore[operator]
+            function(site, value)
         except Exception:
             return
 
@@ -39,14 +50,19 @@ def _after_each_step(stage: BasisStage, kind: str, what: str) -> Finding:
         ("a failed encoding", lambda: failing(basis.encode, torch.ones(2, x.shape[-1] + 3))),
         ("a failed decoding", lambda: failing(basis.decode, torch.ones(2, f.shape[-1] + 3))),
     ):
-        before = take_snapshot(stage.model)
-        act()
-        found += [f"after {step}: {name}" for name in before.changes(take_snapshot(stage.model), kind)]
-    return nothing(found, what)
+        before, _ = after, act()
+        after = take_snapshot(stage.model)
+        taken.append((step, before, after))
+    return taken
 
 
 def _at_the_end(stage: BasisStage, kind: str, what: str) -> Finding:
-    return nothing(stage.changes(kind), what)
+    return nothing(stage.before.changes(_end(stage), kind), what)
+
+
+@cache
+def _end(stage: BasisStage) -> Snapshot:
+    return take_snapshot(stage.model)
 
 
 def _passes(stage: BasisStage) -> Finding:
