@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import cheating_bases
+import cheats_of_bases
 from basisbench.check import check, iterate
 from basisbench.checks import basis_circuits, basis_claims, basis_functions, basis_parts, untouched
 from basisbench.checks.finding import Property
@@ -14,7 +14,8 @@ from basisbench.load import load_model
 from basisbench.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
-from cheating_bases import SPECS, Cheat, Unitwise, UnitwiseAcross, made, spec_of
+from cheating_bases import Cheat, Unitwise, UnitwiseAcross, made, spec_of
+from cheats_of_bases import SPECS
 
 REGISTRY = load_registry()
 
@@ -22,7 +23,7 @@ REGISTRY = load_registry()
 @pytest.fixture(autouse=True)
 def _cleaned_up() -> Iterator[None]:
     yield
-    cheating_bases.clean_up()
+    cheats_of_bases.clean_up()
 
 
 @pytest.fixture
@@ -56,6 +57,7 @@ def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, name: str, mon
         monkeypatch.setattr("basisbench.checks.basis._ONCE", ())
     found = next(each for each in iterate(spec, tiny) if each.name == fails)
     assert found.outcome == "FAILED", found
+    assert found.bound != "no exception", "it is caught by what is measured, not by an error on the way"
 
 
 def test_every_property_of_a_basis_can_fail() -> None:
@@ -73,7 +75,7 @@ def test_a_built_basis_is_checked_without_being_built_again(tiny: Model) -> None
     assert failed(tuple(found.values())) == []
     assert found["built again"].outcome == "info"
     assert found["other types"].outcome == "info"
-    state = {each.name: each for each in check(made(cheating_bases.KeepsActivations, tiny), tiny)}
+    state = {each.name: each for each in check(made(cheats_of_bases.KeepsActivations, tiny), tiny)}
     assert state["state"].outcome == "FAILED"
 
 

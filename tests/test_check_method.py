@@ -181,6 +181,7 @@ def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, method: Honest
     fresh = replace(method, state={})
     found = next(each for each in iterate(fresh, tiny) if each.name == fails)
     assert found.outcome == "FAILED", found
+    assert (found.bound == "no exception") == isinstance(method, LooksAtThePairs), found
 
 
 def test_every_property_of_a_method_can_fail() -> None:

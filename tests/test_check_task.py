@@ -182,6 +182,7 @@ def test_a_cheat_fails_on_the_property_that_names_it(
     monkeypatch.setattr("basisbench.checks.task._MOST", 3000)  # what never ends is told sooner
     found = next(each for each in iterate(task, pocket) if each.name == fails)
     assert found.outcome == "FAILED", found
+    assert found.bound != "no exception", found
 
 
 def test_every_property_of_a_task_can_fail() -> None:
