@@ -277,12 +277,15 @@ def _start(tokenizer: Any) -> list[int]:
 
 
 def _enough(stage: TaskStage) -> Finding:
-    splits = load_splits(stage.task, stage.model.tokenizer, attribution=MINIMUM_GROUP, evaluation=MINIMUM_GROUP, seed=0)
-    everything = [stage.task.pairs(stage.model.tokenizer, split, _MOST, 0).pair_count for split in SPLITS]
-    asked = [pairs.pair_count for pairs in stage.pairs.values()]
-    text = f"{everything[0]} attribution and {everything[1]} evaluation pairs; {max(asked)} where {_WANTED} are asked"
-    few = min(pairs.pair_count for pairs in splits) < MINIMUM_GROUP or max(asked) > _WANTED
-    return holds(not few, text, f"at least {MINIMUM_GROUP} in a common group, no more than asked")
+    tokenizer, bound = stage.model.tokenizer, f"at least {MINIMUM_GROUP} in a common group, no more than asked"
+    try:
+        load_splits(stage.task, tokenizer, attribution=MINIMUM_GROUP, evaluation=MINIMUM_GROUP, seed=0)
+        everything = [stage.task.pairs(tokenizer, split, _MOST, 0).pair_count for split in SPLITS]
+    except TaskError as error:
+        return holds(False, str(error), bound)
+    most = max(pairs.pair_count for pairs in stage.pairs.values())
+    text = f"{everything[0]} attribution and {everything[1]} evaluation pairs; {most} where {_WANTED} are asked"
+    return holds(most <= _WANTED, text, bound)
 
 
 def _refusals(stage: TaskStage) -> Finding:
