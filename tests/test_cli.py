@@ -21,7 +21,7 @@ from synthetic_records import synthetic_suite, write_suite
 Write = Callable[..., Path]
 COMMANDS = (
     *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["report"]),
-    *(["validate"], ["verify"], ["submit"], ["pin"]),
+    *(["new"], ["check"], ["validate"], ["verify"], ["submit"], ["pin"]),
     *(["pocket"], ["pocket", "build"]),
 )
 

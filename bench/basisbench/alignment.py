@@ -22,7 +22,7 @@ import numpy as np
 
 from basisbench.errors import TaskError
 from basisbench.token_alignment import AlignedPair, collect, tokenizer_name
-from basisbench.types import ContrastPair, Pairs, PairSet, Split
+from basisbench.types import SPLITS, ContrastPair, Pairs, PairSet, Split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -61,14 +61,27 @@ def align(
         The groups, with the candidates left out counted by reason.
 
     Raises:
-        TaskError: nothing is left, or the tokenizer is not a fast one.
+        TaskError: nothing is left, the tokenizer is not a fast one, or there is no such split or no such count.
     """
+    check_request(task_name, split, count)
     groups, dropped = collect(task_name, candidates, tokenizer)
     groups, dropped = _drop_small(groups, dropped, minimum_group)
     if not groups:
         raise _no_pairs(task_name, tokenizer, split, dropped)
     chosen = _spread(groups, count, minimum_group)
     return PairSet(tuple(_build(task_name, version, split, key, group) for key, group in chosen.items()), dropped)
+
+
+def check_request(task_name: str, split: str, count: int) -> None:
+    """Refuse a split that there is not, and fewer than one pair.
+
+    Raises:
+        TaskError: tells which task, what was asked and what it has.
+    """
+    if split not in SPLITS:
+        raise TaskError(f"task '{task_name}' has no split '{split}'; it has {' and '.join(SPLITS)}")
+    if count < 1:
+        raise TaskError(f"task '{task_name}': {count} pairs asked of the {split} split; ask for at least 1")
 
 
 def load_splits(

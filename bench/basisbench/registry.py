@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Literal, TypeAlias, overload
 
 from basisbench.errors import BasisBenchError, unknown_name
@@ -149,7 +150,7 @@ def built_in() -> Registry:
     """Return what ships with BasisBench; nobody else's code is imported."""
     registry = Registry()
     for module in _built_in_modules():
-        registry = registry.adding(_as_tuple(importlib.import_module(module).PROVIDES), module)
+        registry = registry.adding(as_tuple(importlib.import_module(module).PROVIDES), module)
     return registry
 
 
@@ -161,7 +162,7 @@ def _installed() -> Registry:
         for point in entry_points(group=f"basisbench.{plural}"):
             source = f"entry point '{point.name}' of {point.dist.name if point.dist else 'an unknown package'}"
             try:
-                items = _as_tuple(point.load())
+                items = as_tuple(point.load())
             except Exception as error:
                 raise BasisBenchError(
                     f"{source} cannot be loaded: {type(error).__name__}: {error}; fix or uninstall that package"
@@ -197,6 +198,18 @@ def _defines_provides(module: str) -> bool:
 
 def _load_file(path: Path) -> tuple[object, ...]:
     """Import a plug-in file and return what it provides."""
+    module = load_module(path)
+    if not hasattr(module, "PROVIDES"):
+        raise BasisBenchError(f"plug-in {path}: defines no PROVIDES, the tuple of objects to register")
+    return as_tuple(module.PROVIDES)
+
+
+def load_module(path: Path) -> ModuleType:
+    """Import a plug-in file.
+
+    Raises:
+        BasisBenchError: it is not there, is not Python, or raises an error.
+    """
     if not path.is_file():
         raise BasisBenchError(f"plug-in {path}: no such file")
     name = f"basisbench_plugin_{path.stem}"
@@ -210,12 +223,11 @@ def _load_file(path: Path) -> tuple[object, ...]:
     except Exception as error:
         del sys.modules[name]
         raise BasisBenchError(f"plug-in {path}: cannot be loaded: {type(error).__name__}: {error}") from error
-    if not hasattr(module, "PROVIDES"):
-        raise BasisBenchError(f"plug-in {path}: defines no PROVIDES, the tuple of objects to register")
-    return _as_tuple(module.PROVIDES)
+    return module
 
 
-def _as_tuple(provided: object) -> tuple[object, ...]:
+def as_tuple(provided: object) -> tuple[object, ...]:
+    """Return what a module provides as a tuple, be it one object or several."""
     return tuple(provided) if isinstance(provided, tuple | list) else (provided,)
 
 

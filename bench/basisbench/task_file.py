@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basisbench.alignment import align
+from basisbench.alignment import align, check_request
 from basisbench.errors import TaskError
 from basisbench.sentence_frames import generator
 from basisbench.types import ContrastPair, PairSet, Segment, Split
@@ -64,8 +64,9 @@ class FileTask:
         """Return about `count` aligned pairs.
 
         Raises:
-            TaskError: no pair survives this tokenizer.
+            TaskError: no pair survives this tokenizer, or there is no such split or count.
         """
+        check_request(self.name, split, count)
         return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
 
 

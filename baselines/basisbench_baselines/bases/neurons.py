@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from basisbench.errors import BasisError
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, Site
 
@@ -33,13 +34,16 @@ class Neurons:
     exact: bool = True
     parameter_bytes: int = 0
 
-    def encode(self, _site: Site, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    def encode(self, site: Site, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Return the activation itself."""
-        return x
+        return x if site in self.sites else self._refuse(site)
 
-    def decode(self, _site: Site, f: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    def decode(self, site: Site, f: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Return the coordinates themselves."""
-        return f
+        return f if site in self.sites else self._refuse(site)
+
+    def _refuse(self, site: Site) -> NoReturn:
+        raise BasisError(f"basis '{self.name}' has no site that reads {site.read} and writes {site.write}")
 
 
 def neurons_at(name: str, family: Family, kind: SiteKind, model: Model) -> Neurons:

@@ -50,8 +50,8 @@ class RotatedActivations:
         return tuple((linear_map(rotation, None), linear_map(rotation.T, None)) for rotation in self.rotations)
 
     def encode(self, site: Site, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
-        """Return the activation's components along the rotated axes."""
-        return self._maps[site.layer][0](x)
+        """Return the activation's components along the rotated axes, in the type of the rotation."""
+        return self._maps[site.layer][0](x.to(self.rotations[site.layer].dtype))
 
     def decode(self, site: Site, f: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """Return the activation with these components."""
@@ -60,7 +60,12 @@ class RotatedActivations:
     def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart:
         """Return some axes."""
         rotation = self.rotations[site.layer]
-        return RowsPart(units, lambda some: passing_linear_map(rotation[some], None), rotation.__getitem__)
+
+        def encoder(some: Int[Tensor, " part"]) -> LinearMap:
+            rows = passing_linear_map(rotation[some], None)
+            return lambda x: rows(x.to(rotation.dtype))
+
+        return RowsPart(units, encoder, rotation.__getitem__)
 
 
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
@@ -79,13 +84,16 @@ def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
 
 
 def build_rotation(model: Model) -> RotatedActivations:
-    """Build the control for a model; the rotation is the same in every run."""
+    """Build the control for a model; the rotation is the same in every run, and in half precision of float32."""
+    import torch
+
     width = int(model.bridge.cfg.d_mlp)
     hooks = [model.hook("mlp_act", layer) for layer in range(model.layers)]
     return RotatedActivations(
         sites=tuple(Site(layer, hook, hook) for layer, hook in enumerate(hooks)),
         rotations=tuple(
-            random_rotation(width, SEED + layer).to(model.device, model.dtype) for layer in range(model.layers)
+            random_rotation(width, SEED + layer).to(model.device, torch.promote_types(model.dtype, torch.float32))
+            for layer in range(model.layers)
         ),
     )
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 COMMANDS = (
     *("run", "list", "show", "compare", "plot", "report"),
-    *("validate", "verify", "submit", "pin", "pocket"),
+    *("new", "check", "validate", "verify", "submit"),
+    *("pin", "pocket"),
 )
 """Modules of this package, in the order of the help page."""

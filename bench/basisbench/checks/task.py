@@ -1,0 +1,333 @@
+"""All checks of a task: two splits without a common word, minimal pairs, the same on every call and in any process."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from basisbench.alignment import MINIMUM_GROUP, load_splits
+from basisbench.checks.basis_claims import complaints
+from basisbench.checks.finding import Check, Finding, Property, holds, information, not_measured, nothing, run_checks
+from basisbench.checks.stage import contexts_of, prompts_of
+from basisbench.errors import TaskError
+from basisbench.types import SPLITS, ContrastPair, Pairs, PairSet, Split
+
+if TYPE_CHECKING:
+    from basisbench.model import Model
+    from basisbench.protocols import Task
+
+_MOST = 100_000
+"""Candidates that are looked at; a task that goes on for longer is not finite."""
+
+_WANTED = 60
+
+
+@dataclass(frozen=True, eq=False)
+class TaskStage:
+    """A task and the model whose tokenizer is used."""
+
+    task: Task
+    model: Model
+
+    @cached_property
+    def candidates(self) -> Mapping[Split, list[ContrastPair]]:
+        """The pairs of each split as text, under seed 0."""
+        return {split: list(islice(self.task.candidates(split, 0), _MOST + 1)) for split in SPLITS}
+
+    @cached_property
+    def pairs(self) -> Mapping[Split, PairSet]:
+        """The aligned groups of each split, under seed 0."""
+        return {split: self.task.pairs(self.model.tokenizer, split, _WANTED, 0) for split in SPLITS}
+
+    def groups(self) -> Iterator[tuple[Split, Pairs]]:
+        """Yield the aligned groups of both splits."""
+        for split in SPLITS:
+            for group in self.pairs[split]:
+                yield split, group
+
+
+def check_task(task: Task, model: Model) -> Iterator[Property]:
+    """Yield every property of a task."""
+    yield from run_checks(f"task {task.name}", CHECKS, TaskStage(task, model))
+
+
+def _metadata(stage: TaskStage) -> Finding:
+    found = complaints(stage.task.name, stage.task.summary)
+    version = stage.task.version
+    if not isinstance(version, str) or not version.strip():
+        found.append(f"the version is {version!r}, not a text")
+    return nothing(found, "mistakes")
+
+
+def _candidates(stage: TaskStage) -> Finding:
+    found = []
+    for split, pairs in stage.candidates.items():
+        texts = {(pair.clean_text, pair.counterfactual_text) for pair in pairs}
+        if not pairs:
+            found.append(f"no {split} pair")
+        if len(pairs) > _MOST:
+            found.append(f"more than {_MOST} {split} pairs: they must come to an end")
+        elif len(texts) < len(pairs):
+            found.append(f"{len(pairs) - len(texts)} {split} pairs occur twice")
+    return nothing(found, "mistakes")
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def _disjoint_words(stage: TaskStage) -> Finding:
+    varied = {split: _split_words(pairs) for split, pairs in stage.candidates.items()}
+    shared = sorted(varied["attribution"] & varied["evaluation"])
+    if not varied["attribution"] or not varied["evaluation"]:
+        return holds(False, "pairs name no word that the task varies", "a word each")
+    if shared:
+        return nothing(shared, "words in both splits")
+    foreign = []
+    for split, other in (SPLITS, SPLITS[::-1]):
+        for pair in stage.candidates[split]:
+            here = _words(f"{pair.clean_text} {pair.counterfactual_text}")
+            foreign += sorted(here & varied[other])
+    return nothing(sorted(set(foreign)), "words of one split in prompts of the other")
+
+
+def _split_words(pairs: list[ContrastPair]) -> set[str]:
+    return {word for pair in pairs for text in pair.words for word in _words(text)}
+
+
+def _words_named(stage: TaskStage) -> Finding:
+    """Hold that `words` names what differs between the prompts: else disjoint words would be an empty claim."""
+    missing: set[str] = set()
+    for pairs in stage.candidates.values():
+        for pair in pairs:
+            differing = _words(pair.clean_text) ^ _words(pair.counterfactual_text)
+            for clean, other in zip(pair.clean, pair.counterfactual, strict=False):
+                if clean.text != other.text:
+                    differing |= _words(clean.text) ^ _words(other.text)
+            missing |= differing - _split_words([pair])
+    return nothing(sorted(missing), "words that differ between prompts and are not named")
+
+
+def _disjoint_prompts(stage: TaskStage) -> Finding:
+    texts = [
+        {text for pair in pairs for text in (pair.clean_text, pair.counterfactual_text)}
+        for pairs in stage.candidates.values()
+    ]
+    return nothing(sorted(texts[0] & texts[1]), "prompts in both splits")
+
+
+def _contrast(stage: TaskStage) -> Finding:
+    found = []
+    for pair in (pair for pairs in stage.candidates.values() for pair in pairs):
+        roles = [segment.role for segment in pair.clean]
+        if roles != [segment.role for segment in pair.counterfactual] or len(set(roles)) < len(roles):
+            found.append(f"roles differ or repeat: {pair.clean_text!r}")
+        if pair.clean_text == pair.counterfactual_text:
+            found.append(f"no contrast: {pair.clean_text!r}")
+        if not pair.answers or not pair.foils or set(pair.answers) & set(pair.foils):
+            found.append(f"answers {pair.answers} and foils {pair.foils}: {pair.clean_text!r}")
+    return nothing(found, "pairs")
+
+
+def _same_again(stage: TaskStage) -> Finding:
+    changed = []
+    for split in SPLITS:
+        list(islice(stage.task.candidates(split, 1), 5))  # another seed in between, not read to its end
+        if list(islice(stage.task.candidates(split, 0), _MOST + 1)) != stage.candidates[split]:
+            changed.append(f"{split} candidates")
+        again = stage.task.pairs(stage.model.tokenizer, split, _WANTED, 0)
+        if digest_of(again) != digest_of(stage.pairs[split]):
+            changed.append(f"{split} pairs")
+    return nothing(changed, "that differ on a second call")
+
+
+def digest_of(pairs: PairSet) -> str:
+    """Return the SHA-256 over the token ids and texts of aligned groups."""
+    digest = hashlib.sha256()
+    for group in pairs:
+        digest.update(repr((group.group, group.roles, group.clean_text, group.counterfactual_text)).encode())
+        for ids in (group.clean, group.counterfactual, group.answers, group.foils):
+            digest.update(ids.astype("<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _other_seed(stage: TaskStage) -> Finding:
+    same = [split for split in SPLITS if list(stage.task.candidates(split, 1)) == stage.candidates[split]]
+    return nothing(same, "splits in the same order under another seed")
+
+
+_IN_A_PROCESS = """
+import base64, pickle, sys, hashlib
+path, name = sys.argv[1:3]
+if path:
+    import importlib.util
+    specification = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+task = pickle.loads(base64.b64decode(sys.stdin.read()))
+from basisbench.checks.task import digest_of_candidates
+print(digest_of_candidates(task))
+"""
+
+
+def digest_of_candidates(task: Task) -> str:
+    """Return the SHA-256 over the candidates of both splits under seed 0."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        for pair in islice(task.candidates(split, 0), _MOST + 1):
+            digest.update(repr(pair).encode())
+    return digest.hexdigest()
+
+
+def _other_process(stage: TaskStage) -> Finding:
+    """Hold that another process gives the same: sets and hashes of texts are in another order there."""
+    try:
+        pickled = base64.b64encode(pickle.dumps(stage.task)).decode()
+    except Exception as error:
+        return not_measured(f"the task cannot be sent to another process: {type(error).__name__}")
+    name = type(stage.task).__module__
+    path = str(getattr(sys.modules.get(name), "__file__", "")) if name.startswith("basisbench_plugin_") else ""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    expected = digest_of_candidates(stage.task)
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", _IN_A_PROCESS, path, name],
+            input=pickled,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**environment, "PYTHONHASHSEED": seed},
+        )
+        if done.returncode:
+            return not_measured(f"it does not load in another process: {done.stderr.strip().splitlines()[-1]}")
+        if done.stdout.strip() != expected:
+            return holds(False, "other pairs in another process", "the same pairs")
+    return holds(True, "the same in 2 other processes", "the same pairs")
+
+
+def _aligned(stage: TaskStage) -> Finding:
+    found = []
+    for split, group in stage.groups():
+        where = f"{split} group {group.group}"
+        rows = len(group)
+        shapes = {ids.shape for ids in (group.clean, group.counterfactual)}
+        if shapes != {(rows, len(group.roles))}:
+            found.append(f"{where}: {len(group.roles)} roles for ids of shapes {sorted(shapes)}")
+        if {len(group.answers), len(group.foils), len(group.clean_text), len(group.counterfactual_text)} != {rows}:
+            found.append(f"{where}: answers, foils or texts are not one per pair")
+        if (group.task, group.version, group.split) != (stage.task.name, stage.task.version, split):
+            found.append(f"{where}: says it is {group.task}, version {group.version}, split {group.split}")
+        found += [f"{where}: {text!r} has no contrast" for text in _without_contrast(group)]
+    keys = [{group.group for group in pairs} for pairs in stage.pairs.values()]
+    if not keys[0] & keys[1]:
+        found.append("the two splits have no aligned group in common")
+    return nothing(found, "mistakes")
+
+
+def _without_contrast(group: Pairs) -> list[str]:
+    return [
+        text
+        for text, clean, other in zip(group.clean_text, group.clean, group.counterfactual, strict=False)
+        if clean.shape == other.shape and (clean == other).all()
+    ]
+
+
+def _tokens(stage: TaskStage) -> Finding:
+    """Hold that token ids are those of the texts, and that answers and foils are one token after either prompt."""
+    tokenizer: Any = stage.model.tokenizer
+    texts = {(pair.clean_text, pair.counterfactual_text): pair for pairs in stage.candidates.values() for pair in pairs}
+    found = []
+    for split, group in stage.groups():
+        for row, both in enumerate(zip(group.clean_text, group.counterfactual_text, strict=True)):
+            where, pair = f"{split} {both[0]!r}", texts.get(both)
+            if pair is None:
+                found.append(f"{where}: not among the candidates")
+                continue
+            for text, ids in zip(both, (group.clean, group.counterfactual), strict=True):
+                bare = _ids(tokenizer, text)
+                if ids[row].tolist() != _start(tokenizer) + bare:
+                    found.append(f"{where}: other ids than those of {text!r}")
+                for words, tokens in ((pair.answers, group.answers), (pair.foils, group.foils)):
+                    continued = [[*bare, token] for token in tokens[row].tolist()]
+                    if continued != [_ids(tokenizer, text + word) for word in words]:
+                        found.append(f"{where}: {words} are not the single tokens {tokens[row].tolist()}")
+            answers, foils = set(group.answers[row].tolist()), set(group.foils[row].tolist())
+            if answers & foils or tokenizer.unk_token_id in answers | foils:
+                found.append(f"{where}: an answer is a foil or unknown to the tokenizer")
+    return nothing(found, "mistakes")
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _start(tokenizer: Any) -> list[int]:
+    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+
+
+def _enough(stage: TaskStage) -> Finding:
+    tokenizer, bound = stage.model.tokenizer, f"at least {MINIMUM_GROUP} in a common group, no more than asked"
+    try:
+        load_splits(stage.task, tokenizer, attribution=MINIMUM_GROUP, evaluation=MINIMUM_GROUP, seed=0)
+        everything = [stage.task.pairs(tokenizer, split, _MOST, 0).pair_count for split in SPLITS]
+    except TaskError as error:
+        return holds(False, str(error), bound)
+    most = max(pairs.pair_count for pairs in stage.pairs.values())
+    text = f"{everything[0]} attribution and {everything[1]} evaluation pairs; {most} where {_WANTED} are asked"
+    return holds(most <= _WANTED, text, bound)
+
+
+def _refusals(stage: TaskStage) -> Finding:
+    tokenizer, found = stage.model.tokenizer, []
+    for what, split, count in (
+        ("a split named 'validation'", "validation", 10),
+        ("a count of 0", "attribution", 0),
+        ("a count of -1", "evaluation", -1),
+    ):
+        try:
+            stage.task.pairs(tokenizer, split, count, 0)  # type: ignore[arg-type]
+        except TaskError as error:
+            if "\n" in str(error).strip():
+                found.append(f"{what}: more than one line")
+        except Exception as error:
+            found.append(f"{what}: {type(error).__name__} instead of a TaskError")
+        else:
+            found.append(f"{what} is taken")
+    return nothing(found, "wrong requests not refused in one line")
+
+
+def _accuracy(stage: TaskStage) -> Finding:
+    group = contexts_of(stage.model, prompts_of(stage.model, stage.task))
+    metric = group.evaluation.clean_metric()
+    right = float((metric > 0).double().mean())
+    return information(f"{right:.0%} of {len(metric)} pairs; mean logit difference {float(metric.mean()):.2f}")
+
+
+CHECKS: tuple[Check[TaskStage], ...] = (
+    Check("metadata", "name, version and a summary of one line are there", _metadata),
+    Check("candidates", "each split has pairs, distinct and finitely many", _candidates),
+    Check("disjoint words", "no word that the task varies is in both splits", _disjoint_words),
+    Check("words named", "every word that differs between the prompts is among a pair's words", _words_named),
+    Check("disjoint prompts", "no prompt is in both splits", _disjoint_prompts),
+    Check("contrast", "prompts differ, roles agree, answers are no foils", _contrast),
+    Check("the same again", "a second call gives the same pairs", _same_again),
+    Check("another process", "another process gives the same pairs", _other_process),
+    Check("another seed", "another seed gives another order", _other_seed),
+    Check("aligned groups", "pairs of a group have one length and one role per position", _aligned),
+    Check("tokens", "ids are those of the texts; answers and foils are known single tokens", _tokens),
+    Check("enough pairs", "both splits have a common group that is large enough", _enough),
+    Check("refusals", "a wrong split and an impossible count are refused in one line", _refusals),
+    Check("accuracy", "how often the model prefers the answer", _accuracy),
+)
+"""In the order of the report."""

@@ -1,0 +1,212 @@
+"""`basisbench check` on methods: the built-in ones hold every property, and every property fails for a cheat."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+
+from basisbench.check import check, iterate
+from basisbench.checks import method as checks
+from basisbench.context import GroupContext
+from basisbench.load import load_model
+from basisbench.model import Model
+from basisbench.projection import projected_scores
+from basisbench.protocols import Basis, ModelSpec, ScoringContext
+from basisbench.registry import load_registry
+from basisbench.types import Scores
+
+REGISTRY = load_registry()
+
+
+@pytest.fixture
+def tiny(tiny_llama: ModelSpec) -> Model:
+    torch.manual_seed(99)  # a cheat that seeds torch must not find the state that it would make
+    return load_model(tiny_llama, dtype="float32")
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.of("method")])
+def test_every_built_in_method_holds_every_property_on_the_pocket_model(name: str) -> None:
+    found = check(REGISTRY.get("method", name))
+    assert [str(each) for each in found if not each.holds] == []
+    assert len(found) == len(checks.CHECKS)
+
+
+@dataclass
+class Honest:
+    """Input x gradient; what cheats change."""
+
+    name: str = "honest"
+    summary: str = "a cheat"
+    state: dict[str, Any] = field(default_factory=dict)
+
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        return projected_scores(context, basis, "ixg")
+
+
+class RemembersScores(Honest):
+    """Learns from earlier cells."""
+
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        scores = super().score(context, basis)
+        self.state["cells"] = self.state.get("cells", 0) + 1
+        return Scores(tuple(units * (1 + 0.1 * self.state["cells"]) for units in scores.units), scores.errors)
+
+
+class DrawsFromGlobalState(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        scores = super().score(context, basis)
+        return Scores(tuple(units + random.random() for units in scores.units), scores.errors)
+
+
+class LooksAtThePairs(Honest):
+    """Asks the context for what ScoringContext does not have."""
+
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        assert context.pairs.task  # type: ignore[attr-defined]
+        return super().score(context, basis)
+
+
+class WritesIntoTheContext(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        scores = super().score(context, basis)
+        context.activation(basis.sites[0].read, "clean").mul_(1.5)
+        return scores
+
+
+class KeepsScores(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        scores = super().score(context, basis)
+        self.state[str(len(self.state))] = scores
+        return scores
+
+
+class LeavesOutErrors(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        return Scores(super().score(context, basis).units, None)
+
+
+class GivesErrorsToAll(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        scores = super().score(context, basis)
+        return Scores(scores.units, tuple(units[:, 0] for units in scores.units))
+
+
+class ScoresTheFirstSiteTwice(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        scores = super().score(context, basis)
+        if hasattr(basis, "spread"):
+            return Scores(scores.units[:1], (scores.errors or ())[:1])
+        return scores
+
+
+class LeavesAHookWhenInterrupted(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        handle = context.model.body.register_forward_hook(lambda *_: None)
+        scores = super().score(context, basis)
+        handle.remove()
+        return scores
+
+
+class ChangesAWeight(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        context.model.body.get_submodule("model.norm").weight.data.mul_(1.001)
+        return super().score(context, basis)
+
+
+class AsksForGradients(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        context.model.body.get_submodule("model.norm").weight.requires_grad_(True)
+        scores = super().score(context, basis)
+        return Scores(tuple(units.detach() for units in scores.units), scores.errors)
+
+
+class ChangesAConstant(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        context.model.body.get_submodule("model.norm").variance_epsilon = 0.1
+        return super().score(context, basis)
+
+
+class ReplacesTheHarness(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        original = ORIGINAL
+        GroupContext.clean_metric = lambda self: original(self)  # type: ignore[method-assign]
+        return super().score(context, basis)
+
+
+ORIGINAL = GroupContext.clean_metric
+
+
+class SeedsTorch(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        torch.manual_seed(0)
+        return super().score(context, basis)
+
+
+CHEATS: tuple[tuple[Honest, str], ...] = (
+    (RemembersScores(), "the same again"),
+    (DrawsFromGlobalState(), "the same again"),
+    (LooksAtThePairs(), "context alone"),
+    (WritesIntoTheContext(), "leaves the context alone"),
+    (KeepsScores(), "state"),
+    (LeavesOutErrors(), "scores of a dictionary"),
+    (GivesErrorsToAll(), "scores of neurons"),
+    (ScoresTheFirstSiteTwice(), "scores of a cross-layer transcoder"),
+    (LeavesAHookWhenInterrupted(), "hooks"),
+    (ChangesAWeight(), "weights"),
+    (AsksForGradients(), "gradients"),
+    (ChangesAConstant(), "forward"),
+    (ReplacesTheHarness(), "code"),
+    (SeedsTorch(), "settings"),
+    (Honest(summary="two\nlines"), "metadata"),
+)
+
+
+@pytest.fixture
+def _original_code() -> Iterator[None]:
+    yield
+    GroupContext.clean_metric = ORIGINAL  # type: ignore[method-assign]
+
+
+def test_what_every_cheat_is_made_from_is_honest(tiny: Model) -> None:
+    assert [str(each) for each in check(Honest(), tiny) if not each.holds] == []
+
+
+@pytest.mark.usefixtures("_original_code")
+@pytest.mark.parametrize(("method", "fails"), CHEATS, ids=[type(method).__name__ for method, _ in CHEATS])
+def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, method: Honest, fails: str) -> None:
+    fresh = replace(method, state={})
+    found = next(each for each in iterate(fresh, tiny) if each.name == fails)
+    assert found.outcome == "FAILED", found
+    assert (found.bound == "no exception") == isinstance(method, LooksAtThePairs), found
+
+
+def test_every_property_of_a_method_can_fail() -> None:
+    information = {"sign", "seed"}  # told, not held to a bound
+    assert {each.name for each in checks.CHECKS} - information <= {fails for _, fails in CHEATS}
+
+
+@pytest.mark.parametrize(("turn", "expected"), [(1, "correlation 1.00"), (-1, "correlation -1.00")])
+def test_the_sign_is_measured_against_exact_patching(tiny: Model, turn: int, expected: str) -> None:
+    patching = REGISTRY.get("method", "patching")
+
+    class Turned(Honest):
+        def score(self, context: ScoringContext, basis: Basis) -> Scores:
+            scores = patching.score(context, basis)
+            return Scores(tuple(turn * units for units in scores.units), scores.errors)
+
+    found = next(each for each in iterate(Turned(), tiny) if each.name == "sign")
+    assert expected in found.measured
+    assert found.outcome == "info"
+
+
+def test_the_seed_is_told(tiny: Model) -> None:
+    told: Callable[[str], str] = lambda name: next(  # noqa: E731
+        each.measured for each in iterate(REGISTRY.get("method", name), tiny) if each.name == "seed"
+    )
+    assert told("random") == "they depend on the seed"
+    assert told("ixg") == "they do not depend on the seed"

@@ -1,0 +1,238 @@
+"""`basisbench check` on tasks: the built-in ones hold every property, and every property fails for a cheat."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from basisbench.alignment import align, check_request
+from basisbench.check import check, iterate
+from basisbench.checks import task as checks
+from basisbench.load import load_model
+from basisbench.model import Model
+from basisbench.protocols import ModelSpec, Task
+from basisbench.registry import load_registry
+from basisbench.types import ContrastPair, PairSet, Segment, Split
+
+REGISTRY = load_registry()
+HONEST = REGISTRY.get("task", "sva_rc")
+
+
+@pytest.fixture(scope="module")
+def pocket() -> Model:
+    return load_model(REGISTRY.get("model", "pocket-llama"))
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.of("task")])
+def test_every_built_in_task_holds_every_property_on_the_pocket_model(name: str, pocket: Model) -> None:
+    found = check(REGISTRY.get("task", name), pocket)
+    assert [str(each) for each in found if not each.holds] == []
+    assert len(found) == len(checks.CHECKS)
+    assert next(each for each in found if each.name == "another process").outcome == "ok"
+
+
+def test_a_task_is_checked_with_another_tokenizer(tiny_llama: ModelSpec) -> None:
+    found = check(HONEST, load_model(tiny_llama))
+    assert [str(each) for each in found if not each.holds] == []
+
+
+@dataclass(frozen=True)
+class Cheat:
+    """Agreement across a relative clause, with something changed."""
+
+    name: str = "cheat"
+    version: str = "1"
+    summary: str = "a cheat"
+
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        return HONEST.candidates(split, seed)
+
+    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
+
+
+class NeverEnds(Cheat):
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        return chain.from_iterable(HONEST.candidates(split, seed) for _ in count())
+
+    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+        return HONEST.pairs(tokenizer, split, count, seed)
+
+
+class RepeatsItself(Cheat):
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        return chain(HONEST.candidates(split, seed), HONEST.candidates(split, seed))
+
+
+class SharesWords(Cheat):
+    """The evaluation split is the attribution split under another seed."""
+
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        return HONEST.candidates("attribution", seed + (100 if split == "evaluation" else 0))
+
+
+class HidesSharedWords(SharesWords):
+    """The same words again, and pairs that name none of them."""
+
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        for pair in super().candidates(split, seed):
+            yield replace(pair, words=(f"{split}word",))
+
+
+class SharesPrompts(Cheat):
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        for pair in HONEST.candidates("attribution", seed):
+            yield replace(pair, words=tuple(f"{split}{word}" for word in pair.words))
+
+
+class AnswersAreFoils(Cheat):
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        for index, pair in enumerate(HONEST.candidates(split, seed)):
+            yield pair if index else replace(pair, foils=pair.answers)
+
+
+class DrawsAnew(Cheat):
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        pairs = list(HONEST.candidates(split, seed))
+        random.shuffle(pairs)
+        return iter(pairs)
+
+
+class FollowsHashes(Cheat):
+    """In the order of a set of texts, which is another in each process."""
+
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        pairs = list(HONEST.candidates(split, seed))
+        pairs.sort(key=lambda pair: hash(pair.clean_text))
+        return iter(pairs)
+
+
+class IgnoresTheSeed(Cheat):
+    def candidates(self, split: Split, _seed: int) -> Iterator[ContrastPair]:
+        return HONEST.candidates(split, 0)
+
+
+class MislabelsGroups(Cheat):
+    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+        found = super().pairs(tokenizer, split, count, seed)
+        return PairSet(tuple(replace(group, roles=group.roles[1:]) for group in found), found.dropped)
+
+
+class SwapsTokens(Cheat):
+    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+        found = super().pairs(tokenizer, split, count, seed)
+        groups = tuple(replace(group, answers=np.roll(group.answers, 1, 0)) for group in found)
+        return PairSet(groups, found.dropped)
+
+
+class HasFewPairs(Cheat):
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        pairs = HONEST.candidates(split, seed)
+        return (pair for _, pair in zip(range(20), pairs, strict=False))
+
+
+class TakesAnySplit(Cheat):
+    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+        known: Split = "evaluation" if split == "evaluation" else "attribution"
+        return super().pairs(tokenizer, known, count, seed)
+
+
+class RaisesSomethingElse(Cheat):
+    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+        if count < 1:
+            raise IndexError(count)
+        return super().pairs(tokenizer, split, count, seed)
+
+
+CHEATS: tuple[tuple[Cheat, str], ...] = (
+    (Cheat(version=""), "metadata"),
+    (NeverEnds(), "candidates"),
+    (RepeatsItself(), "candidates"),
+    (SharesWords(), "disjoint words"),
+    (HidesSharedWords(), "words named"),
+    (SharesPrompts(), "disjoint prompts"),
+    (AnswersAreFoils(), "contrast"),
+    (DrawsAnew(), "the same again"),
+    (FollowsHashes(), "another process"),
+    (IgnoresTheSeed(), "another seed"),
+    (MislabelsGroups(), "aligned groups"),
+    (SwapsTokens(), "tokens"),
+    (HasFewPairs(), "enough pairs"),
+    (TakesAnySplit(), "refusals"),
+    (RaisesSomethingElse(), "refusals"),
+)
+
+
+def test_what_every_cheat_is_made_from_is_honest(pocket: Model) -> None:
+    assert [str(each) for each in check(Cheat(), pocket) if not each.holds] == []
+
+
+@pytest.mark.parametrize(("task", "fails"), CHEATS, ids=[type(task).__name__ for task, _ in CHEATS])
+def test_a_cheat_fails_on_the_property_that_names_it(
+    pocket: Model, task: Task, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("basisbench.checks.task._MOST", 3000)  # what never ends is told sooner
+    found = next(each for each in iterate(task, pocket) if each.name == fails)
+    assert found.outcome == "FAILED", found
+    assert found.bound != "no exception", found
+
+
+def test_every_property_of_a_task_can_fail() -> None:
+    assert {each.name for each in checks.CHECKS} - {"accuracy"} == {fails for _, fails in CHEATS}
+
+
+def test_accuracy_is_told(pocket: Model) -> None:
+    found = next(each for each in iterate(HONEST, pocket) if each.name == "accuracy")
+    assert (found.outcome, found.bound) == ("info", "")
+    assert found.measured.startswith("100% of 9 pairs")
+
+
+@pytest.mark.parametrize(("split", "number", "expected"), [
+    ("validation", 5, "task 'sva_rc' has no split 'validation'; it has attribution and evaluation"),
+    ("attribution", 0, "task 'sva_rc': 0 pairs asked of the attribution split; ask for at least 1"),
+])  # fmt: skip
+def test_a_wrong_request_is_refused_in_one_line(pocket: Model, split: Split, number: int, expected: str) -> None:
+    from basisbench.errors import TaskError
+
+    with pytest.raises(TaskError) as caught:
+        HONEST.pairs(pocket.tokenizer, split, number, 0)
+    assert str(caught.value) == expected
+    check_request("sva_rc", "attribution", 1)
+
+
+def test_a_file_s_task_refuses_wrong_requests_too(pocket: Model, tmp_path: Path) -> None:
+    from basisbench.task_file import load_task_file
+
+    path = tmp_path / "pairs.jsonl"
+    rows = (
+        json.dumps(
+            {
+                "clean_prefix": f"The {noun}",
+                "patch_prefix": f"The {noun}s",
+                "clean_answer": " is",
+                "patch_answer": " are",
+            }
+        )
+        for noun in ("doctor", "driver", "writer", "dancer")
+    )
+    path.write_text("\n".join(rows), encoding="utf-8")
+    found = next(each for each in iterate(load_task_file(path), pocket) if each.name == "refusals")
+    assert found.outcome == "ok", found
+
+
+def test_segments_without_contrast_are_found(pocket: Model) -> None:
+    class NoContrast(Cheat):
+        def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+            for pair in HONEST.candidates(split, seed):
+                yield replace(pair, counterfactual=(*pair.clean[:-1], Segment("other", pair.clean[-1].text)))
+
+    found = next(each for each in iterate(NoContrast(), pocket) if each.name == "contrast")
+    assert "roles differ or repeat" in found.measured
