@@ -395,6 +395,23 @@ def test_at_most_six_lines_a_panel(tmp_path: Path) -> None:
     assert "faithfulness_mlp.png" not in written
 
 
+@pytest.mark.parametrize("style", ["ordinary", "paper"])
+def test_a_name_with_dollar_signs_is_no_mathematics(tmp_path: Path, style: str) -> None:
+    """Matplotlib would refuse to draw what it cannot read as mathematics."""
+    from typing import cast
+
+    from basisbench.plot import Look
+
+    name = r"$\bad$ and $x"
+    records = [
+        record.model_copy(update={"cell": record.cell.model_copy(update={"basis": basis, "task": "a $\\b$ task"})})
+        for basis in (name, "mlp_act")
+        for record in [synthetic_record("ioi", "mlp_act", "relp")]
+    ]
+    paths = plot_results(records, tmp_path, style=cast("Look", style), formats=("svg",))
+    assert any(path.suffix == ".svg" for path in paths)
+
+
 def test_neither_pyplot_nor_torch_is_loaded(tmp_path: Path) -> None:
     write_suite(tmp_path, [synthetic_record()])
     code = (

@@ -146,7 +146,7 @@ def test_releases_that_cannot_be_bases_say_why() -> None:
 def test_layers_are_known_before_anything_is_loaded(name: str, layers: range) -> None:
     spec = load_registry().get("basis", name)
     assert spec.layers == tuple(layers)
-    assert spec.repositories == (find_release(name.split(":")[1]).repository,)
+    assert spec.repositories == {find_release(name.split(":")[1]).repository: None}
 
 
 def test_templates_put_a_star_for_the_layer() -> None:

@@ -155,7 +155,7 @@ def test_what_cannot_be_printed_is_no_name(tmp_path: Path, capsys: pytest.Captur
                 assert main([command, str(tmp_path)]) == 2
                 captured = capsys.readouterr()
                 (line,) = captured.err.splitlines()
-                assert f"cell.{field}: string should match pattern" in line
+                assert f"cell.{field}: expected printable text on one line" in line
                 assert line.isprintable()
 
 

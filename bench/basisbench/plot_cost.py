@@ -16,7 +16,7 @@ import pandas as pd
 from basisbench.labels import label_notes, short_labels
 from basisbench.plot_panels import name_lines
 from basisbench.plot_style import Style, short_number
-from basisbench.plot_text import legend_columns
+from basisbench.plot_text import legend_columns, plain
 from basisbench.setting import basis_order, family_order, method_order, split_settings, unique
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.tick_params(labelsize=9)
         names = sorted(unique(rows, "basis"), key=basis_order)
-        handles = [Line2D([], [], color=styles[n].colour, linewidth=4, label=named[n]) for n in names]
+        handles = [Line2D([], [], color=styles[n].colour, linewidth=4, label=plain(named[n])) for n in names]
         axes.legend(
             handles=handles,
             title="basis (colour)",
@@ -71,16 +71,16 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
             frameon=False,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.14),
-            ncols=legend_columns([named[n] for n in names], 9, width / len(families), handle=0.6, most=2),
+            ncols=legend_columns([plain(named[n]) for n in names], 9, width / len(families), handle=0.6, most=2),
         )
         axes.set_title(f"family {family}", fontsize=11)
         axes.set_xlabel("time per cell (seconds, log)", fontsize=10)
     grid[0].set_ylabel("nodes to 80% faithfulness (log; fewer is sparser)", fontsize=10)
     tasks = part.groupby(["task", "task_version"]).ngroups
     over = f"medians over {tasks} tasks; whiskers: middle half of the tasks" if tasks > 1 else unique(part, "task")[0]
-    figure.suptitle(f"Cost against sparsity: {over}\n{setting}", fontsize=11, wrap=True)
+    figure.suptitle(plain(f"Cost against sparsity: {over}\n{setting}"), fontsize=11, wrap=True)
     handles = [
-        Line2D([], [], color="#555555", marker=markers[name], linestyle="none", markersize=7, label=name)
+        Line2D([], [], color="#555555", marker=markers[name], linestyle="none", markersize=7, label=plain(name))
         for name in methods
     ]
     handles.append(
@@ -104,7 +104,7 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
         ncols=len(handles),
         fontsize=9.5,
         frameon=False,
-        title="\n".join(notes),
+        title=plain("\n".join(notes)),
         title_fontsize=9,
     )
     return figure

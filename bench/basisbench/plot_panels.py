@@ -19,6 +19,7 @@ import pandas as pd
 from jaxtyping import UInt32
 
 from basisbench.plot_style import WINDOW, Style, draw_grid, set_size_axis
+from basisbench.plot_text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,8 +129,8 @@ def draw_panels(
     notes = f"{X_NOTE[x]} Bands: 95% bootstrap intervals over evaluation examples."
     if any(outside):
         notes += " Triangles: values outside the axis, the farthest is told; bands are cut there."
-    figure.suptitle("\n".join([*_wrap(heading, width), *_wrap(setting, width)]), fontsize=11)
-    styles = {label: style for panel in panels for label, style, _ in panel.lines}
+    figure.suptitle(plain("\n".join([*_wrap(heading, width), *_wrap(setting, width)])), fontsize=11)
+    styles = {plain(label): style for panel in panels for label, style, _ in panel.lines}
     handles = [
         Line2D([], [], color=s.colour, linestyle=s.line, marker=s.marker, markersize=5, linewidth=1.8, label=label)
         for label, s in styles.items()
@@ -142,7 +143,7 @@ def draw_panels(
         fontsize=9.5,
         frameon=False,
         handlelength=3.2,
-        title="\n".join([*_wrap(notes, width * 1.2), *name_lines(short_names, width)]),
+        title=plain("\n".join([*_wrap(notes, width * 1.2), *name_lines(short_names, width)])),
         title_fontsize=8.5,
     )
     return figure
@@ -151,11 +152,11 @@ def draw_panels(
 def _draw_panel(axes: Axes, panel: Panel, x: Horizontal) -> bool:
     """Draw the lines of a panel, its title and its remarks; return whether a value lies outside the window."""
     remarks = draw_lines(axes, panel, x, Pen())
-    axes.set_title(panel.title, fontsize=10, y=1.0)  # a given height: matplotlib need not look for a free one
+    axes.set_title(plain(panel.title), fontsize=10, y=1.0)  # a given height: matplotlib need not look for a free one
     notes = [outside_text(remarks.extremes)] if remarks.extremes else []
     notes += [f"not defined, F(M) not above F(0):\n{', '.join(remarks.undefined)}"] if remarks.undefined else []
     if notes:
-        write_note(axes, "\n".join(notes), size=8)
+        write_note(axes, plain("\n".join(notes)), size=8)
     return bool(remarks.extremes)
 
 

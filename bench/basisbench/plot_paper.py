@@ -18,7 +18,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.latex import escape, unbroken
 from basisbench.plot_panels import Horizontal, Panel, Pen, Quantity, Remarks, draw_lines, outside_text, write_note
 from basisbench.plot_style import WINDOW, set_size_axis
-from basisbench.plot_text import fitted, legend_columns
+from basisbench.plot_text import fitted, legend_columns, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -193,11 +193,6 @@ def name_captions(short_names: Sequence[tuple[str, str]]) -> list[str]:
     """Return the sentence that tells what short labels stand for, in LaTeX."""
     pairs = "; ".join(f"{escape(label)}: {unbroken(name)}" for label, name in short_names)
     return [f"Short names: {pairs}."] if pairs else []
-
-
-def plain(text: str) -> str:
-    """Keep matplotlib from reading dollar signs of a name as mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _legend_columns(handles: Sequence[Line2D], wide: float) -> int:

@@ -26,9 +26,9 @@ from basisbench.plot_paper import (
     paper_columns,
     paper_figure,
     paper_height,
-    plain,
 )
 from basisbench.plot_style import Style, short_number
+from basisbench.plot_text import plain
 from basisbench.setting import basis_order, default_method, family_order, split_settings, unique
 
 if TYPE_CHECKING:

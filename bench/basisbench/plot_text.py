@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
+def plain(text: str) -> str:
+    """Keep matplotlib from reading dollar signs of a name as mathematics."""
+    return text.replace("$", r"\$")
+
+
 def text_width(text: str, size: float) -> float:
     """Return the width in inches of a line of text in the default font.
 
