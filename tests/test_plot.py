@@ -402,7 +402,7 @@ def test_a_name_with_dollar_signs_is_no_mathematics(tmp_path: Path, style: str) 
 
     from basisbench.plot import Look
 
-    name = r"$\bad$ and $x"
+    name = r"$\bad$ x"
     records = [
         record.model_copy(update={"cell": record.cell.model_copy(update={"basis": basis, "task": "a $\\b$ task"})})
         for basis in (name, "mlp_act")

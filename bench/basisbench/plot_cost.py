@@ -95,7 +95,8 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
             label="hollow: not reached",
         )
     )
-    where = f"{', '.join(unique(part, 'device'))}, {', '.join(unique(part, 'threads'))} threads"
+    threads = unique(part, "threads")
+    where = f"{', '.join(unique(part, 'device'))}, {', '.join(threads)} thread{'' if threads == ['1'] else 's'}"
     notes = [f"Method (marker). Time of all phases on {where}; shared work counts in each cell."]
     notes += name_lines(short, width)
     figure.legend(
