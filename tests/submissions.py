@@ -29,7 +29,7 @@ def make_submission(folder: Path, records: list[Record] | None = None, **given: 
     run = folder / f"run-{fields['name']}"
     write_suite(run, some_records() if records is None else records)
     out = folder / "results" / "submissions" / fields["name"]
-    return submit(Request(results=[run], out=out, given=fields, registry=load_registry()))
+    return submit(Request(results=[run], out=out, given=fields, registry=load_registry())).folder
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -65,6 +65,25 @@ def test_a_submission_holds_the_records_and_says_whose_they_are(run: Path, capsy
     assert (report.valid, report.submissions, report.problems) == (6, 1, {})
 
 
+def test_cells_that_are_there_already_are_left_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run holds the neurons that it was compared with; the reference, or somebody else, has sent these before."""
+    records = {path.name: path for path in sorted(Store(run).records.iterdir())}
+    reference, theirs, *_ = records
+    for folder, name in (("results/pocket/records", reference), ("results/submissions/theirs/records", theirs)):
+        Path(folder).mkdir(parents=True)
+        (Path(folder) / name).write_bytes(records[name].read_bytes())
+    assert main(["submit", str(run), *COMMON]) == 0
+    assert "4 records, valid; left out, for they are there already: 2." in capsys.readouterr().out
+    folder = Path("results/submissions/mine")
+    assert {path.name for path in Store(folder).records.iterdir()} == records.keys() - {reference, theirs}
+    assert set(read_submission(folder).records) == records.keys() - {reference, theirs}
+    assert main(["submit", str(run), *COMMON[:1], "mine2", *COMMON[2:]]) == 2
+    error = capsys.readouterr().err
+    assert "every cell is in " in error
+    assert "nothing to submit" in error
+    assert not Path("results/submissions/mine2").exists()
+
+
 def test_everything_can_come_from_files(run: Path) -> None:
     """New bases need details; metadata and details of bases come from YAML or JSON, and options win."""
     new = with_basis(synthetic_record("ioi", "transcoder", examples=6), "my_transcoder")

@@ -1,7 +1,8 @@
 """Makes a submission of the records of a run: whole or not at all.
 
 1. Read the metadata: a file, then what the command line says; a field that is missing is told with its option.
-2. Check every record of the run as `validate` does; the first bad one ends it. Copy them byte by byte.
+2. Check every record of the run as `validate` does; the first bad one ends it. Leave out cells that the tree of results
+   has already, such as those of neurons in the reference run: a cell stands there once. Copy the others byte by byte.
 3. Describe each basis and method that a record names: from the metadata, the registry and the records themselves.
 4. Write everything into a hidden folder beside the target, validate that as a submission, and rename it.
 """
@@ -31,7 +32,7 @@ from basisbench.schema import describe_problem
 from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE, file_name
 from basisbench.submission import Submission, sha256
 from basisbench.submission_files import missing_details
-from basisbench.validate import check_record, reference_beside, validate
+from basisbench.validate import check_record, files_beside, reference_beside, validate
 from basisbench.version import __version__
 
 OPTIONS: Mapping[str, str] = {
@@ -72,14 +73,24 @@ class Request:
     registry: Registry = field(default_factory=Registry)
 
 
-def submit(request: Request) -> Path:
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a request.
+
+    Attributes:
+        folder: the submission's folder.
+        left_out: record files of cells that the tree of results has already.
+    """
+
+    folder: Path
+    left_out: tuple[str, ...]
+
+
+def submit(request: Request) -> Submitted:
     """Write a submission.
 
     Args:
         request: what to submit.
-
-    Returns:
-        The submission's folder.
 
     Raises:
         RecordError: a record or a field of the metadata is missing or wrong; nothing is written.
@@ -97,18 +108,26 @@ def submit(request: Request) -> Path:
             f"{out}: the name '{fields['name']}' is taken; choose another --name, or remove that folder"
         )
     records = _records(request.results)
+    left_out = tuple(sorted(records.keys() & files_beside(out)))
+    if len(left_out) == len(records):
+        raise RecordError(
+            f"{', '.join(map(str, request.results))}: every cell is in {out.resolve().parent.parent} already; nothing "
+            "to submit"
+        )
+    records = {name: found for name, found in records.items() if name not in left_out}
     submission = _submission(fields, records, request.registry)
     for problem in missing_details(submission, [record for record, _ in records.values()]):
         raise RecordError(f"{problem} (--basis-info FILE, --metadata FILE)")
     _write(out, submission, {name: data for name, (_, data) in records.items()})
-    return out
+    return Submitted(out, left_out)
 
 
-def steps(folder: Path, submission: Submission) -> str:
+def steps(submitted: Submitted, submission: Submission) -> str:
     """Say what to do with a submission, step by step."""
     branch = f"submit-{submission.name}"
+    left_out = f"; left out, for they are there already: {len(submitted.left_out)}" if submitted.left_out else ""
     return (
-        f"{folder}: {len(submission.records)} records, valid.\n\n"
+        f"{submitted.folder}: {len(submission.records)} records, valid{left_out}.\n\n"
         "To send it as a pull request, in a clone of your fork of BasisBench:\n"
         f"  1. git switch -c {branch}\n"
         f"  2. copy the folder to results/submissions/{submission.name}, if it is not there\n"

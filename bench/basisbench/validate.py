@@ -27,7 +27,7 @@ from basisbench.record_files import RESTORE, SUBMISSIONS, Notes, find_records
 from basisbench.safe_files import RECORD_BYTES, TooLargeError, read_bounded, repeated_key
 from basisbench.schema import printable
 from basisbench.shared_values import Member, Trust, check_shared, member_of
-from basisbench.store import file_name
+from basisbench.store import RECORDS_FOLDER, file_name
 from basisbench.submission import sha256
 from basisbench.submission_files import check_metadata, check_verified, list_submission
 
@@ -209,6 +209,19 @@ def reference_beside(folder: Path) -> list[Path]:
     tree = folder.resolve().parent
     root = tree.parent / REFERENCE
     return [root] if tree.name == SUBMISSIONS and root.is_dir() else []
+
+
+def files_beside(folder: Path) -> set[str]:
+    """Return the names of the record files in the tree of results that a submission lies in, or is to lie in.
+
+    Args:
+        folder: the submission's folder.
+    """
+    tree = folder.resolve().parent
+    if tree.name != SUBMISSIONS:
+        return set()
+    folders = [tree.parent / REFERENCE, *(other for other in tree.glob("*") if other != folder.resolve())]
+    return {path.name for other in folders for path in (other / RECORDS_FOLDER).glob("*.json")}
 
 
 def _references(search: _Search, reference: Sequence[str | os.PathLike[str]] | None) -> dict[Path, Member]:

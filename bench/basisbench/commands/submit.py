@@ -61,5 +61,5 @@ def execute(options: argparse.Namespace) -> None:
         basis_info=options.basis_info,
         registry=load_registry(absolute(options.plugin)),
     )
-    folder = submit(request)
-    print(steps(folder, read_submission(folder)))
+    submitted = submit(request)
+    print(steps(submitted, read_submission(submitted.folder)))
