@@ -340,10 +340,11 @@ def test_other_pairs_or_weights_under_the_same_name_are_told(tree: Path, field: 
 
 
 def test_a_submission_does_not_replace_a_cell_of_others(tree: Path) -> None:
-    """The same cell under one path: what nobody submitted stays, whatever the date of the other."""
-    elsewhere = make_submission(
-        tree.parent / "elsewhere", some_records()[:1], name="again"
-    )  # here it would be left out
+    """The same cell under one path: what nobody submitted stays, whatever the date of the other.
+
+    `submit` would leave it out here, so it is made elsewhere.
+    """
+    elsewhere = make_submission(tree.parent / "elsewhere", some_records()[:1], name="again")
     folder = Path(shutil.copytree(elsewhere, tree / "submissions" / "again"))
     (path,) = Store(folder).records.iterdir()
     assert only_line(tree).startswith(f"{path}: holds the same cell as {tree / 'pocket'}")
