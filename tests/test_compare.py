@@ -16,7 +16,7 @@ from basisbench.frame import normalised, summarise
 from basisbench.metrics import METRICS, nodes_to
 from basisbench.record import Record
 from basisbench.setting import layers_text, split_settings
-from basisbench.tables import headline_tables
+from basisbench.tables import Entry, headline_tables
 from synthetic_records import synthetic_record, synthetic_suite
 
 
@@ -191,6 +191,22 @@ def test_unreached_targets_are_written_as_more_than_all_nodes() -> None:
 def test_an_interval_may_end_in_more_than_all_nodes() -> None:
     records = [synthetic_record(task, "mlp_out", ceiling=0.81) for task in ("ioi", "sva_rc", "sva_simple")]
     assert re.search(r"\d+ \[\d+, >\d+\]", render_text(summarise(records)))
+
+
+def test_a_median_over_fewer_tasks_is_told_and_no_rival() -> None:
+    """However good: a basis that was tried on the easy tasks only must not lead a column."""
+    tasks = ("ioi", "sva_rc", "user_age")
+    records = list(synthetic_suite(tasks=tasks, bases=("mlp_act", "mlp_out", "transcoder"), methods=("relp",)))
+    kept = [record for record in records if record.cell.basis != "transcoder" or record.cell.task == "user_age"]
+    summary = summarise(kept)
+    summary.loc[summary["basis"] == "transcoder", "nodes_to_80"] = 1.0
+    summary.loc[summary["basis"] == "mlp_out", "nodes_to_80"] = 50.0
+    summary.loc[summary["basis"] == "mlp_act", "nodes_to_80"] = 60.0
+    rows = {row[1].text: row[2] for row in headline_tables(summary)[0].rows}
+    assert rows["transcoder"] == Entry("1.0 [1 task]", best=False)
+    assert rows["mlp_out"] == Entry("50", best=True)
+    assert rows["mlp_act"] == Entry("60", best=False)
+    assert "[2 tasks]: over fewer tasks than other bases have" in render_text(summary)
 
 
 def test_partly_reached_medians_say_in_how_many_tasks() -> None:

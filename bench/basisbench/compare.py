@@ -107,6 +107,7 @@ def render_text(summary: pd.DataFrame, *, method: str | None = None) -> str:
     notes = (
         "* best of its task, family and method (in medians: of its family and method). [low, high]: 95% bootstrap\n"
         "interval over examples. >N: not reached with all N nodes (or bits). (8/9): reached in 8 of 9 tasks.\n"
+        "[2 tasks]: over fewer tasks than other bases have, so no rival of theirs.\n"
         "n/a: F(M) is not above F(0). Bits compare bases of different width, nodes do not. Areas: over log k; higher\n"
         "F, lower |1-F| is better. Time: all phases of a cell, shared work counted in each."
     )
@@ -132,6 +133,7 @@ def render_markdown(summary: pd.DataFrame) -> str:
     lines += [
         "Bold: best of its task, family and method. Brackets: 95% bootstrap interval over evaluation examples. "
         "`>N`: not reached with all N nodes (or bits). n/a: undefined, F(M) is not above F(0). "
+        "[2 tasks]: over fewer tasks than other bases have, so no rival of theirs. "
         "Nodes of bases of different width are not comparable; bits are.",
         "",
     ]

@@ -1,5 +1,7 @@
 """Tables of text: medians over tasks, one method in detail, one task in full.
 
+A median over fewer tasks than others have says so, and is neither best nor a rival of those that have all.
+
 A target that a curve does not reach is written ">N", N being all nodes of the basis (or the bits of as many nodes as
 take the most): censored, not missing. "n/a" stands where F(M) cannot be told from F(0).
 """
@@ -99,6 +101,7 @@ class _Median:
     value: float
     text: str
     direction: str
+    tasks: frozenset[tuple[str, str]]
 
 
 Medians: TypeAlias = Mapping[tuple[str, str, str], Sequence[_Median]]
@@ -106,16 +109,17 @@ Medians: TypeAlias = Mapping[tuple[str, str, str], Sequence[_Median]]
 
 def _median(cells: pd.DataFrame, name: str) -> _Median:
     """Return the median over tasks; tasks without a defined value are left out, unreached ones count as infinite."""
+    named = zip(cells["task"], cells["task_version"], strict=True)
+    tasks = frozenset((str(task), str(version)) for task, version in named)
     values = cells[name].astype(float).dropna().to_numpy()
     if len(values) == 0:
-        return _Median(math.nan, "n/a", METRICS[name].direction)
+        return _Median(math.nan, "n/a", METRICS[name].direction, tasks)
     # The middle two of an even number may be finite and infinite: their mean is infinite, as it should be.
     value = float(np.median(values))
     reached = int(np.isfinite(values).sum())
     text = _number(value, name) if math.isfinite(value) else f">{_number(_bound(cells, name), name)}"
-    return _Median(
-        value, text if reached == len(values) else f"{text} ({reached}/{len(values)})", METRICS[name].direction
-    )
+    text = text if reached == len(values) else f"{text} ({reached}/{len(values)})"
+    return _Median(value, text, METRICS[name].direction, tasks)
 
 
 def _median_entry(medians: Medians, family: str, basis: str, method: str) -> Entry:
@@ -124,11 +128,15 @@ def _median_entry(medians: Medians, family: str, basis: str, method: str) -> Ent
     if own is None:
         return Entry("-")
     sign = 1 if own[0].direction == "lower" else -1
-    rivals = [sign * m[0].value for (f, _, other), m in medians.items() if (f, other) == (family, method)]
-    rivals = [value for value in rivals if not math.isnan(value)]
+    alike = [m[0] for (f, _, other), m in medians.items() if (f, other) == (family, method)]
+    every: frozenset[tuple[str, str]] = frozenset().union(*(median.tasks for median in alike))
+    text = ", ".join(median.text for median in own)
+    if own[0].tasks != every:
+        return Entry(f"{text} [{len(own[0].tasks)} task{'s' if len(own[0].tasks) > 1 else ''}]")
+    rivals = [sign * median.value for median in alike if median.tasks == every and not math.isnan(median.value)]
     value = sign * own[0].value
     best = math.isfinite(value) and value == min(rivals) and max(rivals) > value
-    return Entry(", ".join(median.text for median in own), best)
+    return Entry(text, best)
 
 
 def _bound(cells: pd.DataFrame, name: str) -> float:

@@ -18,7 +18,7 @@ from basisbench.frame import PathLike, record_files, record_order
 from basisbench.record import Record, read_record
 from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE
 from basisbench.submission import Submission, read_submission
-from basisbench.verification import Standing, standing
+from basisbench.verification import Standing, Verification, read_verification, standing
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Source:
         status: what stands behind its numbers.
         card: what a submission says about itself, None for a run that is none.
         cells: its cells, in the order of tables.
+        verification: who ran its cells again, None unless the status is "verified".
     """
 
     name: str
@@ -46,6 +47,7 @@ class Source:
     status: Standing
     card: Submission | None
     cells: tuple[Cell, ...]
+    verification: Verification | None = None
 
 
 def read_sources(paths: PathLike | Sequence[PathLike]) -> list[Source]:
@@ -81,7 +83,9 @@ def _read_source(folder: Path, files: Sequence[Path]) -> Source:
             latest[record.id] = Cell(record, file)
     card = read_submission(folder) if (folder / SUBMISSION_FILE).is_file() else None
     cells = tuple(sorted(latest.values(), key=lambda cell: record_order(cell.record)))
-    return Source(folder.name if card is None else card.name, folder, standing(folder), card, cells)
+    status = standing(folder)
+    verification = read_verification(folder) if status == "verified" else None
+    return Source(folder.name if card is None else card.name, folder, status, card, cells, verification)
 
 
 def _distinctly_named(sources: Sequence[Source]) -> list[Source]:

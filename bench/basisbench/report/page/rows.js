@@ -51,6 +51,7 @@ basisbench.rows = (() => {
         order: cells[0],
         cells,
         values,
+        tasks: new Set(cells.map((row) => columns.task_label[row])),
         text: (name) => (name === "tasks" ? cells.length : columns[name][cells[0]]),
       };
     });
@@ -67,7 +68,8 @@ basisbench.rows = (() => {
       .map((made, order) => ({...made, order}));
   }
 
-  // The best median within setting, family and method, where there is a choice.
+  // The best median within setting, family and method, where there is a choice; one over fewer tasks than others
+  // have is neither best nor a rival.
   function markBest(rows) {
     const rivals = new Map();
     for (const row of rows) {
@@ -75,7 +77,10 @@ basisbench.rows = (() => {
       if (!rivals.has(key)) rivals.set(key, []);
       rivals.get(key).push(row);
     }
-    for (const group of rivals.values()) {
+    for (const alike of rivals.values()) {
+      const every = new Set(alike.flatMap((row) => [...row.tasks]));
+      const group = alike.filter((row) => row.tasks.size === every.size);
+      for (const row of alike) row.partial = row.tasks.size < every.size ? every.size : 0;
       for (const name of catalogue.shown) {
         const sign = catalogue.metrics[name].direction === "lower" ? 1 : -1;
         const values = group.map((row) => sign * row.values[name].value).filter((value) => !Number.isNaN(value));

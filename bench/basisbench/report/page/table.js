@@ -213,7 +213,11 @@ basisbench.table = (() => {
 
   function textCell(name, row) {
     if (name === "setting") return element("td", {title: catalogue.settings[row.text(name)]}, letter(row.text(name)));
-    if (name === "tasks") return element("td", {class: "number"}, String(row.text(name)));
+    if (name === "tasks") {
+      const text = row.partial ? `${row.text(name)} of ${row.partial}` : String(row.text(name));
+      const title = row.partial ? "a median over fewer tasks than others have is no rival of theirs" : null;
+      return element("td", {class: "number", title}, text);
+    }
     const text = row.text(name);
     if (name !== "basis")
       return element("td", {class: name === "family" ? null : name === "task_label" ? "name task" : "name"}, text);
