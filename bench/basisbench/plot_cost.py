@@ -62,7 +62,8 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.tick_params(labelsize=9)
         names = sorted(unique(rows, "basis"), key=basis_order)
-        handles = [Line2D([], [], color=styles[n].colour, linewidth=4, label=plain(named[n])) for n in names]
+        entries = {n: plain(named[n] + fewer_tasks(part, n)) for n in names}
+        handles = [Line2D([], [], color=styles[n].colour, linewidth=4, label=entries[n]) for n in names]
         axes.legend(
             handles=handles,
             title="basis (colour)",
@@ -71,7 +72,7 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
             frameon=False,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.14),
-            ncols=legend_columns([plain(named[n]) for n in names], 9, width / len(families), handle=0.6, most=2),
+            ncols=legend_columns(list(entries.values()), 9, width / len(families), handle=0.6, most=2),
         )
         axes.set_title(f"family {family}", fontsize=11)
         axes.set_xlabel("time per cell (seconds, log)", fontsize=10)
@@ -109,6 +110,12 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
         title_fontsize=9,
     )
     return figure
+
+
+def fewer_tasks(part: pd.DataFrame, basis: str) -> str:
+    """Return " (2 of 9 tasks)" for a basis whose medians are over fewer tasks than there are, nothing for others."""
+    own, every = (rows.groupby(["task", "task_version"]).ngroups for rows in (part[part["basis"] == basis], part))
+    return f" ({own} of {every} tasks)" if own < every else ""
 
 
 def span_of(part: pd.DataFrame) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from basisbench.labels import short_labels
 from basisbench.latex import escape
-from basisbench.plot_cost import Points, draw_points, span_of
+from basisbench.plot_cost import Points, draw_points, fewer_tasks, span_of
 from basisbench.plot_paper import (
     LARGE,
     SMALL,
@@ -75,7 +75,7 @@ def plot_paper_cost(
             marker=styles[n].marker,
             linestyle="none",
             markersize=4,
-            label=plain(named[n]),
+            label=plain(named[n] + fewer_tasks(part, n)),
         )
         for n in names
     ]

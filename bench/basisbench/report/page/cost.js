@@ -114,12 +114,24 @@ basisbench.cost = (() => {
       !form.elements.task_label.value && basisbench.table.manyVersions(points.flatMap((point) => point.cells)),
       "Left is sparser, down is cheaper; both axes are logarithmic. Colour: basis; marker: method.",
       form.elements.task_label.value ? "" : "Points are medians over tasks, lines span the middle half of them.",
+      form.elements.task_label.value ? "" : fewerTasks(),
       "Hollow: the target is not reached. Seconds count all phases of a cell; shared work counts in each. Memory is the peak of the process, or of the device.",
       form.elements.task_label.value ? "A click on a point opens its cell." : "",
     ]
       .filter(Boolean)
       .join(" ");
     fillValues();
+  }
+
+  // A median over fewer tasks is another number: it is told.
+  function fewerTasks() {
+    const tasks = (some) => new Set(some.flatMap((point) => point.cells.map((row) => columns.task_label[row]))).size;
+    const every = tasks(points);
+    const told = catalogue.bases
+      .map(({name}) => [name, tasks(points.filter((point) => point.basis === name))])
+      .filter(([, own]) => own > 0 && own < every)
+      .map(([name, own]) => `${name} (${own} of ${every})`);
+    return told.length ? `Over fewer tasks: ${told.join(", ")}.` : "";
   }
 
   function listen(place) {
