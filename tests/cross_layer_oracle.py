@@ -166,7 +166,9 @@ def folder(architecture: str, read: str = "mlp.hook_in", jump: bool = True) -> P
 def model(architecture: str, dtype: str = "float64", read: str = "mlp.hook_in", jump: bool = True) -> Model:
     """Load the three-layer model through the harness, with its cross-layer transcoder."""
     path, dictionaries = oracle.checkpoint(architecture, LAYERS), {"clt": folder(architecture, read, jump)}
-    return load_model(ModelSpec(f"tiny-{architecture}", str(path), "three layers", dictionaries), dtype=dtype)
+    # TransformerLens's view keeps the norms' forward as it is now: whichever test comes first, it is the wide one.
+    with oracle.in_double_precision():
+        return load_model(ModelSpec(f"tiny-{architecture}", str(path), "three layers", dictionaries), dtype=dtype)
 
 
 def build(loaded: Model) -> CrossLayerBasis:
