@@ -146,3 +146,11 @@ def plugin_with(tmp_path: Path) -> Any:
         return path
 
     return write
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree of results: a reference run, and a submission of another basis."""
+    from submissions import write_results
+
+    return write_results(tmp_path)
