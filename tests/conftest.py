@@ -1,4 +1,4 @@
-"""Shared fixtures: tiny random models with a real tokenizer, groups of the oracles, a record that fills every field."""
+"""Shared fixtures: tiny models with a real tokenizer, groups of the oracles, a full record, results, an opened page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from synthetic_records import synthetic_record
 from tiny_models import build_tiny_tokenizer, save_checkpoint
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from basisbench.group import GroupPair
+    from report_pages import Opened
+
+# Assertions of helpers, too, are to say what they found.
+pytest.register_assert_rewrite("drawn_figures", "report_pages", "submissions")
 
 # How long an example takes says nothing on a machine that does other work too; speed has tests of its own (tests/perf).
 settings.register_profile("basisbench", deadline=None)
@@ -146,3 +152,52 @@ def plugin_with(tmp_path: Path) -> Any:
         return path
 
     return write
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree of results: a reference run, and a submission of another basis."""
+    from submissions import write_results
+
+    return write_results(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A browser without a window; a module has one of its own, so that no event loop runs in the tests of others."""
+    from playwright.sync_api import sync_playwright
+
+    from report_pages import browser_path
+
+    path = browser_path()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def page_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of results that `page_file` shows."""
+    from report_pages import write_tree
+
+    folder = tmp_path_factory.mktemp("results")
+    write_tree(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page_file(page_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of results of `page_tree`."""
+    from basisbench.report import write_report
+
+    return write_report(page_tree, tmp_path_factory.mktemp("report") / "page")
+
+
+@pytest.fixture
+def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:
+    """Open a view; whatever the test does, the page must not complain and must not ask the network for anything."""
+    from report_pages import opened_views
+
+    with opened_views(browser, page_file) as open_view:
+        yield open_view

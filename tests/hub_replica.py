@@ -24,7 +24,8 @@ from typing import Any
 
 import pytest
 
-from hub_formats import CLT, RELEASES, Entry, Weights, cross_layer_files, draw
+from hub_formats import CLT, Entry, Weights, cross_layer_files, draw
+from hub_releases import RELEASES
 
 _storage = tempfile.TemporaryDirectory(prefix="basisbench-hub-")
 _LARGE = (".safetensors", ".npz", ".pt", ".bin")

@@ -1,14 +1,19 @@
-"""Records for tests of the page of results, and the browser that opens it."""
+"""Records for tests of the page of results, the browser that opens it, and what it shows."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from basisbench.record import Record, TopNode
 from basisbench.store import Store
@@ -16,6 +21,8 @@ from basisbench.submission import sha256
 from synthetic_records import BASES, METHODS, synthetic_record, write_suite
 from synthetic_records import TASKS as ALL_TASKS
 
+Opened = Callable[..., Page]
+VIEWS = ("leaderboard", "curves", "cost", "about")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TASKS = ("ioi", "sva_rc", "user_gender")
 HOSTILE = "</script><img src=x onerror=\"window.broken='yes'\"><b>%{x}</b>"
@@ -140,3 +147,98 @@ def first_view_seconds(browser: Browser, file: Path) -> float:
     assert page.inner_text("#count") == "2000 of 2000 cells"
     context.close()
     return float(milliseconds) / 1000
+
+
+@contextmanager
+def opened_views(browser: Browser, page_file: Path) -> Iterator[Opened]:
+    """Open views; whatever is done with them, the page must not complain and must not ask the network for anything."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+    requests: list[str] = []
+
+    def open_view(view: str = "leaderboard", *, file: Path = page_file, **options: Any) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_offline(True)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(f"{file.as_uri()}#{view}")
+        page.wait_for_selector("main section:not([hidden])")
+        return page
+
+    yield open_view
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("file://", "data:", "blob:"))] == []
+
+
+def rows_of(page: Page) -> list[list[str]]:
+    """Return the texts of the leaderboard's rows, without intervals and names of results folders."""
+    return page.eval_on_selector_all(
+        "#board tbody tr",
+        "rows => rows.map(row => [...row.cells].map(cell => cell.firstElementChild?.tagName === 'SPAN' "
+        "|| cell.firstElementChild?.tagName === 'A' ? cell.firstElementChild.textContent : cell.textContent))",
+    )
+
+
+def heads_of(page: Page) -> list[str]:
+    """Return the headings of the leaderboard's columns."""
+    return [head.strip() for head in page.locator("#board thead th button").all_inner_texts()]
+
+
+def all_rows_on_screen(page: Page) -> list[dict[str, str]]:
+    """Return the rows of the leaderboard that are on screen."""
+    return [dict(zip(heads_of(page), row, strict=True)) for row in rows_of(page)]
+
+
+def all_rows(page: Page) -> list[dict[str, str]]:
+    """Return the rows of all pages of the leaderboard."""
+    heads = [re.sub(r"\s*[▲▼]\s*", "", head) for head in heads_of(page)]
+    rows = rows_of(page)
+    while page.locator("#next").is_visible() and page.locator("#next").is_enabled():
+        page.click("#next")
+        rows += rows_of(page)
+    return [dict(zip(heads, row, strict=True)) for row in rows]
+
+
+def keys_of_all_rows(page: Page) -> list[str]:
+    """Return the ids of the rows of all pages of the leaderboard."""
+    while page.locator("#previous").is_enabled():
+        page.click("#previous")
+    read = functools.partial(page.eval_on_selector_all, "#board tbody tr", "rows => rows.map(row => row.dataset.key)")
+    keys = read()
+    while page.locator("#next").is_enabled():
+        page.click("#next")
+        keys += read()
+    return keys
+
+
+def drawn(page: Page, figures: str) -> Locator:
+    """Wait until every chart of a view is drawn, and return the charts."""
+    page.wait_for_function(
+        "figures => { const plots = [...document.querySelectorAll(`${figures} .plot`)];"
+        "return plots.length && plots.every(plot => plot.querySelector('.main-svg') && plot._fullLayout); }",
+        arg=figures,
+    )
+    return page.locator(f"{figures} .plot")
+
+
+def hover_text(page: Page, plot: Locator, name: str, index: int) -> str:
+    """Move the mouse onto a point of a line and return what appears."""
+    plot.scroll_into_view_if_needed()
+    x, y = plot.evaluate(
+        "(plot, [name, index]) => { const trace = plot.data.find(trace => trace.name === name);"
+        "const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();"
+        "return [box.left + xaxis._offset + xaxis.d2p(trace.x[index]),"
+        " box.top + yaxis._offset + yaxis.d2p(trace.y[index])]; }",
+        [name, index],
+    )
+    page.mouse.move(1, 1)
+    page.wait_for_function("() => !document.querySelector('.hoverlayer .hovertext')")
+    page.mouse.move(x, y)
+    page.wait_for_function("() => document.querySelector('.hoverlayer .hovertext')")
+    return page.locator(".hoverlayer .hovertext").first.text_content() or ""

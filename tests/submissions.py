@@ -12,7 +12,8 @@ from basisbench.registry import load_registry
 from basisbench.store import SUBMISSION_FILE, Store
 from basisbench.submission import sha256
 from basisbench.submit import Request, submit
-from synthetic_records import synthetic_suite, write_suite
+from basisbench.validate import validate
+from synthetic_records import synthetic_record, synthetic_suite, write_suite
 
 GIVEN = {"name": "mine", "authors": ["Ada Lovelace", "Émilie du Châtelet"], "licence": "CC-BY-4.0"}
 
@@ -30,6 +31,32 @@ def make_submission(folder: Path, records: list[Record] | None = None, **given: 
     write_suite(run, some_records() if records is None else records)
     out = folder / "results" / "submissions" / fields["name"]
     return submit(Request(results=[run], out=out, given=fields, registry=load_registry())).folder
+
+
+def write_results(folder: Path) -> Path:
+    """Write a reference run and a submission of another basis; return the tree of results, `folder/results`."""
+    write_suite(folder / "results" / "pocket", some_records())
+    make_submission(folder, [synthetic_record("ioi", "mlp_act_rotated", examples=6)])
+    return folder / "results"
+
+
+def mine(tree: Path) -> Path:
+    """Return the submission's folder in such a tree."""
+    return tree / "submissions" / "mine"
+
+
+def the_record(tree: Path) -> Path:
+    """Return the submission's only record."""
+    (path,) = Store(mine(tree)).records.iterdir()
+    return path
+
+
+def only_line(*paths: Path) -> str:
+    """Validate and return the one line that is told, which must be fit to print."""
+    (line,) = validate(paths).lines()
+    assert line.isprintable()
+    assert len(line) < 1500
+    return line
 
 
 def edit_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -17,6 +17,7 @@ from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from cheating_bases import Cheat, Unitwise, UnitwiseAcross, made, spec_of
 from cheats_of_bases import SPECS
+from cheats_that_leave_traces import KeepsActivations
 
 REGISTRY = load_registry()
 
@@ -77,7 +78,7 @@ def test_a_built_basis_is_checked_without_being_built_again(tiny: Model) -> None
     assert failed(tuple(found.values())) == []
     assert found["built again"].outcome == "info"
     assert found["other types"].outcome == "info"
-    state = {each.name: each for each in check(made(cheats_of_bases.KeepsActivations, tiny), tiny)}
+    state = {each.name: each for each in check(made(KeepsActivations, tiny), tiny)}
     assert state["state"].outcome == "FAILED"
 
 

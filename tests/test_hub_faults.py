@@ -20,7 +20,7 @@ import pytest
 from basisbench import hub_errors
 from basisbench.errors import BasisBenchError
 from basisbench.hub_errors import one_line
-from hub_formats import RELEASES
+from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, replica
 from loopback_hub import online, serving
 

@@ -15,8 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -26,15 +24,14 @@ from PIL import Image
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.frame import frame_of, summarise
-from basisbench.latex import escape, unbroken
+from basisbench.latex import unbroken
 from basisbench.plot import plot_curves, plot_results
 from basisbench.plot_paper import WIDTHS, Width, inches
-from basisbench.plot_paper_cost import nice_times, plot_paper_cost
+from basisbench.plot_paper_cost import plot_paper_cost
 from basisbench.plot_style import basis_styles
-from basisbench.plot_text import fitted, legend_columns, text_width
 from basisbench.record import Record
+from drawn_figures import drawn, is_shown, legend_labels, line
 from synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
-from test_plot import drawn, is_shown, legend_labels, line
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -316,59 +313,3 @@ def test_mistakes_are_one_line_and_leave_nothing(
 def test_an_unknown_style_is_told(frame: pd.DataFrame) -> None:
     with pytest.raises(BasisBenchError, match="no style of pictures named 'papr'; did you mean paper"):
         plot_curves(frame, style="papr")  # type: ignore[arg-type]
-
-
-# --- parts ---
-
-UNESCAPED = {
-    **{f"\\{letter}": letter for letter in "{}$&#_%"},
-    "\\textbackslash{}": "\\",
-    "\\textasciitilde{}": "~",
-    "\\textasciicircum{}": "^",
-    "\\textless{}": "<",
-    "\\textgreater{}": ">",
-    "\\textbar{}": "|",
-    "\\ldots{}": "…",
-}
-
-
-@given(text=st.text(alphabet=st.sampled_from("\\{}$&#_%~^<>|…ab -\n\t\x00\x1b")) | st.text())
-def test_escaped_text_is_the_text_again_and_holds_no_bare_character(text: str) -> None:
-    left = escape(text)
-    plain = ""
-    while left:
-        macro = next((macro for macro in UNESCAPED if left.startswith(macro)), left[0])
-        assert macro in UNESCAPED or macro not in "\\{}$&#_%~^<>|…", f"a bare {macro!r}"
-        plain += UNESCAPED.get(macro, macro)
-        left = left[len(macro) :]
-    assert plain == "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
-
-
-@settings(max_examples=20)
-@given(
-    labels=st.lists(st.text(alphabet="abc_mw:", min_size=1, max_size=28), min_size=1, max_size=12),
-    width=st.floats(2, 10),
-)
-def test_legend_columns_fit_or_are_one(labels: list[str], width: float) -> None:
-    columns = legend_columns(labels, 7, width, handle=0.4)
-    assert 1 <= columns <= len(labels)
-    # matplotlib's own filling: the first columns take one entry more.
-    parts = np.array_split(np.arange(len(labels)), columns)
-    taken = sum(max(text_width(labels[index], 7) + 0.4 for index in part) for part in parts)
-    assert columns == 1 or taken <= width + 1e-9
-
-
-def test_titles_are_shortened_until_they_fit() -> None:
-    assert fitted("sva_rc", 7, 2) == "sva_rc"
-    short = fitted("a_task_of_my_own_with_a_very_long_name", 7, 1)
-    assert text_width(short, 7) <= 1
-    assert short.startswith("a_task")
-    assert short.endswith("name")
-
-
-@given(low=st.floats(1e-4, 1e4), ratio=st.floats(1.3, 1e6), most=st.integers(2, 6))
-def test_round_times_lie_on_the_axis(low: float, ratio: float, most: int) -> None:
-    times = nice_times(low, low * ratio, most=most)
-    assert 2 <= len(times) <= most
-    assert all(low <= time <= low * ratio for time in times)
-    assert times == sorted(set(times))

@@ -24,7 +24,8 @@ from basisbench.model import Model
 from basisbench.protocols import Basis, ModelSpec
 from basisbench.registry import load_registry
 from basisbench.types import Pairs
-from hub_formats import CLT, RELEASES, Weights
+from hub_formats import CLT, Weights
+from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, gemma_2_replica, replica
 from oracle_models import random_pairs
 

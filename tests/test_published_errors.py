@@ -19,7 +19,7 @@ from basisbench.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench_baselines.hub import cache
-from hub_formats import RELEASES
+from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, replica
 from loopback_hub import NOBODY, online, serving
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from basisbench.record import Record, read_record
-from hub_formats import RELEASES
+from hub_releases import RELEASES
 from hub_replica import MODELS, replica
 
 CODE = "import sys; from basisbench.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -35,7 +35,7 @@ from basisbench_baselines.adapted import adapt
 from basisbench_baselines.hub.cache import Snapshot, pinned, quiet, resolve
 from basisbench_baselines.hub.placement import Placement, place
 from basisbench_baselines.hub.releases import _REFUSED, _WEIGHTS, find_release
-from hub_formats import RELEASES
+from hub_releases import RELEASES
 from hub_replica import MODELS, replica
 
 

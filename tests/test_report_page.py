@@ -1,133 +1,32 @@
-"""The page of results in a browser: opened from disk, without a network, by mouse, by keyboard and on a phone."""
+"""The page of results in a browser: what its tables, charts and cells show is what the records say."""
 
 from __future__ import annotations
 
-import functools
 import re
-import statistics
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 from basisbench.frame import frame_of, summarise
-from basisbench.report import write_report
-from basisbench.report.sources import Cell, Source, read_sources
-from basisbench.report.write import write_sources
-from report_pages import GROUP, HOSTILE, browser_path, first_view_seconds, two_thousand_records, write_tree
-
-VIEWS = ("leaderboard", "curves", "cost", "about")
-RESULTS = Path(__file__).parents[1] / "results"
-Opened = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = browser_path()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
+from basisbench.report.sources import read_sources
+from report_pages import (
+    GROUP,
+    VIEWS,
+    Opened,
+    all_rows,
+    drawn,
+    hover_text,
+    keys_of_all_rows,
+)
 
 
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    write_tree(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def page_file(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(tree, tmp_path_factory.mktemp("report") / "page")
-
-
-@pytest.fixture(scope="module")
-def reference(tree: Path) -> pd.DataFrame:
+def reference(page_tree: Path) -> pd.DataFrame:
     """The summary of the reference run."""
-    return summarise([cell.record for cell in read_sources(tree)[0].cells])
-
-
-@pytest.fixture
-def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:
-    """Open a view; whatever the test does, the page must not complain and must not ask the network for anything."""
-    contexts: list[BrowserContext] = []
-    complaints: list[str] = []
-    requests: list[str] = []
-
-    def open_view(view: str = "leaderboard", *, file: Path = page_file, **options: Any) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        context.set_offline(True)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(f"{file.as_uri()}#{view}")
-        page.wait_for_selector("main section:not([hidden])")
-        return page
-
-    yield open_view
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("file://", "data:", "blob:"))] == []
-
-
-def rows_of(page: Page) -> list[list[str]]:
-    """The texts of the leaderboard's rows, without intervals and names of results folders."""
-    return page.eval_on_selector_all(
-        "#board tbody tr",
-        "rows => rows.map(row => [...row.cells].map(cell => cell.firstElementChild?.tagName === 'SPAN' "
-        "|| cell.firstElementChild?.tagName === 'A' ? cell.firstElementChild.textContent : cell.textContent))",
-    )
-
-
-def heads_of(page: Page) -> list[str]:
-    return [head.strip() for head in page.locator("#board thead th button").all_inner_texts()]
-
-
-def all_rows(page: Page) -> list[dict[str, str]]:
-    """The rows of all pages of the leaderboard."""
-    heads = [re.sub(r"\s*[▲▼]\s*", "", head) for head in heads_of(page)]
-    rows = rows_of(page)
-    while page.locator("#next").is_visible() and page.locator("#next").is_enabled():
-        page.click("#next")
-        rows += rows_of(page)
-    return [dict(zip(heads, row, strict=True)) for row in rows]
-
-
-def drawn(page: Page, figures: str) -> Locator:
-    """Wait until every chart of a view is drawn."""
-    page.wait_for_function(
-        "figures => { const plots = [...document.querySelectorAll(`${figures} .plot`)];"
-        "return plots.length && plots.every(plot => plot.querySelector('.main-svg') && plot._fullLayout); }",
-        arg=figures,
-    )
-    return page.locator(f"{figures} .plot")
-
-
-def hover_text(page: Page, plot: Locator, name: str, index: int) -> str:
-    """Move the mouse onto a point of a line and read what appears."""
-    plot.scroll_into_view_if_needed()
-    x, y = plot.evaluate(
-        "(plot, [name, index]) => { const trace = plot.data.find(trace => trace.name === name);"
-        "const {xaxis, yaxis} = plot._fullLayout, box = plot.getBoundingClientRect();"
-        "return [box.left + xaxis._offset + xaxis.d2p(trace.x[index]),"
-        " box.top + yaxis._offset + yaxis.d2p(trace.y[index])]; }",
-        [name, index],
-    )
-    page.mouse.move(1, 1)
-    page.wait_for_function("() => !document.querySelector('.hoverlayer .hovertext')")
-    page.mouse.move(x, y)
-    page.wait_for_function("() => document.querySelector('.hoverlayer .hovertext')")
-    return page.locator(".hoverlayer .hovertext").first.text_content() or ""
+    return summarise([cell.record for cell in read_sources(page_tree)[0].cells])
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -183,17 +82,6 @@ def test_sorting_orders_rows_and_leaves_undefined_last(opened: Opened, reference
             assert not np.isnan(shown[: len(defined)]).any()
 
 
-def keys_of_all_rows(page: Page) -> list[str]:
-    while page.locator("#previous").is_enabled():
-        page.click("#previous")
-    read = functools.partial(page.eval_on_selector_all, "#board tbody tr", "rows => rows.map(row => row.dataset.key)")
-    keys = read()
-    while page.locator("#next").is_enabled():
-        page.click("#next")
-        keys += read()
-    return keys
-
-
 def test_medians_are_those_over_tasks_and_never_cross_settings(opened: Opened, reference: pd.DataFrame) -> None:
     page = opened()
     page.select_option("#filters [name=source]", "reference")
@@ -245,7 +133,7 @@ def test_the_csv_of_cells_equals_the_frame(opened: Opened, reference: pd.DataFra
     pd.testing.assert_frame_equal(saved, wanted, rtol=1e-5, check_dtype=False)
 
 
-def test_the_csv_of_curves_equals_the_frame(opened: Opened, tree: Path, tmp_path: Path) -> None:
+def test_the_csv_of_curves_equals_the_frame(opened: Opened, page_tree: Path, tmp_path: Path) -> None:
     page = opened("curves")
     drawn(page, "#curve-figures")
     page.select_option("#curve-controls [name=task_label]", "sva_rc")
@@ -256,7 +144,7 @@ def test_the_csv_of_curves_equals_the_frame(opened: Opened, tree: Path, tmp_path
         page.click("#curve-csv")
     download.value.save_as(tmp_path / "curves.csv")
     saved = pd.read_csv(tmp_path / "curves.csv", dtype={"task_version": str}).drop(columns="source")
-    frame = frame_of([cell.record for cell in read_sources(tree)[0].cells])
+    frame = frame_of([cell.record for cell in read_sources(page_tree)[0].cells])
     wanted = frame[(frame["task"] == "sva_rc") & (frame["basis"] == "transcoder")][saved.columns]
     order = ["cell_id", "size"]
     pd.testing.assert_frame_equal(
@@ -269,7 +157,7 @@ def test_the_csv_of_curves_equals_the_frame(opened: Opened, tree: Path, tmp_path
 
 
 @pytest.mark.parametrize(("quantity", "figure"), [("faithfulness", 0), ("completeness", 1)])
-def test_a_curves_hover_value_equals_the_records(opened: Opened, tree: Path, quantity: str, figure: int) -> None:
+def test_a_curves_hover_value_equals_the_records(opened: Opened, page_tree: Path, quantity: str, figure: int) -> None:
     page = opened("curves")
     page.select_option("#curve-controls [name=task_label]", "sva_rc")
     page.select_option("#curve-controls [name=family]", "resid")
@@ -278,7 +166,7 @@ def test_a_curves_hover_value_equals_the_records(opened: Opened, tree: Path, qua
     page.wait_for_function(
         "() => [...document.querySelectorAll('#curve-figures .plot')].every(plot => plot.data.length === 2)"
     )
-    records = [cell.record for cell in read_sources(tree)[0].cells]
+    records = [cell.record for cell in read_sources(page_tree)[0].cells]
     frame = frame_of([r for r in records if (r.cell.task, r.cell.basis, r.cell.method) == ("sva_rc", "resid", "relp")])
     for index in (0, 6, 9):
         point = frame.iloc[index]
@@ -347,10 +235,10 @@ def test_a_chart_is_saved_as_a_picture(opened: Opened, tmp_path: Path, view: str
     assert len(colours) > 50
 
 
-def test_a_cells_page_shows_its_provenance_and_its_curve(opened: Opened, tree: Path) -> None:
+def test_a_cells_page_shows_its_provenance_and_its_curve(opened: Opened, page_tree: Path) -> None:
     (record,) = [
         cell.record
-        for cell in read_sources(tree)[0].cells
+        for cell in read_sources(page_tree)[0].cells
         if (cell.record.cell.task, cell.record.cell.basis, cell.record.cell.method) == ("sva_rc", "transcoder", "relp")
     ]
     page = opened()
@@ -424,185 +312,3 @@ def test_units_at_all_positions_have_prompts_without_a_mark(opened: Opened) -> N
     assert "User: I miss my" in known
     assert f"has no template {GROUP.split(':')[0]} of 11 segments" in other
     assert "the key of group all names no template" in unnamed
-
-
-def test_the_keyboard_is_enough(opened: Opened) -> None:
-    page = opened()
-    keyboard = page.keyboard
-
-    def tab_to(selector: str) -> None:
-        for _ in range(300):
-            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
-                return
-            keyboard.press("Tab")
-        pytest.fail(f"{selector} cannot be reached by Tab")
-
-    tab_to("#filters [name=family]")
-    keyboard.type("resid")
-    assert {row["family"] for row in all_rows_on_screen(page)} == {"resid"}
-    tab_to("th[data-column=bits_to_80] button")
-    keyboard.press("Enter")
-    assert page.get_attribute("th[data-column=bits_to_80]", "aria-sort") == "ascending"
-    # The focus stays on the heading, so that a second press turns the order round.
-    keyboard.press("Enter")
-    assert page.get_attribute("th[data-column=bits_to_80]", "aria-sort") == "descending"
-    tab_to("#board tbody a")
-    keyboard.press("Enter")
-    page.wait_for_selector("#cell .record")
-    tab_to("#cell .record summary")
-    keyboard.press("Enter")
-    assert page.get_attribute("#cell .record", "open") is None
-    tab_to("#back")
-    keyboard.press("Enter")
-    page.wait_for_selector("#board")
-    tab_to(".views [data-view=curves]")
-    keyboard.press("Enter")
-    drawn(page, "#curve-figures")
-    tab_to("#curve-legend input")
-    keyboard.press("Space")
-    page.wait_for_function("() => !document.querySelector('#curve-values').textContent.includes('mlp_act0')")
-    tab_to("#view-curves .values summary")
-    keyboard.press("Enter")
-    assert page.locator("#curve-values").is_visible()
-
-
-def all_rows_on_screen(page: Page) -> list[dict[str, str]]:
-    return [dict(zip(heads_of(page), row, strict=True)) for row in rows_of(page)]
-
-
-@pytest.mark.parametrize("view", [*VIEWS, "cell"])
-def test_a_phone_shows_everything_without_sideways_scrolling(opened: Opened, view: str) -> None:
-    page = opened(
-        "leaderboard" if view == "cell" else view,
-        viewport={"width": 360, "height": 740},
-        has_touch=True,
-        is_mobile=True,
-    )
-    if view == "leaderboard":
-        page.click("#more-filters summary")
-        page.check("[name=rows][value=medians]", force=True)
-    if view == "cell":
-        page.click("#board tbody a")
-        page.wait_for_selector("#cell .record")
-        page.locator("#cell .plot").scroll_into_view_if_needed()
-        drawn(page, "#cell")
-    if view in ("curves", "cost"):
-        drawn(page, f"#{view.rstrip('s')}-figures")
-    page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-    assert page.evaluate("[innerWidth, document.documentElement.scrollWidth]") == [360, 360]
-    outside = page.evaluate(
-        "() => [...document.querySelectorAll('main *')].filter(part => part.offsetParent && !part.closest('.scroll *')"
-        " && part.getBoundingClientRect().right > 360.5 && !part.closest('.plot'))"
-        ".map(part => part.outerHTML.slice(0, 120))"
-    )
-    assert outside == []
-    for table in page.locator(f"#view-{view} table").all():
-        assert table.evaluate("table => getComputedStyle(table.parentElement).overflowX") == "auto"
-
-
-def luminance(colour: str) -> float:
-    channels = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_theme_follows_the_system_and_the_switch_and_stays_readable(opened: Opened, scheme: str) -> None:
-    page = opened("about", color_scheme=scheme)
-
-    def look(selector: str, name: str) -> float:
-        return luminance(page.eval_on_selector(selector, f"part => getComputedStyle(part).{name}"))
-
-    def check_readable() -> None:
-        ground = look("body", "backgroundColor")
-        for selector in ("h2", "main p", "main a", ".title p", ".status", ".meanings dt"):
-            light, dark = sorted((ground, look(selector, "color")), reverse=True)
-            assert (light + 0.05) / (dark + 0.05) >= 4.5, selector
-
-    assert (look("body", "backgroundColor") < 0.1) == (scheme == "dark")
-    check_readable()
-    page.select_option("#theme", "light" if scheme == "dark" else "dark")
-    assert (look("body", "backgroundColor") < 0.1) == (scheme == "light")
-    check_readable()
-    page.reload()
-    assert (look("body", "backgroundColor") < 0.1) == (scheme == "light")
-
-
-def test_charts_follow_the_theme(opened: Opened) -> None:
-    page = opened("curves", color_scheme="dark")
-    page.select_option("#curve-controls [name=family]", "resid")
-    plot = drawn(page, "#curve-figures").first
-    page.wait_for_function(
-        "() => document.querySelector('#curve-figures .plot').data.some(trace => trace.name === 'resid')"
-    )
-    colour = "plot => [plot.layout.paper_bgcolor, plot.data.find(trace => trace.name === 'resid').line.color]"
-    assert plot.evaluate(colour) == ["#14171c", "#f2f4f7"]
-    page.select_option("#theme", "light")
-    page.wait_for_function("() => document.querySelector('#curve-figures .plot').layout.paper_bgcolor === '#ffffff'")
-    assert plot.evaluate(colour) == ["#ffffff", "#000000"]
-
-
-def test_hostile_strings_stay_text_everywhere(opened: Opened) -> None:
-    page = opened()
-    page.select_option("#filters [name=source]", "rotor")
-    page.fill("#filters [name=search]", "script")
-    assert [row["basis"] for row in all_rows_on_screen(page)] == [HOSTILE]
-    page.click("#board tbody a")
-    page.wait_for_selector("#cell .nodes")
-    assert HOSTILE in page.inner_text("#heading-cell")
-    assert HOSTILE in page.inner_text("#cell .nodes")
-    page.click("text=compare its curve with other bases")
-    plots = drawn(page, "#curve-figures")
-    assert HOSTILE in page.locator("#curve-legend .name").all_text_contents()
-    page.get_by_role("checkbox", name="transcoder", exact=True).uncheck()  # its curve is the same
-    page.wait_for_function("() => document.querySelector('.plot').data.every(trace => trace.name !== 'transcoder')")
-    escaped = HOSTILE.replace("<", "&lt;").replace(">", "&gt;")
-    assert HOSTILE in hover_text(page, plots.first, escaped, 5)
-    page.goto(page.url.split("#")[0] + "#cost")
-    drawn(page, "#cost-figures")
-    page.goto(page.url.split("#")[0] + "#about")
-    assert HOSTILE in page.inner_text("#view-about")
-    assert page.locator("#view-about a[href^=javascript]").count() == 0
-    page.wait_for_timeout(100)
-    assert page.evaluate("window.broken") is None
-    assert page.locator("img").count() == 0
-
-
-def test_the_page_forbids_itself_inline_scripts_and_connections(browser: Browser, page_file: Path) -> None:
-    page = browser.new_page()
-    page.goto(page_file.as_uri())
-    page.wait_for_selector("#board tbody tr")
-    page.evaluate("document.body.insertAdjacentHTML('beforeend', `<img src=x onerror=\"window.broken = 1\">`)")
-    refused = page.evaluate("fetch('https://example.org').then(() => 'answered', () => 'refused')")
-    page.wait_for_timeout(200)
-    assert page.evaluate("window.broken") is None
-    assert refused == "refused"
-    page.close()
-
-
-def test_the_page_of_the_projects_results(opened: Opened, tmp_path: Path) -> None:
-    """What CI builds: every view of it opens, and cells have prompts of their own task."""
-    file = write_report(RESULTS, tmp_path / "page")
-    page = opened(file=file)
-    assert int(page.inner_text("#count").split(" ")[0]) >= 450
-    for view in ("curves", "cost"):
-        page.goto(f"{file.as_uri()}#{view}")
-        drawn(page, f"#{view.rstrip('s')}-figures")
-    page.goto(f"{file.as_uri()}#leaderboard")
-    page.select_option("#filters [name=task_label]", "sva_simple")
-    page.click("#board tbody a")
-    page.wait_for_selector("#cell .nodes")
-    assert page.locator("#cell .nodes tbody tr").count() == 20
-    assert page.locator("#cell .nodes tbody tr:not(:has(mark))").count() == 0
-
-
-def test_a_cell_that_is_not_there_is_told(opened: Opened) -> None:
-    page = opened("cell/0123456789abcdef")
-    assert page.inner_text("#heading-cell") == "No such cell"
-
-
-def test_two_thousand_cells_are_on_screen_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
-    cells = tuple(Cell(r, Path(f"run/records/{r.id}.json")) for r in two_thousand_records(examples=8))
-    file = write_sources([Source("run", Path("run"), "reference", None, cells)], tmp_path / "page")
-    seconds = [first_view_seconds(browser, file) for _ in range(3)]
-    assert statistics.median(seconds) < 2.0

@@ -21,7 +21,7 @@ from basisbench.record import read_record
 from basisbench.registry import load_registry
 from basisbench_baselines.hub import cache, trained_on
 from basisbench_baselines.hub.trained_on import same_name
-from hub_formats import RELEASES
+from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, replica
 
 RELEASE = "pythia-70m-deduped-mlp-sm"

@@ -1,6 +1,6 @@
 """More than ten thousand mutated records: each is accepted rightly, or refused in a line that names the field at fault.
 
-What must become of a mutation is said by `mutations`, which knows the definitions and not the checks.
+What must become of a mutation is said by `mutations` and its helpers, which know the definitions and not the checks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import pytest
 from basisbench.errors import RecordError
 from basisbench.record import Record, cell_id, parse_record
 from basisbench.validate import validate
-from mutations import ACCEPT, ANY, KINDS, Mutation, leaves
+from mutated_files import ACCEPT, ANY, Mutation, leaves
+from mutations import KINDS
 from rich_records import rich_record
 
 BASES = (

@@ -1,0 +1,119 @@
+"""What a mutation of a record's file is, the paths in a record's content, and what the definitions say of a leaf.
+
+1. A kind of mutation takes a record's content and a generator, and returns bytes and a verdict.
+2. A verdict is `ACCEPT`, or the path of the field that the refusal must name, or `ANY` where bytes were broken so that
+   no field is left to name.
+
+Leaves are told apart by what the definitions say of them: *hashed* ones are part of the cell's id, *checked* ones
+follow from others, *free* ones are measured and may be anything within bounds.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeAlias
+
+Path: TypeAlias = "tuple[str | int, ...]"
+
+ACCEPT = "accept"
+ANY = "any"
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A changed file.
+
+    Attributes:
+        data: what the file holds.
+        verdict: `ACCEPT`, `ANY`, or the path of the field at fault.
+        by_name: a refusal may also say that the file has another cell's name: a field of the cell's id was changed.
+        content: what a file that is accepted must hold, where that is not what it held before.
+    """
+
+    data: bytes
+    verdict: str
+    by_name: bool = False
+    content: Any = None
+
+
+Kind: TypeAlias = Callable[[Any, Random], Mutation]
+
+
+# --- paths ---
+
+
+def leaves(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the path of every number, text, truth value and null."""
+    if isinstance(value, dict | list) and value:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, (*path, key))
+    elif not isinstance(value, dict | list):
+        yield path
+
+
+def objects(value: Any, path: Path = ()) -> Iterator[Path]:
+    """Yield the path of every object."""
+    if isinstance(value, dict):
+        yield path
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from objects(item, (*path, key))
+
+
+def at(content: Any, path: Path) -> Any:
+    """Return what lies at a path."""
+    for step in path:
+        content = content[step]
+    return content
+
+
+def replaced(content: Any, path: Path, value: Any) -> Any:
+    """Return a copy in which one place holds something else."""
+    content = copy.deepcopy(content)
+    at(content, path[:-1])[path[-1]] = value
+    return content
+
+
+def written(path: Path) -> str:
+    """Write a path as messages do: `curve.circuit[3][17]`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+
+
+def pattern(path: Path) -> str:
+    """Write a path with its indices left out: `curve.circuit[][]`."""
+    return re.sub(r"\[\d+\]", "[]", written(path))
+
+
+def dumped(content: Any) -> bytes:
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+# --- what the definitions say of a leaf ---
+
+MAPPINGS = ("dropped.attribution", "dropped.evaluation", "environment.packages", "sources")
+OPTIONAL_FREE = ("endpoints.empty_at", "sources", "curve.kl", "subset_checks")
+"""Keys with a default that no id depends on."""
+
+FREE_TEXTS = ("environment.python", "environment.platform", "environment.processor", "environment.device_name")
+
+
+def is_hashed(path: Path) -> bool:
+    """Tell whether the cell's id depends on a leaf."""
+    return path[0] in ("cell", "identities", "basisbench")
+
+
+def fixed_rows(content: Any, name: str) -> set[int]:
+    """Return the rows of a curve that equal an endpoint in every group: the last, and the first where it is not run."""
+    count = len(content["curve"]["sizes"])
+    return {count - 1} if name == "circuit" and content["cell"]["kl"] else {0, count - 1}
+
+
+def measured_rows(content: Any) -> list[int]:
+    """Return the rows that no group fixes: more than no node, fewer than the smallest group has."""
+    smallest = min(group["nodes"] for group in content["groups"])
+    return [index for index, size in enumerate(content["curve"]["sizes"]) if 0 < size < smallest]
