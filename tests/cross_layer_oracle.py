@@ -138,7 +138,9 @@ def files(architecture: str, read: str = "mlp.hook_in", jump: bool = True) -> Fi
     )
     slow = slow_model(architecture)
     prompts = torch.randint(2, 31, (80, 6), generator=generator)
-    seen = [slow.watched(prompt, _places(architecture, read)) for prompt in prompts]
+    # Whichever test comes first, and however it asks: other weights for another call would be another transcoder.
+    with oracle.in_double_precision():
+        seen = [slow.watched(prompt, _places(architecture, read)) for prompt in prompts]
     codes = [parts.encode(layer, torch.cat([one[f"read {layer}"] for one in seen])) for layer in range(LAYERS)]
     for target in range(LAYERS):
         design = torch.cat(codes[: target + 1], 1)
@@ -166,9 +168,7 @@ def folder(architecture: str, read: str = "mlp.hook_in", jump: bool = True) -> P
 def model(architecture: str, dtype: str = "float64", read: str = "mlp.hook_in", jump: bool = True) -> Model:
     """Load the three-layer model through the harness, with its cross-layer transcoder."""
     path, dictionaries = oracle.checkpoint(architecture, LAYERS), {"clt": folder(architecture, read, jump)}
-    # TransformerLens's view keeps the norms' forward as it is now: whichever test comes first, it is the wide one.
-    with oracle.in_double_precision():
-        return load_model(ModelSpec(f"tiny-{architecture}", str(path), "three layers", dictionaries), dtype=dtype)
+    return load_model(ModelSpec(f"tiny-{architecture}", str(path), "three layers", dictionaries), dtype=dtype)
 
 
 def build(loaded: Model) -> CrossLayerBasis:
