@@ -101,6 +101,24 @@ def test_medians_are_those_over_tasks_and_never_cross_settings(opened: Opened, r
         assert float(row["seconds (s)"]) == pytest.approx(seconds, rel=0.06)
 
 
+def test_a_median_over_fewer_tasks_is_told_and_no_rival(opened: Opened) -> None:
+    page = opened()
+    page.select_option("#filters [name=family]", "mlp")
+    page.select_option("#filters [name=method]", "relp")
+    page.select_option("#filters [name=error_policy]", "node")
+    page.check("[name=rows][value=medians]", force=True)
+    rows = {row["basis"]: row for row in all_rows(page)}
+    assert rows["mlp_act"]["tasks"] == "3"
+    assert rows["mlp_act [rotor]"]["tasks"] == "1 of 3"
+    of_rotor = page.locator("#board tbody tr", has_text="[rotor]")
+    assert of_rotor.count() == 1
+    assert of_rotor.locator(".best").count() == 0
+    assert page.locator("#board tbody .best").count() > 0
+    page.click("nav >> text=Cost")
+    page.wait_for_function("() => document.querySelector('#cost-note').textContent.includes('medians')")
+    assert "mlp_act [rotor] (1 of 3)" in page.inner_text("#cost-note")
+
+
 def test_a_target_that_is_not_reached_is_written_as_more_than_all_nodes(
     opened: Opened, reference: pd.DataFrame
 ) -> None:
