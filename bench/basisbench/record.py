@@ -38,7 +38,7 @@ from basisbench.record_parts import (
     expect_length,
 )
 from basisbench.safe_files import READ_BYTES, read_bounded
-from basisbench.schema import LARGEST, Count, Frozen, Name, Positive, describe_problem
+from basisbench.schema import LARGEST, Count, Frozen, Name, Positive, VersionOne, describe_problem
 from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
 from basisbench.upgrade import upgraded_text
 from basisbench.version import __version__
@@ -119,7 +119,7 @@ class Identities(Frozen):
 class Record(Frozen):
     """Everything measured in one cell."""
 
-    schema_version: Literal[1] = Field(description="version of this schema; superseded, never edited")
+    schema_version: VersionOne = Field(description="version of this schema; superseded, never edited")
     basisbench: Name = Field(default=__version__, description="version of BasisBench that made the record")
     created: AwareDatetime = Field(
         default_factory=lambda: datetime.now(UTC).replace(microsecond=0), description="when it was made, UTC, ISO 8601"
@@ -145,13 +145,6 @@ class Record(Frozen):
         description="repositories of the Hugging Face hub that weights came from, each with its commit; empty for what "
         "ships with the package or lies in a folder",
     )
-
-    @field_validator("schema_version", mode="before")
-    @classmethod
-    def _a_number(cls, value: object) -> object:
-        if isinstance(value, bool):  # true equals 1 in Python
-            raise ValueError(f"input should be 1, found {value}")
-        return value
 
     @field_validator("groups")
     @classmethod

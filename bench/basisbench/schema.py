@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 SIGNIFICANT_DIGITS = 5
 
@@ -94,6 +94,16 @@ LARGEST = 2**53
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 NotNegative = Annotated[Rounded, Field(ge=0)]
+
+
+def _no_truth_value(value: object) -> object:
+    if isinstance(value, bool):  # true equals 1 in Python
+        raise ValueError(f"input should be 1, found {value}")
+    return value
+
+
+VersionOne = Annotated[Literal[1], BeforeValidator(_no_truth_value)]
+"""The first version of a schema, which `true` is not."""
 
 
 class Frozen(BaseModel):

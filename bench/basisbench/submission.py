@@ -12,13 +12,13 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from basisbench.errors import RecordError
 from basisbench.safe_files import METADATA_BYTES, SUBMISSION_RECORDS, read_bounded, repeated_key
-from basisbench.schema import LARGEST, PRINTABLE, Count, Frozen, Name, Text, describe_problem, printable
+from basisbench.schema import LARGEST, PRINTABLE, Count, Frozen, Name, Text, VersionOne, describe_problem, printable
 from basisbench.store import SUBMISSION_FILE, VERIFICATION_FILE
 from basisbench.version import __version__
 
@@ -78,7 +78,7 @@ class BasisDetails(Frozen):
 class Submission(Frozen):
     """Whose records these are, and what made them."""
 
-    schema_version: Literal[1] = Field(default=1, description="version of this schema; superseded, never edited")
+    schema_version: VersionOne = Field(default=1, description="version of this schema; superseded, never edited")
     basisbench: Name | None = Field(default=None, description="version of BasisBench that made this file, null by hand")
     name: SubmissionName = Field(description="name of the submission and of its folder")
     title: Name = Field(description="one line that says what is submitted")
@@ -110,8 +110,6 @@ class Submission(Frozen):
     def _known_version(cls, value: object) -> object:
         if isinstance(value, int) and value > 1:
             raise ValueError(f"is later than BasisBench {__version__} knows (1); upgrade BasisBench to read it")
-        if isinstance(value, bool):
-            raise ValueError(f"input should be 1, found {value}")
         return value
 
 

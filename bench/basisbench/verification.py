@@ -24,7 +24,7 @@ from basisbench.errors import RecordError
 from basisbench.record_parts import Environment
 from basisbench.safe_files import READ_BYTES, read_bounded
 from basisbench.sampling import sample_cells
-from basisbench.schema import Frozen, Name, NotNegative, Positive, describe_problem
+from basisbench.schema import Frozen, Name, NotNegative, Positive, VersionOne, describe_problem
 from basisbench.store import RECORDS_FOLDER, VERIFICATION_FILE
 from basisbench.verification_parts import Deviation, RankingAgreement, Sampling, Tolerance, VerifiedCell
 from basisbench.version import __version__
@@ -55,7 +55,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Verification(Frozen):
     """Who re-ran what, on which hardware, and how far it lay from the records."""
 
-    schema_version: Literal[1] = Field(description="version of this schema")
+    schema_version: VersionOne = Field(description="version of this schema")
     created: AwareDatetime = Field(
         default_factory=lambda: datetime.now(UTC).replace(microsecond=0), description="when it was made, UTC, ISO 8601"
     )
@@ -70,13 +70,6 @@ class Verification(Frozen):
     cells: tuple[VerifiedCell, ...] = Field(min_length=1, description="the cells that were drawn, in order of their id")
     largest: NotNegative = Field(description="largest deviation of a value in any cell")
     passed: bool = Field(description="whether every cell that was drawn passed")
-
-    @field_validator("schema_version", mode="before")
-    @classmethod
-    def _a_number(cls, value: object) -> object:
-        if isinstance(value, bool):  # true equals 1 in Python
-            raise ValueError(f"input should be 1, found {value}")
-        return value
 
     @field_validator("by")
     @classmethod
