@@ -110,8 +110,8 @@ def model(architecture: str, dtype: str = "float64") -> Model:
 @cache
 def basis_spec(name: str) -> BasisSpec:
     """Return the built-in basis of that name."""
-    from basisbench_baselines.bases import dictionaries as kind_1
     from basisbench_baselines.bases import neurons, rotation
+    from basisbench_baselines.bases import saelens as kind_1
 
     specs = {spec.name: spec for module in (kind_1, neurons, rotation) for spec in module.PROVIDES}
     return specs[name]

@@ -205,7 +205,7 @@ def test_weights_that_were_let_go_are_read_again(copied: tuple[Model, Path]) -> 
 
 @pytest.mark.parametrize("active", [0, 1, 5, 40])
 def test_a_code_is_decoded_by_the_rows_of_its_active_units(active: int) -> None:
-    from basisbench_baselines.circuit_tracer import _product
+    from basisbench_baselines.dictionaries.circuit_tracer_files import _product
 
     generator = torch.manual_seed(active)
     rows = torch.randn(40, 3, 6, generator=generator).bfloat16()[:, 1]
@@ -222,7 +222,7 @@ def test_large_decoders_stay_in_the_type_of_the_file(
     for path in folder.glob("W_dec_*.safetensors"):
         _change(path, lambda tensors: tensors.update({name: part.bfloat16() for name, part in tensors.items()}))
     packed: Any = cross.build(model)
-    monkeypatch.setattr("basisbench_baselines.circuit_tracer.largest_bytes", lambda: 1000)
+    monkeypatch.setattr("basisbench_baselines.dictionaries.circuit_tracer_files.largest_bytes", lambda: 1000)
     basis: Any = cross.build(model)
     decoders = sum(path.stat().st_size for path in folder.glob("W_dec_*"))
     encoders = sum(part.numel() for path in folder.glob("W_enc_*") for part in load_file(path).values())

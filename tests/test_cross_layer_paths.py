@@ -22,9 +22,9 @@ from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.ranking import rank
 from basisbench.shortcut import FirstUnits
 from basisbench.types import Ablation, ErrorPolicy, Site
+from basisbench_baselines.dictionaries.rows import RowsPart
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
-from basisbench_baselines.rows import RowsPart
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

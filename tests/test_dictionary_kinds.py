@@ -12,9 +12,9 @@ from torch import Tensor
 from basisbench.errors import BasisError
 from basisbench.protocols import UnitwiseBasis
 from basisbench.types import Site
-from basisbench_baselines.adapted import AdaptedDictionary, adapt
-from basisbench_baselines.bases.dictionaries import DictionaryBasis
-from basisbench_baselines.elementwise import elementwise_dictionary
+from basisbench_baselines.bases.saelens import DictionaryBasis
+from basisbench_baselines.dictionaries.fast import elementwise_dictionary
+from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary, adapt
 
 D, UNITS = 12, 40
 SITE = Site(0, "blocks.0.hook_resid_post", "blocks.0.hook_resid_post")

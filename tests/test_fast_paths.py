@@ -20,8 +20,8 @@ from basisbench.shortcut import FirstUnits
 from basisbench.slicing import take_slices
 from basisbench.types import Ablation, Site
 from basisbench.writing import SiteWriter
-from basisbench_baselines.elementwise import elementwise_dictionary, sparse_product
-from basisbench_baselines.rows import RowsPart
+from basisbench_baselines.dictionaries.fast import elementwise_dictionary, sparse_product
+from basisbench_baselines.dictionaries.rows import RowsPart
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

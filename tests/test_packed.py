@@ -15,7 +15,7 @@ from basisbench.gradients import Batch, gradient_field
 from basisbench.load import load_model
 from basisbench.packed import pack_linears, packed_linear, packed_twin
 from basisbench.protocols import ModelSpec
-from basisbench_baselines.elementwise import elementwise_dictionary
+from basisbench_baselines.dictionaries.fast import elementwise_dictionary
 
 EXAMPLES = settings(max_examples=25)
 ANY_MAP = given(

@@ -194,7 +194,7 @@ def _saelens_error(name: str, layer: int, model: Model, read: Tensor, write: Ten
     """Return what SAELens's own forward pass leaves over; its state lives from encode to decode of one call."""
     from sae_lens import SAE
 
-    from basisbench_baselines.hub.cache import pinned, quiet, resolve
+    from basisbench_baselines.dictionaries.hub_snapshot import pinned, quiet, resolve
 
     release = RELEASES[name]
     with pinned(resolve(release.repository, None)), quiet():

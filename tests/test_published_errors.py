@@ -18,7 +18,7 @@ from basisbench.load import load_model
 from basisbench.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
-from basisbench_baselines.hub import cache
+from basisbench_baselines.dictionaries import hub_snapshot as cache
 from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, replica
 from loopback_hub import NOBODY, online, serving

@@ -15,7 +15,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.load import load_model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
-from basisbench_baselines.hub.releases import find_release, layer_of, templates
+from basisbench_baselines.dictionaries.releases import find_release, layer_of, templates
 from hub_replica import MODELS, replica
 
 ALL = get_pretrained_saes_directory()

@@ -31,10 +31,10 @@ from basisbench.load import load_model
 from basisbench.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
-from basisbench_baselines.adapted import adapt
-from basisbench_baselines.hub.cache import Snapshot, pinned, quiet, resolve
-from basisbench_baselines.hub.placement import Placement, place
-from basisbench_baselines.hub.releases import _REFUSED, _WEIGHTS, find_release
+from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, pinned, quiet, resolve
+from basisbench_baselines.dictionaries.placement import Placement, place
+from basisbench_baselines.dictionaries.releases import _REFUSED, _WEIGHTS, find_release
+from basisbench_baselines.dictionaries.saelens_adapter import adapt
 from hub_releases import RELEASES
 from hub_replica import MODELS, replica
 

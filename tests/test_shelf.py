@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisbench_baselines.adapted import AdaptedDictionary, adapt
-from basisbench_baselines.shelf import DictionaryShelf, Window, copied_to
+from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf, Window, copied_to
+from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary, adapt
 
 
 def test_what_was_used_last_makes_room_so_that_the_rest_is_there_in_the_next_pass() -> None:

@@ -25,8 +25,9 @@ from basisbench.load import load_model
 from basisbench.protocols import BasisSpec, StreamedBasis
 from basisbench.record import CellConfig, Record
 from basisbench.registry import load_registry
-from basisbench_baselines.bases import cross_layer_transcoder, dictionaries, published
-from basisbench_baselines.circuit_tracer import LayerFiles
+from basisbench_baselines.bases import cross_layer_transcoder, published
+from basisbench_baselines.bases import saelens as dictionaries
+from basisbench_baselines.dictionaries.circuit_tracer_files import LayerFiles
 
 LAYERS = 4
 POCKET = Path(sys.modules["basisbench_baselines"].__path__[0]) / "pocket" / "assets" / "dictionaries"

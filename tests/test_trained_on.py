@@ -19,8 +19,9 @@ from basisbench.model_names import find_model
 from basisbench.protocols import ModelSpec
 from basisbench.record import read_record
 from basisbench.registry import load_registry
-from basisbench_baselines.hub import cache, trained_on
-from basisbench_baselines.hub.trained_on import same_name
+from basisbench_baselines.dictionaries import hub_snapshot as cache
+from basisbench_baselines.dictionaries import trained_on
+from basisbench_baselines.dictionaries.trained_on import same_name
 from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, replica
 

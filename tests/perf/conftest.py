@@ -14,7 +14,7 @@ from basisbench.group import GroupPair
 from basisbench.model import Model
 from basisbench.protocols import Basis, Method
 from basisbench.registry import load_registry
-from basisbench_baselines.bases.dictionaries import DictionaryBasis
+from basisbench_baselines.bases.saelens import DictionaryBasis
 from figures import Figures
 from workload import SHAPES, Shape, open_group, random_body, random_dictionaries, random_model
 

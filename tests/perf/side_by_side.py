@@ -46,7 +46,7 @@ from basisbench.protocols import Basis
 from basisbench.ranking import Ranking, pooled_scores, rank
 from basisbench.registry import load_registry
 from basisbench.types import Ablation, Pairs, Scores
-from basisbench_baselines.bases.dictionaries import DictionaryBasis
+from basisbench_baselines.bases.saelens import DictionaryBasis
 from workload import SHAPES, Shape, open_group, random_body, random_dictionaries, random_model
 
 TOGETHER = 8  # of our circuits are evaluated at once, as in the performance tests

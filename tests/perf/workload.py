@@ -18,7 +18,7 @@ from basisbench.group import GroupPair
 from basisbench.model import Model, SiteKind, wrap
 from basisbench.protocols import ModelSpec
 from basisbench.types import Family, Pairs, Site, Split
-from basisbench_baselines.bases.dictionaries import DictionaryBasis
+from basisbench_baselines.bases.saelens import DictionaryBasis
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Cross-layer transcoders: units that read one layer and write to it and to all later ones (Ameisen et al. 2025).
 
 `clt` is the one that a model names among its dictionaries; `clt:ORG/NAME[@REVISION]` and `clt:FOLDER` name any other,
-such as `clt:mntss/clt-gemma-2-2b-426k`. The files are circuit-tracer's (basisbench_baselines.circuit_tracer).
+such as `clt:mntss/clt-gemma-2-2b-426k`. The files are circuit-tracer's (basisbench_baselines.dictionaries.circuit_tracer_files).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from basisbench.errors import BasisBenchError, BasisError
 from basisbench.packed import LinearMap, passing_linear_map
 from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
 from basisbench.types import Family, Site
-from basisbench_baselines.circuit_tracer import (
+from basisbench_baselines.dictionaries.circuit_tracer_files import (
     CONFIG,
     LayerFiles,
     digest_files,
@@ -27,9 +27,9 @@ from basisbench_baselines.circuit_tracer import (
     open_layers,
     read_config,
 )
-from basisbench_baselines.hub.cache import resolve, told
-from basisbench_baselines.hub.trained_on import say_if_other
-from basisbench_baselines.shelf import Window
+from basisbench_baselines.dictionaries.hub_snapshot import resolve, told
+from basisbench_baselines.dictionaries.lazy_layers import Window
+from basisbench_baselines.dictionaries.trained_on import say_if_other
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -5,7 +5,7 @@
 2. Family and layers are known before anything is downloaded. On building, every dictionary's own configuration says
    where it sits and on which model it was trained, and must agree with that and with the model at hand.
 3. Weights are read by SAELens, at one commit of the repository, each layer when it is first used, in float32 (float64
-   for a model in float64), and adapted (basisbench_baselines.adapted).
+   for a model in float64), and adapted (basisbench_baselines.dictionaries.saelens_adapter).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from basisbench.environment import room_for_weights
 from basisbench.errors import BasisError
 from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
 from basisbench.types import Family, Site
-from basisbench_baselines.adapted import adapt, check_kind
-from basisbench_baselines.bases.dictionaries import DictionaryBasis, hash_files
-from basisbench_baselines.hub.cache import Snapshot, pinned, quiet, resolve, told
-from basisbench_baselines.hub.placement import Placement, place
-from basisbench_baselines.hub.releases import Release, choose, find_release, layer_of
-from basisbench_baselines.hub.trained_on import say_if_other
-from basisbench_baselines.shelf import DictionaryShelf, Loader
+from basisbench_baselines.bases.saelens import DictionaryBasis, hash_files
+from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, pinned, quiet, resolve, told
+from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf, Loader
+from basisbench_baselines.dictionaries.placement import Placement, place
+from basisbench_baselines.dictionaries.releases import Release, choose, find_release, layer_of
+from basisbench_baselines.dictionaries.saelens_adapter import adapt, check_kind
+from basisbench_baselines.dictionaries.trained_on import say_if_other
 
 if TYPE_CHECKING:
     from basisbench.model import Model

@@ -1,7 +1,7 @@
 """Dictionaries that a model brings along, in SAELens's format: sparse autoencoders and transcoders.
 
 An SAE reads and writes at one hook; a transcoder reads the MLP's input and writes its output. Both are
-loaded by SAELens, whose own `encode` and `decode` run, adapted where they keep state (basisbench_baselines.adapted), so
+loaded by SAELens, whose own `encode` and `decode` run, adapted where they keep state (basisbench_baselines.dictionaries.saelens_adapter), so
 that every architecture it knows works here. Weights are float32, float64 for a model in float64; activations of a model
 in half precision are widened when they are encoded.
 """
@@ -21,10 +21,10 @@ from basisbench.errors import BasisError
 from basisbench.packed import largest_bytes
 from basisbench.protocols import BasisSpec, ModelSpec
 from basisbench.types import Family, Site
-from basisbench_baselines.adapted import adapt
-from basisbench_baselines.elementwise import ElementwiseDictionary, QuickDictionary, quick_dictionary
-from basisbench_baselines.rows import RowsPart
-from basisbench_baselines.shelf import DictionaryShelf
+from basisbench_baselines.dictionaries.fast import ElementwiseDictionary, QuickDictionary, quick_dictionary
+from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf
+from basisbench_baselines.dictionaries.rows import RowsPart
+from basisbench_baselines.dictionaries.saelens_adapter import adapt
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -44,7 +44,7 @@ class DictionaryBasis:
         name: name of the basis.
         family: its site family.
         sites: where the dictionaries sit, in layer order; not every layer need have one.
-        dictionaries: SAELens modules or adapted ones (basisbench_baselines.adapted), in the order of the sites.
+        dictionaries: SAELens modules or adapted ones (basisbench_baselines.dictionaries.saelens_adapter), in the order of the sites.
         sources: repositories of the Hugging Face hub that the weights come from, with their commits.
     """
 

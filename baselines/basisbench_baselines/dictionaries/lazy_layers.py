@@ -163,13 +163,13 @@ def copied_to(dictionary: Any, device: str) -> Any:
     """Return a dictionary with its weights on a device; the one that is given stays as it is.
 
     Args:
-        dictionary: a SAELens module, or an adapted one (basisbench_baselines.adapted).
+        dictionary: a SAELens module, or an adapted one (basisbench_baselines.dictionaries.saelens_adapter).
         device: where the weights go; its own device makes a copy as well.
     """
     import torch
     from torch import nn
 
-    from basisbench_baselines.adapted import AdaptedDictionary
+    from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary
 
     adapted = dictionary if isinstance(dictionary, AdaptedDictionary) else None
     module = dictionary if adapted is None else adapted.module

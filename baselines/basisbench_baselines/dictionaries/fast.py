@@ -4,7 +4,7 @@
 2. Where units do not depend on each other (ReLU, JumpReLU), weights are packed if that is possible
    (basisbench.packed), fewer passes go over memory, and some units can be computed without the others, so that the
    harness computes only those that a circuit needs. Further units that are linear in the input
-   (basisbench_baselines.adapted) are units without a threshold.
+   (basisbench_baselines.dictionaries.saelens_adapter) are units without a threshold.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from basisbench.packed import LinearMap, linear_map, passing_linear_map
-from basisbench_baselines.adapted import AdaptedDictionary
+from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary
 
 if TYPE_CHECKING:
     import torch
