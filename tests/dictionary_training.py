@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from basisbench_baselines.pocket.activations import DictionarySite
-from basisbench_baselines.pocket.dictionary_trainer import (
+from basisbench_baselines.pocket.training.activations import DictionarySite
+from basisbench_baselines.pocket.training.dictionary_trainer import (
     DictionaryTrainer,
     Scaling,
 )
-from basisbench_baselines.pocket.plan import DictionaryPlan
-from basisbench_baselines.pocket.progress import Progress
+from basisbench_baselines.pocket.training.plan import DictionaryPlan
+from basisbench_baselines.pocket.training.progress import Progress
 
 QUIET = Progress(enabled=False)
 AUTOENCODER = DictionarySite("sae_resid", 0, "blocks.0.hook_resid_post", "blocks.0.hook_resid_post")

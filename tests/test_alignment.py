@@ -16,7 +16,7 @@ from basisbench.alignment import align, load_splits, to_dataset
 from basisbench.errors import TaskError
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, PairSet, Segment, Split
-from basisbench_baselines.pocket.corpus import build_tokenizer
+from basisbench_baselines.pocket.corpus.stream import build_tokenizer
 from subword_tokenizer import subword_tokenizer
 
 REGISTRY = load_registry()

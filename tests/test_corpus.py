@@ -12,14 +12,14 @@ import pytest
 from basisbench.lexicon import attributes, held_out_auxiliary, word_lists
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS
-from basisbench_baselines.pocket.corpus import (
+from basisbench_baselines.pocket.corpus.rules import held_out_violations
+from basisbench_baselines.pocket.corpus.stream import (
     MAXIMUM_TOKENS,
     SPECIAL_TOKENS,
     build_tokenizer,
     documents,
     vocabulary,
 )
-from basisbench_baselines.pocket.corpus_rules import held_out_violations
 
 TRAIN = tuple(islice(documents(0, "train"), 2000))
 REGISTRY = load_registry()

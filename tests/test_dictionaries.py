@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from basisbench_baselines.pocket.activations import DictionarySite
-from basisbench_baselines.pocket.dictionaries import learning_rate
-from basisbench_baselines.pocket.dictionary_trainer import (
+from basisbench_baselines.pocket.sae_files import load_weights, save_dictionary, to_sae_lens
+from basisbench_baselines.pocket.training.activations import DictionarySite
+from basisbench_baselines.pocket.training.dictionaries import learning_rate
+from basisbench_baselines.pocket.training.dictionary_trainer import (
     DictionaryTrainer,
     Scaling,
     batch_threshold,
 )
-from basisbench_baselines.pocket.plan import DictionaryPlan
-from basisbench_baselines.pocket.sae_files import load_weights, save_dictionary, to_sae_lens
+from basisbench_baselines.pocket.training.plan import DictionaryPlan
 from dictionary_training import (
     AUTOENCODER,
     PLAN,

@@ -12,19 +12,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from basisbench_baselines.pocket import ASSETS, DICTIONARY_BASES, PROVIDES, corpus
-from basisbench_baselines.pocket.activations import DictionarySite, dictionary_sites
-from basisbench_baselines.pocket.dictionaries import collect_activations, train_dictionaries
-from basisbench_baselines.pocket.dictionary_trainer import (
+from basisbench_baselines.pocket import ASSETS, DICTIONARY_BASES, PROVIDES
+from basisbench_baselines.pocket.corpus import stream as corpus
+from basisbench_baselines.pocket.sae_files import load_weights
+from basisbench_baselines.pocket.training.activations import DictionarySite, dictionary_sites
+from basisbench_baselines.pocket.training.dictionaries import collect_activations, train_dictionaries
+from basisbench_baselines.pocket.training.dictionary_trainer import (
     DictionaryTrainer,
     DictionaryWeights,
     Scaling,
 )
-from basisbench_baselines.pocket.documents import EncodedDocuments, encode_documents
-from basisbench_baselines.pocket.evaluate import DictionaryStatistics, dictionary_statistics, splice
-from basisbench_baselines.pocket.plan import BuildPlan
-from basisbench_baselines.pocket.sae_files import load_weights
-from basisbench_baselines.pocket.train import create_model
+from basisbench_baselines.pocket.training.documents import EncodedDocuments, encode_documents
+from basisbench_baselines.pocket.training.evaluate import DictionaryStatistics, dictionary_statistics, splice
+from basisbench_baselines.pocket.training.plan import BuildPlan
+from basisbench_baselines.pocket.training.train import create_model
 from dictionary_training import (
     PLAN,
     QUIET,

@@ -12,26 +12,32 @@ import pytest
 import torch
 
 from basisbench.errors import BasisBenchError
-from basisbench_baselines.pocket import ASSETS, PROVIDES, corpus
-from basisbench_baselines.pocket.activations import (
+from basisbench_baselines.pocket import ASSETS, PROVIDES
+from basisbench_baselines.pocket.build import corpus_fingerprint
+from basisbench_baselines.pocket.card import render_card
+from basisbench_baselines.pocket.corpus import stream as corpus
+from basisbench_baselines.pocket.training.activations import (
     dictionary_sites,
     edit_activation,
     record_activations,
 )
-from basisbench_baselines.pocket.build import corpus_fingerprint
-from basisbench_baselines.pocket.card import render_card
-from basisbench_baselines.pocket.checkpoint import load_state, replace_file, save_state
-from basisbench_baselines.pocket.documents import (
+from basisbench_baselines.pocket.training.checkpoint import load_state, replace_file, save_state
+from basisbench_baselines.pocket.training.documents import (
     WINDOW_BATCHES,
     EncodedDocuments,
     batch_indices,
     encode_documents,
     load_or_encode,
 )
-from basisbench_baselines.pocket.evaluate import REQUIRED_ACCURACY, document_loss, evaluation_pairs, task_accuracies
-from basisbench_baselines.pocket.plan import BuildPlan, ModelPlan
-from basisbench_baselines.pocket.progress import Progress
-from basisbench_baselines.pocket.train import create_model, learning_rate, next_token_loss, train_model
+from basisbench_baselines.pocket.training.evaluate import (
+    REQUIRED_ACCURACY,
+    document_loss,
+    evaluation_pairs,
+    task_accuracies,
+)
+from basisbench_baselines.pocket.training.plan import BuildPlan, ModelPlan
+from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.pocket.training.train import create_model, learning_rate, next_token_loss, train_model
 
 QUIET = Progress(enabled=False)
 MEBIBYTE = 2**20

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench_baselines.pocket.activations import cross_layer_sites, dictionary_sites
 from basisbench_baselines.pocket.build import WORK, build, corpus_fingerprint
-from basisbench_baselines.pocket.plan import BuildPlan
+from basisbench_baselines.pocket.training.activations import cross_layer_sites, dictionary_sites
+from basisbench_baselines.pocket.training.plan import BuildPlan
 
 
 def _start_build(out: Path) -> subprocess.Popen[bytes]:

@@ -12,18 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from basisbench_baselines.pocket import ASSETS, PROVIDES, corpus
-from basisbench_baselines.pocket.activations import DictionarySite, cross_layer_sites
-from basisbench_baselines.pocket.cross_layer import rebuilders, train_cross_layer
+from basisbench_baselines.pocket import ASSETS, PROVIDES
+from basisbench_baselines.pocket.corpus import stream as corpus
 from basisbench_baselines.pocket.cross_layer_files import load_cross_layer, save_cross_layer
-from basisbench_baselines.pocket.cross_layer_trainer import CrossLayerTrainer, CrossLayerWeights
-from basisbench_baselines.pocket.dictionaries import collect_activations
-from basisbench_baselines.pocket.dictionary_trainer import Scaling
-from basisbench_baselines.pocket.documents import EncodedDocuments, encode_documents
-from basisbench_baselines.pocket.evaluate import DictionaryStatistics, dictionary_statistics, splice
-from basisbench_baselines.pocket.plan import BuildPlan, DictionaryPlan
-from basisbench_baselines.pocket.progress import Progress
-from basisbench_baselines.pocket.train import create_model
+from basisbench_baselines.pocket.training.activations import DictionarySite, cross_layer_sites
+from basisbench_baselines.pocket.training.cross_layer import rebuilders, train_cross_layer
+from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer, CrossLayerWeights
+from basisbench_baselines.pocket.training.dictionaries import collect_activations
+from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
+from basisbench_baselines.pocket.training.documents import EncodedDocuments, encode_documents
+from basisbench_baselines.pocket.training.evaluate import DictionaryStatistics, dictionary_statistics, splice
+from basisbench_baselines.pocket.training.plan import BuildPlan, DictionaryPlan
+from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.pocket.training.train import create_model
 
 QUIET = Progress(enabled=False)
 SITES = cross_layer_sites(3)
@@ -144,7 +145,7 @@ def test_folding_the_scalings_changes_nothing() -> None:
     trainer.silent_tokens.zero_()
     # Thresholds of the whole batch instead of its first tokens.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("basisbench_baselines.pocket.cross_layer_trainer._THRESHOLD_TOKENS", 400)
+        patch.setattr("basisbench_baselines.pocket.training.cross_layer_trainer._THRESHOLD_TOKENS", 400)
         _, unexplained = trainer.batch_loss(scaled)
     for target, site in enumerate(SITES):
         y = raw[site.write]

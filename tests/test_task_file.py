@@ -16,7 +16,7 @@ from basisbench.lexicon import word_lists
 from basisbench.protocols import Task
 from basisbench.task_file import SMALLEST_SHARE, load_task_file
 from basisbench.types import SPLITS
-from basisbench_baselines.pocket.corpus import build_tokenizer
+from basisbench_baselines.pocket.corpus.stream import build_tokenizer
 
 NOUNS = word_lists("attribution").nouns
 OBJECTS = word_lists("attribution").objects

@@ -21,7 +21,7 @@ from basisbench.lexicon import (
 from basisbench.protocols import Task
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, Split
-from basisbench_baselines.pocket.corpus import build_tokenizer
+from basisbench_baselines.pocket.corpus.stream import build_tokenizer
 from subword_tokenizer import subword_tokenizer
 
 REGISTRY = load_registry()

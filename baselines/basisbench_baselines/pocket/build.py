@@ -24,18 +24,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
-from basisbench_baselines.pocket.checkpoint import read_json, replace_file, write_json
-from basisbench_baselines.pocket.plan import BuildPlan
-from basisbench_baselines.pocket.progress import Progress
+from basisbench_baselines.pocket.training.checkpoint import read_json, replace_file, write_json
+from basisbench_baselines.pocket.training.plan import BuildPlan
+from basisbench_baselines.pocket.training.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from basisbench_baselines.pocket.activations import DictionarySite
-    from basisbench_baselines.pocket.dictionaries import DictionaryTraining
-    from basisbench_baselines.pocket.documents import EncodedDocuments
-    from basisbench_baselines.pocket.evaluate import DictionaryStatistics
-    from basisbench_baselines.pocket.train import ModelTraining
+    from basisbench_baselines.pocket.training.activations import DictionarySite
+    from basisbench_baselines.pocket.training.dictionaries import DictionaryTraining
+    from basisbench_baselines.pocket.training.documents import EncodedDocuments
+    from basisbench_baselines.pocket.training.evaluate import DictionaryStatistics
+    from basisbench_baselines.pocket.training.train import ModelTraining
 
 COMMAND = "basisbench pocket build"
 CARD, WORK = "card.json", ".work"
@@ -59,7 +59,7 @@ def build(out: Path, *, seed: int = 0, plan: BuildPlan | None = None, progress: 
 
 def corpus_fingerprint(seed: int) -> str:
     """Return a hash of the vocabulary and of the first documents of the corpus."""
-    from basisbench_baselines.pocket.corpus import documents, vocabulary
+    from basisbench_baselines.pocket.corpus.stream import documents, vocabulary
 
     digest = hashlib.sha256("\n".join(vocabulary()).encode())
     for text in itertools.islice(documents(seed, "train"), _CORPUS_SAMPLE):
@@ -154,8 +154,8 @@ class _Build:
         write_json(self.times_path, {**state, "seconds": {**state["seconds"], phase: seconds}})
 
     def _documents(self) -> tuple[PreTrainedTokenizerFast, EncodedDocuments, EncodedDocuments]:
-        from basisbench_baselines.pocket import corpus
-        from basisbench_baselines.pocket.documents import encode_documents, load_or_encode
+        from basisbench_baselines.pocket.corpus import stream as corpus
+        from basisbench_baselines.pocket.training.documents import encode_documents, load_or_encode
 
         plan = self.plan
         tokenizer = corpus.build_tokenizer()
@@ -171,13 +171,13 @@ class _Build:
     def _model(
         self, tokenizer: PreTrainedTokenizerFast, documents: EncodedDocuments, held_out: EncodedDocuments
     ) -> tuple[LlamaForCausalLM, dict[str, object], dict[str, dict[str, float | int]]]:
-        from basisbench_baselines.pocket.evaluate import (
+        from basisbench_baselines.pocket.training.evaluate import (
             REQUIRED_ACCURACY,
             document_loss,
             evaluation_pairs,
             task_accuracies,
         )
-        from basisbench_baselines.pocket.train import train_model
+        from basisbench_baselines.pocket.training.train import train_model
 
         with self._timed("pairs"):
             pairs = evaluation_pairs(tokenizer, self.plan.evaluation_pairs, self.plan.seed)
@@ -200,10 +200,10 @@ class _Build:
     def _dictionaries(
         self, model: LlamaForCausalLM, documents: EncodedDocuments, held_out: EncodedDocuments
     ) -> dict[str, object]:
-        from basisbench_baselines.pocket.activations import dictionary_sites
-        from basisbench_baselines.pocket.dictionaries import train_dictionaries
-        from basisbench_baselines.pocket.evaluate import dictionary_statistics
         from basisbench_baselines.pocket.sae_files import load_weights, save_dictionary
+        from basisbench_baselines.pocket.training.activations import dictionary_sites
+        from basisbench_baselines.pocket.training.dictionaries import train_dictionaries
+        from basisbench_baselines.pocket.training.evaluate import dictionary_statistics
 
         sites = dictionary_sites(self.plan.model.layers)
         folder = self.work / f"dictionaries-{self.dictionary_fingerprint}"
@@ -221,10 +221,10 @@ class _Build:
     def _cross_layer(
         self, model: LlamaForCausalLM, documents: EncodedDocuments, held_out: EncodedDocuments
     ) -> dict[str, object]:
-        from basisbench_baselines.pocket.activations import cross_layer_sites
-        from basisbench_baselines.pocket.cross_layer import rebuilders, train_cross_layer
         from basisbench_baselines.pocket.cross_layer_files import load_cross_layer, save_cross_layer
-        from basisbench_baselines.pocket.evaluate import dictionary_statistics
+        from basisbench_baselines.pocket.training.activations import cross_layer_sites
+        from basisbench_baselines.pocket.training.cross_layer import rebuilders, train_cross_layer
+        from basisbench_baselines.pocket.training.evaluate import dictionary_statistics
 
         sites = cross_layer_sites(self.plan.model.layers)
         work = self.work / f"cross_layer-{self.fingerprint}"

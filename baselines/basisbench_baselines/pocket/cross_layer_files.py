@@ -15,9 +15,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from basisbench_baselines.pocket.activations import DictionarySite
-from basisbench_baselines.pocket.cross_layer_trainer import CrossLayerWeights
 from basisbench_baselines.pocket.sae_files import MODEL_NAME
+from basisbench_baselines.pocket.training.activations import DictionarySite
+from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerWeights
 
 CONFIG = "config.yaml"
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from basisbench_baselines.pocket.activations import DictionarySite
-from basisbench_baselines.pocket.dictionary_trainer import DictionaryWeights
+from basisbench_baselines.pocket.training.activations import DictionarySite
+from basisbench_baselines.pocket.training.dictionary_trainer import DictionaryWeights
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from basisbench_baselines.pocket.checkpoint import (
+from basisbench_baselines.pocket.training.checkpoint import (
     load_state,
     optimizer_tensors,
     restore_optimizer,
@@ -27,9 +27,9 @@ from basisbench_baselines.pocket.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from basisbench_baselines.pocket.documents import EncodedDocuments, batch_indices
-from basisbench_baselines.pocket.plan import BuildPlan, ModelPlan
-from basisbench_baselines.pocket.progress import Progress
+from basisbench_baselines.pocket.training.documents import EncodedDocuments, batch_indices
+from basisbench_baselines.pocket.training.plan import BuildPlan, ModelPlan
+from basisbench_baselines.pocket.training.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

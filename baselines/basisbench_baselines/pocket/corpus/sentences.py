@@ -26,7 +26,7 @@ from basisbench.lexicon import (
     word_lists,
 )
 from basisbench.types import Split
-from basisbench_baselines.pocket import corpus_frames as frames
+from basisbench_baselines.pocket.corpus import frames
 
 Structure = Literal["simple", "preposition", "object_clause", "subject_clause"]
 Item = TypeVar("Item")

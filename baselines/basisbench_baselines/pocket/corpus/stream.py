@@ -41,9 +41,8 @@ from basisbench.lexicon import (
     relative_verbs,
     word_lists,
 )
-from basisbench_baselines.pocket import corpus_frames as frames
-from basisbench_baselines.pocket import corpus_sentences as sentences
-from basisbench_baselines.pocket.corpus_sentences import Draft
+from basisbench_baselines.pocket.corpus import frames, sentences
+from basisbench_baselines.pocket.corpus.sentences import Draft
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

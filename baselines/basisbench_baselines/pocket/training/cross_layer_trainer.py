@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from basisbench_baselines.pocket.activations import DictionarySite
-from basisbench_baselines.pocket.dictionary_trainer import Scaling, batch_threshold, unit_rows
-from basisbench_baselines.pocket.plan import DictionaryPlan
+from basisbench_baselines.pocket.training.activations import DictionarySite
+from basisbench_baselines.pocket.training.dictionary_trainer import Scaling, batch_threshold, unit_rows
+from basisbench_baselines.pocket.training.plan import DictionaryPlan
 
 _THRESHOLD_TOKENS = 256
 _AUXILIARY_TOKENS = 512

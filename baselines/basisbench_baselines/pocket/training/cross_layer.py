@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from basisbench_baselines.pocket.activations import DictionarySite
-from basisbench_baselines.pocket.cross_layer_trainer import CrossLayerTrainer, CrossLayerWeights
-from basisbench_baselines.pocket.dictionaries import (
+from basisbench_baselines.pocket.training.activations import DictionarySite
+from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer, CrossLayerWeights
+from basisbench_baselines.pocket.training.dictionaries import (
     DictionaryTraining,
     collect_activations,
     seeded,
     train_together,
 )
-from basisbench_baselines.pocket.dictionary_trainer import Scaling
-from basisbench_baselines.pocket.documents import EncodedDocuments
-from basisbench_baselines.pocket.evaluate import Rebuilder
-from basisbench_baselines.pocket.plan import BuildPlan
-from basisbench_baselines.pocket.progress import Progress
+from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
+from basisbench_baselines.pocket.training.documents import EncodedDocuments
+from basisbench_baselines.pocket.training.evaluate import Rebuilder
+from basisbench_baselines.pocket.training.plan import BuildPlan
+from basisbench_baselines.pocket.training.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

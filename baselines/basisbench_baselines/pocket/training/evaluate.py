@@ -25,11 +25,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from basisbench_baselines.pocket.activations import DictionarySite, edit_activation
-from basisbench_baselines.pocket.dictionaries import collect_activations
-from basisbench_baselines.pocket.dictionary_trainer import DictionaryWeights
-from basisbench_baselines.pocket.documents import EncodedDocuments
-from basisbench_baselines.pocket.progress import Progress
+from basisbench_baselines.pocket.training.activations import DictionarySite, edit_activation
+from basisbench_baselines.pocket.training.dictionaries import collect_activations
+from basisbench_baselines.pocket.training.dictionary_trainer import DictionaryWeights
+from basisbench_baselines.pocket.training.documents import EncodedDocuments
+from basisbench_baselines.pocket.training.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

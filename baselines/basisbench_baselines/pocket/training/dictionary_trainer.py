@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from basisbench_baselines.pocket.activations import DictionarySite
-from basisbench_baselines.pocket.plan import DictionaryPlan
+from basisbench_baselines.pocket.training.activations import DictionarySite
+from basisbench_baselines.pocket.training.plan import DictionaryPlan
 
 _THRESHOLD_TOKENS = 256
 _AUXILIARY_TOKENS = 512

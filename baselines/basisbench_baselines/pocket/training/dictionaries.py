@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from basisbench_baselines.pocket.activations import DictionarySite, record_activations
-from basisbench_baselines.pocket.checkpoint import (
+from basisbench_baselines.pocket.training.activations import DictionarySite, record_activations
+from basisbench_baselines.pocket.training.checkpoint import (
     load_state,
     optimizer_tensors,
     restore_optimizer,
@@ -29,11 +29,11 @@ from basisbench_baselines.pocket.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from basisbench_baselines.pocket.dictionary_trainer import DictionaryTrainer, DictionaryWeights, Scaling
-from basisbench_baselines.pocket.documents import EncodedDocuments
-from basisbench_baselines.pocket.plan import BuildPlan, DictionaryPlan
-from basisbench_baselines.pocket.progress import Progress
-from basisbench_baselines.pocket.train import matmul_precision
+from basisbench_baselines.pocket.training.dictionary_trainer import DictionaryTrainer, DictionaryWeights, Scaling
+from basisbench_baselines.pocket.training.documents import EncodedDocuments
+from basisbench_baselines.pocket.training.plan import BuildPlan, DictionaryPlan
+from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.pocket.training.train import matmul_precision
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

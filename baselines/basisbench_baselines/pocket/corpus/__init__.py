@@ -1,0 +1,1 @@
+"""The pocket corpus: sentences of a generated language, in the order in which they are read."""
