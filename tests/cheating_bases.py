@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from basisbench.checks.stand_ins import StandInCrossLayer, StandInDictionary, stand_in
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.protocols import BasisSpec
 from basisbench.types import Site
 

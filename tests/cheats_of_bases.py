@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from basisbench.checks.stand_ins import StandInCrossLayer, StandInNeurons
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.protocols import BasisSpec
 from basisbench.types import Site
 from cheating_bases import CHEATS, NAME, Cheat, Part, Unitwise, UnitwiseAcross, cheat, made, spec_of

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.types import Site
 from cheating_bases import CHEATS, Cheat, cheat, made
 

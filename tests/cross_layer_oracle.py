@@ -21,8 +21,8 @@ from torch import Tensor
 import oracle
 from basisbench.context import GroupContext
 from basisbench.group import GroupPair
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import CrossLayerBasis, ModelSpec
 from basisbench.types import Pairs, Scores
 from oracle import Node, Where

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from basisbench.context import GroupContext
 from basisbench.group import GroupPair
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import Basis, BasisSpec, ModelSpec
 from basisbench.record import CellConfig
 from basisbench.types import Scores

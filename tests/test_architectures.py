@@ -13,15 +13,15 @@ import transformers
 from torch import Tensor
 
 import oracle
-from basisbench import model as models
-from basisbench.architectures import ARCHITECTURES, Architecture
 from basisbench.context import GroupContext
 from basisbench.errors import BasisBenchError
 from basisbench.gradients import gradient_field
 from basisbench.group import GroupPair
-from basisbench.load import load_model
 from basisbench.measure import measure_group
-from basisbench.model import SITE_HOOKS, Model, wrap
+from basisbench.models import model as models
+from basisbench.models.examine import ARCHITECTURES, Architecture
+from basisbench.models.load import load_model
+from basisbench.models.model import SITE_HOOKS, Model, wrap
 from basisbench.protocols import ModelSpec
 from basisbench.ranking import rank
 from basisbench.types import Site

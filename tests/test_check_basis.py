@@ -11,8 +11,8 @@ import cheats_of_bases
 from basisbench.check import check, iterate
 from basisbench.checks import basis_circuits, basis_claims, basis_functions, basis_parts, untouched
 from basisbench.checks.finding import Property
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from cheating_bases import Cheat, Unitwise, UnitwiseAcross, made, spec_of

@@ -13,8 +13,8 @@ import torch
 from basisbench.check import check, iterate
 from basisbench.checks import method as checks
 from basisbench.context import GroupContext
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.projection import projected_scores
 from basisbench.protocols import Basis, ModelSpec, ScoringContext
 from basisbench.registry import load_registry

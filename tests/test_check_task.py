@@ -16,8 +16,8 @@ import pytest
 from basisbench.alignment import align, check_request
 from basisbench.check import check, iterate
 from basisbench.checks import task as checks
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import ModelSpec, Task
 from basisbench.registry import load_registry
 from basisbench.types import ContrastPair, PairSet, Segment, Split

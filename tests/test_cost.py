@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from basisbench.execute import open_session
-from basisbench.load import load_model
+from basisbench.models.load import load_model
 from basisbench.record import CellConfig
 from basisbench.registry import load_registry
 from basisbench.types import Ablation

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import cross_layer_oracle as cross
 from basisbench.errors import BasisError
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.protocols import BasisSpec
 from basisbench.registry import load_registry
 

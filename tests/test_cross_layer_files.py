@@ -24,7 +24,7 @@ import oracle
 from basisbench.context import GroupContext
 from basisbench.errors import BasisError
 from basisbench.guard import measure_fit
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.protocols import BasisSpec
 from basisbench.registry import load_registry
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from basisbench import load
 from basisbench.errors import BasisBenchError
 from basisbench.execute import open_session
-from basisbench.hooks import moved_edit
-from basisbench.load import load_model
-from basisbench.model import Model, wrap
+from basisbench.models import load
+from basisbench.models.hooks import moved_edit
+from basisbench.models.load import load_model
+from basisbench.models.model import Model, wrap
 from basisbench.protocols import ModelSpec
 from basisbench.record import CellConfig, Record
 from basisbench.registry import load_registry

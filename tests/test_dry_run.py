@@ -94,12 +94,12 @@ def test_memory_is_near_the_measured_peak(tmp_path: Path, pairs: int) -> None:
 def test_nothing_is_loaded_and_nothing_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import basisbench.load
+    import basisbench.models.load
 
     def fail(*_arguments: object, **_keywords: object) -> None:
         raise AssertionError("a dry run loads no weights")
 
-    monkeypatch.setattr(basisbench.load, "load_model", fail)
+    monkeypatch.setattr(basisbench.models.load, "load_model", fail)
     out = tmp_path / "out"
     assert main(["run", "--dry-run", "--out", str(out)]) == 0
     text = capsys.readouterr().out

@@ -12,7 +12,7 @@ from torch import Tensor
 import oracle
 from basisbench.context import GroupContext
 from basisbench.gradients import gradient_field
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.projection import project
 from basisbench.types import Pairs, Scores
 from basisbench_baselines.methods.gradient import GradientMethod

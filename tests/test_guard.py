@@ -15,7 +15,7 @@ import oracle
 from basisbench.context import GroupContext
 from basisbench.errors import BasisError
 from basisbench.guard import measure_fit
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.protocols import Basis
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -191,7 +191,7 @@ def test_the_fingerprint_follows_the_files(architecture: str, tmp_path: Path) ->
 
 
 def test_dictionaries_take_the_type_of_the_model(architecture: str) -> None:
-    from basisbench.load import load_model
+    from basisbench.models.load import load_model
 
     model = load_model(oracle.model(architecture).spec, dtype="float32")
     basis = build("transcoder", model)

@@ -22,8 +22,8 @@ from basisbench.errors import BasisError
 from basisbench.execute import open_session
 from basisbench.guard import measure_fit
 from basisbench.layer_subset import restrict
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import Basis
 from basisbench.registry import load_registry
 from basisbench_baselines.pocket import PROVIDES

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import oracle
 from basisbench.errors import BasisBenchError
-from basisbench.hooks import Place, edited, observed
-from basisbench.model import SITE_HOOKS, SiteKind, wrap
-from basisbench.replay import record
+from basisbench.models.hooks import Place, edited, observed
+from basisbench.models.model import SITE_HOOKS, SiteKind, wrap
+from basisbench.models.start_at_layer import record
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -217,7 +217,7 @@ def test_a_replay_gives_blocks_all_that_they_are_given() -> None:
 
 
 def test_the_weights_hash_follows_the_weights(architecture: str) -> None:
-    from basisbench.load import load_model
+    from basisbench.models.load import load_model
 
     spec = oracle.model(architecture).spec
     first, second = load_model(spec), load_model(spec)

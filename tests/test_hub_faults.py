@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from basisbench import hub_errors
 from basisbench.errors import BasisBenchError
-from basisbench.hub_errors import one_line
+from basisbench.models import hub_errors
+from basisbench.models.hub_errors import one_line
 from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, replica
 from loopback_hub import online, serving

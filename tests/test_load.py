@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.load import load_model
+from basisbench.models.load import load_model
 from basisbench.protocols import ModelSpec
 from hub_replica import HubReplica
 from loopback_hub import NOBODY, online, serving
@@ -24,7 +24,7 @@ Change = Callable[[Path], object]
 PROGRAM = """
 import json, sys
 from basisbench.errors import BasisBenchError
-from basisbench.load import load_model
+from basisbench.models.load import load_model
 from basisbench.pin import commit_of
 from basisbench.protocols import ModelSpec
 

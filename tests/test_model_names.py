@@ -65,8 +65,8 @@ def test_well_known_models_have_short_names() -> None:
 def test_shapes_are_those_of_the_published_configurations(name: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
-    from basisbench.hub import locate
-    from basisbench.shape import read_shape
+    from basisbench.models.hub import locate
+    from basisbench.models.shape import read_shape
 
     kind, values = CONFIGURATIONS[name]
     AutoConfig.for_model(kind, **values).save_pretrained(tmp_path)

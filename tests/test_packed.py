@@ -12,8 +12,8 @@ from sae_lens.saes.transcoder import JumpReLUTranscoder, JumpReLUTranscoderConfi
 from torch import Tensor, nn
 
 from basisbench.gradients import Batch, gradient_field
-from basisbench.load import load_model
-from basisbench.packed import pack_linears, packed_linear, packed_twin
+from basisbench.models.load import load_model
+from basisbench.models.onednn import pack_linears, packed_linear, packed_twin
 from basisbench.protocols import ModelSpec
 from basisbench_baselines.dictionaries.fast import elementwise_dictionary
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from basisbench.context import GroupContext
 from basisbench.guard import measure_fit
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import Basis, ModelSpec
 from basisbench.registry import load_registry
 from basisbench.types import Pairs

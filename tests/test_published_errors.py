@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from basisbench.errors import BasisError
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench_baselines.dictionaries import hub_snapshot as cache
@@ -112,7 +112,7 @@ def test_a_file_that_nobody_can_read(hub: HubReplica, model: Model, file: str, c
 def test_memory_that_runs_out_while_weights_are_read_is_not_blamed_on_the_file(
     model: Model, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """So that the pass that reads them is done again in smaller parts (basisbench.batching)."""
+    """So that the pass that reads them is done again in smaller parts (basisbench.models.batching)."""
     from sae_lens import SAE
 
     def fail(*_arguments: object, **_more: object) -> None:

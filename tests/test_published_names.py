@@ -12,7 +12,7 @@ import pytest
 from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 
 from basisbench.errors import BasisBenchError
-from basisbench.load import load_model
+from basisbench.models.load import load_model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench_baselines.dictionaries.releases import find_release, layer_of, templates

@@ -27,8 +27,8 @@ from torch import Tensor
 
 import oracle
 from basisbench.errors import BasisError
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, pinned, quiet, resolve

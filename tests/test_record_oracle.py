@@ -12,7 +12,7 @@ from torch import Tensor
 
 import oracle
 from basisbench.execute import open_session
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.types import ContrastPair, Pairs, PairSet, Split
 from oracle import Node
 

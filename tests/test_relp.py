@@ -12,13 +12,13 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
 import oracle
-from basisbench import relp
 from basisbench.context import GroupContext
 from basisbench.errors import BasisBenchError
 from basisbench.gradients import Batch, gradient_field
-from basisbench.load import load_model
-from basisbench.model import SITE_HOOKS, Model, SiteKind
-from basisbench.relp import activation_ratio, relp_rules, with_gradient_of
+from basisbench.models import relp
+from basisbench.models.load import load_model
+from basisbench.models.model import SITE_HOOKS, Model, SiteKind
+from basisbench.models.relp import activation_ratio, relp_rules, with_gradient_of
 from basisbench.types import Pairs
 
 pytestmark = pytest.mark.usefixtures("double_precision")

@@ -11,8 +11,8 @@ from torch import Tensor
 import oracle
 from basisbench.context import GroupContext
 from basisbench.gradients import Batch, gradient_field
-from basisbench.load import load_model
-from basisbench.model import Model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.types import Pairs
 

@@ -9,7 +9,7 @@ from torch import Tensor
 import oracle
 from basisbench.context import GroupContext
 from basisbench.gradients import gradient_field
-from basisbench.model import SITE_HOOKS
+from basisbench.models.model import SITE_HOOKS
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

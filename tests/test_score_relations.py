@@ -11,7 +11,7 @@ import oracle
 from basisbench.context import GroupContext
 from basisbench.errors import BasisBenchError
 from basisbench.gradients import gradient_field
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.types import Pairs
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.magnitude import Magnitude

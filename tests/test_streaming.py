@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import torch
 
-from basisbench import environment
-from basisbench.batching import MemoryExhaustedError
 from basisbench.execute import Session, open_session
-from basisbench.load import load_model
+from basisbench.models import memory as environment
+from basisbench.models.batching import MemoryExhaustedError
+from basisbench.models.load import load_model
 from basisbench.protocols import BasisSpec, StreamedBasis
 from basisbench.record import CellConfig, Record
 from basisbench.registry import load_registry
@@ -216,7 +216,7 @@ def test_free_memory_is_the_least_of_machine_group_and_limit(tmp_path: Path, mon
 PROGRAM = """
 import json, resource, sys
 from basisbench.execute import open_session
-from basisbench.load import load_model
+from basisbench.models.load import load_model
 from basisbench.record import CellConfig
 from basisbench.registry import load_registry
 

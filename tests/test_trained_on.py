@@ -13,9 +13,9 @@ import yaml
 
 import cross_layer_oracle as cross
 from basisbench.cli import main
-from basisbench.load import load_model
-from basisbench.model import Model
 from basisbench.model_names import find_model
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.protocols import ModelSpec
 from basisbench.record import read_record
 from basisbench.registry import load_registry

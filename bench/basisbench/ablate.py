@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from basisbench.cross_layer import CrossLayerWriter, EarlierWrites, Pass, PlainWriter
-from basisbench.hooks import Edit, Place
+from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import CrossLayerBasis
 from basisbench.writing import SiteWriter
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import Basis
     from basisbench.shortcut import FirstUnits
     from basisbench.types import Site

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
-from basisbench.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.context import now
-from basisbench.environment import give_memory_back
 from basisbench.layer_subset import restrict
-from basisbench.model import Model
+from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
+from basisbench.models.memory import give_memory_back
+from basisbench.models.model import Model
 from basisbench.protocols import StreamedBasis
 
 if TYPE_CHECKING:

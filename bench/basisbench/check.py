@@ -19,7 +19,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.protocols import Basis, BasisScheme, BasisSpec, Method, ModelSpec, Task
 
 if TYPE_CHECKING:
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 __all__ = ["Property", "check"]
 
@@ -50,8 +50,8 @@ def iterate(thing: object, model: Model | str | None = None) -> Iterator[Propert
 
 
 def _loaded(name: str) -> Model:
-    from basisbench.load import load_model
     from basisbench.model_names import find_model
+    from basisbench.models.load import load_model
     from basisbench.registry import load_registry
 
     return load_model(find_model(name, load_registry()))

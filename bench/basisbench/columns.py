@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from basisbench.hooks import replaced_forward
+from basisbench.models.hooks import replaced_forward
 
 if TYPE_CHECKING:
     from jaxtyping import Int

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from basisbench.batching import in_parts, joined_rows
 from basisbench.cross_layer import EarlierWrites
 from basisbench.gradients import Batch, gradient_field, has_affine_output
-from basisbench.hooks import Edit, observed
-from basisbench.model import SITE_HOOKS, Model, SiteKind
+from basisbench.models.batching import in_parts, joined_rows
+from basisbench.models.hooks import Edit, observed
+from basisbench.models.model import SITE_HOOKS, Model, SiteKind
+from basisbench.models.start_at_layer import Recording, record
 from basisbench.protocols import CrossLayerBasis
-from basisbench.replay import Recording, record
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep, Reference, ablation_edits
-from basisbench.batching import MemoryExhaustedError, exhausted, is_out_of_memory, release
 from basisbench.columns import columns_of, narrow_head
-from basisbench.hooks import Edit, Place
+from basisbench.models.batching import MemoryExhaustedError, exhausted, is_out_of_memory, release
+from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import StreamedBasis, UnitwiseBasis
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.gradients import Batch
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import Basis
     from basisbench.shortcut import Shortcut
 

@@ -24,11 +24,11 @@ from basisbench.estimate import (
     expected_seconds,
     item_bytes,
 )
-from basisbench.packed import largest_bytes
+from basisbench.models.onednn import largest_bytes
+from basisbench.models.shape import Known, look_up
 from basisbench.plan import Group
 from basisbench.protocols import BasisSpec, ModelShape, ModelSpec, Task, no_weights
 from basisbench.run import Plan
-from basisbench.shape import Known, look_up
 
 _ASSUMED_WIDTH = 16
 """Units per dimension of a dictionary that nothing tells the width of."""
@@ -154,7 +154,7 @@ class _Model:
         return any(mark in name for mark in ("gemma-2", "gemma-3", "gemma2", "gemma3"))
 
     def _load_tokenizer(self) -> Any:
-        from basisbench.load import load_tokenizer
+        from basisbench.models.load import load_tokenizer
 
         if self.known.located is None:
             return None

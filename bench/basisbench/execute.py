@@ -16,15 +16,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from basisbench.alignment import load_splits
-from basisbench.batching import MemoryExhaustedError, is_out_of_memory, release
 from basisbench.built import build, keep_less, make_room
 from basisbench.context import GroupContext, Spent, now
-from basisbench.environment import describe_environment, peak_memory, reset_peak_memory, trim_memory
 from basisbench.group import GroupPair
 from basisbench.guard import Fit, measure_fit
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.metrics import sizes_grid
-from basisbench.model import Model
+from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
+from basisbench.models.memory import describe_environment, peak_memory, reset_peak_memory, trim_memory
+from basisbench.models.model import Model
 from basisbench.ranking import Ranking, pooled_scores, rank
 from basisbench.record import (
     CellConfig,
@@ -89,7 +89,7 @@ class Session:
     def run(self, cell: CellConfig, spec: BasisSpec, method: Method, *, at: Collection[int] | None = None) -> Record:
         """Run one cell.
 
-        Where memory runs out, passes become smaller (basisbench.batching), and what a pass cannot help is tried again
+        Where memory runs out, passes become smaller (basisbench.models.batching), and what a pass cannot help is tried again
         with smaller passes before it.
 
         Args:

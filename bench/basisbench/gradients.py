@@ -8,7 +8,7 @@ does not depend on the basis. Rules:
    steps at 0, 0.1, ... 0.9 (Marks et al. 2025, arXiv 2403.19647).
 3. `ig_inputs`: mean gradient on the straight path of the embeddings, ten steps at 0, 0.1, ... 0.9 (Hanna et al. 2024,
    arXiv 2403.17806, who count from the other end: their last step is the clean prompt too).
-4. `relp`: gradient at the clean activations under RelP's rules (basisbench.relp).
+4. `relp`: gradient at the clean activations under RelP's rules (basisbench.models.relp).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from basisbench.batching import in_parts, joined_rows
 from basisbench.columns import columns_of, narrow_head
 from basisbench.errors import unknown_name
-from basisbench.hooks import Edit, Place, edited, observed
 from basisbench.metric import logit_difference
-from basisbench.model import Model, SiteKind, at_least_float32
-from basisbench.packed import running_packed
-from basisbench.relp import relp_rules
-from basisbench.replay import Recording, record
+from basisbench.models.batching import in_parts, joined_rows
+from basisbench.models.hooks import Edit, Place, edited, observed
+from basisbench.models.model import Model, SiteKind, at_least_float32
+from basisbench.models.onednn import running_packed
+from basisbench.models.relp import relp_rules
+from basisbench.models.start_at_layer import Recording, record
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep, Reference, ablation_edits, family_empty_edits
-from basisbench.batching import in_parts
-from basisbench.hooks import Edit, Place
+from basisbench.models.batching import in_parts
+from basisbench.models.hooks import Edit, Place
 from basisbench.reference import reference_outputs, reference_values
 from basisbench.shortcut import NO_PREFIX, Prefix, Shortcut, common_prefix, take_shortcut
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep
-from basisbench.batching import is_out_of_memory, release
 from basisbench.curve import CircuitValues, evaluate_circuits
+from basisbench.models.batching import is_out_of_memory, release
 from basisbench.record_parts import Curve, SubsetCheck
 
 if TYPE_CHECKING:

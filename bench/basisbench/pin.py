@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 
 from basisbench.errors import BasisBenchError
-from basisbench.hub import commit_of
 from basisbench.model_names import find_models
+from basisbench.models.hub import commit_of
 from basisbench.record import write_whole
 from basisbench.registry import Registry
 from basisbench.suite import Suite, load_suite

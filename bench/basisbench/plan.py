@@ -17,7 +17,7 @@ from basisbench.registry import Registry, load_registry
 from basisbench.store import Store
 
 if TYPE_CHECKING:
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.record import Record
 
 
@@ -171,7 +171,7 @@ class Runner:
         if name in self._refused:
             raise self._refused[name]
         if name not in self._models:
-            from basisbench.load import load_model
+            from basisbench.models.load import load_model
 
             self._models.clear()
             try:

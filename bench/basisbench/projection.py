@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from basisbench.model import at_least_float32
+from basisbench.models.model import at_least_float32
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Scores
 

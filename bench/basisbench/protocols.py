@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 
 @runtime_checkable

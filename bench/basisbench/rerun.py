@@ -27,7 +27,7 @@ from basisbench.version import __version__
 
 if TYPE_CHECKING:
     from basisbench.execute import Session
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import BasisSpec, Method, Task
     from basisbench.record import Environment
 
@@ -114,7 +114,7 @@ def rerun_model(
     Raises:
         BasisBenchError: the model, its pairs or a dictionary cannot be had, or a cell does not fit into memory.
     """
-    from basisbench.environment import describe_environment
+    from basisbench.models.memory import describe_environment
 
     weights, model = _load(members[0].record, registry, device, dtype)
     done = []
@@ -140,7 +140,7 @@ def _grouped(drawn: Sequence[Drawn], key: Callable[[Record], tuple[object, ...]]
 
 def _load(record: Record, registry: Registry, device: str, dtype: str | None) -> tuple[str, Model]:
     """Load a record's model; return the digest of its weights in the record's dtype, and the model in another."""
-    from basisbench.load import load_model
+    from basisbench.models.load import load_model
 
     own = record.environment.dtype
     (spec,) = find_models([record.cell.model], registry, _commits(record))

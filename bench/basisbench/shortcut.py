@@ -12,7 +12,7 @@
    are cut to that position; what the block adds to the other positions is undefined and never read.
 
 All change nothing but rounding; `evaluate_circuits(..., shortcut=None)` is the plain twin that tests compare with.
-An architecture that they have not been tested on (basisbench.architectures) gets none of the first, second and last.
+An architecture that they have not been tested on (basisbench.models.examine) gets none of the first, second and last.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from basisbench.hooks import Edit, Place, replaced_forward
-from basisbench.replay import map_rows, repeated_rows
+from basisbench.models.hooks import Edit, Place, replaced_forward
+from basisbench.models.start_at_layer import map_rows, repeated_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor, nn
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import Basis
     from basisbench.types import Site
 

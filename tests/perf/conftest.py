@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from basisbench.group import GroupPair
-from basisbench.model import Model
+from basisbench.models.model import Model
 from basisbench.protocols import Basis, Method
 from basisbench.registry import load_registry
 from basisbench_baselines.bases.saelens import DictionaryBasis

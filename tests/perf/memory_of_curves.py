@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 
-from basisbench.environment import peak_memory, reset_peak_memory
 from basisbench.execute import Session
 from basisbench.measure import measure_group
+from basisbench.models.memory import peak_memory, reset_peak_memory
 from basisbench.protocols import BasisSpec
 from basisbench.ranking import rank
 from basisbench.record import CellConfig

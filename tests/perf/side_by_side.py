@@ -38,10 +38,10 @@ from torch import Tensor
 from basisbench.ablate import Keep
 from basisbench.context import GroupContext
 from basisbench.curve import evaluate_circuits
-from basisbench.environment import describe_environment
 from basisbench.gradients import Batch, gradient_field
 from basisbench.group import GroupPair
-from basisbench.model import Model
+from basisbench.models.memory import describe_environment
+from basisbench.models.model import Model
 from basisbench.protocols import Basis
 from basisbench.ranking import Ranking, pooled_scores, rank
 from basisbench.registry import load_registry

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from basisbench.context import GroupContext
 from basisbench.gradients import gradient_field
-from basisbench.hooks import edited, observed
-from basisbench.replay import record
+from basisbench.models.hooks import edited, observed
+from basisbench.models.start_at_layer import record
 from conftest import Workload
 from figures import Figures
 from workload import random_model

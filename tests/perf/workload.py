@@ -15,7 +15,7 @@ import torch
 
 from basisbench.context import GroupContext
 from basisbench.group import GroupPair
-from basisbench.model import Model, SiteKind, wrap
+from basisbench.models.model import Model, SiteKind, wrap
 from basisbench.protocols import ModelSpec
 from basisbench.types import Family, Pairs, Site, Split
 from basisbench_baselines.bases.saelens import DictionaryBasis

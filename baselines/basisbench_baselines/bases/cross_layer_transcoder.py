@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from basisbench.environment import give_memory_back, room_for_weights
 from basisbench.errors import BasisBenchError, BasisError
-from basisbench.packed import LinearMap, passing_linear_map
+from basisbench.models.memory import give_memory_back, room_for_weights
+from basisbench.models.onednn import LinearMap, passing_linear_map
 from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
 from basisbench.types import Family, Site
 from basisbench_baselines.dictionaries.circuit_tracer_files import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 NAME = "clt"
 _LARGE_BYTES = 256 * 2**20

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.model import Model, SiteKind
+    from basisbench.models.model import Model, SiteKind
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basisbench.environment import room_for_weights
 from basisbench.errors import BasisError
+from basisbench.models.memory import room_for_weights
 from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
 from basisbench.types import Family, Site
 from basisbench_baselines.bases.saelens import DictionaryBasis, hash_files
@@ -34,7 +34,7 @@ from basisbench_baselines.dictionaries.saelens_adapter import adapt, check_kind
 from basisbench_baselines.dictionaries.trained_on import say_if_other
 
 if TYPE_CHECKING:
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 PREFIX = "sae"
 _NAME = re.compile(r"(?P<release>[^@:]+)(@(?P<revision>[^:]+))?(:(?P<pattern>.+))?")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.packed import LinearMap, linear_map, passing_linear_map
+from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, Site
 from basisbench_baselines.dictionaries.rows import RowsPart
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 SEED = 0
 

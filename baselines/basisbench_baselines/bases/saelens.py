@@ -15,10 +15,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from basisbench.batching import is_out_of_memory
-from basisbench.environment import give_memory_back, trim_memory
 from basisbench.errors import BasisError
-from basisbench.packed import largest_bytes
+from basisbench.models.batching import is_out_of_memory
+from basisbench.models.memory import give_memory_back, trim_memory
+from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import BasisSpec, ModelSpec
 from basisbench.types import Family, Site
 from basisbench_baselines.dictionaries.fast import ElementwiseDictionary, QuickDictionary, quick_dictionary
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from basisbench.model import Model, SiteKind
+    from basisbench.models.model import Model, SiteKind
 
 _LARGE_BYTES = 256 * 2**20
 """Dictionaries whose packing should not leave freed memory behind."""

@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisError
-from basisbench.packed import LinearMap, largest_bytes, linear_map, passing_linear_map
+from basisbench.models.onednn import LinearMap, largest_bytes, linear_map, passing_linear_map
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 CONFIG = "config.yaml"
 KIND = "cross_layer_transcoder"

@@ -2,7 +2,7 @@
 
 1. A wide, sparse code is decoded by adding up its active rows, whatever the dictionary.
 2. Where units do not depend on each other (ReLU, JumpReLU), weights are packed if that is possible
-   (basisbench.packed), fewer passes go over memory, and some units can be computed without the others, so that the
+   (basisbench.models.onednn), fewer passes go over memory, and some units can be computed without the others, so that the
    harness computes only those that a circuit needs. Further units that are linear in the input
    (basisbench_baselines.dictionaries.saelens_adapter) are units without a threshold.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from basisbench.packed import LinearMap, linear_map, passing_linear_map
+from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
 from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from zipfile import BadZipFile
 
 from yaml import YAMLError
 
-from basisbench import hub
 from basisbench.errors import BasisBenchError, BasisError
-from basisbench.hub_cache import cache_folder
-from basisbench.hub_errors import one_line
+from basisbench.models import hub
+from basisbench.models.hub_cache import cache_folder
+from basisbench.models.hub_errors import one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -174,7 +174,7 @@ def told(subject: str, repository: str = "", revision: str | None = None) -> Ite
     from huggingface_hub import errors
     from safetensors import SafetensorError
 
-    from basisbench.batching import is_out_of_memory
+    from basisbench.models.batching import is_out_of_memory
 
     try:
         with one_line(subject, repository, revision):

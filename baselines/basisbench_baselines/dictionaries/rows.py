@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.packed import LinearMap, passing_linear_map
+from basisbench.models.onednn import LinearMap, passing_linear_map
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -14,7 +14,7 @@ from basisbench.protocols import Basis, BasisSpec
 from basisbench.registry import load_registry
 
 if TYPE_CHECKING:
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 _ONCE = ("curve: errors kept", "curve: errors ablated")
 
@@ -80,7 +80,7 @@ def _why_not_in_other_types(stage: BasisStage) -> str:
 
 def _in_other_types(stage: BasisStage) -> Iterator[tuple[str, BasisStage]]:
     """Yield the same on the model in float64 and in bfloat16."""
-    from basisbench.load import load_model
+    from basisbench.models.load import load_model
 
     model = stage.model
     for dtype in ("float64", "bfloat16"):

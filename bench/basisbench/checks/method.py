@@ -21,7 +21,7 @@ from basisbench.checks.snapshots import take_snapshot
 from basisbench.checks.stage import logits_of, row_difference
 
 if TYPE_CHECKING:
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import Method
     from basisbench.types import Scores, Side
 

@@ -19,7 +19,7 @@ from basisbench.registry import load_registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import Basis, Method, Task
     from basisbench.types import Scores
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from basisbench.hooks import Edit, edited, observed
+from basisbench.models.hooks import Edit, edited, observed
 from basisbench.protocols import CrossLayerBasis
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.gradients import Batch
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import Basis
     from basisbench.types import Ablation
 

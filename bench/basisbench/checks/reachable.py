@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 _ENDS = (type, types.ModuleType, types.CodeType, types.FrameType, types.BuiltinFunctionType)
 _MOST_OBJECTS = 500_000

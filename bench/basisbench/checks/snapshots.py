@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 _HOOKS = (
     "_forward_hooks",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import Basis, BasisSpec, Task
     from basisbench.types import Side, Site
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from basisbench.model import at_least_float32
+from basisbench.models.model import at_least_float32
 from basisbench.types import Family, Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 _UNITS = 48
 

@@ -23,7 +23,7 @@ from basisbench.errors import TaskError
 from basisbench.types import SPLITS, ContrastPair, Pairs, PairSet, Split
 
 if TYPE_CHECKING:
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.protocols import Task
 
 _MOST = 100_000

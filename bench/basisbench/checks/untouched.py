@@ -15,7 +15,7 @@ from basisbench.checks.stage import BasisStage, logits_of
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
     from basisbench.types import Site
 
 

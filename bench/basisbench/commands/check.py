@@ -49,7 +49,7 @@ def execute(options: argparse.Namespace) -> int:
     spec = find_model(options.model, registry)
 
     from basisbench.check import iterate
-    from basisbench.load import load_model
+    from basisbench.models.load import load_model
 
     failed = total = 0
     for thing in things:

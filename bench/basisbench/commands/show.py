@@ -50,8 +50,8 @@ def execute(options: argparse.Namespace) -> None:
     model = find_model(options.model, registry)
 
     from basisbench.alignment import load_splits
-    from basisbench.hub import locate
-    from basisbench.load import load_tokenizer
+    from basisbench.models.hub import locate
+    from basisbench.models.load import load_tokenizer
 
     owner = f"model '{model.name}'"
     tokenizer = load_tokenizer(owner, locate(owner, model.path, model.revision))

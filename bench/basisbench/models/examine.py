@@ -22,8 +22,8 @@ from basisbench.errors import BasisBenchError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from basisbench.hooks import Place
-    from basisbench.model import Model, SiteKind
+    from basisbench.models.hooks import Place
+    from basisbench.models.model import Model, SiteKind
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Architecture:
 
     Attributes:
         summary: what is particular about it, and models of it.
-        hooks: hook names, with `{layer}`, of kinds of site that are not where `basisbench.model.SITE_HOOKS` says.
+        hooks: hook names, with `{layer}`, of kinds of site that are not where `basisbench.models.model.SITE_HOOKS` says.
     """
 
     summary: str
@@ -74,7 +74,7 @@ def examine(model: Model) -> None:
     Raises:
         BasisBenchError: a site or a rule is missing, or the sites do not add up; names what, and where to add it.
     """
-    from basisbench.relp import relp_rules
+    from basisbench.models.relp import relp_rules
 
     missing = _missing_site(model)
     if missing:
@@ -99,7 +99,7 @@ def _missing_site(model: Model) -> str | None:
 
     TransformerLens lends a part without a module the module around it: experts the whole MLP, an MLP the whole block.
     """
-    from basisbench.model import SITE_HOOKS
+    from basisbench.models.model import SITE_HOOKS
 
     places: dict[str, Place] = {}
     wanted = {"embeddings": "embed.hook_out", "final norm": "ln_final.hook_out", "unembedding": "unembed.hook_out"}
@@ -122,8 +122,8 @@ def _broken_promise(model: Model) -> str | None:
     """Run one batch; say where the model does something else than its sites promise."""
     import torch
 
-    from basisbench.hooks import observed
-    from basisbench.model import SITE_HOOKS
+    from basisbench.models.hooks import observed
+    from basisbench.models.model import SITE_HOOKS
 
     words = int(model.body.get_input_embeddings().weight.shape[0])
     tokens = model.tokens([[(7919 * (5 * row + column) + 1) % words for column in range(5)] for row in range(2)])

@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
-from basisbench.hooks import replaced_forward
+from basisbench.models.hooks import replaced_forward
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from basisbench.architectures import ARCHITECTURES, examine, refused
-from basisbench.batching import Batching, is_out_of_memory
 from basisbench.errors import BasisBenchError
-from basisbench.hooks import Edit, Place, edited, observed
-from basisbench.packed import PackedWeights, pack_linears, packed_twin
+from basisbench.models.batching import Batching, is_out_of_memory
+from basisbench.models.examine import ARCHITECTURES, examine, refused
+from basisbench.models.hooks import Edit, Place, edited, observed
+from basisbench.models.onednn import PackedWeights, pack_linears, packed_twin
 from basisbench.protocols import ModelSpec
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Model:
             tokens: token ids, all prompts of one length.
             edits: interventions to apply during the pass.
             past: key-value cache of the positions before the tokens, which the pass may change.
-            packed: run with packed weights where that is possible (basisbench.packed); same up to rounding.
+            packed: run with packed weights where that is possible (basisbench.models.onednn); same up to rounding.
         """
         head = self.place("unembed.hook_out")
         body = self.quick_body if packed else self.body

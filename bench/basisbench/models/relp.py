@@ -20,12 +20,12 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.model import at_least_float32
+from basisbench.models.model import at_least_float32
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 _SMALL = 1e-6
 """Below this size of x the ratio a(x)/x is replaced by its limit a'(0); the difference is of order 1e-6."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basisbench.errors import BasisBenchError
-from basisbench.hub_cache import cache_root, cached_commits
+from basisbench.models.hub_cache import cache_root, cached_commits
 
 _CLIENT = "huggingface_hub"
 _FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -1,7 +1,7 @@
 """From a name to a loaded model: a checkpoint folder or a repository of the Hugging Face hub.
 
 1. The device is tried, and the repository's configuration is fetched: whatever cannot be had is told before weights
-   are loaded (`basisbench.hub`).
+   are loaded (`basisbench.models.hub`).
 2. Tokenizer and weights come from the commit that the configuration came from.
 3. A checkpoint that lacks weights, mixes types, or is not causal is refused: it would give numbers all the same.
 """
@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.hub import Located, locate
-from basisbench.hub_errors import one_line
-from basisbench.model import Model, wrap
+from basisbench.models.hub import Located, locate
+from basisbench.models.hub_errors import one_line
+from basisbench.models.model import Model, wrap
 from basisbench.protocols import ModelSpec
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _load_body(owner: str, located: Located, dtype: str | None, where: Mapping[s
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from basisbench.batching import is_out_of_memory
+    from basisbench.models.batching import is_out_of_memory
 
     if dtype is not None and dtype not in DTYPES:
         raise BasisBenchError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}")

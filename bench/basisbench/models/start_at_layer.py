@@ -5,7 +5,7 @@
 2. Later passes over the same prompts start at any block, with those arguments, and end at the unembedding.
 
 No modeling code is copied: the blocks, the final norm and the head are the model's own modules. Between these a
-verified architecture does nothing; any other (basisbench.architectures) is run whole instead.
+verified architecture does nothing; any other (basisbench.models.examine) is run whole instead.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from basisbench.hooks import Edit, Place, edited
-from basisbench.model import Model, at_least_float32
+from basisbench.models.hooks import Edit, Place, edited
+from basisbench.models.model import Model, at_least_float32
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from basisbench.record_parts import Environment
 
 if TYPE_CHECKING:
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 _PACKAGES = ("torch", "transformers", "transformer_lens", "sae_lens", "datasets", "numpy", "tokenizers")
 _STATUS = Path("/proc/self/status")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisBenchError
-from basisbench.hub import locate
+from basisbench.models.hub import locate
 from basisbench.protocols import ModelShape, ModelSpec
 
 if TYPE_CHECKING:
-    from basisbench.hub import Located
+    from basisbench.models.hub import Located
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
-from basisbench.environment import give_memory_back
 from basisbench.errors import BasisBenchError
+from basisbench.models.memory import give_memory_back
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from basisbench.model import Model
+    from basisbench.models.model import Model
 
 Result = TypeVar("Result")
 

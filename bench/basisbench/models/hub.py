@@ -1,4 +1,4 @@
-"""Where a repository or a folder of weights is; what is wrong when it cannot be had is told by `basisbench.hub_errors`.
+"""Where a repository or a folder of weights is; what is wrong when it cannot be had is told by `basisbench.models.hub_errors`.
 
 Everything goes through `huggingface_hub`: its cache, its offline mode, its login. `locate` asks for one small file
 first, so that a gated, missing or unreachable repository is told apart before anything large is loaded, and every
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.hub_cache import cache_folder
-from basisbench.hub_errors import one_line
+from basisbench.models.hub_cache import cache_folder
+from basisbench.models.hub_errors import one_line
 
 _SECONDS = 10.0
 """How long the hub may take to name a commit before the cache is asked."""

@@ -1,0 +1,1 @@
+"""A loaded model: its sites, its hooks, its backward rules, its memory."""
