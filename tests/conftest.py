@@ -10,7 +10,7 @@ import pytest
 from hypothesis import settings
 
 from basisbench.protocols import ModelSpec
-from basisbench.record import Record, SubsetCheck, TopNode
+from basisbench.results.record import Record, SubsetCheck, TopNode
 from oracle_names import ARCHITECTURES
 from synthetic_records import synthetic_record
 from tiny_models import build_tiny_tokenizer, save_checkpoint

@@ -18,7 +18,7 @@ from basisbench.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import Basis, BasisSpec, ModelSpec
-from basisbench.record import CellConfig
+from basisbench.results.record import CellConfig
 from basisbench.types import Scores
 from oracle_evaluator import (
     ABLATIONS,

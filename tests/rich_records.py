@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from basisbench.metrics import sizes_grid
-from basisbench.record import Record
+from basisbench.results.metrics import sizes_grid
+from basisbench.results.record import Record
 from basisbench.types import ErrorPolicy, Granularity
 from synthetic_records import synthetic_record
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from basisbench.record import Record
 from basisbench.registry import load_registry
-from basisbench.store import SUBMISSION_FILE, Store
+from basisbench.results.record import Record
+from basisbench.results.store import SUBMISSION_FILE, Store
 from basisbench.submission import sha256
 from basisbench.submit import Request, submit
 from basisbench.validate import validate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from basisbench.metrics import (
+from basisbench.results.metrics import (
     CurveValues,
 )
 

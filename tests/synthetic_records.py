@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from basisbench.metrics import sizes_grid
-from basisbench.record import (
+from basisbench.results.metrics import sizes_grid
+from basisbench.results.record import (
     CellConfig,
     Cost,
     Counts,

@@ -15,7 +15,7 @@ import pytest
 import basisbench
 from basisbench.cli import build_parser, main
 from basisbench.protocols import ModelSpec
-from basisbench.store import Store
+from basisbench.results.store import Store
 from synthetic_records import synthetic_suite, write_suite
 
 Write = Callable[..., Path]

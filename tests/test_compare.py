@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from basisbench.compare import compare_table, paired_difference, render_markdown, render_text, write_csv
 from basisbench.errors import RecordError
-from basisbench.frame import normalised, summarise
-from basisbench.metrics import METRICS, nodes_to
-from basisbench.record import Record
-from basisbench.setting import layers_text, split_settings
-from basisbench.tables import Entry, headline_tables
+from basisbench.results.compare import compare_table, paired_difference, render_markdown, render_text, write_csv
+from basisbench.results.conditions import layers_text, split_settings
+from basisbench.results.frame import normalised, summarise
+from basisbench.results.metrics import METRICS, nodes_to
+from basisbench.results.record import Record
+from basisbench.results.tables import Entry, headline_tables
 from synthetic_records import synthetic_record, synthetic_suite
 
 

@@ -8,8 +8,8 @@ import pytest
 
 import basisbench
 from basisbench.consistency import contradictions
-from basisbench.frame import read_results
 from basisbench.plausible import implausible
+from basisbench.results.frame import read_results
 from basisbench.types import Ablation
 from basisbench.validate import validate
 

@@ -9,8 +9,8 @@ import pytest
 
 from basisbench.execute import open_session
 from basisbench.models.load import load_model
-from basisbench.record import CellConfig
 from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig
 from basisbench.types import Ablation
 
 PAIRS = 8

@@ -13,10 +13,10 @@ from datasets import Dataset, load_from_disk
 from pandas.testing import assert_frame_equal
 
 import basisbench
-from basisbench.dataset import to_dataset
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.frame import frame_of, load_results
-from basisbench.record import SCHEMA_VERSION, Record
+from basisbench.results.dataset import to_dataset
+from basisbench.results.frame import frame_of, load_results
+from basisbench.results.record import SCHEMA_VERSION, Record
 from synthetic_records import synthetic_record, write_suite
 
 

@@ -19,8 +19,8 @@ from basisbench.models.hooks import moved_edit
 from basisbench.models.load import load_model
 from basisbench.models.model import Model, wrap
 from basisbench.protocols import ModelSpec
-from basisbench.record import CellConfig, Record
 from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig, Record
 
 
 def dispatched(spec: ModelSpec) -> Model:

@@ -62,7 +62,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from basisbench.plan import Settings
-from basisbench.record import read_record
+from basisbench.results.record import read_record
 from basisbench.run import Request, run_request
 
 changes = json.loads(sys.argv[1])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisbench.labels import LABEL_LENGTH, label_notes, short_labels
+from basisbench.results.labels import LABEL_LENGTH, label_notes, short_labels
 
 GEMMA_3 = "sae:gemma-scope-2-270m-pt-{}-all:layer_*_width_16k_l0_{}"
 GEMMA_2 = "sae:gemma-scope-2b-pt-{}-canonical:layer_*/width_16k/canonical"

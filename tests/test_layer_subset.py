@@ -15,10 +15,10 @@ from basisbench.errors import BasisError
 from basisbench.group import GroupPair
 from basisbench.layer_subset import LayerSubset, restrict, shared_layers
 from basisbench.measure import measure_group
-from basisbench.metrics import sizes_grid
 from basisbench.projection import projected_scores
 from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, UnitwiseBasis
 from basisbench.ranking import rank
+from basisbench.results.metrics import sizes_grid
 from basisbench.types import Ablation, Site
 
 

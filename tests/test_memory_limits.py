@@ -22,8 +22,8 @@ from basisbench.models.load import load_model
 from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
 from basisbench.ranking import rank
-from basisbench.record import CellConfig, Record
 from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig, Record
 from basisbench.run import Request, run_request
 
 PAIRS = 12
@@ -248,7 +248,7 @@ from basisbench.context import GroupContext
 from basisbench.execute import Session
 from basisbench.group import GroupPair
 from basisbench.models.load import load_model
-from basisbench.record import CellConfig
+from basisbench.results.record import CellConfig
 from basisbench.registry import load_registry
 from basisbench.types import PairSet
 from oracle_models import random_pairs

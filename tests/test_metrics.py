@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisbench.bootstrap import (
+from basisbench.results.bootstrap import (
     SEED,
 )
-from basisbench.metrics import (
+from basisbench.results.metrics import (
     METRICS,
     STATISTICS,
     bits_to,

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisbench.bootstrap import (
+from basisbench.results.bootstrap import (
     DRAWS,
     estimate_rows,
     interval_ends,
     resample_indices,
     resample_weights,
 )
-from basisbench.metrics import (
+from basisbench.results.metrics import (
     STATISTICS,
     CurveValues,
     Normalised,

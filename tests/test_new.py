@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from basisbench.cli import main
-from basisbench.record import read_record
 from basisbench.registry import PLURALS, load_registry
+from basisbench.results.record import read_record
 from basisbench.scaffold import KINDS, NewKind, render
 
 CHECKOUT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,6 @@ import pytest
 from matplotlib.colors import to_hex
 
 from basisbench.errors import BasisBenchError
-from basisbench.frame import frame_of, summarise
 from basisbench.plot import plot_curves, plot_results
 from basisbench.plot_cost import plot_cost
 from basisbench.plot_style import (
@@ -19,7 +18,8 @@ from basisbench.plot_style import (
     basis_styles,
     method_styles,
 )
-from basisbench.record import Record
+from basisbench.results.frame import frame_of, summarise
+from basisbench.results.record import Record
 from drawn_figures import drawn, legend_labels, line, title_of
 from synthetic_records import TASKS, synthetic_record, synthetic_suite
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from basisbench.errors import BasisBenchError
-from basisbench.frame import frame_of, read_results, summarise
 from basisbench.plot import plot_curves, plot_results
 from basisbench.plot_cost import plot_cost
 from basisbench.plot_style import basis_styles
+from basisbench.results.frame import frame_of, read_results, summarise
 from drawn_figures import drawn, title_of
 from synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 

@@ -23,13 +23,13 @@ from PIL import Image
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
-from basisbench.frame import frame_of, summarise
 from basisbench.latex import unbroken
 from basisbench.plot import plot_curves, plot_results
 from basisbench.plot_paper import WIDTHS, Width, inches
 from basisbench.plot_paper_cost import plot_paper_cost
 from basisbench.plot_style import basis_styles
-from basisbench.record import Record
+from basisbench.results.frame import frame_of, summarise
+from basisbench.results.record import Record
 from drawn_figures import drawn, is_shown, legend_labels, line
 from synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from PIL import Image
 
-from basisbench.frame import frame_of
 from basisbench.plot import plot_curves
 from basisbench.plot_panels import save_figure, with_palette
 from basisbench.plot_style import draw_grid, set_size_axis
+from basisbench.results.frame import frame_of
 from synthetic_records import synthetic_suite
 
 pytestmark = pytest.mark.filterwarnings("error")

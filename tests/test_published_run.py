@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from basisbench.record import Record, read_record
+from basisbench.results.record import Record, read_record
 from hub_releases import RELEASES
 from hub_replica import MODELS, replica
 

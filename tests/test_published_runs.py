@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from basisbench.cli import main
-from basisbench.record import read_record
+from basisbench.results.record import read_record
 from basisbench.suite import list_suites, load_suite
 from hub_replica import MODELS, HubReplica, gemma_2_replica, replica
 

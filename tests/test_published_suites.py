@@ -13,11 +13,11 @@ import yaml
 from basisbench.cli import main
 from basisbench.dry_run import estimate_run
 from basisbench.errors import BasisBenchError
-from basisbench.frame import load_results
 from basisbench.pin import pin_suite, repositories_of
 from basisbench.plan import Settings
 from basisbench.registry import load_registry
-from basisbench.reported import beside_reported, read_reported, render_reported
+from basisbench.results.frame import load_results
+from basisbench.results.reported import beside_reported, read_reported, render_reported
 from basisbench.run import FEW_PAIRS, Request, plan_request
 from basisbench.suite import Suite, expand, few_cells, list_suites, load_suite
 from synthetic_records import synthetic_record
@@ -183,7 +183,7 @@ def test_a_revision_in_the_name_of_a_basis_goes_before_the_suite_s(
 
 
 def test_reported_values_stand_beside_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from basisbench.store import Store
+    from basisbench.results.store import Store
 
     reported = read_reported("paper")
     assert {(value.task, value.size): (value.faithfulness, value.completeness) for value in reported.values} == {

@@ -14,7 +14,7 @@ from basisbench.executors import LOCAL, Executor, parse_executor
 from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
 from basisbench.ray_executor import RayWorker
-from basisbench.record import read_record
+from basisbench.results.record import read_record
 from basisbench.run import Request, run_request
 
 Write = Callable[..., Path]
@@ -87,7 +87,7 @@ def test_an_address_without_a_cluster_is_told(tmp_path: Path) -> None:
 def test_a_killed_worker_is_replaced_and_every_record_is_as_from_one_process(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from basisbench.store import Store
+    from basisbench.results.store import Store
 
     mark, log = tmp_path / "mark", tmp_path / "log"
     fatal = tmp_path / "fatal.py"

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from basisbench.errors import RecordError
-from basisbench.record import CellConfig, Identities, Record, cell_id, read_record, write_record
-from basisbench.schema import Frozen, round_significant
+from basisbench.results.record import CellConfig, Identities, Record, cell_id, read_record, write_record
+from basisbench.results.schema import Frozen, round_significant
 from synthetic_records import synthetic_record
 
 MISSING = object()
@@ -232,7 +232,7 @@ def test_ids_follow_every_field_of_question_and_things() -> None:
 def test_ids_are_the_same_in_another_process() -> None:
     base = synthetic_record()
     code = (
-        "import sys; from basisbench.record import *;"
+        "import sys; from basisbench.results.record import *;"
         "print(cell_id(CellConfig.model_validate_json(sys.argv[1]), Identities.model_validate_json(sys.argv[2])))"
     )
     arguments = [base.cell.model_dump_json(), base.identities.model_dump_json()]
@@ -241,5 +241,5 @@ def test_ids_are_the_same_in_another_process() -> None:
 
 
 def test_reading_records_needs_no_torch() -> None:
-    code = "import sys, basisbench.record; sys.exit('torch' in sys.modules)"
+    code = "import sys, basisbench.results.record; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

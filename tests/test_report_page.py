@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from basisbench.frame import frame_of, summarise
 from basisbench.report.sources import read_sources
+from basisbench.results.frame import frame_of, summarise
 from report_pages import (
     GROUP,
     VIEWS,

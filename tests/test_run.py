@@ -17,7 +17,7 @@ import basisbench
 from basisbench.errors import BasisBenchError
 from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
-from basisbench.record import read_record
+from basisbench.results.record import read_record
 from basisbench.run import Request, default_jobs, run_request
 
 Write = Callable[..., Path]

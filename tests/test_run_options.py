@@ -18,7 +18,7 @@ import pytest
 from basisbench.cli import main
 from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
-from basisbench.record import Record, cell_id, read_record
+from basisbench.results.record import Record, cell_id, read_record
 from basisbench.run import Request, run_request
 
 Write = Callable[..., Path]

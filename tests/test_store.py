@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from basisbench.errors import RecordError
-from basisbench.record import read_record, write_record
-from basisbench.store import Store
+from basisbench.results.record import read_record, write_record
+from basisbench.results.store import Store
 from synthetic_records import synthetic_record
 
 WRITER = """
 import sys
 from pathlib import Path
 from synthetic_records import synthetic_record
-from basisbench.record import Record
-from basisbench.store import Store
+from basisbench.results.record import Record
+from basisbench.results.store import Store
 store = Store(Path(sys.argv[1]))
 first = synthetic_record()
 print("ready", flush=True)

@@ -23,8 +23,8 @@ from basisbench.models import memory as environment
 from basisbench.models.batching import MemoryExhaustedError
 from basisbench.models.load import load_model
 from basisbench.protocols import BasisSpec, StreamedBasis
-from basisbench.record import CellConfig, Record
 from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig, Record
 from basisbench_baselines.bases import cross_layer_transcoder, published
 from basisbench_baselines.bases import saelens as dictionaries
 from basisbench_baselines.dictionaries.circuit_tracer_files import LayerFiles
@@ -217,7 +217,7 @@ PROGRAM = """
 import json, resource, sys
 from basisbench.execute import open_session
 from basisbench.models.load import load_model
-from basisbench.record import CellConfig
+from basisbench.results.record import CellConfig
 from basisbench.registry import load_registry
 
 room, basis = int(sys.argv[1]), sys.argv[2]

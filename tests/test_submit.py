@@ -12,8 +12,8 @@ import yaml
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.record import Record, write_record
-from basisbench.store import SUBMISSION_FILE, Store
+from basisbench.results.record import Record, write_record
+from basisbench.results.store import SUBMISSION_FILE, Store
 from basisbench.submission import Submission, read_submission
 from basisbench.submit import Request, submit
 from basisbench.validate import validate

@@ -13,8 +13,8 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.consistency import NARROW_TOLERANCE
-from basisbench.record import Record, read_record, write_record
-from basisbench.store import Store
+from basisbench.results.record import Record, read_record, write_record
+from basisbench.results.store import Store
 from basisbench.types import Ablation
 from basisbench.validate import validate
 from synthetic_records import synthetic_record, synthetic_suite, write_suite

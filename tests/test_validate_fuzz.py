@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from basisbench.errors import RecordError
-from basisbench.record import Record, cell_id, parse_record
+from basisbench.results.record import Record, cell_id, parse_record
 from basisbench.validate import validate
 from mutated_files import ACCEPT, ANY, Mutation, leaves
 from mutations import KINDS

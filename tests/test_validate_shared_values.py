@@ -10,8 +10,8 @@ import pytest
 
 import basisbench.shared_values
 from basisbench.cli import main
-from basisbench.record import Record
-from basisbench.store import Store
+from basisbench.results.record import Record
+from basisbench.results.store import Store
 from basisbench.validate import validate
 from submissions import edit_json, make_submission, mine, only_line, replace_records, some_records, the_record
 from synthetic_records import synthetic_record, synthetic_suite

@@ -18,8 +18,8 @@ import basisbench.record_files
 import basisbench.submission_files
 from basisbench.cli import main
 from basisbench.errors import RecordError
-from basisbench.record import read_record
-from basisbench.store import SUBMISSION_FILE, Store
+from basisbench.results.record import read_record
+from basisbench.results.store import SUBMISSION_FILE, Store
 from basisbench.submission import read_submission
 from basisbench.validate import validate
 from mutations import KINDS

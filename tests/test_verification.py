@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from basisbench.errors import RecordError
-from basisbench.record import write_whole
+from basisbench.results.record import write_whole
 from basisbench.verification import (
     VERIFICATION_FILE,
     Verification,

@@ -18,9 +18,9 @@ from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.execute import Session
 from basisbench.plan import Settings
-from basisbench.record import Record, read_record
+from basisbench.results.record import Record, read_record
+from basisbench.results.store import Store
 from basisbench.run import Request, run_request
-from basisbench.store import Store
 from basisbench.verification import (
     VERIFICATION_FILE,
     Verification,

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from basisbench.cli import main
-from basisbench.compare import compare_table, render_markdown, render_text
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.frame import frame_of, load_results, summarise
-from basisbench.metrics import METRICS
 from basisbench.plot import plot_curves, plot_results
-from basisbench.record import Record, read_record
-from basisbench.setting import split_settings
-from basisbench.store import Store
+from basisbench.results.compare import compare_table, render_markdown, render_text
+from basisbench.results.conditions import split_settings
+from basisbench.results.frame import frame_of, load_results, summarise
+from basisbench.results.metrics import METRICS
+from basisbench.results.record import Record, read_record
+from basisbench.results.store import Store
 from synthetic_records import synthetic_record
 
 OLD = sorted((Path(__file__).parent / "data").glob("*/*.json"))

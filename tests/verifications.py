@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from basisbench.agreement import compare_records, tolerance_for
-from basisbench.record import read_record, write_whole
+from basisbench.results.record import read_record, write_whole
+from basisbench.results.store import VERIFICATION_FILE
 from basisbench.sampling import sample_cells
-from basisbench.store import VERIFICATION_FILE
 from basisbench.verification import Sampling, Verification, record_files, records_digest
 
 FLOAT32 = tolerance_for("float32")

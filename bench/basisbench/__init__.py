@@ -19,9 +19,9 @@ from basisbench.run import run  # bound here and now: it hides the module of the
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
-    from basisbench.dataset import to_dataset
-    from basisbench.frame import load_results, summarise
     from basisbench.plot import plot_curves, plot_results
+    from basisbench.results.dataset import to_dataset
+    from basisbench.results.frame import load_results, summarise
 
 __all__ = [
     "BasisBenchError",
@@ -35,11 +35,11 @@ __all__ = [
 ]
 
 _LAZY = {
-    "load_results": "basisbench.frame",
+    "load_results": "basisbench.results.frame",
     "plot_curves": "basisbench.plot",
     "plot_results": "basisbench.plot",
-    "summarise": "basisbench.frame",
-    "to_dataset": "basisbench.dataset",
+    "summarise": "basisbench.results.frame",
+    "to_dataset": "basisbench.results.dataset",
 }
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from basisbench.metrics import sizes_grid
-from basisbench.record import Identities, Record, TopNode
+from basisbench.results.metrics import sizes_grid
+from basisbench.results.record import Identities, Record, TopNode
 from basisbench.verification_parts import Deviation, RankingAgreement, Tolerance, VerifiedCell
 
 _FINE = Tolerance(value=1e-3, share=0.02, mean=2e-3, most=0.5, tied_mean=1e-2, tied_sizes=0.25, score=1e-2)

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int | None = _command(options.command).execute(options)
         sys.stdout.flush()
     except BasisBenchError as error:
-        from basisbench.schema import printable
+        from basisbench.results.schema import printable
 
         # A message may quote a file's name, or what it holds: nothing of it may steer the terminal.
         print(f"basisbench: error: {printable(str(error))}", file=sys.stderr)

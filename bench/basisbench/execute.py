@@ -21,12 +21,12 @@ from basisbench.context import GroupContext, Spent, now
 from basisbench.group import GroupPair
 from basisbench.guard import Fit, measure_fit
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
-from basisbench.metrics import sizes_grid
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
 from basisbench.models.memory import describe_environment, peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.ranking import Ranking, pooled_scores, rank
-from basisbench.record import (
+from basisbench.results.metrics import sizes_grid
+from basisbench.results.record import (
     CellConfig,
     Cost,
     Counts,

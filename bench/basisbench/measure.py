@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from basisbench.ablate import Keep
 from basisbench.curve import CircuitValues, evaluate_circuits
 from basisbench.models.batching import is_out_of_memory, release
-from basisbench.record_parts import Curve, SubsetCheck
+from basisbench.results.record_fields import Curve, SubsetCheck
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from basisbench.group import GroupPair
     from basisbench.protocols import Basis
     from basisbench.ranking import Ranking
-    from basisbench.record import CellConfig
+    from basisbench.results.record import CellConfig
     from basisbench.shortcut import Shortcut
 
 

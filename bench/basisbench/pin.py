@@ -13,8 +13,8 @@ import yaml
 from basisbench.errors import BasisBenchError
 from basisbench.model_names import find_models
 from basisbench.models.hub import commit_of
-from basisbench.record import write_whole
 from basisbench.registry import Registry
+from basisbench.results.record import write_whole
 from basisbench.suite import Suite, load_suite
 
 

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Protocol
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.progress import Event
 from basisbench.protocols import ModelSpec
-from basisbench.record import CellConfig, cell_id
 from basisbench.registry import Registry, load_registry
-from basisbench.store import Store
+from basisbench.results.record import CellConfig, cell_id
+from basisbench.results.store import Store
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
-    from basisbench.record import Record
+    from basisbench.results.record import Record
 
 
 @dataclass(frozen=True)

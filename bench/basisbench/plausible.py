@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import MappingProxyType
 
-from basisbench.record import Record
+from basisbench.results.record import Record
 
 SHORTEST_CURVE = 1e-4
 """Seconds. A curve takes at least one pass through a model; started from Python, that takes milliseconds."""

@@ -3,7 +3,7 @@
 1. Split the results by setting, so that a picture never mixes ablations, policies, seeds or models.
 2. One panel per task and family, one line per basis (or method), bands for the 95% bootstrap intervals.
 3. The y-range is fixed, so that pictures compare; a value outside it is drawn as a triangle at the edge and told.
-4. Long names of bases get short labels (`basisbench.labels`), the same in all pictures of a call, and told below.
+4. Long names of bases get short labels (`basisbench.results.labels`), the same in all pictures of a call, and told below.
 5. The style "paper" draws the same lines for print (`basisbench.plot_paper`), with a caption in LaTeX for the title.
 
 Drawn through matplotlib's object-oriented interface: no display, no global state, and no torch.
@@ -20,13 +20,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import pandas as pd
 
 from basisbench.errors import BasisBenchError, unknown_name
-from basisbench.frame import PathLike, frame_of, records_of, summarise
-from basisbench.labels import label_notes, short_labels
 from basisbench.plot_panels import FORMATS, Horizontal, Panel, Quantity, draw_panels, save_figure
 from basisbench.plot_paper import DPI, Width, draw_paper, inches
 from basisbench.plot_style import Style, basis_styles, method_styles
-from basisbench.record import Record
-from basisbench.setting import (
+from basisbench.results.conditions import (
     SETTING,
     basis_order,
     default_method,
@@ -35,6 +32,9 @@ from basisbench.setting import (
     split_settings,
     unique,
 )
+from basisbench.results.frame import PathLike, frame_of, records_of, summarise
+from basisbench.results.labels import label_notes, short_labels
+from basisbench.results.record import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from basisbench.labels import label_notes, short_labels
 from basisbench.plot_panels import name_lines
 from basisbench.plot_style import Style, short_number
 from basisbench.plot_text import legend_columns, plain
-from basisbench.setting import basis_order, family_order, method_order, split_settings, unique
+from basisbench.results.conditions import basis_order, family_order, method_order, split_settings, unique
+from basisbench.results.labels import label_notes, short_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +40,7 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
     Args:
         summary: rows of one setting, as `summarise` returns them.
         styles: a style per basis, of which the colour is used; methods have the markers.
-        labels: short labels of bases; by default those of `basisbench.labels`.
+        labels: short labels of bases; by default those of `basisbench.results.labels`.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

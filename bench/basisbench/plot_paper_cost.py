@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from basisbench.labels import short_labels
 from basisbench.latex import escape
 from basisbench.plot_cost import Points, draw_points, fewer_tasks, span_of
 from basisbench.plot_paper import (
@@ -29,7 +28,8 @@ from basisbench.plot_paper import (
 )
 from basisbench.plot_style import Style, short_number
 from basisbench.plot_text import plain
-from basisbench.setting import basis_order, default_method, family_order, split_settings, unique
+from basisbench.results.conditions import basis_order, default_method, family_order, split_settings, unique
+from basisbench.results.labels import short_labels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def plot_paper_cost(
         summary: rows of one setting, as `summarise` returns them.
         styles: a style per basis, of which colour and marker are used.
         width: of the figure.
-        labels: short labels of bases; by default those of `basisbench.labels`.
+        labels: short labels of bases; by default those of `basisbench.results.labels`.
         method: the method to show; by default relp where it is there.
 
     Returns:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from basisbench.setting import basis_order, method_order
+from basisbench.results.conditions import basis_order, method_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

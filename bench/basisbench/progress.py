@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal, TextIO
 
-from basisbench.record import CellConfig
+from basisbench.results.record import CellConfig
 
 State = Literal["started", "kept", "finished", "failed"]
 

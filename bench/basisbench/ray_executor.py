@@ -24,8 +24,8 @@ from basisbench.errors import BasisBenchError
 from basisbench.executors import Executor
 from basisbench.plan import Group, Runner, Settings
 from basisbench.progress import Event
-from basisbench.record import CellConfig, Record
-from basisbench.store import Store
+from basisbench.results.record import CellConfig, Record
+from basisbench.results.store import Store
 
 Listener = Callable[[Event], None]
 GroupListener = Callable[[Group, list[Event], float], None]

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from basisbench.safe_files import DEPTH, ENTRIES
-from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
+from basisbench.results.safe_files import DEPTH, ENTRIES
+from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
 
 FIGURES = "hardware"
 """A folder of this name below a given one holds performance figures, not records."""

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 from basisbench.agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.model_names import find_models
-from basisbench.record import CellConfig, Record
 from basisbench.registry import Registry
-from basisbench.schema import describe_problem
+from basisbench.results.record import CellConfig, Record
+from basisbench.results.schema import describe_problem
 from basisbench.verification_parts import VerifiedCell
 from basisbench.version import __version__
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from basisbench.execute import Session
     from basisbench.models.model import Model
     from basisbench.protocols import BasisSpec, Method, Task
-    from basisbench.record import Environment
+    from basisbench.results.record import Environment
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 

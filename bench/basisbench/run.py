@@ -23,7 +23,7 @@ from basisbench.plan import Group, Runner, Settings, group_cells
 from basisbench.progress import Event, Progress
 from basisbench.protocols import ModelSpec
 from basisbench.registry import Registry
-from basisbench.store import Store
+from basisbench.results.store import Store
 from basisbench.suite import Suite, expand, few_cells, load_suite
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
@@ -202,7 +202,7 @@ def run(
     )
     outcome = run_request(request)
     outcome.raise_failures()
-    from basisbench.frame import load_results
+    from basisbench.results.frame import load_results
 
     return load_results(outcome.records)
 

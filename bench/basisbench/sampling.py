@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from basisbench.record import Record
+from basisbench.results.record import Record
 
 REACHED = 0.8
 """Faithfulness whose place on the curve is always looked at."""

@@ -20,8 +20,8 @@ import numpy as np
 from jaxtyping import Float
 
 from basisbench.consistency import first_apart, tolerance_of
-from basisbench.record import Record
 from basisbench.record_files import Notes
+from basisbench.results.record import Record
 
 Key: TypeAlias = "tuple[object, ...]"
 

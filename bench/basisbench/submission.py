@@ -17,9 +17,19 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from basisbench.errors import RecordError
-from basisbench.safe_files import METADATA_BYTES, SUBMISSION_RECORDS, read_bounded, repeated_key
-from basisbench.schema import LARGEST, PRINTABLE, Count, Frozen, Name, Text, VersionOne, describe_problem, printable
-from basisbench.store import SUBMISSION_FILE, VERIFICATION_FILE
+from basisbench.results.safe_files import METADATA_BYTES, SUBMISSION_RECORDS, read_bounded, repeated_key
+from basisbench.results.schema import (
+    LARGEST,
+    PRINTABLE,
+    Count,
+    Frozen,
+    Name,
+    Text,
+    VersionOne,
+    describe_problem,
+    printable,
+)
+from basisbench.results.store import SUBMISSION_FILE, VERIFICATION_FILE
 from basisbench.version import __version__
 
 FILES = (SUBMISSION_FILE, VERIFICATION_FILE, "README.md")

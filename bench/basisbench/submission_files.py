@@ -2,7 +2,7 @@
 
 1. It holds `submission.json`, `records/` and what `submission.FILES` names besides; anything else belongs to nothing.
    Links are refused, whatever they point to: what is submitted lies in the folder.
-2. Numbers and sizes stay within the limits of `basisbench.safe_files`.
+2. Numbers and sizes stay within the limits of `basisbench.results.safe_files`.
 3. The folder has the submission's name; each record that the metadata names is there, byte by byte, and no other.
 4. Every basis and method of a record has details; a basis that does not come with BasisBench has parameters and, if it
    was trained, says what that took.
@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from basisbench.errors import RecordError
-from basisbench.record import Record
 from basisbench.record_files import Notes
 from basisbench.registry import built_in
-from basisbench.safe_files import METADATA_BYTES, SUBMISSION_BYTES, SUBMISSION_RECORDS, TOO_LARGE, read_bounded
-from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
+from basisbench.results.record import Record
+from basisbench.results.safe_files import METADATA_BYTES, SUBMISSION_BYTES, SUBMISSION_RECORDS, TOO_LARGE, read_bounded
+from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
 from basisbench.submission import FILES, Submission, read_submission
 from basisbench.verification import check_verification
 

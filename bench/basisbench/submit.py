@@ -24,12 +24,12 @@ import yaml
 from pydantic import ValidationError
 
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.record import TEMPORARY_SUFFIX, Record
 from basisbench.record_files import RESTORE, Notes, find_records
 from basisbench.registry import Registry
-from basisbench.safe_files import METADATA_BYTES, RECORD_BYTES, read_bounded
-from basisbench.schema import describe_problem
-from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE, file_name
+from basisbench.results.record import TEMPORARY_SUFFIX, Record
+from basisbench.results.safe_files import METADATA_BYTES, RECORD_BYTES, read_bounded
+from basisbench.results.schema import describe_problem
+from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, file_name
 from basisbench.submission import Submission, sha256
 from basisbench.submission_files import missing_details
 from basisbench.validate import check_record, files_beside, reference_beside, validate

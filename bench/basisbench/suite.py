@@ -19,9 +19,9 @@ from pydantic import AfterValidator, Field, ValidationError
 
 from basisbench.errors import RecordError, unknown_name
 from basisbench.layer_subset import shared_layers
-from basisbench.record import CellConfig
 from basisbench.registry import Registry
-from basisbench.schema import Frozen, describe_problem
+from basisbench.results.record import CellConfig
+from basisbench.results.schema import Frozen, describe_problem
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
 SUITE_SUFFIXES = (".yaml", ".yml")

@@ -2,7 +2,7 @@
 
 1. Find the record files of each path and the submissions among them (`record_files`, `submission_files`).
 2. Read each record, bounded before it is read (`safe_files`), and check it by itself: every field
-   (`basisbench.record`), numbers against each other (`consistency`), costs (`plausible`).
+   (`basisbench.results.record`), numbers against each other (`consistency`), costs (`plausible`).
 3. Check what takes more than one: a file is named by its cell, a cell occurs once under one path, F(M) and F(0) are
    equal wherever they are the same number (`shared_values`), a submission holds what it says (`submission_files`), a
    verification is one.
@@ -22,12 +22,12 @@ from pathlib import Path
 from basisbench.consistency import contradictions
 from basisbench.errors import RecordError
 from basisbench.plausible import implausible
-from basisbench.record import Record, parse_record
 from basisbench.record_files import RESTORE, SUBMISSIONS, Notes, find_records
-from basisbench.safe_files import RECORD_BYTES, TooLargeError, read_bounded, repeated_key
-from basisbench.schema import printable
+from basisbench.results.record import Record, parse_record
+from basisbench.results.safe_files import RECORD_BYTES, TooLargeError, read_bounded, repeated_key
+from basisbench.results.schema import printable
+from basisbench.results.store import RECORDS_FOLDER, file_name
 from basisbench.shared_values import Member, Trust, check_shared, member_of
-from basisbench.store import RECORDS_FOLDER, file_name
 from basisbench.submission import sha256
 from basisbench.submission_files import check_metadata, check_verified, list_submission
 

@@ -21,11 +21,11 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 
 from basisbench.errors import RecordError
-from basisbench.record_parts import Environment
-from basisbench.safe_files import READ_BYTES, read_bounded
+from basisbench.results.record_fields import Environment
+from basisbench.results.safe_files import READ_BYTES, read_bounded
+from basisbench.results.schema import Frozen, Name, NotNegative, Positive, VersionOne, describe_problem
+from basisbench.results.store import RECORDS_FOLDER, VERIFICATION_FILE
 from basisbench.sampling import sample_cells
-from basisbench.schema import Frozen, Name, NotNegative, Positive, VersionOne, describe_problem
-from basisbench.store import RECORDS_FOLDER, VERIFICATION_FILE
 from basisbench.verification_parts import Deviation, RankingAgreement, Sampling, Tolerance, VerifiedCell
 from basisbench.version import __version__
 

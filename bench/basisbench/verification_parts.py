@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from basisbench.schema import Count, Frozen, Name, NotNegative, Positive
+from basisbench.results.schema import Count, Frozen, Name, NotNegative, Positive
 
 Problem = Annotated[str, Field(min_length=1, max_length=1000)]
 

@@ -21,10 +21,10 @@ from pydantic import ValidationError
 from basisbench.agreement import tolerance_for
 from basisbench.errors import RecordError
 from basisbench.plan import Settings
-from basisbench.record import read_record, write_whole
 from basisbench.rerun import Drawn, by_model, look_up, rerun_model
+from basisbench.results.record import read_record, write_whole
+from basisbench.results.schema import describe_problem
 from basisbench.sampling import draw_seed, sample_cells, sample_sizes
-from basisbench.schema import describe_problem
 from basisbench.verification import (
     VERIFICATION_FILE,
     Sampling,

@@ -11,8 +11,8 @@ from basisbench.measure import measure_group
 from basisbench.models.memory import peak_memory, reset_peak_memory
 from basisbench.protocols import BasisSpec
 from basisbench.ranking import rank
-from basisbench.record import CellConfig
 from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig
 from basisbench.types import PairSet
 from workload import Shape, open_group, random_dictionaries, random_model
 

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from basisbench.store import file_name
+from basisbench.results.store import file_name
 from figures import Figures
 from report_pages import browser_path, first_view_seconds, two_thousand_records
 from synthetic_records import synthetic_record, write_suite

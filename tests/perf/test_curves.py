@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from basisbench.curve import evaluate_circuits
 from basisbench.measure import measure_group
 from basisbench.ranking import Ranking, rank
-from basisbench.record import CellConfig
+from basisbench.results.record import CellConfig
 from conftest import Workload
 from figures import Figures
 

@@ -16,8 +16,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from basisbench.measure import measure_group
 from basisbench.ranking import rank
-from basisbench.record import CellConfig
 from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig
 from figures import Figures
 from workload import Shape, open_group, random_dictionaries, random_model
 

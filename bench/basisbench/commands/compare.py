@@ -29,9 +29,9 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print the comparison of results, and write it where asked."""
-    from basisbench.compare import csv_text, render_markdown, render_text, write_csv
-    from basisbench.frame import summarise
-    from basisbench.record import write_whole
+    from basisbench.results.compare import csv_text, render_markdown, render_text, write_csv
+    from basisbench.results.frame import summarise
+    from basisbench.results.record import write_whole
 
     summary = summarise(options.results)
     if options.csv == "-":
@@ -43,8 +43,8 @@ def execute(options: argparse.Namespace) -> None:
     elif options.markdown:
         write_whole(options.markdown, render_markdown(summary))
     if options.reported:
-        from basisbench.frame import load_results
-        from basisbench.reported import read_reported, render_reported
+        from basisbench.results.frame import load_results
+        from basisbench.results.reported import read_reported, render_reported
 
         print(render_reported(load_results(options.results), read_reported(options.reported)))
     elif "-" not in (options.csv, options.markdown):

@@ -36,10 +36,10 @@ def add(commands: Commands) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Draw the pictures of results and print their paths."""
     from basisbench.errors import BasisBenchError
-    from basisbench.frame import read_results
     from basisbench.plot import checked_formats, plot_results
     from basisbench.plot_panels import undisturbed
     from basisbench.plot_paper import inches
+    from basisbench.results.frame import read_results
 
     if options.width is not None and options.style != "paper":
         raise BasisBenchError("--width is for --style paper; ordinary pictures take the width that their panels need")

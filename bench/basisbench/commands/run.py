@@ -152,11 +152,11 @@ def execute(options: argparse.Namespace) -> None:
 
 def _publish(records: tuple[Path, ...], out: Path) -> None:
     """Print the comparison of this run's cells; write it, and the pictures, into the results folder."""
-    from basisbench.compare import render_markdown, render_text, write_csv
-    from basisbench.frame import read_results, summarise
     from basisbench.plot import plot_results
     from basisbench.plot_panels import undisturbed
-    from basisbench.record import write_whole
+    from basisbench.results.compare import render_markdown, render_text, write_csv
+    from basisbench.results.frame import read_results, summarise
+    from basisbench.results.record import write_whole
 
     read = read_results(records)
     summary = summarise(read)

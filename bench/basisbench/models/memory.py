@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from basisbench.record_parts import Environment
+from basisbench.results.record_fields import Environment
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model

@@ -1,6 +1,6 @@
 """Everything that the page of one cell tells: the whole record but its values per example, which are averaged.
 
-Field names and their descriptions are the record's own (`basisbench.record`).
+Field names and their descriptions are the record's own (`basisbench.results.record`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import numpy as np
 from pydantic import BaseModel
 
-from basisbench.record import Record
 from basisbench.report.prompts import prompts_key
 from basisbench.report.sources import Cell, Source
+from basisbench.results.record import Record
 
 PER_EXAMPLE = {"curve": {"circuit", "complement"}, "endpoints": {"full", "empty"}}
 """Fields left out: hundreds of numbers, of which the page shows the means."""

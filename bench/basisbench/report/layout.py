@@ -17,14 +17,14 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from basisbench.compare import mark_best
-from basisbench.frame import frame_of, summarise
-from basisbench.metrics import METRICS, not_reached_bound
 from basisbench.plot_cost import METHOD_MARKERS
 from basisbench.plot_style import DASH_DOT, DASHED, DOTTED, LONG, WINDOW, Style, basis_styles, method_styles
 from basisbench.report.detail import cell_detail
 from basisbench.report.sources import Cell, Source
-from basisbench.setting import basis_order, family_order, method_order, setting_parts, unique
+from basisbench.results.compare import mark_best
+from basisbench.results.conditions import basis_order, family_order, method_order, setting_parts, unique
+from basisbench.results.frame import frame_of, summarise
+from basisbench.results.metrics import METRICS, not_reached_bound
 
 SHOWN = (
     "nodes_to_80",

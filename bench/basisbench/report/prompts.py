@@ -11,8 +11,8 @@ import itertools
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from basisbench.record import Record
 from basisbench.registry import Registry
+from basisbench.results.record import Record
 from basisbench.types import ContrastPair, Segment
 
 EXAMPLES = 3

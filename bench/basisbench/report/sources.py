@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from basisbench.frame import PathLike, record_files, record_order
-from basisbench.record import Record, read_record
-from basisbench.store import RECORDS_FOLDER, SUBMISSION_FILE
+from basisbench.results.frame import PathLike, record_files, record_order
+from basisbench.results.record import Record, read_record
+from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE
 from basisbench.submission import Submission, read_submission
 from basisbench.verification import Standing, Verification, read_verification, standing
 

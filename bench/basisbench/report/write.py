@@ -18,14 +18,14 @@ from importlib.resources import files
 from pathlib import Path
 
 from basisbench.errors import BasisBenchError
-from basisbench.frame import PathLike
-from basisbench.metrics import METRICS
-from basisbench.record import TEMPORARY_SUFFIX
 from basisbench.registry import Registry, load_registry
 from basisbench.report.detail import field_descriptions
 from basisbench.report.layout import SHOWN, Json, lay_out
 from basisbench.report.prompts import example_prompts
 from basisbench.report.sources import Source, read_sources
+from basisbench.results.frame import PathLike
+from basisbench.results.metrics import METRICS
+from basisbench.results.record import TEMPORARY_SUFFIX
 from basisbench.version import __version__
 
 PAGE = "index.html"

@@ -1,6 +1,6 @@
 """From per-example metric values to faithfulness, completeness and the numbers that sum a curve up.
 
-1. Average the metric over examples, in the sample and in every resample (`basisbench.bootstrap`).
+1. Average the metric over examples, in the sample and in every resample (`basisbench.results.bootstrap`).
 2. Normalise the *means*: faithfulness is (F(C) - F(0)) / (F(M) - F(0)), completeness the same for the complement
    (Marks et al. 2025, arXiv 2403.19647). Ratios of single examples are never averaged: their denominators cross zero.
 3. Read summaries off each row: where the curve reaches a target, where it settles, the area under it over log size
@@ -26,7 +26,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from basisbench.bootstrap import Estimate, estimate_rows, interval_ends, resample_weights
+from basisbench.results.bootstrap import Estimate, estimate_rows, interval_ends, resample_weights
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """The results folder: `OUT/records/<id>.json`, one file per finished cell.
 
 1. A cell is finished when its file exists, is valid, and holds that very cell.
-2. A file appears whole or not at all (`basisbench.record.write_record`).
+2. A file appears whole or not at all (`basisbench.results.record.write_record`).
 3. What a killed run left behind is a temporary file that nobody reads; a later run clears it away.
 
-Reading results into tables is `basisbench.frame`'s work.
+Reading results into tables is `basisbench.results.frame`'s work.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basisbench.errors import RecordError
-from basisbench.record import TEMPORARY_SUFFIX, Record, read_record, write_record
+from basisbench.results.record import TEMPORARY_SUFFIX, Record, read_record, write_record
 
 RECORDS_FOLDER = "records"
 SUBMISSION_FILE = "submission.json"

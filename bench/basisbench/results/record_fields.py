@@ -1,6 +1,6 @@
 """The parts of a record: what was measured in one cell, field by field.
 
-`basisbench.record` puts them together. Every description is the definition of its number: meaning, unit, sign.
+`basisbench.results.record` puts them together. Every description is the definition of its number: meaning, unit, sign.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from basisbench.schema import (
+from basisbench.results.schema import (
     Count,
     Frozen,
     Name,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from basisbench.errors import BasisBenchError
-from basisbench.frame import PathLike, frame_of, load_results, records_of
-from basisbench.record import SCHEMA_VERSION, Record
+from basisbench.results.frame import PathLike, frame_of, load_results, records_of
+from basisbench.results.record import SCHEMA_VERSION, Record
 from basisbench.version import __version__
 
 if TYPE_CHECKING:

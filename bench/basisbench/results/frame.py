@@ -2,7 +2,7 @@
 
 1. Find the record files of a path: a file, a folder of records, a results folder with `records/`, or a tree of those.
 2. Read and check each; the same cell found twice counts once, the latest record of it.
-3. Normalise its curve and resample its examples (`basisbench.metrics`).
+3. Normalise its curve and resample its examples (`basisbench.results.metrics`).
 4. Lay it out: a row per cell and size (`load_results`), or a row per cell (`summarise`).
 
 No torch here, so that results can be read on a machine that has none.
@@ -19,11 +19,11 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from basisbench.bootstrap import interval_ends
 from basisbench.errors import RecordError
-from basisbench.metrics import STATISTICS, CurveValues, Normalised, circuit_bits, estimate, normalise
-from basisbench.record import Record, read_record
-from basisbench.setting import basis_order, layers_text, method_order
+from basisbench.results.bootstrap import interval_ends
+from basisbench.results.conditions import basis_order, layers_text, method_order
+from basisbench.results.metrics import STATISTICS, CurveValues, Normalised, circuit_bits, estimate, normalise
+from basisbench.results.record import Record, read_record
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Column: TypeAlias = "float | int | str | bool | None"

@@ -17,7 +17,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from basisbench.errors import RecordError, unknown_name
-from basisbench.schema import Frozen, describe_problem
+from basisbench.results.schema import Frozen, describe_problem
 
 MEASURES = ("faithfulness", "completeness")
 

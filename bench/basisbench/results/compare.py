@@ -4,7 +4,7 @@
    (weights, task version, ablation, error policy, granularity, seed, pairs) never meet.
 2. `render_text` prints medians over tasks, then every task under one method, within a screen's width.
 3. `render_markdown` gives everything with intervals; `write_csv` gives every column.
-4. Long names of bases are shortened in tables (`basisbench.labels`) and told below them; the CSV has them in full.
+4. Long names of bases are shortened in tables (`basisbench.results.labels`) and told below them; the CSV has them in full.
 
 A target that a curve does not reach is written ">N", N being all nodes of the basis: censored, not missing.
 """
@@ -17,15 +17,15 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from basisbench.bootstrap import Estimate
 from basisbench.errors import RecordError
-from basisbench.frame import normalised
-from basisbench.labels import label_notes, short_labels
-from basisbench.metrics import METRICS, STATISTICS
-from basisbench.metrics import paired_difference as paired_difference_of_cells
-from basisbench.record import Record, write_whole
-from basisbench.setting import SETTING, default_method, family_order, split_settings, unique
-from basisbench.tables import detail_table, full_table, headline_tables, markdown_lines, plain_text
+from basisbench.results.bootstrap import Estimate
+from basisbench.results.conditions import SETTING, default_method, family_order, split_settings, unique
+from basisbench.results.frame import normalised
+from basisbench.results.labels import label_notes, short_labels
+from basisbench.results.metrics import METRICS, STATISTICS
+from basisbench.results.metrics import paired_difference as paired_difference_of_cells
+from basisbench.results.record import Record, write_whole
+from basisbench.results.tables import detail_table, full_table, headline_tables, markdown_lines, plain_text
 
 BEST_WITHIN = (*SETTING, "task", "task_version", "family", "method")
 

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from basisbench.metrics import METRICS, STATISTICS, not_reached_bound
-from basisbench.setting import basis_order, family_order, method_order, unique
+from basisbench.results.conditions import basis_order, family_order, method_order, unique
+from basisbench.results.metrics import METRICS, STATISTICS, not_reached_bound
 
 DETAILS = {
     "nodes_to_80": "nodes to\n80% [95% interval]",

@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 
 from basisbench.errors import RecordError
-from basisbench.record_parts import (
+from basisbench.results.record_fields import (
     Cost,
     Counts,
     Curve,
@@ -37,10 +37,10 @@ from basisbench.record_parts import (
     TopNode,
     expect_length,
 )
-from basisbench.safe_files import READ_BYTES, read_bounded
-from basisbench.schema import LARGEST, Count, Frozen, Name, Positive, VersionOne, describe_problem
+from basisbench.results.safe_files import READ_BYTES, read_bounded
+from basisbench.results.schema import LARGEST, Count, Frozen, Name, Positive, VersionOne, describe_problem
+from basisbench.results.upgrade import upgraded_text
 from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
-from basisbench.upgrade import upgraded_text
 from basisbench.version import __version__
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -249,7 +249,7 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read and check one record; one of an earlier schema is upgraded (`basisbench.upgrade`).
+    """Read and check one record; one of an earlier schema is upgraded (`basisbench.results.upgrade`).
 
     Args:
         path: a JSON file that `write_record` wrote.

@@ -1,0 +1,1 @@
+"""Records and the tables made of them; nothing here loads torch."""
