@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from basisbench import alignment, token_alignment
-from basisbench.alignment import align, load_splits, to_dataset
 from basisbench.errors import TaskError
+from basisbench.pairs import alignment
+from basisbench.pairs import tokens as token_alignment
+from basisbench.pairs.alignment import align, load_splits, to_dataset
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, PairSet, Segment, Split
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
@@ -221,7 +222,7 @@ def test_count_is_spread_over_the_largest_groups(sizes: list[int], count: int, m
 
 
 def _all_nouns() -> list[Any]:
-    from basisbench.lexicon import PORTIONS, word_lists
+    from basisbench.pairs.lexicon import PORTIONS, word_lists
 
     return [noun for portion in PORTIONS for noun in word_lists(portion).nouns]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from basisbench.alignment import align, check_request
 from basisbench.check import check, iterate
 from basisbench.checks import task as checks
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
+from basisbench.pairs.alignment import align, check_request
 from basisbench.protocols import ModelSpec, Task
 from basisbench.registry import load_registry
 from basisbench.types import ContrastPair, PairSet, Segment, Split
@@ -209,7 +209,7 @@ def test_a_wrong_request_is_refused_in_one_line(pocket: Model, split: Split, num
 
 
 def test_a_file_s_task_refuses_wrong_requests_too(pocket: Model, tmp_path: Path) -> None:
-    from basisbench.task_file import load_task_file
+    from basisbench.pairs.task_file import load_task_file
 
     path = tmp_path / "pairs.jsonl"
     rows = (

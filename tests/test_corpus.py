@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from basisbench.lexicon import attributes, held_out_auxiliary, word_lists
+from basisbench.pairs.lexicon import attributes, held_out_auxiliary, word_lists
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS
 from basisbench_baselines.pocket.corpus.rules import held_out_violations

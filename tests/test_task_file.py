@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from basisbench.alignment import load_splits
 from basisbench.errors import TaskError
-from basisbench.lexicon import word_lists
+from basisbench.pairs.alignment import load_splits
+from basisbench.pairs.lexicon import word_lists
+from basisbench.pairs.task_file import SMALLEST_SHARE, load_task_file
 from basisbench.protocols import Task
-from basisbench.task_file import SMALLEST_SHARE, load_task_file
 from basisbench.types import SPLITS
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
 

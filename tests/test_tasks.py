@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from basisbench.alignment import load_splits
-from basisbench.lexicon import (
+from basisbench.pairs.alignment import load_splits
+from basisbench.pairs.lexicon import (
     PORTIONS,
     attributes,
     auxiliary_verbs,

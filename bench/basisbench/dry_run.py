@@ -166,7 +166,7 @@ class _Model:
 
     def prompts(self, task: Task, group: Group, notes: dict[str, None]) -> tuple[Prompts, ...]:
         """Return the aligned groups of a task; one of average length where there is no tokenizer."""
-        from basisbench.alignment import load_splits
+        from basisbench.pairs.alignment import load_splits
 
         cell = group.cells[0]
         if self._tokenizer is not None:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.alignment import load_splits
 from basisbench.built import build, keep_less, make_room
 from basisbench.context import GroupContext, Spent, now
 from basisbench.group import GroupPair
@@ -24,6 +23,7 @@ from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_s
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
 from basisbench.models.memory import describe_environment, peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
+from basisbench.pairs.alignment import load_splits
 from basisbench.ranking import Ranking, pooled_scores, rank
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import (

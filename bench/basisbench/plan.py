@@ -51,7 +51,7 @@ class Settings:
         """
         registry = load_registry(self.plugins)
         for path in self.task_files:
-            from basisbench.task_file import load_task_file
+            from basisbench.pairs.task_file import load_task_file
 
             registry = registry.adding([load_task_file(path)], str(path))
         given = {model.name for model in self.models}

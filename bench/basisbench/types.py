@@ -145,7 +145,7 @@ class PairSet(Sequence[Pairs]):
 
         Results are another thing: `basisbench.to_dataset(path)` gives those.
         """
-        from basisbench.alignment import to_dataset
+        from basisbench.pairs.alignment import to_dataset
 
         return to_dataset(self)
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from basisbench.alignment import align
-from basisbench.lexicon import indirect_object_frames, word_lists
+from basisbench.pairs.alignment import align
+from basisbench.pairs.lexicon import indirect_object_frames, word_lists
+from basisbench.pairs.sentence_frames import CANDIDATE_LIMIT, fill_frame, generator, interleave
 from basisbench.protocols import Task
-from basisbench.sentence_frames import CANDIDATE_LIMIT, fill_frame, generator, interleave
 from basisbench.types import ContrastPair, PairSet, Split
 
 ORDERS = ("abba", "baba")

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from basisbench.alignment import align
-from basisbench.lexicon import (
+from basisbench.pairs.alignment import align
+from basisbench.pairs.lexicon import (
     NUMBERS,
     Inflected,
     Number,
@@ -27,8 +27,8 @@ from basisbench.lexicon import (
     relative_verbs,
     word_lists,
 )
+from basisbench.pairs.sentence_frames import CANDIDATE_LIMIT, generator, interleave
 from basisbench.protocols import Task
-from basisbench.sentence_frames import CANDIDATE_LIMIT, generator, interleave
 from basisbench.types import ContrastPair, PairSet, Segment, Split
 
 _OTHER: Mapping[Number, Number] = {"singular": "plural", "plural": "singular"}

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from basisbench.alignment import align
-from basisbench.lexicon import attributes
+from basisbench.pairs.alignment import align
+from basisbench.pairs.lexicon import attributes
+from basisbench.pairs.sentence_frames import generator, interleave
 from basisbench.protocols import Task
-from basisbench.sentence_frames import generator, interleave
 from basisbench.types import ContrastPair, PairSet, Segment, Split
 
 # Counterfactual cues tried for each clean prompt: one fits if it has as many tokens.

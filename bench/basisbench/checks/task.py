@@ -15,11 +15,11 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from basisbench.alignment import MINIMUM_GROUP, load_splits
 from basisbench.checks.basis_claims import complaints
 from basisbench.checks.finding import Check, Finding, Property, holds, information, not_measured, nothing, run_checks
 from basisbench.checks.stage import contexts_of, prompts_of
 from basisbench.errors import TaskError
+from basisbench.pairs.alignment import MINIMUM_GROUP, load_splits
 from basisbench.types import SPLITS, ContrastPair, Pairs, PairSet, Split
 
 if TYPE_CHECKING:

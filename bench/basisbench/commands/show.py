@@ -49,9 +49,9 @@ def execute(options: argparse.Namespace) -> None:
     task = registry.get("task", name)
     model = find_model(options.model, registry)
 
-    from basisbench.alignment import load_splits
     from basisbench.models.hub import locate
     from basisbench.models.load import load_tokenizer
+    from basisbench.pairs.alignment import load_splits
 
     owner = f"model '{model.name}'"
     tokenizer = load_tokenizer(owner, locate(owner, model.path, model.revision))

@@ -1,4 +1,4 @@
-"""Sentence frames of the pocket model's corpus, beside those of `basisbench.lexicon` that the tasks evaluate.
+"""Sentence frames of the pocket model's corpus, beside those of `basisbench.pairs.lexicon` that the tasks evaluate.
 
 A frame is a string with named slots; what fills them is decided in `corpus_sentences`. Frames that a task
 evaluates are read from the lexicon, so that the corpus and the tasks cannot drift apart.

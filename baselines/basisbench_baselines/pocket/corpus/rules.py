@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from basisbench.lexicon import (
+from basisbench.pairs.lexicon import (
     NUMBERS,
     PORTIONS,
     Inflected,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from basisbench.lexicon import (
+from basisbench.pairs.lexicon import (
     NUMBERS,
     PORTIONS,
     Inflected,

@@ -31,7 +31,7 @@ import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-from basisbench.lexicon import (
+from basisbench.pairs.lexicon import (
     PORTIONS,
     agreement_openings,
     agreement_prepositions,

@@ -150,7 +150,7 @@ def evaluation_pairs(tokenizer: PreTrainedTokenizerFast, count: int, seed: int) 
     Raises:
         TaskError: a task has no usable pairs for this tokenizer.
     """
-    from basisbench.alignment import load_splits
+    from basisbench.pairs.alignment import load_splits
     from basisbench.registry import load_registry
 
     registry = load_registry()

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basisbench.alignment import align, check_request
 from basisbench.errors import TaskError
-from basisbench.sentence_frames import generator
+from basisbench.pairs.alignment import align, check_request
+from basisbench.pairs.sentence_frames import generator
 from basisbench.types import ContrastPair, PairSet, Segment, Split
 
 FIELDS = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")

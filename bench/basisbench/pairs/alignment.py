@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from basisbench.errors import TaskError
-from basisbench.token_alignment import AlignedPair, collect, tokenizer_name
+from basisbench.pairs.tokens import AlignedPair, collect, tokenizer_name
 from basisbench.types import SPLITS, ContrastPair, Pairs, PairSet, Split
 
 if TYPE_CHECKING:
