@@ -148,7 +148,7 @@ CHEATS["ChangesThePackedBody"] = "F(M)", changes_the_packed_body
 
 
 def replaces_code(model: Model) -> Any:
-    from basisbench.context import GroupContext
+    from basisbench.attribution.context import GroupContext
 
     original = GroupContext.clean_metric
     restore.append(lambda: setattr(GroupContext, "clean_metric", original))

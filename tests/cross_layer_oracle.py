@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import oracle
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
 from basisbench.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.models.model import Model

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
 from basisbench.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.models.model import Model

@@ -13,9 +13,9 @@ import transformers
 from torch import Tensor
 
 import oracle
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.gradients import gradient_field
 from basisbench.errors import BasisBenchError
-from basisbench.gradients import gradient_field
 from basisbench.group import GroupPair
 from basisbench.measure import measure_group
 from basisbench.models import model as models

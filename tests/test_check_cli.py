@@ -13,7 +13,7 @@ from basisbench.errors import BasisBenchError
 
 METHOD = """
 from dataclasses import dataclass
-from basisbench.projection import projected_scores
+from basisbench.attribution.projection import projected_scores
 from basisbench.types import Scores
 
 @dataclass(frozen=True)

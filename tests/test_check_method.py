@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.projection import projected_scores
 from basisbench.check import check, iterate
 from basisbench.checks import method as checks
-from basisbench.context import GroupContext
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.projection import projected_scores
 from basisbench.protocols import Basis, ModelSpec, ScoringContext
 from basisbench.registry import load_registry
 from basisbench.types import Scores

@@ -21,9 +21,9 @@ from torch import Tensor
 
 import cross_layer_oracle as cross
 import oracle
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.fit import measure_fit
 from basisbench.errors import BasisError
-from basisbench.guard import measure_fit
 from basisbench.models.model import Model
 from basisbench.protocols import BasisSpec
 from basisbench.registry import load_registry

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import cross_layer_oracle as cross
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
 from basisbench.group import GroupPair
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.magnitude import Magnitude
@@ -26,7 +26,7 @@ def test_errors_are_what_all_earlier_layers_leave_over(architecture: str) -> Non
         for order in orders:
             context = GroupContext(cross.model(architecture), pairs, 0)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("basisbench.context._KEPT_BYTES", kept_bytes)
+                patch.setattr("basisbench.attribution.context._KEPT_BYTES", kept_bytes)
                 for layer in order:
                     for side, prompts in (("clean", pairs.clean), ("counterfactual", pairs.counterfactual)):
                         units, error = context.coordinates(basis, basis.sites[layer], side)  # type: ignore[arg-type]

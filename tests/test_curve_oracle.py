@@ -12,7 +12,7 @@ import torch
 
 import oracle
 from basisbench.ablate import Keep
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
 from basisbench.curve import CircuitValues, evaluate_circuits
 from basisbench.group import GroupPair
 from basisbench.measure import measure_group

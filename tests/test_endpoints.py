@@ -10,7 +10,7 @@ from torch import Tensor
 
 import oracle
 from basisbench.ablate import ablation_edits, family_empty_edits
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
 from basisbench.curve import evaluate_circuits
 from basisbench.group import GroupPair
 from basisbench.measure import measure_group

@@ -14,8 +14,8 @@ from torch import Tensor
 
 import oracle
 from basisbench.ablate import Keep, Reference
+from basisbench.attribution.projection import site_scores
 from basisbench.curve import evaluate_circuits
-from basisbench.projection import site_scores
 from basisbench.shortcut import FirstUnits
 from basisbench.slicing import take_slices
 from basisbench.types import Ablation, Site

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import oracle
-from basisbench.context import GroupContext
-from basisbench.gradients import gradient_field
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.gradients import gradient_field
+from basisbench.attribution.projection import project
 from basisbench.models.model import Model
-from basisbench.projection import project
 from basisbench.types import Pairs, Scores
 from basisbench_baselines.methods.gradient import GradientMethod
 
@@ -144,7 +144,7 @@ def test_ixg_fields_equal_one_backward_pass_per_place(architecture: str) -> None
 def test_ig_equals_a_loop_over_steps_and_places(
     architecture: str, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basisbench.gradients.TOKENS_PER_SWEEP", tokens)
+    monkeypatch.setattr("basisbench.attribution.gradients.TOKENS_PER_SWEEP", tokens)
     model, slow, steps = oracle.model(architecture), oracle.naive(architecture), 7
     for group in oracle.contexts(architecture):
         pairs = group.attribution.pairs

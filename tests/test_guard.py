@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import oracle
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.fit import measure_fit
 from basisbench.errors import BasisError
-from basisbench.guard import measure_fit
 from basisbench.models.model import Model
 from basisbench.protocols import Basis
 

@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.fit import measure_fit
 from basisbench.errors import BasisError
 from basisbench.execute import open_session
-from basisbench.guard import measure_fit
 from basisbench.layer_subset import restrict
 from basisbench.models.load import load_model
 from basisbench.models.model import Model

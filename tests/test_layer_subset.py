@@ -10,12 +10,12 @@ from torch import Tensor
 
 import oracle
 from basisbench.ablate import Keep, ablation_edits
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.projection import projected_scores
 from basisbench.errors import BasisError
 from basisbench.group import GroupPair
 from basisbench.layer_subset import LayerSubset, restrict, shared_layers
 from basisbench.measure import measure_group
-from basisbench.projection import projected_scores
 from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, UnitwiseBasis
 from basisbench.ranking import rank
 from basisbench.results.metrics import sizes_grid

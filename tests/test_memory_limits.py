@@ -244,7 +244,7 @@ def test_parts_cover_all_rows_once_and_a_bound_stays() -> None:
 PROGRAM = """
 import json, resource, sys
 import torch
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
 from basisbench.execute import Session
 from basisbench.group import GroupPair
 from basisbench.models.load import load_model

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from basisbench.context import GroupContext
-from basisbench.guard import measure_fit
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.fit import measure_fit
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import Basis, ModelSpec

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
 import oracle
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.gradients import Batch, gradient_field
 from basisbench.errors import BasisBenchError
-from basisbench.gradients import Batch, gradient_field
 from basisbench.models import relp
 from basisbench.models.load import load_model
 from basisbench.models.model import SITE_HOOKS, Model, SiteKind

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import oracle
-from basisbench.context import GroupContext
-from basisbench.gradients import Batch, gradient_field
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.gradients import Batch, gradient_field
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import ModelSpec

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import oracle
-from basisbench.context import GroupContext
-from basisbench.gradients import gradient_field
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.gradients import gradient_field
 from basisbench.models.model import SITE_HOOKS
 
 pytestmark = pytest.mark.usefixtures("double_precision")

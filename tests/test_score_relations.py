@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import oracle
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.gradients import gradient_field
 from basisbench.errors import BasisBenchError
-from basisbench.gradients import gradient_field
 from basisbench.models.model import Model
 from basisbench.types import Pairs
 from basisbench_baselines.methods.gradient import GradientMethod

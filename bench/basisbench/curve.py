@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from basisbench.ablate import Keep, Reference, ablation_edits
-from basisbench.columns import columns_of, narrow_head
+from basisbench.attribution.columns import columns_of, narrow_head
 from basisbench.models.batching import MemoryExhaustedError, exhausted, is_out_of_memory, release
 from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import StreamedBasis, UnitwiseBasis
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.gradients import Batch
+    from basisbench.attribution.gradients import Batch
     from basisbench.models.model import Model
     from basisbench.protocols import Basis
     from basisbench.shortcut import Shortcut

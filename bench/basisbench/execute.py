@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.context import GroupContext, Spent, now
+from basisbench.attribution.fit import Fit, measure_fit
 from basisbench.built import build, keep_less, make_room
-from basisbench.context import GroupContext, Spent, now
 from basisbench.group import GroupPair
-from basisbench.guard import Fit, measure_fit
 from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
 from basisbench.models.memory import describe_environment, peak_memory, reset_peak_memory, trim_memory

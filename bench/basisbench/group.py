@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.context import GroupContext
+    from basisbench.attribution.context import GroupContext
     from basisbench.protocols import Basis
     from basisbench.types import Ablation
 

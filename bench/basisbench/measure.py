@@ -15,7 +15,7 @@ from basisbench.results.record_fields import Curve, SubsetCheck
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from basisbench.context import GroupContext
+    from basisbench.attribution.context import GroupContext
     from basisbench.group import GroupPair
     from basisbench.protocols import Basis
     from basisbench.ranking import Ranking

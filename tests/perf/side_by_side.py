@@ -36,9 +36,9 @@ import torch
 from torch import Tensor
 
 from basisbench.ablate import Keep
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.gradients import Batch, gradient_field
 from basisbench.curve import evaluate_circuits
-from basisbench.gradients import Batch, gradient_field
 from basisbench.group import GroupPair
 from basisbench.models.memory import describe_environment
 from basisbench.models.model import Model
@@ -112,7 +112,7 @@ class Ours:
     def scores(self, pairs: Pairs, method: str, bases: Sequence[Basis], *, steps: int = 10) -> list[Scores]:
         """Score every node of several bases from nothing; gradients are shared between them, as in a run."""
         context = GroupContext(self.model, pairs, 0)
-        with mock.patch("basisbench.context.gradient_field", partial(gradient_field, steps=steps)):
+        with mock.patch("basisbench.attribution.context.gradient_field", partial(gradient_field, steps=steps)):
             return [load_registry().get("method", method).score(context, basis) for basis in bases]
 
     def curve(self, basis: Basis, ablation: Ablation, places: Ranking, size: int) -> Work:

@@ -7,8 +7,8 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
-from basisbench.context import GroupContext
-from basisbench.gradients import gradient_field
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.gradients import gradient_field
 from basisbench.models.hooks import edited, observed
 from basisbench.models.start_at_layer import record
 from conftest import Workload

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from basisbench.context import GroupContext
+from basisbench.attribution.context import GroupContext
 from basisbench.group import GroupPair
 from basisbench.models.model import Model, SiteKind, wrap
 from basisbench.protocols import ModelSpec

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from basisbench.projection import projected_scores
+from basisbench.attribution.projection import projected_scores
 from basisbench.protocols import Basis, Method, ScoringContext
 from basisbench.types import Scores
 
 
 @dataclass(frozen=True)
 class GradientMethod:
-    """Score nodes by one of the harness's gradient rules (see `basisbench.gradients`).
+    """Score nodes by one of the harness's gradient rules (see `basisbench.attribution.gradients`).
 
     Attributes:
         name: name of the method and of the rule.

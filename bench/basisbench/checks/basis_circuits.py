@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.gradients import has_affine_output
 from basisbench.checks.finding import Check, Finding, at_most, information
 from basisbench.checks.plain_circuits import PlainCircuits
 from basisbench.checks.stage import BasisStage, contexts_of
 from basisbench.curve import evaluate_circuits
-from basisbench.gradients import has_affine_output
 from basisbench.ranking import Ranking, rank
 from basisbench.reference import reference_outputs
 from basisbench.types import Ablation, ErrorPolicy, Scores

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from basisbench.attribution.context import GroupContext
 from basisbench.checks.snapshots import Snapshot, take_snapshot
 from basisbench.checks.stage import Prompts, contexts_of, logits_of, prompts_of
 from basisbench.checks.stand_ins import stand_in
-from basisbench.context import GroupContext
 from basisbench.errors import BasisBenchError, TaskError
 from basisbench.layer_subset import restrict
 from basisbench.protocols import CrossLayerBasis

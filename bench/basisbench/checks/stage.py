@@ -8,8 +8,8 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
+from basisbench.attribution.context import GroupContext
 from basisbench.checks.snapshots import Snapshot, take_snapshot
-from basisbench.context import GroupContext
 from basisbench.errors import BasisBenchError, TaskError
 from basisbench.group import GroupPair
 from basisbench.pairs.alignment import align, load_splits

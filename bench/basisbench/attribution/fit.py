@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from basisbench.errors import BasisError
 
 if TYPE_CHECKING:
-    from basisbench.context import GroupContext
+    from basisbench.attribution.context import GroupContext
     from basisbench.protocols import Basis
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor, nn
 
-    from basisbench.gradients import Batch
+    from basisbench.attribution.gradients import Batch
 
 
 @dataclass(frozen=True, eq=False)

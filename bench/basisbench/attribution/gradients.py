@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from basisbench.columns import columns_of, narrow_head
+from basisbench.attribution.columns import columns_of, narrow_head
+from basisbench.attribution.metric import logit_difference
 from basisbench.errors import unknown_name
-from basisbench.metric import logit_difference
 from basisbench.models.batching import in_parts, joined_rows
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.model import Model, SiteKind, at_least_float32

@@ -1,0 +1,1 @@
+"""Which nodes matter: gradient fields, and what a method may ask."""
