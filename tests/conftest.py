@@ -18,7 +18,7 @@ from tiny_models import build_tiny_tokenizer, save_checkpoint
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from basisbench.group import GroupPair
+    from basisbench.circuits.group import GroupPair
     from report_pages import Opened
 
 # Assertions of helpers, too, are to say what they found.

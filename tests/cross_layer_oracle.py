@@ -20,7 +20,7 @@ from torch import Tensor
 
 import oracle
 from basisbench.attribution.context import GroupContext
-from basisbench.group import GroupPair
+from basisbench.circuits.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import CrossLayerBasis, ModelSpec

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
-from basisbench.group import GroupPair
+from basisbench.circuits.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import Basis, BasisSpec, ModelSpec

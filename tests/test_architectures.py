@@ -15,15 +15,15 @@ from torch import Tensor
 import oracle
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.group import GroupPair
+from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError
-from basisbench.group import GroupPair
-from basisbench.measure import measure_group
 from basisbench.models import model as models
 from basisbench.models.examine import ARCHITECTURES, Architecture
 from basisbench.models.load import load_model
 from basisbench.models.model import SITE_HOOKS, Model, wrap
 from basisbench.protocols import ModelSpec
-from basisbench.ranking import rank
 from basisbench.types import Site
 from basisbench_baselines.bases.neurons import hook_spec, neurons_at
 from basisbench_baselines.methods.patching import ActivationPatching

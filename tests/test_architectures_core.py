@@ -16,8 +16,8 @@ import test_curve_oracle as curves
 import test_endpoints as endpoints
 import test_gradient_oracle as gradients
 import test_patching as patching
-from basisbench.ablate import Keep
-from basisbench.curve import evaluate_circuits
+from basisbench.circuits.ablation import Keep
+from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.types import Ablation, ErrorPolicy
 
 pytestmark = pytest.mark.usefixtures("double_precision")

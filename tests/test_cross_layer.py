@@ -9,14 +9,14 @@ import torch
 
 import cross_layer_oracle as cross
 import oracle
-from basisbench.ablate import ablation_edits, family_empty_edits
 from basisbench.attribution.context import GroupContext
-from basisbench.curve import evaluate_circuits
-from basisbench.group import GroupPair
+from basisbench.circuits.ablation import ablation_edits, family_empty_edits
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.group import GroupPair
+from basisbench.circuits.ranking import Ranking, pooled_scores, rank
+from basisbench.circuits.reference import reference_outputs, reference_values
 from basisbench.layer_subset import restrict
-from basisbench.measure import measure_group
-from basisbench.ranking import Ranking, pooled_scores, rank
-from basisbench.reference import reference_outputs, reference_values
 from basisbench.types import Ablation, ErrorPolicy, Pairs, Scores
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching

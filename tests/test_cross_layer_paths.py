@@ -14,13 +14,19 @@ from torch import Tensor
 
 import cross_layer_oracle as cross
 import oracle
-from basisbench.ablate import Keep, Reference
-from basisbench.cross_layer import CrossLayerWriter, EarlierWrites, Pass, PlainWriter, earlier_writes
-from basisbench.curve import evaluate_circuits
-from basisbench.measure import measure_group
+from basisbench.circuits.ablation import Keep, Reference
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.fast.cross_layer_writer import (
+    CrossLayerWriter,
+    EarlierWrites,
+    Pass,
+    PlainWriter,
+    earlier_writes,
+)
+from basisbench.circuits.fast.shared_work import FirstUnits
+from basisbench.circuits.ranking import rank
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
-from basisbench.ranking import rank
-from basisbench.shortcut import FirstUnits
 from basisbench.types import Ablation, ErrorPolicy, Site
 from basisbench_baselines.dictionaries.rows import RowsPart
 from basisbench_baselines.methods.gradient import GradientMethod
@@ -164,8 +170,8 @@ def test_slices_write_what_the_definition_writes(
     expected = run(PlainWriter, None)
     known = FirstUnits(basis) if shared else None
     with (
-        mock.patch("basisbench.cross_layer._CHUNK_BYTES", {"cpu": chunk_bytes}),
-        mock.patch.dict("basisbench.shortcut._FIRST_BYTES", {"cpu": first_bytes}),
+        mock.patch("basisbench.circuits.fast.cross_layer_writer._CHUNK_BYTES", {"cpu": chunk_bytes}),
+        mock.patch.dict("basisbench.circuits.fast.shared_work._FIRST_BYTES", {"cpu": first_bytes}),
     ):
         for _pass in range(2):
             for one, other in zip(run(CrossLayerWriter, known), expected, strict=True):

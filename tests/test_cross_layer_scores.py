@@ -9,7 +9,7 @@ import torch
 
 import cross_layer_oracle as cross
 from basisbench.attribution.context import GroupContext
-from basisbench.group import GroupPair
+from basisbench.circuits.group import GroupPair
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import oracle
-from basisbench.ablate import Keep
 from basisbench.attribution.context import GroupContext
-from basisbench.curve import CircuitValues, evaluate_circuits
-from basisbench.group import GroupPair
-from basisbench.measure import measure_group
+from basisbench.circuits.ablation import Keep
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.evaluate import CircuitValues, evaluate_circuits
+from basisbench.circuits.group import GroupPair
+from basisbench.circuits.ranking import Ranking, pooled_scores, rank
+from basisbench.circuits.reference import reference_values
 from basisbench.protocols import Basis
-from basisbench.ranking import Ranking, pooled_scores, rank
-from basisbench.reference import reference_values
 from basisbench.types import Ablation, ErrorPolicy, Pairs, Scores
 from oracle import Node
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 import oracle
-from basisbench.ablate import ablation_edits, family_empty_edits
 from basisbench.attribution.context import GroupContext
-from basisbench.curve import evaluate_circuits
-from basisbench.group import GroupPair
-from basisbench.measure import measure_group
-from basisbench.ranking import Ranking, rank
-from basisbench.reference import reference_outputs, reference_values
+from basisbench.circuits.ablation import ablation_edits, family_empty_edits
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.group import GroupPair
+from basisbench.circuits.ranking import Ranking, rank
+from basisbench.circuits.reference import reference_outputs, reference_values
 from basisbench.types import Ablation, ErrorPolicy
 
 pytestmark = pytest.mark.usefixtures("double_precision")

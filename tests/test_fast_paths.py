@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import oracle
-from basisbench.ablate import Keep, Reference
 from basisbench.attribution.projection import site_scores
-from basisbench.curve import evaluate_circuits
-from basisbench.shortcut import FirstUnits
-from basisbench.slicing import take_slices
+from basisbench.circuits.ablation import Keep, Reference
+from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.fast.moved_units import take_slices
+from basisbench.circuits.fast.shared_work import FirstUnits
+from basisbench.circuits.fast.site_writer import SiteWriter
 from basisbench.types import Ablation, Site
-from basisbench.writing import SiteWriter
 from basisbench_baselines.dictionaries.fast import elementwise_dictionary, sparse_product
 from basisbench_baselines.dictionaries.rows import RowsPart
 
@@ -133,9 +133,9 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     assert expected.shape == (circuits * pairs, positions, width)
     scale = expected.abs().max()
     with (
-        mock.patch("basisbench.writing._CHUNK_BYTES", {"cpu": chunk_bytes}),
-        mock.patch("basisbench.writing._WIDE", wide),
-        mock.patch.dict("basisbench.shortcut._FIRST_BYTES", {"cpu": first_bytes}),
+        mock.patch("basisbench.circuits.fast.site_writer._CHUNK_BYTES", {"cpu": chunk_bytes}),
+        mock.patch("basisbench.circuits.fast.site_writer._WIDE", wide),
+        mock.patch.dict("basisbench.circuits.fast.shared_work._FIRST_BYTES", {"cpu": first_bytes}),
     ):
         for _pass in range(2):
             written = write(sliced=True, first_units=shared)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 import oracle
-from basisbench.ablate import Keep, ablation_edits
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.projection import projected_scores
+from basisbench.circuits.ablation import Keep, ablation_edits
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.group import GroupPair
+from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisError
-from basisbench.group import GroupPair
 from basisbench.layer_subset import LayerSubset, restrict, shared_layers
-from basisbench.measure import measure_group
 from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, UnitwiseBasis
-from basisbench.ranking import rank
 from basisbench.results.metrics import sizes_grid
 from basisbench.types import Ablation, Site
 

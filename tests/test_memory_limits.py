@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 
+from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError
 from basisbench.execute import Session, open_session
 from basisbench.models.batching import Batching, MemoryExhaustedError, in_parts, is_out_of_memory
 from basisbench.models.load import load_model
 from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
-from basisbench.ranking import rank
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
 from basisbench.run import Request, run_request
@@ -119,7 +119,7 @@ def test_a_finished_circuit_is_not_evaluated_again(tiny_llama: ModelSpec, monkey
 
 def test_memory_may_run_out_in_the_middle_of_a_curve(tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """The circuits that are left, and no others, are done with fewer prompts to a pass."""
-    from basisbench.curve import evaluate_circuits
+    from basisbench.circuits.evaluate import evaluate_circuits
     from basisbench.models.model import Model
 
     session = session_of(tiny_llama)
@@ -246,7 +246,7 @@ import json, resource, sys
 import torch
 from basisbench.attribution.context import GroupContext
 from basisbench.execute import Session
-from basisbench.group import GroupPair
+from basisbench.circuits.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.results.record import CellConfig
 from basisbench.registry import load_registry

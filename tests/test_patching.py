@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import oracle
-from basisbench.group import GroupPair
+from basisbench.circuits.group import GroupPair
 from basisbench_baselines.methods.patching import ActivationPatching
 
 pytestmark = pytest.mark.usefixtures("double_precision")

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from basisbench.ablate import Keep
-from basisbench.ranking import Ranking, pooled_scores, rank
+from basisbench.circuits.ablation import Keep
+from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.types import ErrorPolicy, Scores
 
 Node = oracle.Node

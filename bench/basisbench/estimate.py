@@ -167,7 +167,7 @@ def _nodes(cell: CellConfig, size: BasisSize, group: Prompts) -> int:
 
 
 def _points(cell: CellConfig, size: BasisSize, prompts: Sequence[Prompts], group: Prompts) -> int:
-    """Return how many circuits and complements are run: F(M) and F(0) are known (basisbench.measure)."""
+    """Return how many circuits and complements are run: F(M) and F(0) are known (basisbench.circuits.curve)."""
     nodes = _nodes(cell, size, group)
     grid = sizes_grid(max(_nodes(cell, size, other) for other in prompts))
     distinct = len({min(step, nodes) for step in grid})

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 from basisbench.attribution.context import GroupContext, Spent, now
 from basisbench.attribution.fit import Fit, measure_fit
 from basisbench.built import build, keep_less, make_room
-from basisbench.group import GroupPair
-from basisbench.measure import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
+from basisbench.circuits.curve import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
+from basisbench.circuits.group import GroupPair
+from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
 from basisbench.models.memory import describe_environment, peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
-from basisbench.ranking import Ranking, pooled_scores, rank
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import (
     CellConfig,

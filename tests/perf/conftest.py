@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from basisbench.group import GroupPair
+from basisbench.circuits.group import GroupPair
 from basisbench.models.model import Model
 from basisbench.protocols import Basis, Method
 from basisbench.registry import load_registry

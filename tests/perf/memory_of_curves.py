@@ -6,11 +6,11 @@ from functools import partial
 
 import torch
 
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.ranking import rank
 from basisbench.execute import Session
-from basisbench.measure import measure_group
 from basisbench.models.memory import peak_memory, reset_peak_memory
 from basisbench.protocols import BasisSpec
-from basisbench.ranking import rank
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.types import PairSet

@@ -35,15 +35,15 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from basisbench.ablate import Keep
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import Batch, gradient_field
-from basisbench.curve import evaluate_circuits
-from basisbench.group import GroupPair
+from basisbench.circuits.ablation import Keep
+from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.group import GroupPair
+from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.models.memory import describe_environment
 from basisbench.models.model import Model
 from basisbench.protocols import Basis
-from basisbench.ranking import Ranking, pooled_scores, rank
 from basisbench.registry import load_registry
 from basisbench.types import Ablation, Pairs, Scores
 from basisbench_baselines.bases.saelens import DictionaryBasis

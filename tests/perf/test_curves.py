@@ -8,9 +8,9 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from basisbench.curve import evaluate_circuits
-from basisbench.measure import measure_group
-from basisbench.ranking import Ranking, rank
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.ranking import Ranking, rank
 from basisbench.results.record import CellConfig
 from conftest import Workload
 from figures import Figures

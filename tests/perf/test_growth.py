@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from basisbench.measure import measure_group
-from basisbench.ranking import rank
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.ranking import rank
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from figures import Figures
@@ -57,7 +57,7 @@ def changed(shape: Shape, axis: str, *, large: bool) -> tuple[Shape, int]:
     return replace(small, width=small.width // FACTOR * times, heads=max(1, small.heads // FACTOR) * times), 8
 
 
-# The first block and the last cost less than one in between (basisbench.shortcut), so that a model of few layers costs
+# The first block and the last cost less than one in between (basisbench.circuits.fast.shared_work), so that a model of few layers costs
 # less than its share: what must not grow is the cost of a further layer. See the next test.
 @pytest.mark.parametrize(
     ("axis", "basis", "bound"),

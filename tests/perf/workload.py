@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from basisbench.attribution.context import GroupContext
-from basisbench.group import GroupPair
+from basisbench.circuits.group import GroupPair
 from basisbench.models.model import Model, SiteKind, wrap
 from basisbench.protocols import ModelSpec
 from basisbench.types import Family, Pairs, Site, Split

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from basisbench.attribution.gradients import Batch, gradient_field, has_affine_output
-from basisbench.cross_layer import EarlierWrites
+from basisbench.circuits.fast.cross_layer_writer import EarlierWrites
 from basisbench.models.batching import in_parts, joined_rows
 from basisbench.models.hooks import Edit, observed
 from basisbench.models.model import SITE_HOOKS, Model, SiteKind

@@ -9,16 +9,16 @@ from basisbench.attribution.gradients import has_affine_output
 from basisbench.checks.finding import Check, Finding, at_most, information
 from basisbench.checks.plain_circuits import PlainCircuits
 from basisbench.checks.stage import BasisStage, contexts_of
-from basisbench.curve import evaluate_circuits
-from basisbench.ranking import Ranking, rank
-from basisbench.reference import reference_outputs
+from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.ranking import Ranking, rank
+from basisbench.circuits.reference import reference_outputs
 from basisbench.types import Ablation, ErrorPolicy, Scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.group import GroupPair
+    from basisbench.circuits.group import GroupPair
 
 _ABLATIONS: tuple[Ablation, ...] = ("mean", "counterfactual", "zero")
 

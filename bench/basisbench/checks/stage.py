@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from basisbench.attribution.context import GroupContext
 from basisbench.checks.snapshots import Snapshot, take_snapshot
+from basisbench.circuits.group import GroupPair
 from basisbench.errors import BasisBenchError, TaskError
-from basisbench.group import GroupPair
 from basisbench.pairs.alignment import align, load_splits
 from basisbench.types import Pairs, PairSet, Split
 

@@ -5,8 +5,8 @@
 3. At the write hook the live activation y becomes decode(f') + e', where e' is the live error
    y - decode(f) where the error is kept, and the reference error elsewhere.
 
-Kept nodes are live in the ablated pass, never clamped. How a site computes this is `basisbench.writing`, and
-`basisbench.cross_layer` for a basis that writes to several sites.
+Kept nodes are live in the ablated pass, never clamped. How a site computes this is `basisbench.circuits.fast.site_writer`, and
+`basisbench.circuits.fast.cross_layer_writer` for a basis that writes to several sites.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from basisbench.cross_layer import CrossLayerWriter, EarlierWrites, Pass, PlainWriter
+from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter, EarlierWrites, Pass, PlainWriter
+from basisbench.circuits.fast.site_writer import SiteWriter
 from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import CrossLayerBasis
-from basisbench.writing import SiteWriter
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from basisbench.circuits.fast.shared_work import FirstUnits
     from basisbench.models.model import Model
     from basisbench.protocols import Basis
-    from basisbench.shortcut import FirstUnits
     from basisbench.types import Site
 
 

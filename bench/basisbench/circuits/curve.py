@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from basisbench.ablate import Keep
-from basisbench.curve import CircuitValues, evaluate_circuits
+from basisbench.circuits.ablation import Keep
+from basisbench.circuits.evaluate import CircuitValues, evaluate_circuits
 from basisbench.models.batching import is_out_of_memory, release
 from basisbench.results.record_fields import Curve, SubsetCheck
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.attribution.context import GroupContext
-    from basisbench.group import GroupPair
+    from basisbench.circuits.fast.shared_work import Shortcut
+    from basisbench.circuits.group import GroupPair
+    from basisbench.circuits.ranking import Ranking
     from basisbench.protocols import Basis
-    from basisbench.ranking import Ranking
     from basisbench.results.record import CellConfig
-    from basisbench.shortcut import Shortcut
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def measure_group(
     if cell.kl:
         # The divergence at the ends is not known beforehand, so every circuit is run.
         known = {point: value for point, value in known.items() if point.complement}
-    # A circuit next to its complement: both move the same units (basisbench.slicing).
+    # A circuit next to its complement: both move the same units (basisbench.circuits.fast.moved_units).
     wanted = sorted({point for point in points if point not in known}, key=lambda point: (point.size, point.complement))
     if wanted:
         measured = evaluate(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from basisbench.ablate import Reference
+from basisbench.circuits.ablation import Reference
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -4,12 +4,12 @@ Two ways, equal up to rounding:
 
 1. **Dense**: encode everything, mix, decode. Decoders are affine, so where the error is kept decode(f') + y - decode(f)
    is y + decode(f' - f) - decode(0): one decoder product.
-2. **Sliced** (`basisbench.slicing`): start from the live activation where the error is kept and from the reference
+2. **Sliced** (`basisbench.circuits.fast.moved_units`): start from the live activation where the error is kept and from the reference
    activation where it is not, and add only the units that are moved off it. A small circuit, and the complement of
    one, move few units.
 
 A pass may hold only the last positions of each prompt, and its first site may see each prompt once for all
-circuits (basisbench.shortcut); masks and references are aligned at the end.
+circuits (basisbench.circuits.fast.shared_work); masks and references are aligned at the end.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.slicing import SiteSlices, all_dense, take_slices
+from basisbench.circuits.fast.moved_units import SiteSlices, all_dense, take_slices
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.ablate import Keep, Reference
+    from basisbench.circuits.ablation import Keep, Reference
+    from basisbench.circuits.fast.shared_work import FirstUnits
     from basisbench.protocols import Basis
-    from basisbench.shortcut import FirstUnits
 
 _CHUNK_BYTES = {"cpu": 24 * 2**20}
 _DEVICE_CHUNK_BYTES = 512 * 2**20

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.ablate import Keep, Reference, ablation_edits, family_empty_edits
+from basisbench.circuits.ablation import Keep, Reference, ablation_edits, family_empty_edits
+from basisbench.circuits.fast.shared_work import NO_PREFIX, Prefix, Shortcut, common_prefix, take_shortcut
+from basisbench.circuits.reference import reference_outputs, reference_values
 from basisbench.models.batching import in_parts
 from basisbench.models.hooks import Edit, Place
-from basisbench.reference import reference_outputs, reference_values
-from basisbench.shortcut import NO_PREFIX, Prefix, Shortcut, common_prefix, take_shortcut
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -11,7 +11,7 @@ With f_l the coordinates at site l, W[l -> m] what they write at site m and b_m 
    two bases or it adds nothing: with the error kept, an unkept unit moves to its reference; else a kept unit moves to
    its live value. One site can have both kinds of move at one position, for different targets.
 
-`PlainWriter` is step 2 as it stands; `CrossLayerWriter` is step 3, with the slices of `basisbench.slicing`.
+`PlainWriter` is step 2 as it stands; `CrossLayerWriter` is step 3, with the slices of `basisbench.circuits.fast.moved_units`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
+from basisbench.circuits.fast.moved_units import Rows, Slice, rows_of, sliced_rows
 from basisbench.protocols import UnitwiseBasis
-from basisbench.slicing import Rows, Slice, rows_of, sliced_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from basisbench.ablate import Keep, Reference
+    from basisbench.circuits.ablation import Keep, Reference
+    from basisbench.circuits.fast.shared_work import FirstUnits
     from basisbench.protocols import CrossLayerBasis, CrossLayerPart
-    from basisbench.shortcut import FirstUnits
     from basisbench.types import Site
 
 _CHUNK_BYTES = {"cpu": 8 * 2**20}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from basisbench.ablate import Keep, Reference, ablation_edits
 from basisbench.attribution.columns import columns_of, narrow_head
+from basisbench.circuits.ablation import Keep, Reference, ablation_edits
 from basisbench.models.batching import MemoryExhaustedError, exhausted, is_out_of_memory, release
 from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import StreamedBasis, UnitwiseBasis
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.attribution.gradients import Batch
+    from basisbench.circuits.fast.shared_work import Shortcut
     from basisbench.models.model import Model
     from basisbench.protocols import Basis
-    from basisbench.shortcut import Shortcut
 
 _BATCH_BYTES = {"cpu": 4 * 2**20}
 _DEVICE_BATCH_BYTES = 256 * 2**20

@@ -1,0 +1,1 @@
+"""Is the circuit faithful: from a ranking to metric values."""

@@ -1,0 +1,1 @@
+"""The same values up to rounding, with less work."""
