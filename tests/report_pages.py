@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from basisbench.results.record import Record, TopNode
 from basisbench.results.store import Store
-from basisbench.submission import sha256
+from basisbench.submissions.submission import sha256
 from synthetic_records import BASES, METHODS, synthetic_record, write_suite
 from synthetic_records import TASKS as ALL_TASKS
 

@@ -10,9 +10,9 @@ from typing import Any
 from basisbench.registry import load_registry
 from basisbench.results.record import Record
 from basisbench.results.store import SUBMISSION_FILE, Store
-from basisbench.submission import sha256
-from basisbench.submit import Request, submit
-from basisbench.validate import validate
+from basisbench.submissions.submission import sha256
+from basisbench.submissions.submit import Request, submit
+from basisbench.submissions.validate import validate
 from synthetic_records import synthetic_record, synthetic_suite, write_suite
 
 GIVEN = {"name": "mine", "authors": ["Ada Lovelace", "Émilie du Châtelet"], "licence": "CC-BY-4.0"}

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisbench.agreement import TOLERANCES, compare_identities, compare_records, tolerance_for
 from basisbench.results.frame import summarise
 from basisbench.results.record import Record
-from basisbench.sampling import detection, draw_seed, sample_cells, sample_sizes
+from basisbench.submissions.rerun_agreement import TOLERANCES, compare_identities, compare_records, tolerance_for
+from basisbench.submissions.sampling import detection, draw_seed, sample_cells, sample_sizes
 from synthetic_records import synthetic_record, synthetic_suite
 from verifications import FLOAT32
 

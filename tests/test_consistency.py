@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import basisbench
-from basisbench.consistency import contradictions
-from basisbench.plausible import implausible
 from basisbench.results.frame import read_results
+from basisbench.submissions.invariants import contradictions
+from basisbench.submissions.plausible import implausible
+from basisbench.submissions.validate import validate
 from basisbench.types import Ablation
-from basisbench.validate import validate
 
 SUITE = """
 name: every-setting

@@ -14,10 +14,10 @@ from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.results.record import Record, write_record
 from basisbench.results.store import SUBMISSION_FILE, Store
-from basisbench.submission import Submission, read_submission
-from basisbench.submit import Request, submit
-from basisbench.validate import validate
-from basisbench.verification import records_digest
+from basisbench.submissions.submission import Submission, read_submission
+from basisbench.submissions.submit import Request, submit
+from basisbench.submissions.validate import validate
+from basisbench.submissions.verification import records_digest
 from submissions import edit_json, make_submission, some_records
 from synthetic_records import synthetic_record, write_suite
 
@@ -214,7 +214,7 @@ def test_a_new_basis_has_details(tmp_path: Path) -> None:
     ],
 )
 def test_which_bases_are_new(name: str, sources: dict[str, str], new: bool) -> None:
-    from basisbench.submission_files import new_bases
+    from basisbench.submissions.folder import new_bases
 
     record = with_basis(synthetic_record("ioi", "transcoder", examples=6), name)
     assert new_bases([record.model_copy(update={"sources": sources})]) == ({name} if new else set())

@@ -14,7 +14,7 @@ from basisbench.cli import main
 from basisbench.errors import RecordError
 from basisbench.results.record import SCHEMA_VERSION, Record, parse_record, read_record, write_record
 from basisbench.results.upgrade import UPGRADES, Content, upgraded
-from basisbench.validate import validate
+from basisbench.submissions.validate import validate
 from rich_records import rich_record
 
 DATA = Path(__file__).parent / "data"

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from basisbench.cli import main
-from basisbench.consistency import NARROW_TOLERANCE
 from basisbench.results.record import Record, read_record, write_record
 from basisbench.results.store import Store
+from basisbench.submissions.invariants import NARROW_TOLERANCE
+from basisbench.submissions.validate import validate
 from basisbench.types import Ablation
-from basisbench.validate import validate
 from synthetic_records import synthetic_record, synthetic_suite, write_suite
 
 RESULTS = Path(__file__).parents[1] / "results"

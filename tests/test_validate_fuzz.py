@@ -16,7 +16,7 @@ import pytest
 
 from basisbench.errors import RecordError
 from basisbench.results.record import Record, cell_id, parse_record
-from basisbench.validate import validate
+from basisbench.submissions.validate import validate
 from mutated_files import ACCEPT, ANY, Mutation, leaves
 from mutations import KINDS
 from rich_records import rich_record

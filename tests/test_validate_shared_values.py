@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import basisbench.shared_values
+import basisbench.submissions.cross_checks
 from basisbench.cli import main
 from basisbench.results.record import Record
 from basisbench.results.store import Store
-from basisbench.validate import validate
+from basisbench.submissions.validate import validate
 from submissions import edit_json, make_submission, mine, only_line, replace_records, some_records, the_record
 from synthetic_records import synthetic_record, synthetic_suite
 
@@ -69,15 +69,15 @@ def test_many_forged_records_do_not_outvote_the_reference(tree: Path) -> None:
 def test_thousands_of_different_values_take_no_longer(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are compared with a few others each, however many differ."""
     compared = 0
-    apart = basisbench.shared_values._apart
+    apart = basisbench.submissions.cross_checks._apart
 
     def counted(*arguments: Any) -> int | None:
         nonlocal compared
         compared += 1
         return apart(*arguments)
 
-    monkeypatch.setattr(basisbench.shared_values, "_apart", counted)
-    monkeypatch.setattr(basisbench.shared_values, "MOST_CAMPS", 3)
+    monkeypatch.setattr(basisbench.submissions.cross_checks, "_apart", counted)
+    monkeypatch.setattr(basisbench.submissions.cross_checks, "MOST_CAMPS", 3)
     records = [synthetic_record("ioi", "mlp_act_rotated", seed=seed, examples=6) for seed in range(1, 60)]
     folder = tree / "submissions" / "many"
     shutil.copytree(make_submission(tree.parent / "aside", records, name="many"), folder)

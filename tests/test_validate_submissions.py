@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-import basisbench.record_files
-import basisbench.submission_files
+import basisbench.submissions.find_records
+import basisbench.submissions.folder
 from basisbench.cli import main
 from basisbench.errors import RecordError
 from basisbench.results.record import read_record
 from basisbench.results.store import SUBMISSION_FILE, Store
-from basisbench.submission import read_submission
-from basisbench.validate import validate
+from basisbench.submissions.submission import read_submission
+from basisbench.submissions.validate import validate
 from mutations import KINDS
 from submissions import edit_json, mine, only_line, the_record
 from synthetic_records import synthetic_record
@@ -221,13 +221,13 @@ def test_a_large_record_is_not_read(tree: Path) -> None:
 
 
 def test_numbers_of_files_and_depth_are_bounded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(basisbench.submission_files, "SUBMISSION_BYTES", 100)
+    monkeypatch.setattr(basisbench.submissions.folder, "SUBMISSION_BYTES", 100)
     assert f"{mine(tree)}: holds " in next(iter(validate([tree]).lines()))
     monkeypatch.undo()
-    monkeypatch.setattr(basisbench.submission_files, "SUBMISSION_RECORDS", 0)
+    monkeypatch.setattr(basisbench.submissions.folder, "SUBMISSION_RECORDS", 0)
     assert any("holds 1 records, but at most 0 are allowed" in line for line in validate([tree]).lines())
     monkeypatch.undo()
-    monkeypatch.setattr(basisbench.record_files, "ENTRIES", 5)
+    monkeypatch.setattr(basisbench.submissions.find_records, "ENTRIES", 5)
     assert any("holds more than 5 files and folders" in line for line in validate([tree]).lines())
     monkeypatch.undo()
     deep = tree.joinpath(*"abcdefghij")
@@ -245,7 +245,7 @@ def test_no_submitted_code_and_nothing_heavy_is_imported(tree: Path, tmp_path: P
     (packages / "evil-1.0.dist-info" / "entry_points.txt").write_text("[basisbench.bases]\nevil = evil\n")
     (packages / "evil.py").write_text("raise SystemExit('run')\n")
     code = (
-        f"import sys; sys.path.insert(0, {str(packages)!r}); from basisbench.validate import validate\n"
+        f"import sys; sys.path.insert(0, {str(packages)!r}); from basisbench.submissions.validate import validate\n"
         f"report = validate([{str(tree)!r}])\n"
         "assert report.valid == 7 and len(report.problems) == 1, report\n"
         "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'evil'} & set(sys.modules)\n"

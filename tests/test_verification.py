@@ -14,7 +14,7 @@ import pytest
 
 from basisbench.errors import RecordError
 from basisbench.results.record import write_whole
-from basisbench.verification import (
+from basisbench.submissions.verification import (
     VERIFICATION_FILE,
     Verification,
     check_verification,
@@ -189,7 +189,7 @@ def test_standing_never_raises(tmp_path: Path, name: str) -> None:
 
 def test_reading_and_drawing_load_no_torch(folder: Path) -> None:
     script = (
-        "import sys; from basisbench.verification import standing; from basisbench.cli import main;"
+        "import sys; from basisbench.submissions.verification import standing; from basisbench.cli import main;"
         "assert standing(sys.argv[1]) == 'verified'; assert main(['verify', sys.argv[1], '--dry-run']) == 0;"
         "assert 'torch' not in sys.modules"
     )

@@ -21,7 +21,7 @@ from basisbench.plan import Settings
 from basisbench.results.record import Record, read_record
 from basisbench.results.store import Store
 from basisbench.run import Request, run_request
-from basisbench.verification import (
+from basisbench.submissions.verification import (
     VERIFICATION_FILE,
     Verification,
     VerifiedCell,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from basisbench.agreement import compare_records, tolerance_for
 from basisbench.results.record import read_record, write_whole
 from basisbench.results.store import VERIFICATION_FILE
-from basisbench.sampling import sample_cells
-from basisbench.verification import Sampling, Verification, record_files, records_digest
+from basisbench.submissions.rerun_agreement import compare_records, tolerance_for
+from basisbench.submissions.sampling import sample_cells
+from basisbench.submissions.verification import Sampling, Verification, record_files, records_digest
 
 FLOAT32 = tolerance_for("float32")
 

@@ -3,7 +3,7 @@
 1. For each model, then each task: load once, and compare identities. A record that was made on other weights,
    another dictionary or other pairs is not verified, and not re-run.
 2. Re-run what is left with the record's own settings: scores and ranking from nothing, circuits at the drawn sizes
-   only. Compare within tolerances (`basisbench.agreement`).
+   only. Compare within tolerances (`basisbench.submissions.rerun_agreement`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from basisbench.agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.model_names import find_models
 from basisbench.registry import Registry
 from basisbench.results.record import CellConfig, Record
 from basisbench.results.schema import describe_problem
-from basisbench.verification_parts import VerifiedCell
+from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
+from basisbench.submissions.verification_fields import VerifiedCell
 from basisbench.version import __version__
 
 if TYPE_CHECKING:

@@ -42,8 +42,8 @@ def add(commands: Commands) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Write a submission and say what to do with it."""
     from basisbench.registry import load_registry
-    from basisbench.submission import read_submission
-    from basisbench.submit import Request, steps, submit
+    from basisbench.submissions.submission import read_submission
+    from basisbench.submissions.submit import Request, steps, submit
 
     code = {"repository": options.repository, "revision": options.revision}
     request = Request(

@@ -38,7 +38,7 @@ def execute(options: argparse.Namespace) -> int:
     Returns:
         The exit code: 2 when a record is not valid.
     """
-    from basisbench.validate import validate
+    from basisbench.submissions.validate import validate
 
     report = validate(options.paths, options.reference)
     for line in report.lines():

@@ -11,7 +11,7 @@ from basisbench.commands.options import Commands, absolute, add_command, add_plu
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
-    from basisbench.verification import Deviation, VerifiedCell
+    from basisbench.submissions.verification import Deviation, VerifiedCell
     from basisbench.verify import Sample
 
 _SHARES = (0.05, 0.1, 0.25)
@@ -121,7 +121,7 @@ def _seed(text: str) -> int:
 
 def _detection(sample: Sample) -> str:
     """Say how likely it is that forged cells are found."""
-    from basisbench.sampling import detection
+    from basisbench.submissions.sampling import detection
 
     count = len(sample.drawn)
     if count == sample.cells_in_folder:

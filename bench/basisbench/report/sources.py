@@ -4,7 +4,7 @@
 2. Read the records of each folder; a cell found twice in one folder counts once, the latest record of it. The same cell
    in two folders stays two cells, for a submission may repeat what another run measured.
 3. A folder with a `submission.json` is a submission: its card says who made it. Whether a folder's numbers were checked
-   by running some of them again is its standing (`basisbench.verification`).
+   by running some of them again is its standing (`basisbench.submissions.verification`).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from basisbench.results.frame import PathLike, record_files, record_order
 from basisbench.results.record import Record, read_record
 from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE
-from basisbench.submission import Submission, read_submission
-from basisbench.verification import Standing, Verification, read_verification, standing
+from basisbench.submissions.submission import Submission, read_submission
+from basisbench.submissions.verification import Standing, Verification, read_verification, standing
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from basisbench.errors import RecordError
-from basisbench.record_files import Notes
 from basisbench.registry import built_in
 from basisbench.results.record import Record
 from basisbench.results.safe_files import METADATA_BYTES, SUBMISSION_BYTES, SUBMISSION_RECORDS, TOO_LARGE, read_bounded
 from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
-from basisbench.submission import FILES, Submission, read_submission
-from basisbench.verification import check_verification
+from basisbench.submissions.find_records import Notes
+from basisbench.submissions.submission import FILES, Submission, read_submission
+from basisbench.submissions.verification import check_verification
 
 
 def list_submission(folder: Path, notes: Notes) -> tuple[Path, ...]:

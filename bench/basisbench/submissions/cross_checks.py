@@ -19,9 +19,9 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float
 
-from basisbench.consistency import first_apart, tolerance_of
-from basisbench.record_files import Notes
 from basisbench.results.record import Record
+from basisbench.submissions.find_records import Notes
+from basisbench.submissions.invariants import first_apart, tolerance_of
 
 Key: TypeAlias = "tuple[object, ...]"
 

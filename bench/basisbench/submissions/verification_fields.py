@@ -1,6 +1,6 @@
 """The parts of a verification: tolerances, the draw, and what was found in each cell, field by field.
 
-`basisbench.verification` puts them together. A cell that claims to have passed while something in it says otherwise is
+`basisbench.submissions.verification` puts them together. A cell that claims to have passed while something in it says otherwise is
 refused.
 """
 
@@ -37,7 +37,7 @@ class Tolerance(Frozen):
 
 
 class Sampling(Frozen):
-    """How cells and sizes were drawn (`basisbench.sampling`); the same seed draws the same ones."""
+    """How cells and sizes were drawn (`basisbench.submissions.sampling`); the same seed draws the same ones."""
 
     seed: Count = Field(description="seed of the draw")
     cells: Positive | Literal["all"] = Field(description="cells asked for")

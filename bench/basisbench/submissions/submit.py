@@ -24,15 +24,15 @@ import yaml
 from pydantic import ValidationError
 
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.record_files import RESTORE, Notes, find_records
 from basisbench.registry import Registry
 from basisbench.results.record import TEMPORARY_SUFFIX, Record
 from basisbench.results.safe_files import METADATA_BYTES, RECORD_BYTES, read_bounded
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, file_name
-from basisbench.submission import Submission, sha256
-from basisbench.submission_files import missing_details
-from basisbench.validate import check_record, files_beside, reference_beside, validate
+from basisbench.submissions.find_records import RESTORE, Notes, find_records
+from basisbench.submissions.folder import missing_details
+from basisbench.submissions.submission import Submission, sha256
+from basisbench.submissions.validate import check_record, files_beside, reference_beside, validate
 from basisbench.version import __version__
 
 OPTIONS: Mapping[str, str] = {

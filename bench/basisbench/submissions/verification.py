@@ -25,8 +25,8 @@ from basisbench.results.record_fields import Environment
 from basisbench.results.safe_files import READ_BYTES, read_bounded
 from basisbench.results.schema import Frozen, Name, NotNegative, Positive, VersionOne, describe_problem
 from basisbench.results.store import RECORDS_FOLDER, VERIFICATION_FILE
-from basisbench.sampling import sample_cells
-from basisbench.verification_parts import Deviation, RankingAgreement, Sampling, Tolerance, VerifiedCell
+from basisbench.submissions.sampling import sample_cells
+from basisbench.submissions.verification_fields import Deviation, RankingAgreement, Sampling, Tolerance, VerifiedCell
 from basisbench.version import __version__
 
 __all__ = [

@@ -19,17 +19,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-from basisbench.consistency import contradictions
 from basisbench.errors import RecordError
-from basisbench.plausible import implausible
-from basisbench.record_files import RESTORE, SUBMISSIONS, Notes, find_records
 from basisbench.results.record import Record, parse_record
 from basisbench.results.safe_files import RECORD_BYTES, TooLargeError, read_bounded, repeated_key
 from basisbench.results.schema import printable
 from basisbench.results.store import RECORDS_FOLDER, file_name
-from basisbench.shared_values import Member, Trust, check_shared, member_of
-from basisbench.submission import sha256
-from basisbench.submission_files import check_metadata, check_verified, list_submission
+from basisbench.submissions.cross_checks import Member, Trust, check_shared, member_of
+from basisbench.submissions.find_records import RESTORE, SUBMISSIONS, Notes, find_records
+from basisbench.submissions.folder import check_metadata, check_verified, list_submission
+from basisbench.submissions.invariants import contradictions
+from basisbench.submissions.plausible import implausible
+from basisbench.submissions.submission import sha256
 
 REFERENCE = "pocket"
 """Folder of a tree of results that holds the reference run, beside `submissions/`."""

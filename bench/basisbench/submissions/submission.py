@@ -124,7 +124,7 @@ class Submission(Frozen):
 
 
 def read_submission(folder: str | os.PathLike[str]) -> Submission:
-    """Read and check the metadata of a submission; its records are `basisbench.validate`'s work.
+    """Read and check the metadata of a submission; its records are `basisbench.submissions.validate`'s work.
 
     Args:
         folder: the submission's folder.

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Identities, Record, TopNode
-from basisbench.verification_parts import Deviation, RankingAgreement, Tolerance, VerifiedCell
+from basisbench.submissions.verification_fields import Deviation, RankingAgreement, Tolerance, VerifiedCell
 
 _FINE = Tolerance(value=1e-3, share=0.02, mean=2e-3, most=0.5, tied_mean=1e-2, tied_sizes=0.25, score=1e-2)
 _HALF = Tolerance(value=5e-2, share=0.02, mean=2e-2, most=1.0, tied_mean=0.1, tied_sizes=0.25, score=5e-2)

@@ -1,0 +1,1 @@
+"""Whose records, and whether to believe them; nothing here loads torch."""
