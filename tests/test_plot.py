@@ -10,9 +10,9 @@ import pytest
 from matplotlib.colors import to_hex
 
 from basisbench.errors import BasisBenchError
-from basisbench.plot import plot_curves, plot_results
-from basisbench.plot_cost import plot_cost
-from basisbench.plot_style import (
+from basisbench.plots.cost import plot_cost
+from basisbench.plots.curves import plot_curves, plot_results
+from basisbench.plots.style import (
     BASIS_STYLES,
     METHOD_STYLES,
     basis_styles,

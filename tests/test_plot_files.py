@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from basisbench.errors import BasisBenchError
-from basisbench.plot import plot_curves, plot_results
-from basisbench.plot_cost import plot_cost
-from basisbench.plot_style import basis_styles
+from basisbench.plots.cost import plot_cost
+from basisbench.plots.curves import plot_curves, plot_results
+from basisbench.plots.style import basis_styles
 from basisbench.results.frame import frame_of, read_results, summarise
 from drawn_figures import drawn, title_of
 from synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
@@ -143,7 +143,7 @@ def test_a_name_with_dollar_signs_is_no_mathematics(tmp_path: Path, style: str) 
     """Matplotlib would refuse to draw what it cannot read as mathematics."""
     from typing import cast
 
-    from basisbench.plot import Look
+    from basisbench.plots.curves import Look
 
     name = r"$\bad$ x"
     records = [

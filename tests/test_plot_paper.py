@@ -23,11 +23,11 @@ from PIL import Image
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
-from basisbench.latex import unbroken
-from basisbench.plot import plot_curves, plot_results
-from basisbench.plot_paper import WIDTHS, Width, inches
-from basisbench.plot_paper_cost import plot_paper_cost
-from basisbench.plot_style import basis_styles
+from basisbench.plots.curves import plot_curves, plot_results
+from basisbench.plots.latex import unbroken
+from basisbench.plots.paper import WIDTHS, Width, inches
+from basisbench.plots.paper_cost import plot_paper_cost
+from basisbench.plots.style import basis_styles
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.record import Record
 from drawn_figures import drawn, is_shown, legend_labels, line
@@ -254,7 +254,7 @@ def test_the_same_bytes_in_another_process_at_another_time(tmp_path: Path) -> No
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder, seed in zip(folders, ("1", "2"), strict=True):
         code = (
-            "from basisbench.plot import plot_results\n"
+            "from basisbench.plots.curves import plot_results\n"
             f"plot_results({str(tmp_path / 'results')!r}, {str(folder)!r}, style='paper')\n"
             f"plot_results({str(tmp_path / 'results')!r}, {str(folder / 'ordinary')!r}, formats=('pdf', 'svg'))\n"
         )

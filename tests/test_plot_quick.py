@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from PIL import Image
 
-from basisbench.plot import plot_curves
-from basisbench.plot_panels import save_figure, with_palette
-from basisbench.plot_style import draw_grid, set_size_axis
+from basisbench.plots.curves import plot_curves
+from basisbench.plots.panels import save_figure, with_palette
+from basisbench.plots.style import draw_grid, set_size_axis
 from basisbench.results.frame import frame_of
 from synthetic_records import synthetic_suite
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from basisbench.latex import escape
-from basisbench.plot_paper_cost import nice_times
-from basisbench.plot_text import fitted, legend_columns, text_width
+from basisbench.plots.latex import escape
+from basisbench.plots.paper_cost import nice_times
+from basisbench.plots.text import fitted, legend_columns, text_width
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -195,7 +195,7 @@ def test_a_curves_hover_value_equals_the_records(opened: Opened, page_tree: Path
 
 
 def test_curves_are_drawn_in_the_pictures_colours_with_bands(opened: Opened) -> None:
-    from basisbench.plot_style import BASIS_STYLES
+    from basisbench.plots.style import BASIS_STYLES
 
     page = opened("curves")
     plot = drawn(page, "#curve-figures").first

@@ -9,7 +9,7 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.plot import plot_curves, plot_results
+from basisbench.plots.curves import plot_curves, plot_results
 from basisbench.results.compare import compare_table, render_markdown, render_text
 from basisbench.results.conditions import split_settings
 from basisbench.results.frame import frame_of, load_results, summarise

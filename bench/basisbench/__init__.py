@@ -19,7 +19,7 @@ from basisbench.run import run  # bound here and now: it hides the module of the
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
-    from basisbench.plot import plot_curves, plot_results
+    from basisbench.plots.curves import plot_curves, plot_results
     from basisbench.results.dataset import to_dataset
     from basisbench.results.frame import load_results, summarise
 
@@ -36,8 +36,8 @@ __all__ = [
 
 _LAZY = {
     "load_results": "basisbench.results.frame",
-    "plot_curves": "basisbench.plot",
-    "plot_results": "basisbench.plot",
+    "plot_curves": "basisbench.plots.curves",
+    "plot_results": "basisbench.plots.curves",
     "summarise": "basisbench.results.frame",
     "to_dataset": "basisbench.results.dataset",
 }

@@ -152,8 +152,8 @@ def execute(options: argparse.Namespace) -> None:
 
 def _publish(records: tuple[Path, ...], out: Path) -> None:
     """Print the comparison of this run's cells; write it, and the pictures, into the results folder."""
-    from basisbench.plot import plot_results
-    from basisbench.plot_panels import undisturbed
+    from basisbench.plots.curves import plot_results
+    from basisbench.plots.panels import undisturbed
     from basisbench.results.compare import render_markdown, render_text, write_csv
     from basisbench.results.frame import read_results, summarise
     from basisbench.results.record import write_whole

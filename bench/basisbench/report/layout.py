@@ -17,8 +17,8 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from basisbench.plot_cost import METHOD_MARKERS
-from basisbench.plot_style import DASH_DOT, DASHED, DOTTED, LONG, WINDOW, Style, basis_styles, method_styles
+from basisbench.plots.cost import METHOD_MARKERS
+from basisbench.plots.style import DASH_DOT, DASHED, DOTTED, LONG, WINDOW, Style, basis_styles, method_styles
 from basisbench.report.detail import cell_detail
 from basisbench.report.sources import Cell, Source
 from basisbench.results.compare import mark_best

@@ -4,7 +4,7 @@
 2. One panel per task and family, one line per basis (or method), bands for the 95% bootstrap intervals.
 3. The y-range is fixed, so that pictures compare; a value outside it is drawn as a triangle at the edge and told.
 4. Long names of bases get short labels (`basisbench.results.labels`), the same in all pictures of a call, and told below.
-5. The style "paper" draws the same lines for print (`basisbench.plot_paper`), with a caption in LaTeX for the title.
+5. The style "paper" draws the same lines for print (`basisbench.plots.paper`), with a caption in LaTeX for the title.
 
 Drawn through matplotlib's object-oriented interface: no display, no global state, and no torch.
 """
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 import pandas as pd
 
 from basisbench.errors import BasisBenchError, unknown_name
-from basisbench.plot_panels import FORMATS, Horizontal, Panel, Quantity, draw_panels, save_figure
-from basisbench.plot_paper import DPI, Width, draw_paper, inches
-from basisbench.plot_style import Style, basis_styles, method_styles
+from basisbench.plots.panels import FORMATS, Horizontal, Panel, Quantity, draw_panels, save_figure
+from basisbench.plots.paper import DPI, Width, draw_paper, inches
+from basisbench.plots.style import Style, basis_styles, method_styles
 from basisbench.results.conditions import (
     SETTING,
     basis_order,
@@ -153,7 +153,7 @@ def plot_results(
         summary: what `summarise` returned for the same results, where it is at hand.
         formats: file types, some of png, svg and pdf; by default png, and all three in the style "paper".
         style: "ordinary", or "paper" for figures that go into a paper unscaled, each with its caption
-            beside it in `NAME.tex` (`basisbench.plot_paper` says how LaTeX reads it).
+            beside it in `NAME.tex` (`basisbench.plots.paper` says how LaTeX reads it).
         width: of paper figures: "column" (3.3 inches), "page" (6.9 inches), or inches.
         progress: called with the path of each picture when it is written.
 
@@ -271,8 +271,8 @@ def _cost_picture(
     summary: pd.DataFrame, styles: Mapping[str, Style], labels: Mapping[str, str], style: Look, width: Width
 ) -> Callable[[], Figure]:
     """Return the picture of cost against sparsity."""
-    from basisbench.plot_cost import plot_cost
-    from basisbench.plot_paper_cost import plot_paper_cost
+    from basisbench.plots.cost import plot_cost
+    from basisbench.plots.paper_cost import plot_paper_cost
 
     if style == "paper":
         return partial(plot_paper_cost, summary, styles, width, labels=labels)

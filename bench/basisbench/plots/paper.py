@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from basisbench.errors import BasisBenchError
-from basisbench.latex import escape, unbroken
-from basisbench.plot_panels import Horizontal, Panel, Pen, Quantity, Remarks, draw_lines, outside_text, write_note
-from basisbench.plot_style import WINDOW, set_size_axis
-from basisbench.plot_text import fitted, legend_columns, plain
+from basisbench.plots.latex import escape, unbroken
+from basisbench.plots.panels import Horizontal, Panel, Pen, Quantity, Remarks, draw_lines, outside_text, write_note
+from basisbench.plots.style import WINDOW, set_size_axis
+from basisbench.plots.text import fitted, legend_columns, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -217,7 +217,7 @@ def _thin_out(axes: Axes, room: float) -> None:
     """Label every second or third power of ten where all of them would touch; the grid keeps them all."""
     from matplotlib.ticker import FuncFormatter
 
-    from basisbench.plot_style import short_number
+    from basisbench.plots.style import short_number
 
     places = [float(place) for place in axes.xaxis.get_ticklocs()]
     powers = places[1:]

@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import UInt32
 
-from basisbench.plot_style import WINDOW, Style, draw_grid, set_size_axis
-from basisbench.plot_text import plain
+from basisbench.plots.style import WINDOW, Style, draw_grid, set_size_axis
+from basisbench.plots.text import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

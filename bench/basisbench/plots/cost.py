@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from basisbench.plot_panels import name_lines
-from basisbench.plot_style import Style, short_number
-from basisbench.plot_text import legend_columns, plain
+from basisbench.plots.panels import name_lines
+from basisbench.plots.style import Style, short_number
+from basisbench.plots.text import legend_columns, plain
 from basisbench.results.conditions import basis_order, family_order, method_order, split_settings, unique
 from basisbench.results.labels import label_notes, short_labels
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from basisbench.latex import escape
-from basisbench.plot_cost import Points, draw_points, fewer_tasks, span_of
-from basisbench.plot_paper import (
+from basisbench.plots.cost import Points, draw_points, fewer_tasks, span_of
+from basisbench.plots.latex import escape
+from basisbench.plots.paper import (
     LARGE,
     SMALL,
     Width,
@@ -26,8 +26,8 @@ from basisbench.plot_paper import (
     paper_figure,
     paper_height,
 )
-from basisbench.plot_style import Style, short_number
-from basisbench.plot_text import plain
+from basisbench.plots.style import Style, short_number
+from basisbench.plots.text import plain
 from basisbench.results.conditions import basis_order, default_method, family_order, split_settings, unique
 from basisbench.results.labels import short_labels
 
