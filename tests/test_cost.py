@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import pytest
 
-from basisbench.execute import open_session
 from basisbench.models.load import load_model
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
+from basisbench.runs.session import open_session
 from basisbench.types import Ablation
 
 PAIRS = 8

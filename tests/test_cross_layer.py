@@ -16,7 +16,7 @@ from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.circuits.reference import reference_outputs, reference_values
-from basisbench.layer_subset import restrict
+from basisbench.runs.layer_subset import restrict
 from basisbench.types import Ablation, ErrorPolicy, Pairs, Scores
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching

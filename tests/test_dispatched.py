@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from basisbench.errors import BasisBenchError
-from basisbench.execute import open_session
 from basisbench.models import load
 from basisbench.models.hooks import moved_edit
 from basisbench.models.load import load_model
@@ -21,6 +20,7 @@ from basisbench.models.model import Model, wrap
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
+from basisbench.runs.session import open_session
 
 
 def dispatched(spec: ModelSpec) -> Model:

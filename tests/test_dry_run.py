@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from basisbench.cli import main
-from basisbench.dry_run import estimate_run, render
-from basisbench.estimate import BasisSize, dictionary_bytes
-from basisbench.plan import Runner, Settings
 from basisbench.protocols import ModelShape, ModelSpec
 from basisbench.registry import load_registry
-from basisbench.run import Plan, Request, plan_request
-from basisbench.suite import expand, load_suite
+from basisbench.runs.dry_run import estimate_run, render
+from basisbench.runs.estimate import BasisSize, dictionary_bytes
+from basisbench.runs.run import Plan, Request, plan_request
+from basisbench.runs.runner import Runner, Settings
+from basisbench.runs.suite import expand, load_suite
 
 CROSS: list[dict[str, Any]] = [
     {"bases": ["mlp_act", "transcoder", "resid", "attn_out"], "methods": ["ixg", "ig", "relp", "random"]},
@@ -61,9 +61,9 @@ def test_exact_patching_is_counted_as_if_every_node_differed(tmp_path: Path) -> 
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from basisbench.plan import Settings
+from basisbench.runs.runner import Settings
 from basisbench.results.record import read_record
-from basisbench.run import Request, run_request
+from basisbench.runs.run import Request, run_request
 
 changes = json.loads(sys.argv[1])
 outcome = run_request(Request("pocket", changes, Settings(out=Path(sys.argv[2])), progress=False))

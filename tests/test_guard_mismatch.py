@@ -20,12 +20,12 @@ import torch
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.fit import measure_fit
 from basisbench.errors import BasisError
-from basisbench.execute import open_session
-from basisbench.layer_subset import restrict
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import Basis
 from basisbench.registry import load_registry
+from basisbench.runs.layer_subset import restrict
+from basisbench.runs.session import open_session
 from basisbench_baselines.pocket import PROVIDES
 
 SPEC = PROVIDES[0]

@@ -16,9 +16,9 @@ from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisError
-from basisbench.layer_subset import LayerSubset, restrict, shared_layers
 from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, UnitwiseBasis
 from basisbench.results.metrics import sizes_grid
+from basisbench.runs.layer_subset import LayerSubset, restrict, shared_layers
 from basisbench.types import Ablation, Site
 
 

@@ -17,14 +17,14 @@ import torch
 
 from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError
-from basisbench.execute import Session, open_session
 from basisbench.models.batching import Batching, MemoryExhaustedError, in_parts, is_out_of_memory
 from basisbench.models.load import load_model
-from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
-from basisbench.run import Request, run_request
+from basisbench.runs.run import Request, run_request
+from basisbench.runs.runner import Settings
+from basisbench.runs.session import Session, open_session
 
 PAIRS = 12
 
@@ -188,7 +188,7 @@ def test_one_prompt_that_does_not_fit_fails_its_cells_in_one_line(
 def test_what_no_pass_can_help_is_tried_again_and_then_told(
     tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from basisbench import execute
+    from basisbench.runs import session as execute
 
     tried: list[int] = []
 
@@ -203,7 +203,7 @@ def test_what_no_pass_can_help_is_tried_again_and_then_told(
 
 
 def test_a_bug_is_no_lack_of_memory(tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    from basisbench import execute
+    from basisbench.runs import session as execute
 
     def wrong(*_arguments: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -245,7 +245,7 @@ PROGRAM = """
 import json, resource, sys
 import torch
 from basisbench.attribution.context import GroupContext
-from basisbench.execute import Session
+from basisbench.runs.session import Session
 from basisbench.circuits.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.results.record import CellConfig

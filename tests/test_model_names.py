@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.model_names import find_model, find_models
-from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
-from basisbench.run import Request, plan_request
+from basisbench.runs.model_names import find_model, find_models
+from basisbench.runs.run import Request, plan_request
+from basisbench.runs.runner import Settings
 
 KNOWN = {
     "gpt2-small": "openai-community/gpt2",

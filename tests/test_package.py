@@ -35,6 +35,6 @@ def test_the_public_names_are_there_and_documented() -> None:
     for name in set(basisbench.__all__) - {"__version__"}:
         assert getattr(basisbench, name).__doc__, name
     assert set(basisbench.__all__) <= set(dir(basisbench))
-    assert callable(basisbench.run), "the function, not the module of that name"
+    assert callable(basisbench.runs.run), "the function, not the module of that name"
     with pytest.raises(AttributeError, match="no attribute 'nonesuch'"):
         basisbench.nonesuch  # type: ignore[attr-defined]  # noqa: B018

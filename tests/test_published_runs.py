@@ -11,7 +11,7 @@ import yaml
 
 from basisbench.cli import main
 from basisbench.results.record import read_record
-from basisbench.suite import list_suites, load_suite
+from basisbench.runs.suite import list_suites, load_suite
 from hub_replica import MODELS, HubReplica, gemma_2_replica, replica
 
 SUITES = tuple(suite.name for suite in list_suites() if suite.name != "pocket")  # pocket needs no hub

@@ -10,12 +10,12 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
-from basisbench.executors import LOCAL, Executor, parse_executor
-from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
-from basisbench.ray_executor import RayWorker
 from basisbench.results.record import read_record
-from basisbench.run import Request, run_request
+from basisbench.runs.executors import LOCAL, Executor, parse_executor
+from basisbench.runs.ray_executor import RayWorker
+from basisbench.runs.run import Request, run_request
+from basisbench.runs.runner import Settings
 
 Write = Callable[..., Path]
 WHAT: dict[str, Any] = {
@@ -125,7 +125,7 @@ def test_a_killed_worker_is_replaced_and_every_record_is_as_from_one_process(
 def test_a_cell_that_kills_every_worker_fails_alone(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("basisbench.ray_executor.MOST_DEATHS", 2)  # a worker takes seconds to start
+    monkeypatch.setattr("basisbench.runs.ray_executor.MOST_DEATHS", 2)  # a worker takes seconds to start
     fatal = tmp_path / "fatal.py"
     fatal.write_text(FATAL.format(mark=str(tmp_path / "mark"), log=str(tmp_path / "log")), encoding="utf-8")
     plugins = (plugin_with(tiny_llama), fatal)

@@ -11,8 +11,8 @@ import pytest
 from torch import Tensor
 
 import oracle
-from basisbench.execute import open_session
 from basisbench.models.model import Model
+from basisbench.runs.session import open_session
 from basisbench.types import ContrastPair, Pairs, PairSet, Split
 from oracle import Node
 

@@ -15,10 +15,10 @@ import pytest
 
 import basisbench
 from basisbench.errors import BasisBenchError
-from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
 from basisbench.results.record import read_record
-from basisbench.run import Request, default_jobs, run_request
+from basisbench.runs.run import Request, default_jobs, run_request
+from basisbench.runs.runner import Settings
 
 Write = Callable[..., Path]
 CELLS: dict[str, Any] = {
@@ -46,7 +46,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def test_two_workers_on_a_cpu_and_one_on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, expected in ((1, 1), (2, 2), (64, 2)):
-        monkeypatch.setattr("basisbench.workers.available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("basisbench.runs.workers.available_cores", lambda cores=cores: cores)
         assert default_jobs("cpu") == expected
         assert default_jobs("cuda:0") == 1
 
@@ -122,7 +122,7 @@ def test_a_failing_cell_fails_alone(
 def test_a_bug_goes_up_and_finished_cells_stay(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from basisbench.execute import Session
+    from basisbench.runs.session import Session
 
     original = Session.run
 

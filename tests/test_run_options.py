@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from basisbench.cli import main
-from basisbench.plan import Settings
 from basisbench.protocols import ModelSpec
 from basisbench.results.record import Record, cell_id, read_record
-from basisbench.run import Request, run_request
+from basisbench.runs.run import Request, run_request
+from basisbench.runs.runner import Settings
 
 Write = Callable[..., Path]
 FEW: dict[str, Any] = {
@@ -90,7 +90,7 @@ def test_a_basis_that_misses_layers_restricts_its_family(
     partial = tmp_path / "partial.py"
     partial.write_text(
         "from dataclasses import replace\n"
-        "from basisbench.layer_subset import restrict\n"
+        "from basisbench.runs.layer_subset import restrict\n"
         "from basisbench.protocols import BasisSpec\n"
         "from basisbench_baselines.bases.neurons import neurons_at\n"
         "def build(model):\n"

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import torch
 
-from basisbench.execute import Session, open_session
 from basisbench.models import memory as environment
 from basisbench.models.batching import MemoryExhaustedError
 from basisbench.models.load import load_model
 from basisbench.protocols import BasisSpec, StreamedBasis
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
+from basisbench.runs.session import Session, open_session
 from basisbench_baselines.bases import cross_layer_transcoder, published
 from basisbench_baselines.bases import saelens as dictionaries
 from basisbench_baselines.dictionaries.circuit_tracer_files import LayerFiles
@@ -70,7 +70,7 @@ def spec_of(basis: str, built: list[Any]) -> BasisSpec:
 
 
 def measured(basis: str, method: str, built: list[Any], **setting: Any) -> Record:
-    from basisbench import built as kept
+    from basisbench.runs import basis_cache as kept
 
     kept._shelves.clear()
     return session_of().run(
@@ -143,7 +143,7 @@ def test_no_more_is_in_memory_than_there_is_room_for(basis: str, monkeypatch: py
 
 
 def test_memory_that_runs_out_in_a_pass_lets_weights_go_before_the_cell_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    from basisbench import execute
+    from basisbench.runs import session as execute
 
     expected = measured(SAE, "ixg", [])
     curves = execute.measure_group
@@ -215,7 +215,7 @@ def test_free_memory_is_the_least_of_machine_group_and_limit(tmp_path: Path, mon
 
 PROGRAM = """
 import json, resource, sys
-from basisbench.execute import open_session
+from basisbench.runs.session import open_session
 from basisbench.models.load import load_model
 from basisbench.results.record import CellConfig
 from basisbench.registry import load_registry

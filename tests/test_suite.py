@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import load_registry
-from basisbench.suite import Suite, expand, list_suites, load_suite
+from basisbench.runs.suite import Suite, expand, list_suites, load_suite
 
 CONTENT: dict[str, Any] = {
     "name": "mine",

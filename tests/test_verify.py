@@ -16,11 +16,12 @@ import pytest
 import basisbench.circuits.curve
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.execute import Session
-from basisbench.plan import Settings
 from basisbench.results.record import Record, read_record
 from basisbench.results.store import Store
-from basisbench.run import Request, run_request
+from basisbench.runs.run import Request, run_request
+from basisbench.runs.runner import Settings
+from basisbench.runs.session import Session
+from basisbench.runs.verify import draw_sample, verify
 from basisbench.submissions.verification import (
     VERIFICATION_FILE,
     Verification,
@@ -30,7 +31,6 @@ from basisbench.submissions.verification import (
     records_digest,
     standing,
 )
-from basisbench.verify import draw_sample, verify
 from forgeries import ALL, FORGERIES, MORE, Content, Forge, circuit
 
 BASES = ("mlp_act", "mlp_act_rotated", "sae_mlp_out", "transcoder", "resid")

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.run import run  # bound here and now: it hides the module of the same name from attribute access
+from basisbench.runs.run import run  # bound here and now: it hides the module of the same name from attribute access
 from basisbench.version import __version__
 
 if TYPE_CHECKING:

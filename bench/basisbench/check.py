@@ -50,9 +50,9 @@ def iterate(thing: object, model: Model | str | None = None) -> Iterator[Propert
 
 
 def _loaded(name: str) -> Model:
-    from basisbench.model_names import find_model
     from basisbench.models.load import load_model
     from basisbench.registry import load_registry
+    from basisbench.runs.model_names import find_model
 
     return load_model(find_model(name, load_registry()))
 

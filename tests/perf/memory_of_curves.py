@@ -8,11 +8,11 @@ import torch
 
 from basisbench.circuits.curve import measure_group
 from basisbench.circuits.ranking import rank
-from basisbench.execute import Session
 from basisbench.models.memory import peak_memory, reset_peak_memory
 from basisbench.protocols import BasisSpec
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
+from basisbench.runs.session import Session
 from basisbench.types import PairSet
 from workload import Shape, open_group, random_dictionaries, random_model
 

@@ -12,9 +12,9 @@ from basisbench.checks.snapshots import Snapshot, take_snapshot
 from basisbench.checks.stage import Prompts, contexts_of, logits_of, prompts_of
 from basisbench.checks.stand_ins import stand_in
 from basisbench.errors import BasisBenchError, TaskError
-from basisbench.layer_subset import restrict
 from basisbench.protocols import CrossLayerBasis
 from basisbench.registry import load_registry
+from basisbench.runs.layer_subset import restrict
 
 if TYPE_CHECKING:
     from torch import Tensor

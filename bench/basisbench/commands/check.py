@@ -40,8 +40,8 @@ def add(commands: Commands) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Print a line per property; return 2 where one fails."""
     from basisbench.checks.find import find_things
-    from basisbench.model_names import find_model
     from basisbench.registry import load_registry
+    from basisbench.runs.model_names import find_model
 
     plugins = absolute(options.plugin)
     registry = load_registry(plugins)

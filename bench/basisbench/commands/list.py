@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin
-from basisbench.plan import Settings
 from basisbench.registry import PLURALS
+from basisbench.runs.runner import Settings
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +27,7 @@ def execute(options: argparse.Namespace) -> None:
     """Print the names and summaries of one kind of thing."""
     rows: tuple[tuple[str, str], ...]
     if options.kind == "suites":
-        from basisbench.suite import list_suites
+        from basisbench.runs.suite import list_suites
 
         rows = tuple((suite.name, suite.summary) for suite in list_suites())
     else:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin
-from basisbench.plan import Settings
+from basisbench.runs.runner import Settings
 
 
 def add(commands: Commands) -> None:
@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Write a suite with every repository pinned to a commit."""
-    from basisbench.pin import pin_suite
+    from basisbench.runs.pin import pin_suite
 
     registry = Settings(out=Path(), plugins=absolute(options.plugin)).registry()
     revisions = pin_suite(options.suite, registry, options.out)

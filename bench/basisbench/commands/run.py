@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, positive
-from basisbench.plan import Settings
+from basisbench.runs.runner import Settings
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
 _HELP = """\
@@ -101,8 +101,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
-    from basisbench.executors import parse_executor
-    from basisbench.run import Request, plan_request, run_request
+    from basisbench.runs.executors import parse_executor
+    from basisbench.runs.run import Request, plan_request, run_request
 
     request = Request(
         suite=options.suite,
@@ -136,7 +136,7 @@ def execute(options: argparse.Namespace) -> None:
         ),
     )
     if options.dry_run:
-        from basisbench.dry_run import estimate_run, render
+        from basisbench.runs.dry_run import estimate_run, render
 
         plan = plan_request(request)
         print(render(estimate_run(plan), plan))

@@ -8,8 +8,8 @@ from typing import Any
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.errors import BasisBenchError
-from basisbench.model_names import find_model
-from basisbench.plan import Settings
+from basisbench.runs.model_names import find_model
+from basisbench.runs.runner import Settings
 from basisbench.types import Pairs, PairSet
 
 

@@ -11,8 +11,8 @@ from basisbench.commands.options import Commands, absolute, add_command, add_plu
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
+    from basisbench.runs.verify import Sample
     from basisbench.submissions.verification import Deviation, VerifiedCell
-    from basisbench.verify import Sample
 
 _SHARES = (0.05, 0.1, 0.25)
 """Shares of forged cells for which the probability of finding one is told."""
@@ -67,7 +67,7 @@ def execute(options: argparse.Namespace) -> int:
         The exit code: 2 when the sample did not pass.
     """
     from basisbench.errors import BasisBenchError
-    from basisbench.verify import draw_sample, verify
+    from basisbench.runs.verify import draw_sample, verify
 
     if not options.dry_run and not (options.by or "").strip():
         raise BasisBenchError("verify needs --by NAME: who vouches for it; --dry-run shows the draw without")

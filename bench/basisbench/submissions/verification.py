@@ -1,6 +1,6 @@
 """The file that says who re-ran a sample of a folder's records, on what, and how far the numbers lay apart.
 
-1. `Verification` is the content of `FOLDER/verification.json`; `basisbench.verify` makes it.
+1. `Verification` is the content of `FOLDER/verification.json`; `basisbench.runs.verify` makes it.
 2. It is bound to the records by `records_digest`: one edited, added or removed file, and it is of other records.
 3. `standing` says what a leaderboard shows of a folder: `verified` only while a verification that passed is there and
    is of the records that are there.

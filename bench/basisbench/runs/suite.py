@@ -18,10 +18,10 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from basisbench.errors import RecordError, unknown_name
-from basisbench.layer_subset import shared_layers
 from basisbench.registry import Registry
 from basisbench.results.record import CellConfig
 from basisbench.results.schema import Frozen, describe_problem
+from basisbench.runs.layer_subset import shared_layers
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
 SUITE_SUFFIXES = (".yaml", ".yml")

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from basisbench.attribution.context import GroupContext, Spent, now
 from basisbench.attribution.fit import Fit, measure_fit
-from basisbench.built import build, keep_less, make_room
 from basisbench.circuits.curve import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
@@ -40,6 +39,7 @@ from basisbench.results.record import (
     Seconds,
     TopNode,
 )
+from basisbench.runs.basis_cache import build, keep_less, make_room
 from basisbench.types import PairSet
 
 if TYPE_CHECKING:

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.model_names import find_models
 from basisbench.registry import Registry
 from basisbench.results.record import CellConfig, Record
 from basisbench.results.schema import describe_problem
+from basisbench.runs.model_names import find_models
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.verification_fields import VerifiedCell
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
-    from basisbench.execute import Session
     from basisbench.models.model import Model
     from basisbench.protocols import BasisSpec, Method, Task
     from basisbench.results.record import Environment
+    from basisbench.runs.session import Session
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
@@ -153,7 +153,7 @@ def _load(record: Record, registry: Registry, device: str, dtype: str | None) ->
 
 
 def _open(model: Model, cell: CellConfig, task: Task) -> Session:
-    from basisbench.execute import open_session
+    from basisbench.runs.session import open_session
 
     return open_session(
         model,

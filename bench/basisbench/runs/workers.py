@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from basisbench.plan import Group, Runner, Settings
-from basisbench.progress import Event
+from basisbench.runs.progress import Event
+from basisbench.runs.runner import Group, Runner, Settings
 
 Listener = Callable[[Event], None]
 GroupListener = Callable[[Group, list[Event], float], None]

@@ -11,11 +11,11 @@ from pathlib import Path
 import yaml
 
 from basisbench.errors import BasisBenchError
-from basisbench.model_names import find_models
 from basisbench.models.hub import commit_of
 from basisbench.registry import Registry
 from basisbench.results.record import write_whole
-from basisbench.suite import Suite, load_suite
+from basisbench.runs.model_names import find_models
+from basisbench.runs.suite import Suite, load_suite
 
 
 def repositories_of(suite: Suite, registry: Registry) -> dict[str, str | None]:

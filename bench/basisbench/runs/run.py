@@ -4,7 +4,7 @@
 2. For each group: load the model once, make the pairs once, then do each cell that is not finished.
 3. Write each record as soon as it is made; a killed run loses no finished cell.
 
-What happens inside a cell is `basisbench.execute`'s work.
+What happens inside a cell is `basisbench.runs.session`'s work.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from basisbench.errors import BasisBenchError
-from basisbench.executors import LOCAL, Executor, parse_executor
-from basisbench.model_names import find_models
-from basisbench.plan import Group, Runner, Settings, group_cells
-from basisbench.progress import Event, Progress
 from basisbench.protocols import ModelSpec
 from basisbench.registry import Registry
 from basisbench.results.store import Store
-from basisbench.suite import Suite, expand, few_cells, load_suite
+from basisbench.runs.executors import LOCAL, Executor, parse_executor
+from basisbench.runs.model_names import find_models
+from basisbench.runs.progress import Event, Progress
+from basisbench.runs.runner import Group, Runner, Settings, group_cells
+from basisbench.runs.suite import Suite, expand, few_cells, load_suite
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ def default_jobs(device: str) -> int:
     Two on a CPU with two cores or more: small models leave a second thread half idle, and a worker holds less than
     1.3 GiB of the suite's 3. One on a device, which two workers would have to share.
     """
-    from basisbench.workers import available_cores
+    from basisbench.runs.workers import available_cores
 
     return min(2, available_cores()) if device == "cpu" else 1
 
@@ -290,11 +290,11 @@ def _run_groups(plan: Plan, request: Request) -> Outcome:
 
     try:
         if request.executor.kind == "ray":
-            from basisbench.ray_executor import run_on_ray
+            from basisbench.runs.ray_executor import run_on_ray
 
             run_on_ray(groups, settings, request.executor, request.jobs, on_event, on_group)
         elif (request.jobs or default_jobs(settings.device)) > 1 and len(groups) > 1:
-            from basisbench.workers import run_in_workers
+            from basisbench.runs.workers import run_in_workers
 
             run_in_workers(groups, settings, request.jobs or default_jobs(settings.device), on_event, on_group)
         else:

@@ -21,11 +21,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.executors import Executor
-from basisbench.plan import Group, Runner, Settings
-from basisbench.progress import Event
 from basisbench.results.record import CellConfig, Record
 from basisbench.results.store import Store
+from basisbench.runs.executors import Executor
+from basisbench.runs.progress import Event
+from basisbench.runs.runner import Group, Runner, Settings
 
 Listener = Callable[[Event], None]
 GroupListener = Callable[[Group, list[Event], float], None]
@@ -287,7 +287,7 @@ def _import_ray() -> Any:
 
 def _join(ray: Any, address: str, cores: float | None) -> None:
     """Start a cluster on this machine, or connect to a running one."""
-    from basisbench.workers import available_cores
+    from basisbench.runs.workers import available_cores
 
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     if not address:

@@ -1,7 +1,7 @@
 """What a run would do, before anything large is loaded: cells, passes, memory, disk and time.
 
 Only configurations and tokenizers are fetched, where they can be had; a model that cannot be had is estimated from
-its published shape. The arithmetic is `basisbench.estimate`'s.
+its published shape. The arithmetic is `basisbench.runs.estimate`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from statistics import mean
 from typing import Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.estimate import (
+from basisbench.models.onednn import largest_bytes
+from basisbench.models.shape import Known, look_up
+from basisbench.protocols import BasisSpec, ModelShape, ModelSpec, Task, no_weights
+from basisbench.runs.estimate import (
     RECORD_BYTES,
     BasisSize,
     Memory,
@@ -24,11 +27,8 @@ from basisbench.estimate import (
     expected_seconds,
     item_bytes,
 )
-from basisbench.models.onednn import largest_bytes
-from basisbench.models.shape import Known, look_up
-from basisbench.plan import Group
-from basisbench.protocols import BasisSpec, ModelShape, ModelSpec, Task, no_weights
-from basisbench.run import Plan
+from basisbench.runs.run import Plan
+from basisbench.runs.runner import Group
 
 _ASSUMED_WIDTH = 16
 """Units per dimension of a dictionary that nothing tells the width of."""

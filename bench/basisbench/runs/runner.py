@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.progress import Event
 from basisbench.protocols import ModelSpec
 from basisbench.registry import Registry, load_registry
 from basisbench.results.record import CellConfig, cell_id
 from basisbench.results.store import Store
+from basisbench.runs.progress import Event
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
@@ -123,7 +123,7 @@ class Runner:
         A user's mistake (BasisBenchError) fails the cells that it concerns and no others; any other exception
         is a bug and goes up.
         """
-        from basisbench.execute import open_session
+        from basisbench.runs.session import open_session
 
         first = group.cells[0]
         records = self.records or Store(self.settings.out)

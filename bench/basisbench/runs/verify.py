@@ -1,7 +1,7 @@
 """Re-runs a random sample of a folder's cells and compares them with its records.
 
 1. Draw cells and sizes (`basisbench.submissions.sampling`) and read their records; look every name up before anything is loaded.
-2. Re-run each cell and compare (`basisbench.rerun`, `basisbench.submissions.rerun_agreement`).
+2. Re-run each cell and compare (`basisbench.runs.rerun`, `basisbench.submissions.rerun_agreement`).
 3. Make sure that the records are still the same; write `verification.json`, whole, whether or not the sample passed.
 
 What cannot be re-run at all (an unknown name, weights that cannot be had, too little memory) proves nothing for or
@@ -19,10 +19,10 @@ from typing import Literal
 from pydantic import ValidationError
 
 from basisbench.errors import RecordError
-from basisbench.plan import Settings
-from basisbench.rerun import Drawn, by_model, look_up, rerun_model
 from basisbench.results.record import read_record, write_whole
 from basisbench.results.schema import describe_problem
+from basisbench.runs.rerun import Drawn, by_model, look_up, rerun_model
+from basisbench.runs.runner import Settings
 from basisbench.submissions.rerun_agreement import tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
 from basisbench.submissions.verification import (

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from weakref import WeakKeyDictionary
 
 from basisbench.attribution.context import now
-from basisbench.layer_subset import restrict
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import give_memory_back
 from basisbench.models.model import Model
 from basisbench.protocols import StreamedBasis
+from basisbench.runs.layer_subset import restrict
 
 if TYPE_CHECKING:
     from basisbench.protocols import Basis, BasisSpec
