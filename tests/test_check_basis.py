@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import cheats_of_bases
-from basisbench.check import check, iterate
 from basisbench.checks import basis_circuits, basis_claims, basis_functions, basis_parts, untouched
+from basisbench.checks.check import check, iterate
 from basisbench.checks.finding import Property
 from basisbench.models.load import load_model
 from basisbench.models.model import Model

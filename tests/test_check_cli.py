@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from basisbench.check import check
+from basisbench.checks.check import check
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 

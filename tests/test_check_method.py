@@ -12,8 +12,8 @@ import torch
 
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.projection import projected_scores
-from basisbench.check import check, iterate
 from basisbench.checks import method as checks
+from basisbench.checks.check import check, iterate
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import Basis, ModelSpec, ScoringContext

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from basisbench.check import check, iterate
 from basisbench.checks import task as checks
+from basisbench.checks.check import check, iterate
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import align, check_request

@@ -48,7 +48,7 @@ def execute(options: argparse.Namespace) -> int:
     things = find_things(options.thing, registry, plugins)
     spec = find_model(options.model, registry)
 
-    from basisbench.check import iterate
+    from basisbench.checks.check import iterate
     from basisbench.models.load import load_model
 
     failed = total = 0

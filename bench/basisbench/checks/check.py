@@ -5,7 +5,7 @@
 2. A method scores neurons, a dictionary and a cross-layer transcoder, where the model has them.
 3. A task is asked for pairs by the model's tokenizer.
 
-    from basisbench.check import check
+    from basisbench.checks.check import check
     assert all(found.holds for found in check(my_package.PROVIDES))
 """
 
