@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from basisbench.cli import main
+from basisbench.commands.scaffold import KINDS, NewKind, render
 from basisbench.registry import PLURALS, load_registry
 from basisbench.results.record import read_record
-from basisbench.scaffold import KINDS, NewKind, render
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 NAMES: dict[NewKind, str] = {"task": "distant_agreement", "basis": "cosines", "method": "rule_agreement"}

@@ -30,8 +30,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Write the package and print what to do next."""
+    from basisbench.commands.scaffold import make_package
     from basisbench.registry import PLURALS, load_registry
-    from basisbench.scaffold import make_package
 
     out = Path(options.name) if options.out is None else options.out.expanduser()
     folder = make_package(options.kind, options.name, load_registry(), out)
