@@ -26,7 +26,7 @@ def test_tox_tests_the_wheel_and_not_the_checkout(package: str) -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_data_files_are_there(package: str) -> None:
-    wanted = {"basisbench": ["py.typed", "suites/pocket.yaml"]}.get(package, ["py.typed"])
+    wanted = {"basisbench": ["py.typed", "runs/suites/pocket.yaml"]}.get(package, ["py.typed"])
     for name in wanted:
         assert (files(package) / name).is_file(), name
 

@@ -49,7 +49,7 @@ def render(kind: NewKind, name: str) -> Mapping[str, str]:
         f"{name}.py": f"{kind}.py",
         f"test_{name}.py": "test.py",
     }
-    folder = files("basisbench") / "templates"
+    folder = files("basisbench.commands") / "templates"
     return {
         file: Template((folder / f"{template}.template").read_text(encoding="utf-8")).substitute(values)
         for file, template in templates.items()

@@ -52,7 +52,7 @@ def read_reported(suite: str) -> Reported:
         BasisBenchError: nothing is kept for a suite of that name.
         RecordError: the file is malformed.
     """
-    folder = Path(str(files("basisbench") / "suites" / "reported"))
+    folder = Path(str(files("basisbench.results") / "reported_values"))
     known = {path.stem: path for path in folder.glob("*.yaml")}
     if suite not in known:
         raise unknown_name("table of reported values", suite, known)

@@ -216,7 +216,7 @@ def _coordinates(cell: CellConfig) -> set[tuple[str, object]]:
 
 def _built_in() -> Sequence[Path]:
     """Return the suite files inside the package, by name."""
-    folder = Path(str(files("basisbench") / "suites"))
+    folder = Path(str(files("basisbench.runs") / "suites"))
     return sorted(path for path in folder.iterdir() if path.suffix in SUITE_SUFFIXES)
 
 
