@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from basisbench.protocols import ModelSpec
 from basisbench.results.record import Record, SubsetCheck, TopNode
+from basisbench.types import ModelSpec
 from oracle_names import ARCHITECTURES
 from synthetic_records import synthetic_record
 from tiny_models import build_tiny_tokenizer, save_checkpoint

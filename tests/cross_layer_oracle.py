@@ -23,8 +23,8 @@ from basisbench.attribution.context import GroupContext
 from basisbench.circuits.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import CrossLayerBasis, ModelSpec
-from basisbench.types import Pairs, Scores
+from basisbench.protocols import CrossLayerBasis
+from basisbench.types import ModelSpec, Pairs, Scores
 from oracle import Node, Where
 
 LAYERS, UNITS = 3, (22, 19, 16)

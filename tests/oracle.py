@@ -17,9 +17,9 @@ from basisbench.attribution.context import GroupContext
 from basisbench.circuits.group import GroupPair
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import Basis, BasisSpec, ModelSpec
+from basisbench.protocols import Basis, BasisSpec
 from basisbench.results.record import CellConfig
-from basisbench.types import Scores
+from basisbench.types import ModelSpec, Scores
 from oracle_evaluator import (
     ABLATIONS,
     BASES,

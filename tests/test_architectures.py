@@ -23,8 +23,7 @@ from basisbench.models import model as models
 from basisbench.models.examine import ARCHITECTURES, Architecture
 from basisbench.models.load import load_model
 from basisbench.models.model import SITE_HOOKS, Model, wrap
-from basisbench.protocols import ModelSpec
-from basisbench.types import Site
+from basisbench.types import ModelSpec, Site
 from basisbench_baselines.bases.neurons import hook_spec, neurons_at
 from basisbench_baselines.methods.patching import ActivationPatching
 from oracle_evaluator import SITES

@@ -13,8 +13,8 @@ from basisbench.checks.check import check, iterate
 from basisbench.checks.finding import Property
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
+from basisbench.types import ModelSpec
 from cheating_bases import Cheat, Unitwise, UnitwiseAcross, made, spec_of
 from cheats_of_bases import SPECS
 from cheats_that_leave_traces import KeepsActivations

@@ -16,9 +16,9 @@ from basisbench.checks import method as checks
 from basisbench.checks.check import check, iterate
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import Basis, ModelSpec, ScoringContext
+from basisbench.protocols import Basis, ScoringContext
 from basisbench.registry import load_registry
-from basisbench.types import Scores
+from basisbench.types import ModelSpec, Scores
 
 REGISTRY = load_registry()
 

@@ -18,9 +18,9 @@ from basisbench.checks.check import check, iterate
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import align, check_request
-from basisbench.protocols import ModelSpec, Task
+from basisbench.protocols import Task
 from basisbench.registry import load_registry
-from basisbench.types import ContrastPair, PairSet, Segment, Split
+from basisbench.types import ContrastPair, ModelSpec, PairSet, Segment, Split
 
 REGISTRY = load_registry()
 HONEST = REGISTRY.get("task", "sva_rc")

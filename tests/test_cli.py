@@ -14,8 +14,8 @@ import pytest
 
 import basisbench
 from basisbench.cli import build_parser, main
-from basisbench.protocols import ModelSpec
 from basisbench.results.store import Store
+from basisbench.types import ModelSpec
 from synthetic_records import synthetic_suite, write_suite
 
 Write = Callable[..., Path]

@@ -17,10 +17,10 @@ from basisbench.models import load
 from basisbench.models.hooks import moved_edit
 from basisbench.models.load import load_model
 from basisbench.models.model import Model, wrap
-from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
 from basisbench.runs.session import open_session
+from basisbench.types import ModelSpec
 
 
 def dispatched(spec: ModelSpec) -> Model:

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from basisbench.cli import main
-from basisbench.protocols import ModelShape, ModelSpec
 from basisbench.registry import load_registry
 from basisbench.runs.dry_run import estimate_run, render
 from basisbench.runs.estimate import BasisSize, dictionary_bytes
 from basisbench.runs.run import Plan, Request, plan_request
 from basisbench.runs.runner import Runner, Settings
 from basisbench.runs.suite import expand, load_suite
+from basisbench.types import ModelShape, ModelSpec
 
 CROSS: list[dict[str, Any]] = [
     {"bases": ["mlp_act", "transcoder", "resid", "attn_out"], "methods": ["ixg", "ig", "relp", "random"]},

@@ -15,7 +15,7 @@ import pytest
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
-from basisbench.protocols import ModelSpec
+from basisbench.types import ModelSpec
 from hub_replica import HubReplica
 from loopback_hub import NOBODY, online, serving
 
@@ -26,7 +26,7 @@ import json, sys
 from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
 from basisbench.runs.pin import commit_of
-from basisbench.protocols import ModelSpec
+from basisbench.types import ModelSpec
 
 answers = []
 for repository, revision in json.loads(sys.argv[1]):

@@ -19,12 +19,12 @@ from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import Batching, MemoryExhaustedError, in_parts, is_out_of_memory
 from basisbench.models.load import load_model
-from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
 from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import Settings
 from basisbench.runs.session import Session, open_session
+from basisbench.types import ModelSpec
 
 PAIRS = 12
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench.runs.model_names import find_model, find_models
 from basisbench.runs.run import Request, plan_request
 from basisbench.runs.runner import Settings
+from basisbench.types import ModelSpec
 
 KNOWN = {
     "gpt2-small": "openai-community/gpt2",

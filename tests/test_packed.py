@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from basisbench.attribution.gradients import Batch, gradient_field
 from basisbench.models.load import load_model
 from basisbench.models.onednn import pack_linears, packed_linear, packed_twin
-from basisbench.protocols import ModelSpec
+from basisbench.types import ModelSpec
 from basisbench_baselines.dictionaries.fast import elementwise_dictionary
 
 EXAMPLES = settings(max_examples=25)

@@ -21,9 +21,9 @@ from basisbench.attribution.context import GroupContext
 from basisbench.attribution.fit import measure_fit
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import Basis, ModelSpec
+from basisbench.protocols import Basis
 from basisbench.registry import load_registry
-from basisbench.types import Pairs
+from basisbench.types import ModelSpec, Pairs
 from hub_formats import CLT, Weights
 from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, gemma_2_replica, replica

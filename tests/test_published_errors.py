@@ -16,8 +16,8 @@ import torch
 from basisbench.errors import BasisError
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
+from basisbench.types import ModelSpec
 from basisbench_baselines.dictionaries import hub_snapshot as cache
 from hub_releases import RELEASES
 from hub_replica import MODELS, HubReplica, replica
@@ -177,7 +177,7 @@ def test_layers_that_a_release_lacks_are_named_in_one_line(model: Model, caplog:
 FINGERPRINT = """
 import sys
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import ModelSpec
+from basisbench.types import ModelSpec
 from basisbench.registry import load_registry
 try:
     print(load_registry().get("basis", sys.argv[1]).fingerprint(ModelSpec("m", "m", "m")))

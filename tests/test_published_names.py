@@ -13,8 +13,8 @@ from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_direc
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
-from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
+from basisbench.types import ModelSpec
 from basisbench_baselines.dictionaries.releases import find_release, layer_of, templates
 from hub_replica import MODELS, replica
 

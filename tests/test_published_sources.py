@@ -29,8 +29,8 @@ import oracle
 from basisbench.errors import BasisError
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
+from basisbench.types import ModelSpec
 from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, pinned, quiet, resolve
 from basisbench_baselines.dictionaries.placement import Placement, place
 from basisbench_baselines.dictionaries.releases import _REFUSED, _WEIGHTS, find_release

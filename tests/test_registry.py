@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import BasisScheme, BasisSpec, Method, ModelSpec, Task
+from basisbench.protocols import BasisScheme, BasisSpec, Method, Task
 from basisbench.registry import PLURALS, Kind, Registry, load_registry
+from basisbench.types import ModelSpec
 
 MODEL = ModelSpec(name="a-model", path="nowhere", summary="a model")
 

@@ -13,8 +13,7 @@ from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import Batch, gradient_field
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import ModelSpec
-from basisbench.types import Pairs
+from basisbench.types import ModelSpec, Pairs
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

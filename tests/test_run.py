@@ -15,10 +15,10 @@ import pytest
 
 import basisbench
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import ModelSpec
 from basisbench.results.record import read_record
 from basisbench.runs.run import Request, default_jobs, run_request
 from basisbench.runs.runner import Settings
+from basisbench.types import ModelSpec
 
 Write = Callable[..., Path]
 CELLS: dict[str, Any] = {

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from basisbench.cli import main
-from basisbench.protocols import ModelSpec
 from basisbench.results.record import Record, cell_id, read_record
 from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import Settings
+from basisbench.types import ModelSpec
 
 Write = Callable[..., Path]
 FEW: dict[str, Any] = {

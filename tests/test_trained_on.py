@@ -15,10 +15,10 @@ import cross_layer_oracle as cross
 from basisbench.cli import main
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.protocols import ModelSpec
 from basisbench.registry import load_registry
 from basisbench.results.record import read_record
 from basisbench.runs.model_names import find_model
+from basisbench.types import ModelSpec
 from basisbench_baselines.dictionaries import hub_snapshot as cache
 from basisbench_baselines.dictionaries import trained_on
 from basisbench_baselines.dictionaries.trained_on import same_name

@@ -5,7 +5,7 @@ Shapes are those of the published configurations; they serve estimates where a m
 
 from __future__ import annotations
 
-from basisbench.protocols import ModelShape, ModelSpec
+from basisbench.types import ModelShape, ModelSpec
 
 
 def _spec(name: str, path: str, summary: str, shape: ModelShape) -> ModelSpec:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from basisbench.protocols import ModelSpec
 from basisbench.types import ContrastPair, Family, PairSet, Scores, Side, Site, Split
 
 if TYPE_CHECKING:
@@ -272,48 +272,3 @@ class BasisScheme:
     def name(self) -> str:
         """How its names are built."""
         return self.form
-
-
-@dataclass(frozen=True)
-class ModelShape:
-    """How large a model is.
-
-    Attributes:
-        layers: transformer blocks.
-        width: of the residual stream.
-        mlp_width: of the MLP's activations.
-        vocabulary: rows of the embedding.
-        parameters: weights in all, tied ones once.
-        dtype: type of the published weights, for example "bfloat16".
-    """
-
-    layers: int
-    width: int
-    mlp_width: int
-    vocabulary: int
-    parameters: int
-    dtype: str
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model before it is loaded.
-
-    Attributes:
-        name: name in suites and records.
-        path: folder of a Hugging Face checkpoint, or a repository id.
-        summary: one line for listings.
-        dictionaries: for each dictionary basis, the folder that holds `layer_0`, `layer_1`, ...
-        revision: commit, tag or branch of the repository, `main` when None; the commit itself once the model is loaded
-            from the hub.
-        revisions: revision of other repositories, of dictionaries for example, where a suite pins them.
-        shape: its shape as published, for estimates where its configuration is not at hand.
-    """
-
-    name: str
-    path: str
-    summary: str
-    dictionaries: Mapping[str, Path] = field(default_factory=dict)
-    revision: str | None = None
-    revisions: Mapping[str, str] = field(default_factory=dict)
-    shape: ModelShape | None = None

@@ -26,7 +26,8 @@ from types import ModuleType
 from typing import Literal, TypeAlias, overload
 
 from basisbench.errors import BasisBenchError, unknown_name
-from basisbench.protocols import BasisScheme, BasisSpec, Method, ModelSpec, Task
+from basisbench.protocols import BasisScheme, BasisSpec, Method, Task
+from basisbench.types import ModelSpec
 
 Kind = Literal["model", "task", "basis", "method", "scheme"]
 Provided: TypeAlias = ModelSpec | Task | BasisSpec | Method | BasisScheme

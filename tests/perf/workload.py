@@ -16,8 +16,7 @@ import torch
 from basisbench.attribution.context import GroupContext
 from basisbench.circuits.group import GroupPair
 from basisbench.models.model import Model, SiteKind, wrap
-from basisbench.protocols import ModelSpec
-from basisbench.types import Family, Pairs, Site, Split
+from basisbench.types import Family, ModelSpec, Pairs, Site, Split
 from basisbench_baselines.bases.saelens import DictionaryBasis
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from basisbench.errors import BasisBenchError, BasisError
 from basisbench.models.memory import give_memory_back, room_for_weights
 from basisbench.models.onednn import LinearMap, passing_linear_map
-from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
-from basisbench.types import Family, Site
+from basisbench.protocols import BasisScheme, BasisSpec
+from basisbench.types import Family, ModelSpec, Site
 from basisbench_baselines.dictionaries.circuit_tracer_files import (
     CONFIG,
     LayerFiles,

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisError
 from basisbench.models.memory import room_for_weights
-from basisbench.protocols import BasisScheme, BasisSpec, ModelSpec
-from basisbench.types import Family, Site
+from basisbench.protocols import BasisScheme, BasisSpec
+from basisbench.types import Family, ModelSpec, Site
 from basisbench_baselines.bases.saelens import DictionaryBasis, hash_files
 from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, pinned, quiet, resolve, told
 from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf, Loader

@@ -19,8 +19,8 @@ from basisbench.errors import BasisError
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.memory import give_memory_back, trim_memory
 from basisbench.models.onednn import largest_bytes
-from basisbench.protocols import BasisSpec, ModelSpec
-from basisbench.types import Family, Site
+from basisbench.protocols import BasisSpec
+from basisbench.types import Family, ModelSpec, Site
 from basisbench_baselines.dictionaries.fast import ElementwiseDictionary, QuickDictionary, quick_dictionary
 from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf
 from basisbench_baselines.dictionaries.rows import RowsPart

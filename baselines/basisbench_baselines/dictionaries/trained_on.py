@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from basisbench.protocols import ModelSpec
+from basisbench.types import ModelSpec
 
 _log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from basisbench.protocols import ModelSpec
+from basisbench.types import ModelSpec
 
 ASSETS = Path(__file__).parent / "assets"
 """Where the shipped model, its dictionaries and their provenance card lie."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from basisbench.checks.finding import Property
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import Basis, BasisScheme, BasisSpec, Method, ModelSpec, Task
+from basisbench.protocols import Basis, BasisScheme, BasisSpec, Method, Task
+from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model

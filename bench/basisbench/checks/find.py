@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import BasisScheme, ModelSpec
+from basisbench.protocols import BasisScheme
 from basisbench.registry import Kind, Registry, as_tuple, load_module
+from basisbench.types import ModelSpec
 
 _KINDS: tuple[Kind, ...] = ("task", "basis", "method")
 

@@ -18,7 +18,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.models.hub import Located, locate
 from basisbench.models.hub_errors import one_line
 from basisbench.models.model import Model, wrap
-from basisbench.protocols import ModelSpec
+from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from basisbench.models.batching import Batching, is_out_of_memory
 from basisbench.models.examine import ARCHITECTURES, examine, refused
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.onednn import PackedWeights, pack_linears, packed_twin
-from basisbench.protocols import ModelSpec
+from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
     import torch

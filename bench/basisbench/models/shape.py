@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.hub import locate
-from basisbench.protocols import ModelShape, ModelSpec
+from basisbench.types import ModelShape, ModelSpec
 
 if TYPE_CHECKING:
     from basisbench.models.hub import Located

@@ -15,7 +15,7 @@ from typing import Any
 from basisbench.errors import BasisBenchError
 from basisbench.models.onednn import largest_bytes
 from basisbench.models.shape import Known, look_up
-from basisbench.protocols import BasisSpec, ModelShape, ModelSpec, Task, no_weights
+from basisbench.protocols import BasisSpec, Task, no_weights
 from basisbench.runs.estimate import (
     RECORD_BYTES,
     BasisSize,
@@ -29,6 +29,7 @@ from basisbench.runs.estimate import (
 )
 from basisbench.runs.run import Plan
 from basisbench.runs.runner import Group
+from basisbench.types import ModelShape, ModelSpec
 
 _ASSUMED_WIDTH = 16
 """Units per dimension of a dictionary that nothing tells the width of."""

@@ -14,9 +14,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from basisbench.protocols import ModelShape
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import CellConfig
+from basisbench.types import ModelShape
 
 STEPS = 10
 """Points on the paths of `ig` and `ig_inputs`."""

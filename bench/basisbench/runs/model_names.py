@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from basisbench.errors import BasisBenchError, unknown_name
-from basisbench.protocols import ModelSpec
 from basisbench.registry import Registry
+from basisbench.types import ModelSpec
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"[\w./-]+")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import ModelSpec
 from basisbench.registry import Registry
 from basisbench.results.store import Store
 from basisbench.runs.executors import LOCAL, Executor, parse_executor
@@ -25,7 +24,7 @@ from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
 from basisbench.runs.runner import Group, Runner, Settings, group_cells
 from basisbench.runs.suite import Suite, expand, few_cells, load_suite
-from basisbench.types import Ablation, ErrorPolicy, Granularity
+from basisbench.types import Ablation, ErrorPolicy, Granularity, ModelSpec
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.protocols import ModelSpec
 from basisbench.registry import Registry, load_registry
 from basisbench.results.record import CellConfig, cell_id
 from basisbench.results.store import Store
 from basisbench.runs.progress import Event
+from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
