@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import oracle
 from basisbench.errors import BasisBenchError
 from basisbench.models.hooks import Place, edited, observed
-from basisbench.models.model import SITE_HOOKS, SiteKind, wrap
+from basisbench.models.model import wrap
+from basisbench.models.sites import SITE_HOOKS, SiteKind
 from basisbench.models.start_at_layer import record
 
 pytestmark = pytest.mark.usefixtures("double_precision")

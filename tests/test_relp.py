@@ -17,8 +17,9 @@ from basisbench.attribution.gradients import Batch, gradient_field
 from basisbench.errors import BasisBenchError
 from basisbench.models import relp
 from basisbench.models.load import load_model
-from basisbench.models.model import SITE_HOOKS, Model, SiteKind
+from basisbench.models.model import Model
 from basisbench.models.relp import activation_ratio, relp_rules, with_gradient_of
+from basisbench.models.sites import SITE_HOOKS, SiteKind
 from basisbench.types import Pairs
 
 pytestmark = pytest.mark.usefixtures("double_precision")

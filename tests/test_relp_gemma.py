@@ -9,7 +9,7 @@ from torch import Tensor
 import oracle
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
-from basisbench.models.model import SITE_HOOKS
+from basisbench.models.sites import SITE_HOOKS
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

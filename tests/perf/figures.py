@@ -16,7 +16,7 @@ from typing import Any
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import basisbench
-from basisbench.models.memory import processor_name
+from basisbench.runs.environment import processor_name
 
 Work = Callable[[], Any]
 _PACKAGES = ("torch", "transformers", "transformer_lens", "sae_lens")

@@ -41,10 +41,10 @@ from basisbench.circuits.ablation import Keep
 from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
-from basisbench.models.memory import describe_environment
 from basisbench.models.model import Model
 from basisbench.protocols import Basis
 from basisbench.registry import load_registry
+from basisbench.runs.environment import describe_environment
 from basisbench.types import Ablation, Pairs, Scores
 from basisbench_baselines.bases.saelens import DictionaryBasis
 from workload import SHAPES, Shape, open_group, random_body, random_dictionaries, random_model

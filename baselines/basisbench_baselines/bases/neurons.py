@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.models.model import Model, SiteKind
+    from basisbench.models.model import Model
+    from basisbench.models.sites import SiteKind
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from basisbench.models.model import Model, SiteKind
+    from basisbench.models.model import Model
+    from basisbench.models.sites import SiteKind
 
 _LARGE_BYTES = 256 * 2**20
 """Dictionaries whose packing should not leave freed memory behind."""

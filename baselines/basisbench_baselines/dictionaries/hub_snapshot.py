@@ -23,8 +23,7 @@ from yaml import YAMLError
 
 from basisbench.errors import BasisBenchError, BasisError
 from basisbench.models import hub
-from basisbench.models.hub_cache import cache_folder
-from basisbench.models.hub_errors import one_line
+from basisbench.models.hub_errors import cache_folder, one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")

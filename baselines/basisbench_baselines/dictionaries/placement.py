@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.models.model import Model, SiteKind
+    from basisbench.models.model import Model
+    from basisbench.models.sites import SiteKind
 
 _HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 _KINDS: Mapping[str, tuple[Family, SiteKind]] = {

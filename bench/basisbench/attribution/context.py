@@ -16,7 +16,8 @@ from basisbench.attribution.gradients import Batch, gradient_field, has_affine_o
 from basisbench.circuits.fast.cross_layer_writer import EarlierWrites
 from basisbench.models.batching import in_parts, joined_rows
 from basisbench.models.hooks import Edit, observed
-from basisbench.models.model import SITE_HOOKS, Model, SiteKind
+from basisbench.models.model import Model
+from basisbench.models.sites import SITE_HOOKS, SiteKind
 from basisbench.models.start_at_layer import Recording, record
 from basisbench.protocols import CrossLayerBasis
 

@@ -24,9 +24,10 @@ from basisbench.attribution.metric import logit_difference
 from basisbench.errors import unknown_name
 from basisbench.models.batching import in_parts, joined_rows
 from basisbench.models.hooks import Edit, Place, edited, observed
-from basisbench.models.model import Model, SiteKind, at_least_float32
+from basisbench.models.model import Model, at_least_float32
 from basisbench.models.onednn import running_packed
 from basisbench.models.relp import relp_rules
+from basisbench.models.sites import SiteKind
 from basisbench.models.start_at_layer import Recording, record
 
 if TYPE_CHECKING:

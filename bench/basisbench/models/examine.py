@@ -13,59 +13,21 @@ A model that lacks a part is refused, with the name of the part and the file to 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisBenchError
+from basisbench.models.examine import refused
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.models.hooks import Place
-    from basisbench.models.model import Model, SiteKind
+    from basisbench.models.model import Model
 
-
-@dataclass(frozen=True)
-class Architecture:
-    """An architecture on which the tests of the core hold.
-
-    Attributes:
-        summary: what is particular about it, and models of it.
-        hooks: hook names, with `{layer}`, of kinds of site that are not where `basisbench.models.model.SITE_HOOKS` says.
-    """
-
-    summary: str
-    hooks: Mapping[SiteKind, str] = field(default_factory=dict)
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "GPT2LMHeadModel": Architecture("LayerNorm, learned positions, one projection for queries, keys and values: GPT-2"),
-    "GPTNeoXForCausalLM": Architecture("attention and MLP side by side, partial rotary positions: Pythia"),
-    "LlamaForCausalLM": Architecture("RMSNorm, rotary positions, gated MLP, grouped queries: Llama 2 and 3"),
-    "Qwen3ForCausalLM": Architecture("as Llama, with norms of queries and keys: dense Qwen3"),
-    "Gemma2ForCausalLM": Architecture("norms after attention and MLP, soft-caps, sliding windows: Gemma 2"),
-    "Gemma3ForCausalLM": Architecture("as Gemma 2, with norms of queries and keys and two rotary bases: Gemma 3 text"),
-}
-"""By Hugging Face's class name. To add one: an entry here and in the tests (tests/oracle_models.py)."""
 
 _ROUNDING = 1e-3
 _HALF_PRECISION_ROUNDING = 5e-2
 """Largest difference on the probe, as a share of the largest value."""
-
-
-def refused(name: str, architecture: str, reason: str) -> BasisBenchError:
-    """Build the error for a model whose architecture cannot be used.
-
-    Args:
-        name: name of the model.
-        architecture: Hugging Face's class name.
-        reason: what is missing.
-    """
-    return BasisBenchError(
-        f"model '{name}': architecture {architecture} cannot be used: {reason}; choose another model, or add the "
-        f"architecture to basisbench/architectures.py (there now: {', '.join(sorted(ARCHITECTURES))})"
-    )
 
 
 def examine(model: Model) -> None:
@@ -99,7 +61,7 @@ def _missing_site(model: Model) -> str | None:
 
     TransformerLens lends a part without a module the module around it: experts the whole MLP, an MLP the whole block.
     """
-    from basisbench.models.model import SITE_HOOKS
+    from basisbench.models.sites import SITE_HOOKS
 
     places: dict[str, Place] = {}
     wanted = {"embeddings": "embed.hook_out", "final norm": "ln_final.hook_out", "unembedding": "unembed.hook_out"}
@@ -123,7 +85,7 @@ def _broken_promise(model: Model) -> str | None:
     import torch
 
     from basisbench.models.hooks import observed
-    from basisbench.models.model import SITE_HOOKS
+    from basisbench.models.sites import SITE_HOOKS
 
     words = int(model.body.get_input_embeddings().weight.shape[0])
     tokens = model.tokens([[(7919 * (5 * row + column) + 1) % words for column in range(5)] for row in range(2)])

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.models.hub_cache import cache_folder
-from basisbench.models.hub_errors import one_line
+from basisbench.models.hub_errors import cache_folder, one_line
 
 _SECONDS = 10.0
 """How long the hub may take to name a commit before the cache is asked."""

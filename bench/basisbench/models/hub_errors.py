@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from basisbench.errors import BasisBenchError
-from basisbench.models.hub_cache import cache_root, cached_commits
 
 _CLIENT = "huggingface_hub"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -194,3 +193,23 @@ def _in_the_cache(error: BaseException) -> bool:
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def cache_root() -> Path:
+    """Return the folder of all repositories."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def cache_folder(repository: str) -> Path:
+    """Return the folder of a repository."""
+    from huggingface_hub.file_download import repo_folder_name
+
+    return cache_root() / repo_folder_name(repo_id=repository, repo_type="model")
+
+
+def cached_commits(repository: str) -> list[str]:
+    """Return the commits of which the cache has at least a file, sorted."""
+    folder = cache_folder(repository) / "snapshots"
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []

@@ -15,39 +15,21 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import Batching, is_out_of_memory
-from basisbench.models.examine import ARCHITECTURES, examine, refused
+from basisbench.models.examine import examine
 from basisbench.models.hooks import Edit, Place, edited, observed
+from basisbench.models.model import SITE_HOOKS, SiteKind
 from basisbench.models.onednn import PackedWeights, pack_linears, packed_twin
+from basisbench.models.sites import ARCHITECTURES, refused
 from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Float, Int
     from torch import Tensor, nn
-
-SiteKind = Literal["mlp_in", "mlp_act", "mlp_out", "attn_z", "attn_out", "resid_post"]
-
-SITE_HOOKS: Mapping[SiteKind, str] = {
-    "mlp_in": "blocks.{layer}.mlp.hook_in",
-    "mlp_act": "blocks.{layer}.mlp.hook_post",
-    "mlp_out": "blocks.{layer}.hook_mlp_out",
-    "attn_z": "blocks.{layer}.attn.hook_z",
-    "attn_out": "blocks.{layer}.hook_attn_out",
-    "resid_post": "blocks.{layer}.hook_resid_post",
-}
-"""TransformerLens's name of each kind of site.
-
-- `mlp_in`: what the MLP reads, after the norm in front of it.
-- `mlp_act`: input of the down projection.
-- `mlp_out`, `attn_out`: what the MLP and the attention add to the residual stream, so after a post-norm where there is
-  one (Gemma); TransformerLens's own choice, and where Gemma Scope's dictionaries sit.
-- `attn_z`: the heads' outputs side by side, input of the output projection.
-- `resid_post`: the residual stream after the block.
-"""
 
 
 @dataclass

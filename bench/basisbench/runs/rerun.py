@@ -114,7 +114,7 @@ def rerun_model(
     Raises:
         BasisBenchError: the model, its pairs or a dictionary cannot be had, or a cell does not fit into memory.
     """
-    from basisbench.models.memory import describe_environment
+    from basisbench.runs.environment import describe_environment
 
     weights, model = _load(members[0].record, registry, device, dtype)
     done = []

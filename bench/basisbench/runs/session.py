@@ -21,7 +21,7 @@ from basisbench.circuits.curve import GroupCurve, measure_group, pooled_curve, p
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
-from basisbench.models.memory import describe_environment, peak_memory, reset_peak_memory, trim_memory
+from basisbench.models.memory import peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
 from basisbench.results.metrics import sizes_grid
@@ -40,6 +40,7 @@ from basisbench.results.record import (
     TopNode,
 )
 from basisbench.runs.basis_cache import build, keep_less, make_room
+from basisbench.runs.environment import describe_environment
 from basisbench.types import PairSet
 
 if TYPE_CHECKING:
