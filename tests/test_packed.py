@@ -11,7 +11,8 @@ from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
 from sae_lens.saes.transcoder import JumpReLUTranscoder, JumpReLUTranscoderConfig
 from torch import Tensor, nn
 
-from basisbench.attribution.gradients import Batch, gradient_field
+from basisbench.attribution.batch import Batch
+from basisbench.attribution.gradients import gradient_field
 from basisbench.models.load import load_model
 from basisbench.models.onednn import pack_linears, packed_linear, packed_twin
 from basisbench.types import ModelSpec

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformer_lens.model_bridge.generalized_components.normalization import NormalizationBridge
 
 import oracle
+from basisbench.attribution.batch import Batch
 from basisbench.attribution.context import GroupContext
-from basisbench.attribution.gradients import Batch, gradient_field
+from basisbench.attribution.gradients import gradient_field
 from basisbench.errors import BasisBenchError
 from basisbench.models import relp
 from basisbench.models.load import load_model

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import oracle
+from basisbench.attribution.batch import Batch
 from basisbench.attribution.context import GroupContext
-from basisbench.attribution.gradients import Batch, gradient_field
+from basisbench.attribution.gradients import gradient_field
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.types import ModelSpec, Pairs

@@ -35,8 +35,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from basisbench.attribution.batch import Batch
 from basisbench.attribution.context import GroupContext
-from basisbench.attribution.gradients import Batch, gradient_field
+from basisbench.attribution.gradients import gradient_field
 from basisbench.circuits.ablation import Keep
 from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.circuits.group import GroupPair

@@ -7,13 +7,13 @@ that each cell can be charged for the shared work that it used, whoever asked fi
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from basisbench.attribution.gradients import Batch, gradient_field, has_affine_output
-from basisbench.circuits.fast.cross_layer_writer import EarlierWrites
+from basisbench.attribution.batch import Batch
+from basisbench.attribution.context import Ledger, Spent, now
+from basisbench.attribution.gradients import gradient_field, has_affine_output
+from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.models.batching import in_parts, joined_rows
 from basisbench.models.hooks import Edit, observed
 from basisbench.models.model import Model
@@ -35,53 +35,6 @@ FAMILY_KINDS: tuple[tuple[SiteKind, ...], ...] = (("mlp_act", "mlp_out"), ("attn
 _TOKENS_PER_PATCH = 4096
 _KEPT_BYTES = 64 * 2**20
 """Coordinates of the basis at hand are kept for its next method up to this size per group."""
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What a piece of shared work cost.
-
-    Attributes:
-        seconds: wall-clock seconds.
-        forward_equivalents: passes over one pair; a backward pass counts as two forward ones.
-    """
-
-    seconds: float = 0.0
-    forward_equivalents: float = 0.0
-
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(self.seconds + other.seconds, self.forward_equivalents + other.forward_equivalents)
-
-
-class Ledger:
-    """Which shared work a cell used, and what it cost when it was done."""
-
-    def __init__(self) -> None:
-        self._costs: dict[str, Spent] = {}
-        self._used: set[str] = set()
-        self._fresh: set[str] = set()
-
-    def start(self) -> None:
-        """Begin a cell: forget what was used and what was done; costs are kept."""
-        self._used.clear()
-        self._fresh.clear()
-
-    def use(self, key: str) -> None:
-        """Note that the cell used a piece of shared work."""
-        self._used.add(key)
-
-    def pay(self, key: str, cost: Spent) -> None:
-        """Note what a piece of shared work cost."""
-        self._costs[key] = cost
-        self._fresh.add(key)
-
-    def fresh(self) -> Spent:
-        """Return the cost of the shared work that was done in this cell, rather than found ready."""
-        return sum((self._costs[key] for key in self._fresh), Spent())
-
-    def total(self, prefix: str) -> Spent:
-        """Return the cost of the used work whose key starts with `prefix`."""
-        return sum((self._costs[key] for key in self._used if key.startswith(prefix)), Spent())
 
 
 class GroupContext:
@@ -305,12 +258,3 @@ class GroupContext:
         result = work()
         self.ledger.pay(key, Spent(now(self._model) - start, self._model.meter.forward_equivalents - before))
         return result
-
-
-def now(model: Model) -> float:
-    """Return the time in seconds once all work queued on the model's device is done."""
-    import torch
-
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
-    return time.perf_counter()

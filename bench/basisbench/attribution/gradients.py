@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.columns import columns_of, narrow_head
-from basisbench.attribution.metric import logit_difference
+from basisbench.attribution.batch import columns_of, narrow_head
+from basisbench.attribution.gradients import Batch
 from basisbench.errors import unknown_name
 from basisbench.models.batching import in_parts, joined_rows
 from basisbench.models.hooks import Edit, Place, edited, observed
@@ -31,7 +31,7 @@ from basisbench.models.sites import SiteKind
 from basisbench.models.start_at_layer import Recording, record
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
 TOKENS_PER_SWEEP = 2048
@@ -46,36 +46,6 @@ _GRAPH_WIDTHS = 10
 
 Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
 """The metric's gradient at each hook, per pair."""
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """The tensors of one aligned group.
-
-    Attributes:
-        clean: token ids of the clean prompts.
-        counterfactual: token ids of the counterfactual prompts.
-        answers: ids of the answer tokens.
-        foils: ids of the foil tokens.
-    """
-
-    clean: Int[Tensor, "pair pos"]
-    counterfactual: Int[Tensor, "pair pos"]
-    answers: Int[Tensor, "pair answer"]
-    foils: Int[Tensor, "pair foil"]
-
-    def metric(self, logits: Float[Tensor, "pair vocab"]) -> Float[Tensor, " pair"]:
-        """Return the metric of each pair."""
-        return logit_difference(logits, self.answers, self.foils)
-
-    def part(self, chosen: slice) -> Batch:
-        """Return some of the pairs."""
-        return Batch(*(part[chosen] for part in (self.clean, self.counterfactual, self.answers, self.foils)))
-
-    def repeated(self, times: int) -> Batch:
-        """Return the batch `times` times, copy after copy."""
-        parts = (self.clean, self.counterfactual, self.answers, self.foils)
-        return Batch(*(part.repeat(times, 1) for part in parts))
 
 
 def gradient_field(rule: str, model: Model, batch: Batch, hooks: Sequence[str], *, steps: int = 10) -> Field:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-    from basisbench.attribution.gradients import Batch
+    from basisbench.attribution.batch import Batch
     from basisbench.models.model import Model
     from basisbench.protocols import Basis
     from basisbench.types import Ablation

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter, EarlierWrites, Pass, PlainWriter
+from basisbench.attribution.reconstruction import EarlierWrites
+from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter, Pass, PlainWriter
 from basisbench.circuits.fast.site_writer import SiteWriter
 from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import CrossLayerBasis

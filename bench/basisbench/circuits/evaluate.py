@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.columns import columns_of, narrow_head
+from basisbench.attribution.batch import columns_of, narrow_head
 from basisbench.circuits.ablation import Keep, Reference, ablation_edits
 from basisbench.models.batching import MemoryExhaustedError, exhausted, is_out_of_memory, release
 from basisbench.models.hooks import Edit, Place
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.attribution.gradients import Batch
+    from basisbench.attribution.batch import Batch
     from basisbench.circuits.fast.shared_work import Shortcut
     from basisbench.models.model import Model
     from basisbench.protocols import Basis

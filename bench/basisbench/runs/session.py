@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.context import GroupContext, Spent, now
+from basisbench.attribution.context import GroupContext
+from basisbench.attribution.cost import Spent, now
 from basisbench.attribution.fit import Fit, measure_fit
 from basisbench.circuits.curve import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
 from basisbench.circuits.group import GroupPair
