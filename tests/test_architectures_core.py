@@ -16,7 +16,7 @@ import test_curve_oracle as curves
 import test_endpoints as endpoints
 import test_gradient_oracle as gradients
 import test_patching as patching
-from basisbench.circuits.ablation import Keep
+from basisbench.circuits.circuit import Keep
 from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.types import Ablation, ErrorPolicy
 

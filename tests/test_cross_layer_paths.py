@@ -15,11 +15,12 @@ from torch import Tensor
 import cross_layer_oracle as cross
 import oracle
 from basisbench.attribution.reconstruction import EarlierWrites, earlier_writes
-from basisbench.circuits.ablation import Keep, Reference
+from basisbench.circuits.circuit import Keep, Reference
 from basisbench.circuits.curve import measure_group
 from basisbench.circuits.evaluate import evaluate_circuits
-from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter, Pass, PlainWriter
+from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter
 from basisbench.circuits.fast.shared_work import FirstUnits
+from basisbench.circuits.plain import Pass, PlainWriter
 from basisbench.circuits.ranking import rank
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Ablation, ErrorPolicy, Site

@@ -12,7 +12,7 @@ import torch
 
 import oracle
 from basisbench.attribution.context import GroupContext
-from basisbench.circuits.ablation import Keep
+from basisbench.circuits.circuit import Keep
 from basisbench.circuits.curve import measure_group
 from basisbench.circuits.evaluate import CircuitValues, evaluate_circuits
 from basisbench.circuits.group import GroupPair

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import oracle
 from basisbench.attribution.projection import site_scores
-from basisbench.circuits.ablation import Keep, Reference
+from basisbench.circuits.circuit import Keep, Reference
 from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.circuits.fast.moved_units import take_slices
 from basisbench.circuits.fast.shared_work import FirstUnits

@@ -11,7 +11,8 @@ from torch import Tensor
 import oracle
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.projection import projected_scores
-from basisbench.circuits.ablation import Keep, ablation_edits
+from basisbench.circuits.ablation import ablation_edits
+from basisbench.circuits.circuit import Keep
 from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import rank

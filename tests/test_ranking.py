@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracle
-from basisbench.circuits.ablation import Keep
+from basisbench.circuits.circuit import Keep
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.types import ErrorPolicy, Scores
 

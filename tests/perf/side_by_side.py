@@ -38,7 +38,7 @@ from torch import Tensor
 from basisbench.attribution.batch import Batch
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
-from basisbench.circuits.ablation import Keep
+from basisbench.circuits.circuit import Keep
 from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank

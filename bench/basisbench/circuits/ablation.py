@@ -12,85 +12,22 @@ Kept nodes are live in the ablated pass, never clamped. How a site computes this
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.reconstruction import EarlierWrites
-from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter, Pass, PlainWriter
+from basisbench.circuits.ablation import Keep, Reference
+from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter
 from basisbench.circuits.fast.site_writer import SiteWriter
+from basisbench.circuits.plain import Pass, PlainWriter
 from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import CrossLayerBasis
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Float
     from torch import Tensor
 
     from basisbench.circuits.fast.shared_work import FirstUnits
     from basisbench.models.model import Model
     from basisbench.protocols import Basis
-    from basisbench.types import Site
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """The values that nodes outside the circuit take, for one aligned group.
-
-    Attributes:
-        units: per site, coordinates; the first axis is 1 when every pair shares them (mean, zero).
-        errors: per site, errors at the write hook; None for an exact basis.
-    """
-
-    units: tuple[Float[Tensor, "pair_or_1 pos unit"], ...]
-    errors: tuple[Float[Tensor, "pair_or_1 pos d_write"], ...] | None
-    _outputs: dict[int, Tensor] = field(default_factory=dict)
-    _earlier: list[EarlierWrites] = field(default_factory=list)
-
-    def part(self, chosen: slice) -> Reference:
-        """Return the reference of some of the pairs; the same where all pairs share it."""
-        if all(len(units) == 1 for units in self.units):
-            return self
-
-        def cut(value: Tensor) -> Tensor:
-            return value if len(value) == 1 else value[chosen]
-
-        return Reference(
-            tuple(cut(units) for units in self.units),
-            None if self.errors is None else tuple(cut(errors) for errors in self.errors),
-            {index: cut(output) for index, output in self._outputs.items()},
-        )
-
-    def output(self, basis: Basis, index: int) -> Float[Tensor, "pair_or_1 pos d_write"]:
-        """Return what a site writes when every node and error is at its reference; computed once."""
-        if index not in self._outputs:
-            site = basis.sites[index]
-            output = basis.decode(site, self.units[index])
-            if isinstance(basis, CrossLayerBasis):
-                earlier = self._writes_before(basis, site)
-                output = output if earlier is None else output + earlier
-            self._outputs[index] = output if self.errors is None else output + self.errors[index]
-        return self._outputs[index]
-
-    def _writes_before(self, basis: CrossLayerBasis, site: Site) -> Float[Tensor, "pair_or_1 pos d_write"] | None:
-        """Return what earlier sites write here; when sites are asked for in order, each spreads once."""
-        if not self._earlier:
-            of = dict(zip(basis.sites, self.units, strict=True))
-            self._earlier.append(EarlierWrites(basis, of.__getitem__))
-        earlier = self._earlier[0].at(site)
-        self._earlier[0].offer(site, self.units[basis.sites.index(site)])
-        return earlier
-
-
-@dataclass(frozen=True, eq=False)
-class Keep:
-    """Which nodes stay live, for several circuits at once.
-
-    Attributes:
-        units: per site, True where the unit is kept; the position axis is 1 when positions go together.
-        errors: per site, True where the error is kept.
-    """
-
-    units: tuple[Bool[Tensor, "circuit pos_or_1 unit"], ...]
-    errors: tuple[Bool[Tensor, "circuit pos_or_1"], ...]
 
 
 def ablation_edits(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.ablation import Keep
+from basisbench.circuits.circuit import Keep
 from basisbench.circuits.evaluate import CircuitValues, evaluate_circuits
 from basisbench.models.batching import is_out_of_memory, release
 from basisbench.results.record_fields import Curve, SubsetCheck

@@ -14,7 +14,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.batch import columns_of, narrow_head
-from basisbench.circuits.ablation import Keep, Reference, ablation_edits
+from basisbench.circuits.ablation import ablation_edits
+from basisbench.circuits.circuit import Keep, Reference
 from basisbench.models.batching import MemoryExhaustedError, exhausted, is_out_of_memory, release
 from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import StreamedBasis, UnitwiseBasis

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.ablation import Keep, Reference, ablation_edits, family_empty_edits
+from basisbench.circuits.ablation import ablation_edits, family_empty_edits
+from basisbench.circuits.circuit import Keep, Reference
 from basisbench.circuits.fast.shared_work import NO_PREFIX, Prefix, Shortcut, common_prefix, take_shortcut
 from basisbench.circuits.reference import reference_outputs, reference_values
 from basisbench.models.batching import in_parts

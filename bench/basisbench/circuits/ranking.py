@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.ablation import Keep
+from basisbench.circuits.circuit import Keep
 from basisbench.types import Scores
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.ablation import Reference
+from basisbench.circuits.circuit import Reference
 
 if TYPE_CHECKING:
     from jaxtyping import Float

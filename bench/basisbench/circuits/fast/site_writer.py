@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.circuits.ablation import Keep, Reference
+    from basisbench.circuits.circuit import Keep, Reference
     from basisbench.circuits.fast.shared_work import FirstUnits
     from basisbench.protocols import Basis
 
