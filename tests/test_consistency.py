@@ -8,8 +8,7 @@ import pytest
 
 import basisbench
 from basisbench.results.frame import read_results
-from basisbench.submissions.invariants import contradictions
-from basisbench.submissions.plausible import implausible
+from basisbench.submissions.invariants import contradictions, implausible
 from basisbench.submissions.validate import validate
 from basisbench.types import Ablation
 

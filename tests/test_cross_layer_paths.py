@@ -24,7 +24,7 @@ from basisbench.circuits.plain import Pass, PlainWriter
 from basisbench.circuits.ranking import rank
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Ablation, ErrorPolicy, Site
-from basisbench_baselines.dictionaries.rows import RowsPart
+from basisbench_baselines.dictionaries.fast import RowsPart
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
 

@@ -20,8 +20,7 @@ from basisbench.circuits.fast.moved_units import take_slices
 from basisbench.circuits.fast.shared_work import FirstUnits
 from basisbench.circuits.fast.site_writer import SiteWriter
 from basisbench.types import Ablation, Site
-from basisbench_baselines.dictionaries.fast import elementwise_dictionary, sparse_product
-from basisbench_baselines.dictionaries.rows import RowsPart
+from basisbench_baselines.dictionaries.fast import RowsPart, elementwise_dictionary, sparse_product
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

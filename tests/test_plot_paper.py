@@ -24,10 +24,10 @@ from PIL import Image
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.plots.curves import plot_curves, plot_results
-from basisbench.plots.latex import unbroken
 from basisbench.plots.paper import WIDTHS, Width, inches
 from basisbench.plots.paper_cost import plot_paper_cost
 from basisbench.plots.style import basis_styles
+from basisbench.plots.text import unbroken
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.record import Record
 from drawn_figures import drawn, is_shown, legend_labels, line

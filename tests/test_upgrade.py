@@ -12,8 +12,16 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.errors import RecordError
-from basisbench.results.record import SCHEMA_VERSION, Record, parse_record, read_record, write_record
-from basisbench.results.upgrade import UPGRADES, Content, upgraded
+from basisbench.results.record import (
+    SCHEMA_VERSION,
+    UPGRADES,
+    Content,
+    Record,
+    parse_record,
+    read_record,
+    upgraded,
+    write_record,
+)
 from basisbench.submissions.validate import validate
 from rich_records import rich_record
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, Site
-from basisbench_baselines.dictionaries.rows import RowsPart
+from basisbench_baselines.dictionaries.fast import RowsPart
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -21,9 +21,8 @@ from basisbench.models.memory import give_memory_back, trim_memory
 from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, ModelSpec, Site
-from basisbench_baselines.dictionaries.fast import ElementwiseDictionary, QuickDictionary, quick_dictionary
+from basisbench_baselines.dictionaries.fast import ElementwiseDictionary, QuickDictionary, RowsPart, quick_dictionary
 from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf
-from basisbench_baselines.dictionaries.rows import RowsPart
 from basisbench_baselines.dictionaries.saelens_adapter import adapt
 
 if TYPE_CHECKING:

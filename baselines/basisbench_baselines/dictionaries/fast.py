@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
@@ -214,3 +216,38 @@ def elementwise_dictionary(dictionary: Any, *, pack: bool = True) -> Elementwise
     shift = b_dec if config.apply_b_dec_to_input and "transcoder" not in kind else None
     encoder, decoder = linear_map(w_enc, b_enc, pack=pack), linear_map(w_dec.T, b_dec, pack=pack)
     return ElementwiseDictionary(shift, w_enc, b_enc, threshold, w_dec, b_dec, encoder, decoder)
+
+
+class RowsPart:
+    """Implements `basisbench.protocols.BasisPart`.
+
+    Args:
+        units: which units.
+        encoder: makes the encoder of some units.
+        decoder: gives the decoder rows of some units.
+    """
+
+    def __init__(
+        self, units: Int[Tensor, " part"], encoder: Callable[[Tensor], LinearMap], decoder: Callable[[Tensor], Tensor]
+    ) -> None:
+        self._units, self._make_encoder, self._make_rows = units, encoder, decoder
+
+    @cached_property
+    def _encoder(self) -> LinearMap:
+        return self._make_encoder(self._units)
+
+    @cached_property
+    def _rows(self) -> Float[Tensor, "part d_write"]:
+        return self._make_rows(self._units)
+
+    def encode(self, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b part"]:
+        """Return the coordinates of these units."""
+        return self._encoder(x)
+
+    def decode(self, f: Float[Tensor, "*b part"]) -> Float[Tensor, "*b d_write"]:
+        """Return what these coordinates add to the reconstruction."""
+        return passing_linear_map(self._rows.T, None)(f)
+
+    def project(self, gradient: Float[Tensor, "*b d_write"]) -> Float[Tensor, "*b part"]:
+        """Return the product of a gradient with each unit's decoder row."""
+        return passing_linear_map(self._rows, None)(gradient)

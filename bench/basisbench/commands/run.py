@@ -101,7 +101,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
-    from basisbench.runs.executors import parse_executor
+    from basisbench.runs.ray_executor import parse_executor
     from basisbench.runs.run import Request, plan_request, run_request
 
     request = Request(

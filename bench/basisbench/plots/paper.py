@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 
 from basisbench.errors import BasisBenchError
-from basisbench.plots.latex import escape, unbroken
 from basisbench.plots.panels import Horizontal, Panel, Pen, Quantity, Remarks, draw_lines, outside_text, write_note
 from basisbench.plots.style import WINDOW, set_size_axis
-from basisbench.plots.text import fitted, legend_columns, plain
+from basisbench.plots.text import escape, fitted, legend_columns, plain, unbroken
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

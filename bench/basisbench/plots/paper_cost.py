@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from basisbench.plots.cost import Points, draw_points, fewer_tasks, span_of
-from basisbench.plots.latex import escape
 from basisbench.plots.paper import (
     LARGE,
     SMALL,
@@ -27,7 +26,7 @@ from basisbench.plots.paper import (
     paper_height,
 )
 from basisbench.plots.style import Style, short_number
-from basisbench.plots.text import plain
+from basisbench.plots.text import escape, plain
 from basisbench.results.conditions import basis_order, default_method, family_order, split_settings, unique
 from basisbench.results.labels import short_labels
 

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 
@@ -39,7 +39,6 @@ from basisbench.results.record_fields import (
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
 from basisbench.results.schema import LARGEST, Count, Frozen, Name, Positive, VersionOne, describe_problem
-from basisbench.results.upgrade import upgraded_text
 from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
 from basisbench.version import __version__
 
@@ -330,3 +329,72 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
             raise
     except OSError as error:
         raise RecordError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+Content: TypeAlias = "Mapping[str, Any]"
+
+
+Upgrade: TypeAlias = "Callable[[Content], Content]"
+
+
+UPGRADES: dict[int, Upgrade] = {}
+"""Version n of the record's schema to the function that turns such content into version n + 1."""
+
+
+def upgraded(content: Content, current: int, upgrades: Mapping[int, Upgrade] | None = None) -> Content:
+    """Turn the content of a file into the present schema.
+
+    Args:
+        content: what the file holds.
+        current: the present version.
+        upgrades: functions by version; by default those of the record.
+
+    Returns:
+        Content of the present version; the content itself where it has that version, or none that we know.
+
+    Raises:
+        RecordError: the content is of a later version, or not what its version calls for.
+    """
+    upgrades = UPGRADES if upgrades is None else upgrades
+    version = content.get("schema_version")
+    if type(version) is not int:  # true is an instance of int too
+        return content
+    if version > current:
+        found = str(version) if version < 10**9 else "a huge number"
+        raise RecordError(
+            f"schema_version: found {found}, but BasisBench {__version__} knows versions up to {current}; "
+            "upgrade BasisBench to read it"
+        )
+    while version < current and version in upgrades:
+        try:
+            content = {**upgrades[version](content), "schema_version": version + 1}
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise RecordError(
+                f"schema_version: is {version}, but the file is not what that version calls for: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        version += 1
+    return content
+
+
+def upgraded_text(data: bytes, current: int) -> bytes | None:
+    """Turn the text of a file into the present schema, where it is of another one.
+
+    Args:
+        data: what the file holds; it need not be JSON.
+        current: the present version.
+
+    Returns:
+        JSON of the present version; None where there is nothing to upgrade.
+
+    Raises:
+        RecordError: as `upgraded`.
+    """
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):  # told better by the parser that reads records
+        return None
+    if not isinstance(content, dict):
+        return None
+    new = upgraded(content, current)
+    return None if new is content else json.dumps(new).encode()

@@ -7,12 +7,12 @@ of a run is restricted to the layers that all of them cover; F(0), the empty cir
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisError
-from basisbench.protocols import Basis, BasisPart, BasisSpec, CrossLayerBasis, StreamedBasis, UnitwiseBasis
+from basisbench.protocols import Basis, BasisPart, CrossLayerBasis, StreamedBasis, UnitwiseBasis
 from basisbench.types import Family, Site
 
 if TYPE_CHECKING:
@@ -122,34 +122,3 @@ def restrict(basis: Basis, layers: Sequence[int] | None) -> Basis:
     if across:
         return (_UnitwiseCrossLayerSubset if unitwise else _CrossLayerSubset)(basis, sites)
     return (_UnitwiseSubset if unitwise else LayerSubset)(basis, sites)
-
-
-def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -> dict[Family, tuple[int, ...] | None]:
-    """Return the layers on which the bases of a run are compared, by family.
-
-    Args:
-        specs: the bases of the run, of one model.
-        model_layers: number of layers of the model, where it is known: a restriction to all of them is none.
-
-    Returns:
-        For each family the layers that all its bases cover; None where no basis misses any.
-
-    Raises:
-        BasisError: two bases of a family share no layer.
-    """
-    covered: dict[Family, tuple[int, ...] | None] = {}
-    first: dict[Family, str] = {}
-    for spec in specs:
-        before = covered.setdefault(spec.family, None)
-        if spec.layers is None:
-            continue
-        layers = tuple(sorted(spec.layers)) if before is None else tuple(x for x in before if x in spec.layers)
-        if not layers:
-            raise BasisError(
-                f"bases '{first[spec.family]}' and '{spec.name}' of family {spec.family} cover no common layer; run "
-                "them apart, or choose other dictionaries"
-            )
-        first.setdefault(spec.family, spec.name)
-        covered[spec.family] = layers
-    whole = None if model_layers is None else tuple(range(model_layers))
-    return {family: None if layers == whole else layers for family, layers in covered.items()}

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from basisbench.errors import BasisBenchError
 from basisbench.registry import Registry
 from basisbench.results.store import Store
-from basisbench.runs.executors import LOCAL, Executor, parse_executor
 from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
+from basisbench.runs.ray_executor import LOCAL, Executor, parse_executor
 from basisbench.runs.runner import Group, Runner, Settings, group_cells
 from basisbench.runs.suite import Suite, expand, few_cells, load_suite
 from basisbench.types import Ablation, ErrorPolicy, Granularity, ModelSpec

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.cost import Spent, now
 from basisbench.attribution.fit import Fit, measure_fit
-from basisbench.circuits.curve import GroupCurve, measure_group, pooled_curve, pooled_subset_checks
+from basisbench.circuits.curve import GroupCurve, measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
@@ -41,6 +41,7 @@ from basisbench.results.record import (
     TopNode,
 )
 from basisbench.runs.basis_cache import build, keep_less, make_room
+from basisbench.runs.cell_record import pooled_curve, pooled_subset_checks
 from basisbench.runs.environment import describe_environment
 from basisbench.types import PairSet
 

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -17,12 +17,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from basisbench.errors import RecordError, unknown_name
+from basisbench.errors import BasisError, RecordError, unknown_name
+from basisbench.protocols import BasisSpec
 from basisbench.registry import Registry
 from basisbench.results.record import CellConfig
 from basisbench.results.schema import Frozen, describe_problem
-from basisbench.runs.layer_subset import shared_layers
-from basisbench.types import Ablation, ErrorPolicy, Granularity
+from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
 
 SUITE_SUFFIXES = (".yaml", ".yml")
 
@@ -247,3 +247,34 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
         mark = error.problem_mark
         return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
     return " ".join(str(error).split())
+
+
+def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -> dict[Family, tuple[int, ...] | None]:
+    """Return the layers on which the bases of a run are compared, by family.
+
+    Args:
+        specs: the bases of the run, of one model.
+        model_layers: number of layers of the model, where it is known: a restriction to all of them is none.
+
+    Returns:
+        For each family the layers that all its bases cover; None where no basis misses any.
+
+    Raises:
+        BasisError: two bases of a family share no layer.
+    """
+    covered: dict[Family, tuple[int, ...] | None] = {}
+    first: dict[Family, str] = {}
+    for spec in specs:
+        before = covered.setdefault(spec.family, None)
+        if spec.layers is None:
+            continue
+        layers = tuple(sorted(spec.layers)) if before is None else tuple(x for x in before if x in spec.layers)
+        if not layers:
+            raise BasisError(
+                f"bases '{first[spec.family]}' and '{spec.name}' of family {spec.family} cover no common layer; run "
+                "them apart, or choose other dictionaries"
+            )
+        first.setdefault(spec.family, spec.name)
+        covered[spec.family] = layers
+    whole = None if model_layers is None else tuple(range(model_layers))
+    return {family: None if layers == whole else layers for family, layers in covered.items()}

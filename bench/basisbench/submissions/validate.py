@@ -27,8 +27,7 @@ from basisbench.results.store import RECORDS_FOLDER, file_name
 from basisbench.submissions.cross_checks import Member, Trust, check_shared, member_of
 from basisbench.submissions.find_records import RESTORE, SUBMISSIONS, Notes, find_records
 from basisbench.submissions.folder import check_metadata, check_verified, list_submission
-from basisbench.submissions.invariants import contradictions
-from basisbench.submissions.plausible import implausible
+from basisbench.submissions.invariants import contradictions, implausible
 from basisbench.submissions.submission import sha256
 
 REFERENCE = "pocket"
