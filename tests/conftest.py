@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
-from basisbench.results.record import Record, SubsetCheck, TopNode
+from basisbench.results.record import Record
+from basisbench.results.record_fields import SubsetCheck, TopNode
 from basisbench.types import ModelSpec
 from oracle_names import ARCHITECTURES
 from synthetic_records import synthetic_record

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-from basisbench.results.record import Record, TopNode
+from basisbench.results.record import Record
+from basisbench.results.record_fields import TopNode
 from basisbench.results.store import Store
 from basisbench.submissions.submission import sha256
 from synthetic_records import BASES, METHODS, synthetic_record, write_suite

@@ -10,21 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from basisbench.results.metrics import sizes_grid
-from basisbench.results.record import (
-    CellConfig,
-    Cost,
-    Counts,
-    Curve,
-    Dropped,
-    Endpoints,
-    Environment,
-    Group,
-    Guard,
-    Identities,
-    Record,
-    Seconds,
-    write_record,
-)
+from basisbench.results.record import CellConfig, Identities, Record, write_record
+from basisbench.results.record_fields import Cost, Counts, Curve, Dropped, Endpoints, Environment, Group, Guard, Seconds
 from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
 
 TASKS = (

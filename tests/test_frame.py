@@ -14,7 +14,8 @@ import pytest
 import basisbench
 from basisbench.errors import RecordError
 from basisbench.results.frame import frame_of, load_results, read_results, summarise
-from basisbench.results.record import Group, Record, write_record
+from basisbench.results.record import Record, write_record
+from basisbench.results.record_fields import Group
 from synthetic_records import synthetic_record, synthetic_suite, write_suite
 
 

@@ -25,7 +25,7 @@ PROGRAM = """
 import json, sys
 from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
-from basisbench.runs.pin import commit_of
+from basisbench.models.hub import commit_of
 from basisbench.types import ModelSpec
 
 answers = []

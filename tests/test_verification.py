@@ -14,8 +14,8 @@ import pytest
 
 from basisbench.errors import RecordError
 from basisbench.results.record import write_whole
+from basisbench.results.store import VERIFICATION_FILE
 from basisbench.submissions.verification import (
-    VERIFICATION_FILE,
     Verification,
     check_verification,
     read_verification,

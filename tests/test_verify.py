@@ -17,20 +17,19 @@ import basisbench.circuits.curve
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.results.record import Record, read_record
-from basisbench.results.store import Store
+from basisbench.results.store import VERIFICATION_FILE, Store
 from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import Settings
 from basisbench.runs.session import Session
 from basisbench.runs.verify import draw_sample, verify
 from basisbench.submissions.verification import (
-    VERIFICATION_FILE,
     Verification,
-    VerifiedCell,
     check_verification,
     read_verification,
     records_digest,
     standing,
 )
+from basisbench.submissions.verification_fields import VerifiedCell
 from forgeries import ALL, FORGERIES, MORE, Content, Forge, circuit
 
 BASES = ("mlp_act", "mlp_act_rotated", "sae_mlp_out", "transcoder", "resid")

@@ -9,7 +9,8 @@ from basisbench.results.record import read_record, write_whole
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.submissions.rerun_agreement import compare_records, tolerance_for
 from basisbench.submissions.sampling import sample_cells
-from basisbench.submissions.verification import Sampling, Verification, record_files, records_digest
+from basisbench.submissions.verification import Verification, record_files, records_digest
+from basisbench.submissions.verification_fields import Sampling
 
 FLOAT32 = tolerance_for("float32")
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from basisbench.protocols import ModelSpec
-from basisbench.types import ContrastPair, Family, PairSet, Scores, Side, Site, Split
+from basisbench.types import ContrastPair, Family, ModelSpec, PairSet, Scores, Side, Site, Split
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from basisbench.attribution.batch import Batch
-from basisbench.attribution.context import Ledger, Spent, now
+from basisbench.attribution.cost import Ledger, Spent, now
 from basisbench.attribution.gradients import gradient_field, has_affine_output
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.models.batching import in_parts, joined_rows

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.batch import columns_of, narrow_head
-from basisbench.attribution.gradients import Batch
+from basisbench.attribution.batch import Batch, columns_of, narrow_head
 from basisbench.errors import unknown_name
 from basisbench.models.batching import in_parts, joined_rows
 from basisbench.models.hooks import Edit, Place, edited, observed

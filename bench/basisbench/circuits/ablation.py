@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.ablation import Keep, Reference
+from basisbench.circuits.circuit import Keep, Reference
 from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter
 from basisbench.circuits.fast.site_writer import SiteWriter
 from basisbench.circuits.plain import Pass, PlainWriter

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.fast.cross_layer_writer import earlier_writes
+from basisbench.attribution.reconstruction import earlier_writes
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from basisbench.circuits.ablation import Keep, Reference
+    from basisbench.circuits.circuit import Keep, Reference
     from basisbench.circuits.fast.shared_work import FirstUnits
     from basisbench.protocols import CrossLayerBasis
 

@@ -12,7 +12,7 @@ from basisbench.version import __version__
 
 if TYPE_CHECKING:
     from basisbench.runs.verify import Sample
-    from basisbench.submissions.verification import Deviation, VerifiedCell
+    from basisbench.submissions.verification_fields import Deviation, VerifiedCell
 
 _SHARES = (0.05, 0.1, 0.25)
 """Shares of forged cells for which the probability of finding one is told."""

@@ -16,7 +16,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisBenchError
-from basisbench.models.examine import refused
+from basisbench.models.sites import refused
 
 if TYPE_CHECKING:
     from torch import Tensor

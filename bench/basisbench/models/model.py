@@ -21,9 +21,8 @@ from basisbench.errors import BasisBenchError
 from basisbench.models.batching import Batching, is_out_of_memory
 from basisbench.models.examine import examine
 from basisbench.models.hooks import Edit, Place, edited, observed
-from basisbench.models.model import SITE_HOOKS, SiteKind
 from basisbench.models.onednn import PackedWeights, pack_linears, packed_twin
-from basisbench.models.sites import ARCHITECTURES, refused
+from basisbench.models.sites import ARCHITECTURES, SITE_HOOKS, SiteKind, refused
 from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:

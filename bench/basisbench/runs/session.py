@@ -26,20 +26,8 @@ from basisbench.models.memory import peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
 from basisbench.results.metrics import sizes_grid
-from basisbench.results.record import (
-    CellConfig,
-    Cost,
-    Counts,
-    Curve,
-    Dropped,
-    Endpoints,
-    Group,
-    Guard,
-    Identities,
-    Record,
-    Seconds,
-    TopNode,
-)
+from basisbench.results.record import CellConfig, Identities, Record
+from basisbench.results.record_fields import Cost, Counts, Curve, Dropped, Endpoints, Group, Guard, Seconds, TopNode
 from basisbench.runs.basis_cache import build, keep_less, make_room
 from basisbench.runs.cell_record import pooled_curve, pooled_subset_checks
 from basisbench.runs.environment import describe_environment

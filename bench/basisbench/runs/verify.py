@@ -24,24 +24,19 @@ from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import Registry
 from basisbench.results.record import CellConfig, Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
+from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
 from basisbench.runs.runner import Settings
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
-from basisbench.submissions.verification import (
-    VERIFICATION_FILE,
-    Sampling,
-    Verification,
-    VerifiedCell,
-    record_files,
-    records_digest,
-)
+from basisbench.submissions.verification import Verification, record_files, records_digest
+from basisbench.submissions.verification_fields import Sampling, VerifiedCell
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
     from basisbench.protocols import BasisSpec, Method, Task
-    from basisbench.results.record import Environment
+    from basisbench.results.record_fields import Environment
     from basisbench.runs.session import Session
 
 

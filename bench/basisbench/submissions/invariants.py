@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Float
 
 from basisbench.results.metrics import sizes_grid
-from basisbench.results.record import Group, Record, TopNode
+from basisbench.results.record import Record
+from basisbench.results.record_fields import Group, TopNode
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
 """How far two values of one F(M) or F(0) may lie apart, by dtype of the model's weights: in logits where they are below

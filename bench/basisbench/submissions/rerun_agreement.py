@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float
 
 from basisbench.results.metrics import sizes_grid
-from basisbench.results.record import Identities, Record, TopNode
+from basisbench.results.record import Identities, Record
+from basisbench.results.record_fields import TopNode
 from basisbench.submissions.verification_fields import Deviation, RankingAgreement, Tolerance, VerifiedCell
 
 _FINE = Tolerance(value=1e-3, share=0.02, mean=2e-3, most=0.5, tied_mean=1e-2, tied_sizes=0.25, score=1e-2)

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from basisbench.circuits.fast.cross_layer_writer import Pass
 from basisbench.circuits.fast.moved_units import Rows, Slice, rows_of, sliced_rows
+from basisbench.circuits.plain import Pass
 from basisbench.protocols import UnitwiseBasis
 
 if TYPE_CHECKING:
