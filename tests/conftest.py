@@ -12,18 +12,18 @@ from hypothesis import settings
 from basisbench.results.record import Record
 from basisbench.results.record_fields import SubsetCheck, TopNode
 from basisbench.types import ModelSpec
-from oracle_names import ARCHITECTURES
-from synthetic_records import synthetic_record
-from tiny_models import build_tiny_tokenizer, save_checkpoint
+from helpers.oracle_names import ARCHITECTURES
+from helpers.synthetic_records import synthetic_record
+from helpers.tiny_models import build_tiny_tokenizer, save_checkpoint
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from basisbench.circuits.group import GroupPair
-    from report_pages import Opened
+    from helpers.report_pages import Opened
 
 # Assertions of helpers, too, are to say what they found.
-pytest.register_assert_rewrite("drawn_figures", "report_pages", "submissions")
+pytest.register_assert_rewrite("helpers.drawn_figures", "helpers.report_pages", "helpers.submissions")
 
 # How long an example takes says nothing on a machine that does other work too; speed has tests of its own (tests/perf).
 settings.register_profile("basisbench", deadline=None)
@@ -33,7 +33,7 @@ settings.load_profile("basisbench")
 @pytest.fixture
 def double_precision() -> Iterator[None]:
     """Let norms and softmax of models in float64 compute in float64."""
-    import oracle
+    from helpers import oracle
 
     with oracle.in_double_precision():
         yield
@@ -48,7 +48,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=[0, 1], ids=["long", "short"])
 def group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
     """Each of the oracle's two groups, of other lengths and numbers of pairs, on its two-layer model."""
-    import oracle
+    from helpers import oracle
 
     return oracle.contexts(architecture)[request.param]
 
@@ -56,7 +56,7 @@ def group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
 @pytest.fixture(params=[0, 1], ids=["long", "short"])
 def cross_group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
     """The same groups on the three-layer model that has a cross-layer transcoder."""
-    import cross_layer_oracle
+    from helpers import cross_layer_oracle
 
     return cross_layer_oracle.contexts(architecture)[request.param]
 
@@ -158,7 +158,7 @@ def plugin_with(tmp_path: Path) -> Any:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree of results: a reference run, and a submission of another basis."""
-    from submissions import write_results
+    from helpers.submissions import write_results
 
     return write_results(tmp_path)
 
@@ -168,7 +168,7 @@ def browser() -> Iterator[Browser]:
     """A browser without a window; a module has one of its own, so that no event loop runs in the tests of others."""
     from playwright.sync_api import sync_playwright
 
-    from report_pages import browser_path
+    from helpers.report_pages import browser_path
 
     path = browser_path()
     with sync_playwright() as playwright:
@@ -180,7 +180,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="session")
 def page_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree of results that `page_file` shows."""
-    from report_pages import write_tree
+    from helpers.report_pages import write_tree
 
     folder = tmp_path_factory.mktemp("results")
     write_tree(folder)
@@ -198,7 +198,7 @@ def page_file(page_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture
 def opened(browser: Browser, page_file: Path) -> Iterator[Opened]:
     """Open a view; whatever the test does, the page must not complain and must not ask the network for anything."""
-    from report_pages import opened_views
+    from helpers.report_pages import opened_views
 
     with opened_views(browser, page_file) as open_view:
         yield open_view

@@ -16,7 +16,7 @@ from basisbench.results.frame import frame_of, load_results, summarise
 from basisbench.results.metrics import METRICS
 from basisbench.results.record import Record, read_record
 from basisbench.results.store import Store
-from synthetic_records import synthetic_record
+from helpers.synthetic_records import synthetic_record
 
 OLD = sorted((Path(__file__).parent / "data").glob("*/*.json"))
 

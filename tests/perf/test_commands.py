@@ -16,8 +16,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from basisbench.results.store import file_name
 from figures import Figures
-from report_pages import browser_path, first_view_seconds, two_thousand_records
-from synthetic_records import synthetic_record, write_suite
+from helpers.report_pages import browser_path, first_view_seconds, two_thousand_records
+from helpers.synthetic_records import synthetic_record, write_suite
 
 CLI = [sys.executable, "-m", "basisbench.cli"]
 

@@ -41,7 +41,7 @@ _DEVICE_GRAPH_BYTES = 16 * 2**30
 """How much autograd may keep for one gradient pass."""
 
 _GRAPH_WIDTHS = 10
-"""Activations of the model's and of the MLP's width that autograd keeps per block (tests/test_memory_limits.py)."""
+"""Activations of the model's and of the MLP's width that autograd keeps per block (tests/models/test_memory_limits.py)."""
 
 Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
 """The metric's gradient at each hook, per pair."""

@@ -57,7 +57,7 @@ def relp_rules(model: Model) -> Iterator[None]:
 def _missing(model: Model, what: str) -> BasisBenchError:
     return BasisBenchError(
         f"RelP has no rule for a part of model '{model.name}' ({model.architecture}): {what}; "
-        "add the rule to basisbench/relp.py"
+        "add the rule to basisbench/models/relp.py"
     )
 
 

@@ -51,7 +51,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Gemma2ForCausalLM": Architecture("norms after attention and MLP, soft-caps, sliding windows: Gemma 2"),
     "Gemma3ForCausalLM": Architecture("as Gemma 2, with norms of queries and keys and two rotary bases: Gemma 3 text"),
 }
-"""By Hugging Face's class name. To add one: an entry here and in the tests (tests/oracle_models.py)."""
+"""By Hugging Face's class name. To add one: an entry here and in the tests (tests/helpers/oracle_models.py)."""
 
 
 def refused(name: str, architecture: str, reason: str) -> BasisBenchError:
@@ -64,5 +64,5 @@ def refused(name: str, architecture: str, reason: str) -> BasisBenchError:
     """
     return BasisBenchError(
         f"model '{name}': architecture {architecture} cannot be used: {reason}; choose another model, or add the "
-        f"architecture to basisbench/architectures.py (there now: {', '.join(sorted(ARCHITECTURES))})"
+        f"architecture to basisbench/models/sites.py (there now: {', '.join(sorted(ARCHITECTURES))})"
     )

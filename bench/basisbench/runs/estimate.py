@@ -2,7 +2,7 @@
 
 1. Cells of one model, task and seed share activations, gradient fields and F(M); each cell adds the points of its own
    curve. Passes are counted as the meter of a run counts them: a backward pass is two, a pass from layer l of L is
-   (L - l) / L (tests/test_dry_run.py compares both on the pocket model).
+   (L - l) / L (tests/runs/test_dry_run.py compares both on the pocket model).
 2. Memory is the model, the largest basis, what a group of cells keeps, and the largest pass.
 3. Time is arithmetic over an assumed rate. On a CPU the rate was measured (results/hardware), on a device it is an
    assumption: nothing was measured there.

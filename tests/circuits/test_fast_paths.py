@@ -1,0 +1,309 @@
+"""Every shortcut of a curve gives what the plain way gives, over random circuits, shapes and dictionaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from basisbench.attribution.projection import site_scores
+from basisbench.circuits.circuit import Keep, Reference
+from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.fast.moved_units import take_slices
+from basisbench.circuits.fast.shared_work import FirstUnits
+from basisbench.circuits.fast.site_writer import SiteWriter
+from basisbench.types import Ablation, Site
+from basisbench_baselines.dictionaries.fast import RowsPart, elementwise_dictionary, sparse_product
+from helpers import oracle
+
+pytestmark = pytest.mark.usefixtures("double_precision")
+
+SHAPES = settings(max_examples=60)
+
+
+@dataclass(frozen=True, eq=False)
+class OneSite:
+    """A basis of a single site with random weights: a dictionary with ReLU, or a rotation-like change of basis."""
+
+    encoder: Tensor
+    decoder: Tensor
+    bias: Tensor
+    exact: bool
+    name: str = "one"
+    family: str = "mlp"
+    sites: tuple[Site, ...] = (Site(0, "a", "a"),)
+    parameter_bytes: int = 0
+
+    def encode(self, _site: Site, x: Tensor) -> Tensor:
+        return x @ self.encoder.T if self.exact else (x @ self.encoder.T).relu()
+
+    def decode(self, _site: Site, f: Tensor) -> Tensor:
+        return f @ self.decoder + self.bias
+
+    def part(self, _site: Site, units: Tensor) -> Any:
+        def encoder(some: Tensor) -> Any:
+            return lambda x: x @ self.encoder[some].T if self.exact else (x @ self.encoder[some].T).relu()
+
+        return RowsPart(units, encoder, self.decoder.__getitem__)
+
+
+def _one_site(width: int, units: int, exact: bool, generator: torch.Generator) -> OneSite:
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    if exact:
+        encoder = draw(width, width)
+        return OneSite(encoder, torch.linalg.inv(encoder).T, torch.zeros(width, dtype=torch.float64), True)
+    return OneSite(draw(units, width), draw(units, width), draw(width), False)
+
+
+def _masks(
+    circuits: int, positions: int, units: int, together: bool, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Circuits of every density from nothing to everything; errors are kept at random."""
+    rows = 1 if together else positions
+    density = torch.rand(circuits, rows, 1, generator=generator).pow(3)
+    density = torch.where(torch.rand(circuits, 1, 1, generator=generator) < 0.5, 1 - density, density)
+    density[torch.rand(circuits, rows, 1, generator=generator) < 0.1] = 0
+    kept = torch.rand(circuits, rows, units, generator=generator) < density
+    return kept, torch.rand(circuits, rows, generator=generator) < 0.5
+
+
+@SHAPES
+@given(
+    circuits=st.integers(1, 6),
+    pairs=st.integers(1, 4),
+    positions=st.integers(1, 5),
+    ahead=st.integers(0, 2),
+    trimmed=st.booleans(),
+    units=st.integers(1, 90),
+    exact=st.booleans(),
+    together=st.booleans(),
+    by_pair=st.booleans(),
+    first=st.booleans(),
+    chunk_bytes=st.sampled_from([1, 1000, 2**24]),
+    first_bytes=st.sampled_from([0, 2**24]),
+    wide=st.sampled_from([1, 4096]),
+    seed=st.integers(0, 2**31),
+)
+def test_a_sliced_site_writes_what_the_dense_one_writes(
+    circuits: int,
+    pairs: int,
+    positions: int,
+    ahead: int,
+    trimmed: bool,
+    units: int,
+    exact: bool,
+    together: bool,
+    by_pair: bool,
+    first: bool,
+    chunk_bytes: int,
+    first_bytes: int,
+    wide: int,
+    seed: int,
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    width = units if exact else 7
+    basis = _one_site(width, units, exact, generator)
+    kept, keep_errors = _masks(circuits, positions, units, together, generator)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    # References may hold a prefix that is not run; the last block writes one position only.
+    length, each, written_positions = positions + ahead, pairs if by_pair else 1, 1 if trimmed else positions
+    reference = Reference((draw(each, length, units),), None if exact else (draw(each, length, width),))
+    # The first site of a model sees each prompt once; any other sees each prompt once per circuit.
+    activation = draw(pairs if first else circuits * pairs, positions, width)
+    shared = FirstUnits(basis) if first else None
+
+    def write(*, sliced: bool, first_units: FirstUnits | None = None) -> Tensor:
+        keep = Keep((kept,), (keep_errors,))
+        writer = SiteWriter(basis, 0, reference, keep, pairs, written_positions, sliced=sliced, first_units=first_units)
+        return writer.read_and_write(activation)
+
+    expected = write(sliced=False)
+    assert expected.shape == (circuits * pairs, positions, width)
+    scale = expected.abs().max()
+    with (
+        mock.patch("basisbench.circuits.fast.site_writer._CHUNK_BYTES", {"cpu": chunk_bytes}),
+        mock.patch("basisbench.circuits.fast.site_writer._WIDE", wide),
+        mock.patch.dict("basisbench.circuits.fast.shared_work._FIRST_BYTES", {"cpu": first_bytes}),
+    ):
+        for _pass in range(2):
+            written = write(sliced=True, first_units=shared)
+            torch.testing.assert_close(written / scale, expected / scale, rtol=0, atol=1e-9)
+        dense = write(sliced=False, first_units=shared)
+    torch.testing.assert_close(dense / scale, expected / scale, rtol=0, atol=1e-9)
+
+
+def test_small_circuits_and_small_complements_are_sliced() -> None:
+    generator = torch.Generator().manual_seed(0)
+    basis = _one_site(8, 100, False, generator)
+    kept = torch.zeros(4, 3, 100, dtype=torch.bool)
+    kept[0, :, 5] = True  # a small circuit, errors at their reference: sliced
+    kept[1] = True
+    kept[1, :, 7:9] = False  # a small complement, errors kept: sliced
+    kept[2, :, 5] = True  # a small circuit whose errors are kept: every unit is moved but one
+    kept[3, :, :80] = True  # neither small nor nearly everything
+    keep_errors = torch.tensor([[False] * 3, [True] * 3, [True] * 3, [False] * 3])
+    slices = take_slices(basis, basis.sites[0], kept, keep_errors, 3, torch.float64)
+    assert slices is not None
+    assert slices.dense is not None
+    assert set(slices.dense[0].tolist()) == {2, 3}
+    assert {int(circuit) for part in slices.slices for circuit in part.rows[0]} == {0, 1}
+    assert {int(unit) for part in slices.slices for unit in part.units} == {5, 7, 8}
+
+
+@settings(max_examples=12)
+@given(
+    name=st.sampled_from(oracle.BASES),
+    ablation=st.sampled_from(oracle.ABLATIONS),
+    together=st.booleans(),
+    tokens_per_batch=st.sampled_from([1, 40, 100_000]),
+    seed=st.integers(0, 2**31),
+)
+@pytest.mark.parametrize("architecture", oracle.ARCHITECTURES)
+def test_all_shortcuts_together_change_nothing(
+    architecture: str, name: str, ablation: Ablation, together: bool, tokens_per_batch: int, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    group, basis = oracle.contexts(architecture)[seed % 2], oracle.basis(architecture, name)
+    reference, batch = group.reference(basis, ablation), group.evaluation.batch
+    masks = [_masks(5, batch.clean.shape[1], units.shape[-1], together, generator) for units in reference.units]
+    keep = Keep(tuple(units for units, _ in masks), tuple(errors for _, errors in masks))
+
+    def part(start: int, stop: int) -> Keep:
+        return Keep(
+            tuple(units[start:stop] for units in keep.units), tuple(errors[start:stop] for errors in keep.errors)
+        )
+
+    before = oracle.hooks_of(group.evaluation.model)
+    plain, quick = (
+        evaluate_circuits(
+            group.evaluation.model, basis, batch, reference, part, 5, shortcut=shortcut, tokens_per_batch=tokens
+        ).metric
+        for shortcut, tokens in ((None, 100_000), (group.shortcut(basis, ablation), tokens_per_batch))
+    )
+    torch.testing.assert_close(quick, plain, rtol=0, atol=1e-9)
+    assert oracle.hooks_of(group.evaluation.model) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mlp_act", {"embed_tokens", "layers.0.self_attn", "layers.0.mlp.gate_proj", "layers.0.mlp.up_proj"}),
+        ("mlp_out", {"embed_tokens", "layers.0.self_attn", "layers.0.mlp"}),
+        ("transcoder", {"embed_tokens", "layers.0.self_attn", "layers.0.mlp"}),
+        ("attn_out", {"embed_tokens", "layers.0.self_attn"}),
+        ("resid", {"embed_tokens", "layers.0"}),
+    ],
+)
+def test_what_comes_before_the_first_write_runs_once(name: str, expected: set[str]) -> None:
+    group, basis = oracle.contexts("llama")[0], oracle.basis("llama", name)
+    constants = {constant.module.removeprefix("model.") for constant in group.shortcut(basis, "mean").constants}
+    assert expected <= constants
+    assert not {module for module in constants if module.startswith(("layers.1", "norm", "lm_head"))}
+
+
+def test_a_module_that_several_blocks_share_is_not_constant() -> None:
+    group, basis = oracle.contexts("llama")[0], oracle.basis("llama", "mlp_act")
+    body = group.evaluation.model.quick_body
+    own = body.model.layers[1].mlp.act_fn
+    body.model.layers[1].mlp.act_fn = body.model.layers[0].mlp.act_fn
+    try:
+        group._shortcuts.clear()
+        constants = {constant.module for constant in group.shortcut(basis, "mean").constants}
+    finally:
+        body.model.layers[1].mlp.act_fn = own
+        group._shortcuts.clear()
+    assert "model.layers.0.mlp.act_fn" not in constants
+    assert "model.layers.0.mlp.gate_proj" in constants
+
+
+@SHAPES
+@given(
+    rows=st.integers(1, 20),
+    units=st.integers(1, 60),
+    width=st.integers(1, 9),
+    density=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+def test_adding_active_rows_is_the_product(rows: int, units: int, width: int, density: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    code = torch.rand(2, rows, units, generator=generator, dtype=torch.float64)
+    code[torch.rand(2, rows, units, generator=generator) > density] = 0
+    weight = torch.randn(units, width, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(sparse_product(code, weight), code @ weight, rtol=0, atol=1e-12)
+
+
+# SAELens never shifts a transcoder's input.
+@pytest.mark.parametrize(
+    ("kind", "shifted"),
+    [
+        ("standard", False),
+        ("standard", True),
+        ("jumprelu", False),
+        ("jumprelu", True),
+        ("transcoder", False),
+        ("jumprelu_transcoder", False),
+    ],
+)
+@pytest.mark.parametrize("units", [50, 5000])
+def test_a_quick_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bool, units: int) -> None:
+    from sae_lens.registry import get_sae_class
+
+    dictionary_class, config_class = get_sae_class(kind)
+    extra = {"d_out": 11} if "transcoder" in kind else {}
+    config = config_class(d_in=11, d_sae=units, dtype="float64", apply_b_dec_to_input=shifted, **extra)
+    dictionary: Any = dictionary_class(config)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in dictionary.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            # Wide dictionaries get few active units, so that they are decoded row by row.
+            parameter.copy_(noise.abs() if name == "threshold" else noise - 14 * (name == "b_enc" and units > 50))
+        x = 1.5 * torch.randn(3, 4, 11, generator=generator, dtype=torch.float64)
+        code = dictionary.encode(x)
+        decoded = dictionary.decode(code)
+        quick = elementwise_dictionary(dictionary)
+        assert quick is not None
+        assert 0 < (code != 0).double().mean() < (0.6 if units == 50 else 1 / 32)
+        torch.testing.assert_close(quick.encode(x), code, rtol=0, atol=1e-11)
+        torch.testing.assert_close(quick.decode(code), decoded, rtol=0, atol=1e-11)
+        torch.testing.assert_close(dictionary.encode(x), code, rtol=0, atol=1e-11)
+        some = torch.tensor([7, 0, 31])
+        part = RowsPart(some, quick.encoder_of, quick.decoder_rows)
+        torch.testing.assert_close(part.encode(x), code[..., some], rtol=0, atol=1e-11)
+        change = torch.zeros_like(code)
+        change[..., some] = code[..., some]
+        expected = dictionary.decode(change) - dictionary.decode(torch.zeros_like(code))
+        torch.testing.assert_close(part.decode(code[..., some]), expected, rtol=0, atol=1e-11)
+        gradient = torch.randn(decoded.shape, generator=generator, dtype=torch.float64)
+        projected = gradient @ dictionary.W_dec[some].T
+        torch.testing.assert_close(part.project(gradient), projected, rtol=0, atol=1e-11)
+
+
+@settings(max_examples=25)
+@given(
+    pairs=st.integers(1, 4),
+    positions=st.integers(1, 5),
+    active=st.floats(0, 0.05),
+    seed=st.integers(0, 2**31),
+)
+def test_scores_of_a_wide_sparse_code_are_those_of_all_products(
+    pairs: int, positions: int, active: float, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    basis = _one_site(5, 4200, False, generator)
+    gradient = torch.randn(pairs, positions, 5, generator=generator, dtype=torch.float64)
+    change = torch.randn(pairs, positions, 4200, generator=generator, dtype=torch.float64)
+    change[torch.rand(change.shape, generator=generator) > active] = 0
+    expected = ((gradient @ basis.decoder.T) * change).mean(0)
+    torch.testing.assert_close(site_scores(basis, basis.sites[0], gradient, change), expected, rtol=0, atol=1e-12)

@@ -1,0 +1,206 @@
+"""The command line: what it prints, what it leaves, how it fails."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import basisbench
+from basisbench.cli import build_parser, main
+from basisbench.results.store import Store
+from basisbench.types import ModelSpec
+from helpers.synthetic_records import synthetic_suite, write_suite
+
+Write = Callable[..., Path]
+COMMANDS = (
+    *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["report"]),
+    *(["new"], ["check"], ["validate"], ["verify"], ["submit"], ["pin"]),
+    *(["pocket"], ["pocket", "build"]),
+)
+
+
+def run_in_process(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "basisbench.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with made-up records of two tasks."""
+    folder = tmp_path_factory.mktemp("results")
+    write_suite(folder, list(synthetic_suite(tasks=("ioi", "sva_rc"), methods=("relp", "ixg"))))
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_and_gives_an_example(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        build_parser().parse_args([*command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert "example" in text
+    assert f"basisbench {command[0]}" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"basisbench {basisbench.__version__}\n"
+
+
+def test_listing_gives_a_line_per_thing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
+    assert any(line.startswith("relp ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["run", "poket"], "no suite named 'poket'; did you mean pocket?"),
+        (["run", "nothing.yaml"], "nothing.yaml: cannot be read: No such file or directory"),
+        (["run", "--basis", "mlp_atc", "--model", "tiny-llama"], "no "),
+        (["run", "--plugin", "nothing.py"], "nothing.py: no such file"),
+        (["run", "--task", "ioi", "--task", "ioi"], "suite 'pocket' as changed: tasks: 'ioi' is given twice"),
+        (["show", "ioi", "--model", "gtp2"], "no model named 'gtp2'"),
+        (["show", "--model", "pocket-llama"], "show needs the name of a task or --task-file FILE"),
+        (["compare", "nowhere"], "nowhere: no such file or folder"),
+        (["plot", "nowhere", "--out", "pictures"], "nowhere: no such file or folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("basisbench: error: ")
+    assert captured.err.count("\n") == 1
+    assert expected in captured.err
+    assert list(tmp_path.iterdir()) == [], "a mistake leaves nothing behind"
+
+
+@pytest.mark.parametrize("arguments", [["run", "--examples", "0"], ["run", "--errors", "drop"], ["list", "things"], []])
+def test_wrong_arguments_are_refused_by_the_parser(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: basisbench" in capsys.readouterr().err
+
+
+def test_interrupting_is_one_line_and_exit_code_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("basisbench.commands.list.execute", interrupt)
+    assert main(["list", "tasks"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_options: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("basisbench.commands.list.execute", fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["list", "tasks"])
+
+
+def test_compare_prints_a_table(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(results)]) == 0
+    text = capsys.readouterr().out
+    assert "transcoder" in text
+    assert "sva_rc" in text
+
+
+def test_compare_writes_csv_and_markdown(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(results), "--csv", "-"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert len(rows) == len(list(Store(results).records.glob("*.json")))
+    assert {"task", "basis", "method"} <= set(rows[0])
+    files = [tmp_path / "deeper" / "all.csv", tmp_path / "other" / "all.md"]
+    assert main(["compare", str(results), "--csv", str(files[0]), "--markdown", str(files[1])]) == 0
+    assert list(csv.DictReader(io.StringIO(files[0].read_text(encoding="utf-8")))) == rows
+    assert files[1].read_text(encoding="utf-8").startswith("# ")
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(results: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "basisbench.cli", "compare", str(results), "--csv", "-"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    process.wait()
+
+
+def test_show_gives_pairs_as_text(
+    tiny_llama: ModelSpec, plugin_with: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = plugin_with(tiny_llama)
+    assert main(["show", "sva_simple", "--model", "tiny-llama", "--plugin", str(plugin), "-n", "3"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("  clean ") == text.count("  counterfactual ") == 3
+    assert "roles: bos | " in text
+    assert " tokens\n" in text
+    assert "dropped from the evaluation split" in text
+
+
+def test_run_leaves_records_tables_and_pictures(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results"
+    arguments = [
+        *("run", "--model", "tiny-llama", "--plugin", plugin_with(tiny_llama), "--task", "sva_simple", "--task", "ioi"),
+        *(
+            "--basis",
+            "mlp_act",
+            "--basis",
+            "attn_out",
+            "--method",
+            "ixg",
+            "--examples",
+            "20",
+            "--out",
+            out,
+            "--jobs",
+            "1",
+        ),
+    ]
+    first = run_in_process(*arguments, OMP_NUM_THREADS="1")
+    assert first.returncode == 0, first.stderr
+    assert "cells: 4 finished" in first.stdout
+    assert "[2/2] tiny-llama ioi: 2 finished in " in first.stderr
+    assert "\r" not in first.stderr, "no bar when the output is not a terminal"
+    assert len(list((out / "records").iterdir())) == 4
+    assert (out / "summary.csv").stat().st_size > 0
+    assert (out / "summary.md").stat().st_size > 0
+    assert list((out / "pictures").iterdir())
+
+    assert main([*map(str, arguments), "--basis", "resid"]) == 0
+    assert "cells: 2 finished, 4 kept" in capsys.readouterr().out

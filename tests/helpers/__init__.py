@@ -1,0 +1,1 @@
+"""What tests share: oracles, replicas of published files, cheats, synthetic records."""

@@ -1,0 +1,207 @@
+"""Mutations of what a record says, and all kinds of mutation: an oracle that knows nothing of the checks' code."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+from helpers.mutated_files import ACCEPT, Kind, Mutation, Path, at, dumped, fixed_rows, measured_rows, replaced, written
+from helpers.mutations_of_form import (
+    broken_bytes,
+    deep_or_huge,
+    harmful_text,
+    missing_key,
+    neutral_number,
+    neutral_text,
+    no_number,
+    renamed_key,
+    repeated_key,
+    unknown_key,
+    wrong_type,
+)
+
+
+def checked_number(content: Any, random: Random) -> Mutation:
+    """A number that others contradict: off by one in counts and sizes, moved in endpoints and ends of the curve."""
+    curve, groups = content["curve"], content["groups"]
+    last = len(curve["sizes"]) - 1
+    group, example = random.randrange(len(groups)), random.randrange(len(content["endpoints"]["full"]))
+    row = random.choice(sorted(fixed_rows(content, "circuit")))
+    other = random.choice(sorted(fixed_rows(content, "complement")))
+    anywhere = random.randint(0, last)
+    layer = random.randrange(content["counts"]["layers"])
+    moved = random.choice([-1, 1]) * random.choice([0.05, 0.5, 7.0])
+    step = random.choice([-1, 1])
+    changes: list[tuple[Path, float]] = [
+        (("curve", "sizes", random.randint(0, last)), step),
+        (("curve", "sizes", last), step * 1000),
+        (("groups", group, "evaluation_pairs"), step),
+        (("groups", group, "attribution_pairs"), 1),
+        (("groups", group, "positions"), step),
+        (("groups", group, "nodes"), step),
+        (("groups", group, "error_nodes"), step),
+        (("counts", "nodes_mean"), step * content["counts"]["nodes_mean"] * random.choice([0.001, 0.5])),
+        (("counts", "nodes_max"), step),
+        (("counts", "layers"), step),
+        (("counts", "units_per_layer", layer), step),
+        (("endpoints", "accuracy"), -0.1),
+        (("endpoints", "full", example), moved),
+        (("curve", "circuit", row, example), moved),
+        (("curve", "complement", other, example), moved),
+        (("curve", "feature_nodes", anywhere), step * max(1.0, 0.01 * curve["feature_nodes"][anywhere])),
+        (("curve", "error_nodes", anywhere), step * max(1.0, 0.01 * curve["feature_nodes"][anywhere])),
+        (("curve", "units", last), step),
+        (("curve", "units", 0), 1.0),
+        (("schema_version",), step),
+        (("top_nodes", 3, "layer"), 100),
+        (("top_nodes", 0, "unit"), 10**6),
+    ]
+    if not content["cell"]["kl"] or row != 0:
+        changes.append((("endpoints", "empty", example), moved))
+    if content["cell"]["granularity"] == "position":
+        changes.append((("top_nodes", 0, "position"), 100))
+    else:
+        changes = [change for change in changes if change[0][-1] != "positions"]
+    if curve["kl"] is not None:
+        changes.append((("curve", "kl", last), 1.0))
+    if content["subset_checks"]:
+        changes += [
+            (("subset_checks", 1, "draws", random.randrange(3)), moved),
+            (("subset_checks", 0, "size"), step),
+        ]
+    path, amount = random.choice(changes)
+    return Mutation(dumped(replaced(content, path, at(content, path) + amount)), written(path))
+
+
+def implausible_cost(content: Any, random: Random) -> Mutation:
+    """Costs that no machine has."""
+    changes: list[tuple[Path, float]] = [
+        (("cost", "seconds", "curve"), random.choice([0, 0.0, 1e-9, 1e-5])),
+        (("cost", "seconds", random.choice(["load", "gradients", "scoring", "curve"])), -1.0),
+        (("cost", "seconds", random.choice(["load", "gradients", "scoring", "curve"])), 1e12),
+        (("cost", "seconds", "gradients"), 0),
+        (("cost", "forward_equivalents"), random.choice([0, -5.0, 1.0, 99.0])),
+        (("cost", "forward_equivalents"), 1e20),
+        (("cost", "peak_memory_bytes"), random.choice([0, 1, 4096, -1])),
+        (("cost", "peak_memory_bytes"), 2**53 - 1),
+        (("cost", "dictionary_bytes"), random.choice([-1, 2**53 - 1])),
+        (("environment", "threads"), random.choice([0, -1, 10**7])),
+    ]
+    if content["identities"]["dictionary"] is not None:
+        changes.append((("cost", "dictionary_bytes"), 0))
+        changes.append((("cost", "peak_memory_bytes"), content["cost"]["dictionary_bytes"] - 1))
+    path, value = random.choice(changes)
+    return Mutation(dumped(replaced(content, path, value)), written(path))
+
+
+def moved_rows(content: Any, random: Random) -> Mutation:
+    """Rows, columns and entries swapped, taken away, repeated."""
+    name = random.choice(["circuit", "complement"])
+    copied = copy.deepcopy(content)
+    curve = copied["curve"]
+    rows, last = curve[name], len(curve["sizes"]) - 1
+    end = random.choice(sorted(fixed_rows(content, name)))
+    inner = random.choice(measured_rows(content)[2:])
+    action = random.randrange(8)
+    if max(abs(a - b) for a, b in zip(rows[end], rows[inner], strict=True)) < 0.1 and action == 0:
+        action = 1  # rows that are nearly equal may change places
+    path = ("curve", name)
+    if action == 0:
+        rows[end], rows[inner] = rows[inner], rows[end]
+        return Mutation(dumped(copied), written((*path, end)))
+    if action == 1:
+        rows.pop(random.randint(0, last))
+    elif action == 2:
+        rows.append(rows[random.randint(0, last)])
+    elif action == 3:
+        rows[inner].pop()
+    elif action == 4:
+        rows[inner] = rows[inner] * 500
+    elif action == 5:
+        rows[inner] = []
+    elif action == 6:
+        path = ("curve", "sizes")
+        sizes = curve["sizes"]
+        sizes[inner], sizes[inner - 1] = sizes[inner - 1], sizes[inner]
+    else:
+        path = ("curve", random.choice(["feature_nodes", "units"]))
+        values = curve[path[1]]
+        inner = next(index for index in range(2, last) if values[index] > values[index - 1])
+        values[inner], values[inner - 1] = values[inner - 1], values[inner]
+    return Mutation(dumped(copied), written(path))
+
+
+def free_value(content: Any, random: Random) -> Mutation:
+    """A measured value, a text or a date that nothing else contradicts: it must be accepted as it stands."""
+    curve = content["curve"]
+    row, example = random.choice(measured_rows(content)), random.randrange(len(content["endpoints"]["full"]))
+    factor = random.uniform(0.5, 2.0)
+    texts = ["", "Ünïcödé 処理 …", "<script>alert(1)</script>", "a|b", "../../x", "'; --", "=1+1", "x" * 1999]
+    changes: list[tuple[Path, Any]] = [
+        (("curve", "circuit", row, example), random.uniform(-900, 900)),
+        (("curve", "complement", row, example), random.choice([0.0, -0.0, 5e-324, 1e-300, 999999.0, -1e5])),
+        (("created",), random.choice(["2024-02-29T12:00:00Z", "2026-01-22T00:00:00+05:30"])),
+        (("dropped", "attribution"), {random.choice(texts): random.randrange(10**6)}),
+        (("environment", "processor"), random.choice(texts)),
+        (("environment", "device_name"), random.choice(texts)),
+        (("environment", "packages"), {"torch": random.choice(texts)}),
+        (("environment", "threads"), random.randint(1, 256)),
+        (("cost", "seconds", "curve"), content["cost"]["seconds"]["curve"] * factor),
+        (("cost", "seconds", "load"), random.choice([0, 0.0, 12.5, 9000.0])),
+        (("cost", "forward_equivalents"), content["cost"]["forward_equivalents"] * random.choice([1, 2.5, 1000])),
+        (("cost", "peak_memory_bytes"), content["cost"]["peak_memory_bytes"] * random.randint(1, 90)),
+        (("sources",), {random.choice(["a/b", "ü"]): random.choice([text for text in texts if 0 < len(text) < 200])}),
+        (("groups", 0, "attribution_pairs"), random.randint(1, 50)),
+    ]
+    if curve["kl"] is not None:
+        changes.append((("curve", "kl", row), random.uniform(0, 30)))
+    if content["subset_checks"]:
+        changes.append((("subset_checks", 0, "draws", 1), random.uniform(-30, 30)))
+    if content["guard"] is not None:
+        changes.append((("guard", "fvu", 0), random.uniform(0, 2)))
+        changes.append((("guard", "l0", 0), random.uniform(0, 1000)))
+    if content["cell"]["granularity"] == "position":
+        changes.append((("top_nodes", 0, "role"), random.choice(texts)))
+    path, value = random.choice(changes)
+    copied = replaced(content, path, value)
+    return Mutation(dumped(copied), ACCEPT, content=copied)
+
+
+def hashed_value(content: Any, random: Random) -> Mutation:
+    """Another cell under the name of this one."""
+    names = ["model", "task", "task_version", "basis", "method", "sizes"]
+    changes: list[tuple[Path, Any]] = [
+        (("cell", random.choice(names)), random.choice(["other", "../../etc", "a/b", "処理", "x" * 200])),
+        (("cell", "family"), "resid"),
+        (("cell", "ablation"), random.choice(["zero", "counterfactual"])),
+        (("cell", "seed"), random.choice([-1, 1, 2**40])),
+        (("cell", "attribution_pairs"), random.randint(101, 10**6)),
+        (("cell", "evaluation_pairs"), random.randint(7, 10**6)),
+        (("identities", random.choice(["model", "data"])), "0" * random.choice([8, 64])),
+        (("basisbench",), random.choice(["0.0.1", "9.9", "nightly"])),
+    ]
+    path, value = random.choice(changes)
+    return Mutation(dumped(replaced(content, path, value)), written(path), by_name=True)
+
+
+KINDS: Mapping[str, tuple[Kind, int]] = {
+    "neutral text": (neutral_text, 600),
+    "neutral number": (neutral_number, 600),
+    "free value": (free_value, 1000),
+    "wrong type": (wrong_type, 1200),
+    "missing key": (missing_key, 500),
+    "unknown key": (unknown_key, 500),
+    "renamed key": (renamed_key, 500),
+    "repeated key": (repeated_key, 500),
+    "no number": (no_number, 800),
+    "checked number": (checked_number, 1500),
+    "implausible cost": (implausible_cost, 400),
+    "moved rows": (moved_rows, 600),
+    "hashed value": (hashed_value, 400),
+    "harmful text": (harmful_text, 500),
+    "deep or huge": (deep_or_huge, 300),
+    "broken bytes": (broken_bytes, 1500),
+}
+"""Kind to how it is made and how many of it a run makes; more than 10,000 in all."""

@@ -1,0 +1,215 @@
+"""A disk that is full, a cache that cannot be written, a connection that breaks: one line that names the file, exit 2.
+
+Through the whole command line and the hub's own client (huggingface_hub 2.4, file_download.py: a file is written as
+blobs/HASH.RANDOM.incomplete and then renamed), against a hub on the loopback interface.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from basisbench.errors import BasisBenchError
+from basisbench.models import hub_errors
+from basisbench.models.hub_errors import one_line
+from helpers.hub_releases import RELEASES
+from helpers.hub_replica import MODELS, HubReplica, replica
+from helpers.loopback_hub import online, serving
+
+MODEL = MODELS["pythia"].repository
+RELEASE = "pythia-70m-deduped-mlp-sm"
+DICTIONARIES = RELEASES[RELEASE].repository
+DICTIONARY = "2-mlp-sm/sae_weights.safetensors"
+
+PROGRAM = """
+import os, sys
+from basisbench.cli import main
+{before}
+sys.exit(main(sys.argv[1:]))
+"""
+# The random part of the name is fixed, so that the file can be put in place beforehand.
+ONE_NAME = """
+from types import SimpleNamespace
+from huggingface_hub import file_download
+file_download.uuid = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="fixed000"))
+"""
+# Root may write everywhere, unless the process gives its privileges up (capget(2), version 3 of the call).
+WITHOUT_PRIVILEGES = """
+import ctypes
+if os.geteuid() == 0:
+    assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()) == 0
+"""
+
+
+def run(tmp_path: Path, address: str, *bases: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    words = ["run", "--model", MODEL, "--task", "sva_simple", "--method", "random", "--examples", "16", "--jobs", "1"]
+    words += [word for basis in bases for word in ("--basis", basis)]
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(before=before), *words, "--out", str(tmp_path / "out")],
+        env=online(tmp_path / "home", address),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def the_line(result: subprocess.CompletedProcess[str]) -> str:
+    """Return what the user is told at the end, after the client's notes on its own retries."""
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Not enough free disk space" not in result.stderr
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("basisbench: error: "))
+    assert result.stderr.endswith(f"{line}\n")
+    return line
+
+
+def fill(home: HubReplica, repository: str, file: str) -> Path:
+    """Put a full device where the client is going to write one file: the system refuses every write to it."""
+    blob = (replica().snapshot(repository) / file).resolve().name
+    path = home.folder(repository) / "blobs" / f"{blob}.fixed000.incomplete"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to("/dev/full")
+    return path
+
+
+def size_of(repository: str, file: str) -> int:
+    return (replica().snapshot(repository) / file).stat().st_size
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize(
+    ("repository", "file", "basis"),
+    [
+        (MODEL, "config.json", "mlp_out"),
+        (MODEL, "model.safetensors", "mlp_out"),
+        (MODEL, "tokenizer.json", "mlp_out"),
+        (DICTIONARIES, DICTIONARY, f"sae:{RELEASE}"),
+    ],
+)
+def test_a_full_disk(tmp_path: Path, repository: str, file: str, basis: str) -> None:
+    home = HubReplica(tmp_path / "home")
+    with serving(replica()) as address:
+        path = fill(home, repository, file)
+        line = the_line(run(tmp_path, address, basis, before=ONE_NAME))
+        needed = f"{size_of(repository, file) / 1024:.1f} KiB needed"
+        assert f"no space left on the disk of the cache {home.cache} for {file} of {repository} ({needed}, " in line
+        assert re.search(r" free\); free some, or set HF_HOME to a folder on a larger disk", line)
+        assert not path.is_symlink(), "the client has cleared it away"
+        assert not list((tmp_path / "out").rglob("*.json"))
+
+
+@pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="root may write everywhere on this system")
+@pytest.mark.parametrize("basis", ["mlp_out", f"sae:{RELEASE}"])
+def test_a_cache_that_cannot_be_written(tmp_path: Path, basis: str) -> None:
+    home = HubReplica(tmp_path / "home")
+    home.cache.mkdir(parents=True)
+    repository, file = MODEL, "config.json"
+    if basis != "mlp_out":
+        shutil.copytree(replica().folder(MODEL), home.folder(MODEL), symlinks=True)
+        repository, file = DICTIONARIES, "0-mlp-sm/sae_weights.safetensors"
+    home.cache.chmod(0o555)
+    with serving(replica()) as address:
+        line = the_line(run(tmp_path, address, basis, before=WITHOUT_PRIVILEGES))
+    home.cache.chmod(0o755)
+    assert (
+        f"the cache {home.cache} cannot take {file} of {repository}: Permission denied ({home.folder(repository)}"
+        in (line)
+    )
+    assert line.endswith("; make it writable, or set HF_HOME to a folder that is")
+
+
+@pytest.mark.parametrize("basis", ["mlp_out", f"sae:{RELEASE}"])
+def test_a_connection_that_breaks_in_the_middle_of_a_file(tmp_path: Path, basis: str) -> None:
+    home = HubReplica(tmp_path / "home")
+    if basis != "mlp_out":
+        shutil.copytree(replica().folder(MODEL), home.folder(MODEL), symlinks=True)
+    with serving(replica(), fault="breaks") as address:
+        line = the_line(run(tmp_path, address, basis))
+    repository = MODEL if basis == "mlp_out" else DICTIONARIES
+    assert re.search(f"the connection to the hub broke while [^ ]+ of {repository} was fetched \\(", line)
+    assert "run again: whole files are kept" in line
+    assert not list(home.cache.rglob("*.incomplete"))
+    with serving(replica()) as address:
+        again = run(tmp_path, address, basis)
+    assert again.returncode == 0, again.stderr
+
+
+# --- what cannot be brought about here: the client's own code is run, and fails where the system would fail it
+
+
+def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, name: str = "http_get") -> str:
+    """Let a step of the client's download fail, and return the line."""
+    from huggingface_hub import constants, file_download, hf_hub_download
+
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr(file_download, name, fail)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with (
+        serving(replica()) as address,
+        pytest.raises(BasisBenchError) as caught,
+        one_line("model 'm'", MODEL),
+    ):
+        hf_hub_download(MODEL, "model.safetensors", endpoint=address)
+    message = str(caught.value)
+    assert message.startswith("model 'm': ")
+    assert "\n" not in message
+    return message
+
+
+WHAT = f"model.safetensors of {MODEL}"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), f"cannot take {WHAT}: Read-only file system; make it"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), f"for {WHAT} ("),
+        # hf_xet 1.8, as its Rust library words it.
+        (RuntimeError("Data processing error: No space left on device (os error 28)"), f"for {WHAT} ("),
+        (OSError("Consistency check failed: file should be of size 9 but has size 8\nmore"), "should be of size 9"),
+    ],
+)
+def test_other_faults_of_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
+) -> None:
+    assert expected in fetch(monkeypatch, tmp_path, error)
+
+
+def test_a_file_that_is_too_large_for_the_disk_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The client warns beforehand in a sentence of its own."""
+    usage = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    message = fetch(monkeypatch, tmp_path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert re.search(r"\([\d.]+ KiB needed, 0\.0 KiB free\)", message)
+    assert not [warning for warning in recwarn if "disk space" in str(warning.message)]
+
+
+@pytest.mark.parametrize(("size", "expected"), [(5 * 2**30, "5.0 GiB"), (3 * 2**19, "1.5 MiB"), (100, "0.1 KiB")])
+def test_sizes_are_written_in_words(size: int, expected: str) -> None:
+    assert hub_errors._bytes(size) == expected
+
+
+def refuse(path: Path) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [lambda folder: refuse(folder / "elsewhere"), lambda _folder: (_ for _ in ()).throw(ConnectionError("elsewhere"))],
+)
+def test_what_happens_elsewhere_is_not_blamed_on_the_cache(tmp_path: Path, work: Callable[[Path], object]) -> None:
+    with pytest.raises(OSError, match="elsewhere"), one_line("model 'm'", MODEL):
+        work(tmp_path)

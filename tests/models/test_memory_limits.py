@@ -1,0 +1,299 @@
+"""When memory runs out: passes become smaller, results stay the same, and what cannot be helped is one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from basisbench.circuits.ranking import rank
+from basisbench.errors import BasisBenchError
+from basisbench.models.batching import Batching, MemoryExhaustedError, in_parts, is_out_of_memory
+from basisbench.models.load import load_model
+from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig, Record
+from basisbench.runs.run import Request, run_request
+from basisbench.runs.runner import Settings
+from basisbench.runs.session import Session, open_session
+from basisbench.types import ModelSpec
+
+PAIRS = 12
+
+
+@contextmanager
+def room_for(monkeypatch: pytest.MonkeyPatch, tokens: int) -> Iterator[list[int]]:
+    """Let every pass of a Llama over more tokens than this run out of memory; yields the sizes that did."""
+    from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+    failed: list[int] = []
+    forward = LlamaDecoderLayer.forward
+
+    def limited(self: Any, hidden_states: torch.Tensor, *rest: Any, **keywords: Any) -> Any:
+        size = hidden_states.shape[0] * hidden_states.shape[1]
+        if size > tokens:
+            failed.append(size)
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {size} tokens")
+        return forward(self, hidden_states, *rest, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LlamaDecoderLayer, "forward", limited)
+        yield failed
+
+
+def session_of(spec: ModelSpec) -> Session:
+    task = load_registry().get("task", "ioi")
+    return open_session(load_model(spec), task, attribution_pairs=PAIRS, evaluation_pairs=PAIRS, seed=0)
+
+
+def cell_of(method: str, basis: str = "mlp_act", **rest: Any) -> CellConfig:
+    family = load_registry().get("basis", basis).family
+    return CellConfig(
+        model="tiny-llama", task="ioi", task_version="1", basis=basis, family=family, method=method,
+        attribution_pairs=PAIRS, evaluation_pairs=PAIRS, **rest,
+    )  # fmt: skip
+
+
+def do(session: Session, cell: CellConfig) -> Record:
+    registry = load_registry()
+    return session.run(cell, registry.get("basis", cell.basis), registry.get("method", cell.method))
+
+
+def check_same(one: Record, other: Record) -> None:
+    for name in ("circuit", "complement"):
+        for row, expected in zip(getattr(one.curve, name), getattr(other.curve, name), strict=True):
+            assert row == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert one.endpoints.full == pytest.approx(other.endpoints.full, rel=1e-4, abs=1e-5)
+    assert one.endpoints.empty == pytest.approx(other.endpoints.empty, rel=1e-4, abs=1e-5)
+    assert one.curve.kl == (None if other.curve.kl is None else pytest.approx(other.curve.kl, rel=1e-2, abs=1e-5))
+    found, expected = ([node.score for node in record.top_nodes] for record in (one, other))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("ixg", {}),
+        ("relp", {"ablation": "counterfactual", "kl": True, "subset_sizes": (5,), "subset_draws": 3}),
+        ("ig", {"ablation": "zero"}),
+        ("ig_inputs", {}),
+    ],
+)
+def test_a_cell_is_the_same_whatever_fits_into_a_pass(
+    tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch, method: str, setting: dict[str, Any]
+) -> None:
+    cell = cell_of(method, **setting)
+    expected = do(session_of(tiny_llama), cell)
+    session = session_of(tiny_llama)
+    longest = max(group.evaluation.pairs.length for group in session.groups)
+    with room_for(monkeypatch, longest * 3 // 2) as failed:
+        found = do(session, cell)
+    assert len(failed) > 3, "memory did run out"
+    assert session.model.batching.bounds, "and is not asked for as much again"
+    check_same(found, expected)
+
+
+def test_a_finished_circuit_is_not_evaluated_again(tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The curve goes on from the circuit it has reached: the meter counts rows that a pass has finished."""
+    cell = cell_of("random")
+    session = session_of(tiny_llama)
+    do(session, cell)
+    before = session.model.meter.forward_equivalents
+    do(session, cell)
+    usual = session.model.meter.forward_equivalents - before
+    longest = max(group.evaluation.pairs.length for group in session.groups)
+    with room_for(monkeypatch, 4 * longest) as failed:
+        before = session.model.meter.forward_equivalents
+        do(session, cell)
+        assert session.model.meter.forward_equivalents - before == pytest.approx(usual)
+    assert failed
+
+
+def test_memory_may_run_out_in_the_middle_of_a_curve(tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The circuits that are left, and no others, are done with fewer prompts to a pass."""
+    from basisbench.circuits.evaluate import evaluate_circuits
+    from basisbench.models.model import Model
+
+    session = session_of(tiny_llama)
+    group = session.groups[0]
+    model, batch = session.model, group.evaluation.batch
+    basis = load_registry().get("basis", "resid").build(model)
+    reference = group.reference(basis, "mean")
+    scores = load_registry().get("method", "random").score(group.attribution, basis)
+    ranking = rank(scores, policy="node")
+    sizes = [1, 3, 10, 30, 100]
+
+    def values() -> torch.Tensor:
+        def keep(start: int, stop: int) -> Any:
+            return ranking.keep(sizes[start:stop], [False] * (stop - start))
+
+        limit = batch.clean.numel()  # one circuit to a pass
+        return evaluate_circuits(model, basis, batch, reference, keep, len(sizes), tokens_per_batch=limit).metric
+
+    expected = values()
+    passes: list[int] = []
+    logits = Model.logits
+
+    def limited(self: Model, tokens: torch.Tensor, *rest: Any, **keywords: Any) -> torch.Tensor:
+        passes.append(len(tokens))
+        if len(passes) > 2 and len(tokens) > 1:
+            raise MemoryError
+        return logits(self, tokens, *rest, **keywords)
+
+    monkeypatch.setattr(Model, "logits", limited)
+    assert torch.allclose(values(), expected, rtol=1e-4, atol=1e-5)
+    assert passes[:3] == [len(batch.clean)] * 3
+    assert passes.count(1) == 3 * len(batch.clean)
+
+
+def test_exact_patching_takes_fewer_nodes_to_a_pass(tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = cell_of("patching", "resid")
+    expected = do(session_of(tiny_llama), cell)
+    session = session_of(tiny_llama)
+    with room_for(monkeypatch, max(group.attribution.batch.clean.numel() for group in session.groups)) as failed:
+        found = do(session, cell)
+    assert failed
+    check_same(found, expected)
+
+
+def test_one_prompt_that_does_not_fit_fails_its_cells_in_one_line(
+    tiny_llama: ModelSpec, plugin_with: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {
+        "models": ["tiny-llama"], "tasks": ["ioi", "sva_simple"], "bases": ["mlp_act"], "methods": ["ixg"],
+        "attribution_pairs": 16, "evaluation_pairs": 16,
+    }  # fmt: skip
+    settings = Settings(out=tmp_path / "out", plugins=(plugin_with(tiny_llama),))
+    with room_for(monkeypatch, 9):  # sva_simple has shorter prompts than that, ioi has longer ones
+        outcome = run_request(Request("pocket", changes, settings, progress=False))
+    assert [(event.state, event.cell.task) for event in outcome.events] == [
+        ("failed", "ioi"),
+        ("finished", "sva_simple"),
+    ]
+    message = outcome.failures[0].message
+    assert message.startswith("out of memory on cpu: gradients of model 'tiny-llama' do not fit with one prompt of 14 ")
+    assert "--dtype bfloat16" in message
+    assert "\n" not in message
+    assert [path.suffix for path in (tmp_path / "out" / "records").iterdir()] == [".json"], "no half-written record"
+
+
+def test_what_no_pass_can_help_is_tried_again_and_then_told(
+    tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from basisbench.runs import session as execute
+
+    tried: list[int] = []
+
+    def full(*_arguments: object) -> None:
+        tried.append(1)
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(execute, "pooled_curve", full)
+    with pytest.raises(MemoryExhaustedError, match="does not fit next to model 'tiny-llama', however small its passes"):
+        do(session_of(tiny_llama), cell_of("random"))
+    assert len(tried) > 1
+
+
+def test_a_bug_is_no_lack_of_memory(tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    from basisbench.runs import session as execute
+
+    def wrong(*_arguments: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(execute, "pooled_curve", wrong)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        do(session_of(tiny_llama), cell_of("random"))
+
+
+def test_what_counts_as_running_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)  # more than any machine has
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("x"))
+    assert not is_out_of_memory(RuntimeError("expected scalar type Float"))
+    assert not is_out_of_memory(BasisBenchError("out of memory"))
+
+
+def test_parts_cover_all_rows_once_and_a_bound_stays() -> None:
+    class Fake:
+        name, batching, device = "fake", Batching(), torch.device("cpu")
+
+    done: list[int] = []
+
+    def work(chosen: slice) -> None:
+        if chosen.stop - chosen.start > 3:
+            raise MemoryError
+        done.extend(range(chosen.start, chosen.stop))
+
+    in_parts(Fake(), "x", 17, 5, work)  # type: ignore[arg-type]
+    assert done == list(range(17))
+    assert Fake.batching.bounds == {"x": 10}
+    assert Fake.batching.tokens("x", 1000) == 10
+    assert Fake.batching.tokens("y", 1000) == 1000
+
+
+PROGRAM = """
+import json, resource, sys
+import torch
+from basisbench.attribution.context import GroupContext
+from basisbench.runs.session import Session
+from basisbench.circuits.group import GroupPair
+from basisbench.models.load import load_model
+from basisbench.results.record import CellConfig
+from basisbench.registry import load_registry
+from basisbench.types import PairSet
+from helpers.oracle_models import random_pairs
+
+room, method = int(sys.argv[1]), sys.argv[2]
+registry = load_registry()
+model = load_model(registry.get("model", "pocket-llama"))
+attribution, evaluation = random_pairs(400, 24, 1), random_pairs(60, 24, 2, split="evaluation")
+group = GroupPair(GroupContext(model, attribution, 0), GroupContext(model, evaluation, 0))
+session = Session(model, PairSet((attribution,)), PairSet((evaluation,)), (group,))
+model.quick_body
+if room:
+    with open("/proc/self/status") as file:
+        size = next(int(line.split()[1]) for line in file if line.startswith("VmSize"))
+    resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + room * 2**20,) * 2)
+cell = CellConfig(
+    model="pocket-llama", task="ioi", task_version="1", basis="mlp_act", family="mlp", method=method,
+    attribution_pairs=400, evaluation_pairs=60,
+)
+record = session.run(cell, registry.get("basis", "mlp_act"), registry.get("method", method))
+print(json.dumps([record.model_dump(mode="json"), model.batching.bounds, record.cost.peak_memory_bytes]))
+"""
+
+
+@cache
+def under(room: int, method: str) -> tuple[Record, dict[str, int], int]:
+    """Run one cell in a process that may take this many MiB more once the model is loaded; 0 for any."""
+    roots = [str(Path(__file__).parents[1]), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(room), method],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(roots)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    record, bounds, peak = json.loads(done.stdout.splitlines()[-1])
+    return Record.model_validate_json(json.dumps(record)), bounds, peak
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_a_process_under_a_limit_ends_with_the_same_record() -> None:
+    free, no_bounds, peak = under(0, "relp")
+    tight, bounds, limited_peak = under(800, "relp")  # what is kept takes 730, a pass over all pairs 140 more
+    assert not no_bounds
+    assert "gradients" in bounds
+    assert limited_peak < peak
+    check_same(tight, free)

@@ -1,0 +1,294 @@
+"""What alignment promises, checked by means other than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from basisbench.errors import TaskError
+from basisbench.pairs import alignment
+from basisbench.pairs import tokens as token_alignment
+from basisbench.pairs.alignment import align, load_splits, to_dataset
+from basisbench.registry import load_registry
+from basisbench.types import SPLITS, ContrastPair, PairSet, Segment, Split
+from basisbench_baselines.pocket.corpus.stream import build_tokenizer
+from helpers.subword_tokenizer import subword_tokenizer
+
+REGISTRY = load_registry()
+TASKS = [REGISTRY.get("task", entry.name) for entry in REGISTRY.of("task")]
+BUILDERS = {"words": build_tokenizer, "subwords": subword_tokenizer}
+
+every_task = pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])
+every_tokenizer = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
+
+
+def pair(
+    subject: str,
+    other: str,
+    *,
+    answers: tuple[str, ...] = (" is",),
+    foils: tuple[str, ...] = (" are",),
+    template: str = "plain",
+) -> ContrastPair:
+    def prompt(noun: str) -> tuple[Segment, ...]:
+        return (Segment("opening", "The"), Segment("subject", f" {noun}"))
+
+    return ContrastPair(template, prompt(subject), prompt(other), answers, foils, (subject, other))
+
+
+NOUNS = ("doctor", "boy", "driver", "writer", "dancer", "king", "judge", "player", "friend", "worker")
+GOOD = [pair(noun, f"{noun}s") for noun in NOUNS]
+
+
+def aligned(pairs: list[ContrastPair], count: int = 100, **options: int) -> PairSet:
+    return align("demo", "1", pairs, build_tokenizer(), "attribution", count, **options)
+
+
+@every_tokenizer
+@every_task
+def test_ids_are_the_tokenizer_s_own_with_one_beginning_of_sequence(task: Any, build: Any) -> None:
+    tokenizer = build()
+    for split in SPLITS:
+        for group in task.pairs(tokenizer, split, 60, 0):
+            for side, texts in ((group.clean, group.clean_text), (group.counterfactual, group.counterfactual_text)):
+                for ids, text in zip(side.tolist(), texts, strict=True):
+                    assert ids == [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+                    assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@every_tokenizer
+@every_task
+def test_answers_and_foils_are_single_continuations(task: Any, build: Any) -> None:
+    tokenizer = build()
+    wanted = {(pair.clean_text, pair.counterfactual_text): pair for pair in task.candidates("evaluation", 0)}
+    for group in task.pairs(tokenizer, "evaluation", 60, 0):
+        assert group.answers.shape == group.foils.shape == (len(group), 1)
+        for row in range(len(group)):
+            source = wanted[group.clean_text[row], group.counterfactual_text[row]]
+            for words, ids in ((source.answers, group.answers[row]), (source.foils, group.foils[row])):
+                for word, token in zip(words, ids.tolist(), strict=True):
+                    for side, text in (
+                        (group.clean, source.clean_text),
+                        (group.counterfactual, source.counterfactual_text),
+                    ):
+                        continued = tokenizer(text + word, add_special_tokens=False)["input_ids"]
+                        assert [tokenizer.bos_token_id, *continued] == [*side[row].tolist(), token]
+
+
+@every_tokenizer
+@every_task
+def test_a_position_plays_one_role_throughout_a_group(task: Any, build: Any) -> None:
+    """The tokens of each role, put together, are the text of that role's segment: in every pair, on both sides."""
+    tokenizer = build()
+    source = {(pair.clean_text, pair.counterfactual_text): pair for pair in task.candidates("attribution", 0)}
+    for group in task.pairs(tokenizer, "attribution", 60, 0):
+        assert group.roles[0] == "bos"
+        assert len(group.roles) == group.length
+        for row in range(len(group)):
+            found = source[group.clean_text[row], group.counterfactual_text[row]]
+            assert group.group.startswith(found.template + ":")
+            for ids, segments in ((group.clean[row], found.clean), (group.counterfactual[row], found.counterfactual)):
+                for segment in segments:
+                    own = [token for token, role in zip(ids.tolist(), group.roles, strict=True) if role == segment.role]
+                    decoded = tokenizer.decode(own).replace(" ", "")
+                    assert decoded == segment.text.replace(" ", "")
+
+
+def test_subwords_do_split_words() -> None:
+    tokenizer = subword_tokenizer()
+    lengths = {
+        group.length
+        for group in REGISTRY.get("task", "user_occupation").pairs(tokenizer, "evaluation", 400, 0)
+        if group.group.startswith("statement_0/question_0")
+    }
+    assert len(lengths) > 1
+
+
+@every_tokenizer
+@every_task
+def test_clean_prompts_are_distinct_and_differ_from_their_counterfactual(task: Any, build: Any) -> None:
+    for split in SPLITS:
+        pair_set = task.pairs(build(), split, 200, 0)
+        prompts = [text for group in pair_set for text in group.clean_text]
+        assert len(prompts) == len(set(prompts))
+        for group in pair_set:
+            assert (group.clean != group.counterfactual).any(axis=1).all()
+            assert len(group) >= alignment.MINIMUM_GROUP
+
+
+def test_beginning_of_sequence_is_left_out_where_the_tokenizer_has_none() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.bos_token = None
+    group = align("demo", "1", GOOD, tokenizer, "attribution", 10)[0]
+    assert group.roles == ("opening", "subject")
+
+
+def test_everything_left_out_is_counted_by_reason() -> None:
+    odd = [
+        pair("doctor", "boys"),  # the clean prompt was used by a good pair
+        pair("sailor", "sailor"),
+        pair("sailor", "son sons"),
+        pair("sailor", "sailors", answers=(" is not",)),
+        pair("son", "sons", answers=(" is", " has"), foils=(" has",)),
+        pair("coach", "coaches", template="other"),
+        pair("xylophonist", "sailors"),
+        pair("sailor", "xylophonists"),
+        pair("sailor", "sailors", answers=(" xylophones",)),
+    ]
+    pair_set = aligned(GOOD + odd)
+    assert pair_set.pair_count == len(GOOD)
+    assert pair_set.dropped == {
+        token_alignment.REPEATED: 1,
+        token_alignment.SAME_PROMPT: 1,
+        token_alignment.UNEQUAL: 1,
+        token_alignment.NOT_SINGLE: 1,
+        token_alignment.OVERLAP: 1,
+        token_alignment.UNKNOWN: 3,
+        alignment.SMALL_GROUP: 1,
+    }
+
+
+def test_a_later_candidate_replaces_one_that_fails() -> None:
+    pairs = [pair("doctor", "doctors", answers=(" is not",)), *GOOD]
+    pair_set = aligned(pairs)
+    assert pair_set.pair_count == len(GOOD)
+    assert pair_set.dropped == {token_alignment.NOT_SINGLE: 1}
+
+
+def test_an_answer_that_changes_the_prompt_s_tokens_is_not_single() -> None:
+    """Written onto "The doctor" without a space, "s" makes another token and does not add one."""
+    with pytest.raises(TaskError, match="not a single token: 10"):
+        aligned([pair(noun, f"{noun}s", answers=("s",)) for noun in NOUNS])
+
+
+def test_no_usable_pair_is_an_error_that_names_task_tokenizer_and_reasons() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.name_or_path = "some/model"
+    with pytest.raises(TaskError) as caught:
+        align("demo", "1", [pair("doctor", "two doctors")] * 2, tokenizer, "evaluation", 10)
+    message = str(caught.value)
+    assert "'demo'" in message
+    assert "'some/model'" in message
+    assert f"{token_alignment.UNEQUAL}: 2" in message
+    assert "\n" not in message
+
+
+def test_a_task_without_candidates_is_an_error() -> None:
+    with pytest.raises(TaskError, match="no candidates"):
+        aligned([])
+
+
+def test_a_slow_tokenizer_is_refused() -> None:
+    class Slow:
+        is_fast = False
+        name_or_path = "slow/model"
+
+    with pytest.raises(TaskError, match="slow/model"):
+        align("demo", "1", GOOD, Slow(), "attribution", 10)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    count=st.integers(1, 120),
+    minimum=st.integers(1, 9),
+)
+@settings(max_examples=40)
+def test_count_is_spread_over_the_largest_groups(sizes: list[int], count: int, minimum: int) -> None:
+    nouns = [noun.plural for noun in _all_nouns()]
+    pairs = [
+        pair(nouns[index], nouns[index - 1], template=f"group {group}")
+        for group, (start, size) in enumerate(zip(np.cumsum([0, *sizes]), sizes, strict=False))
+        for index in range(start % 60, start % 60 + size)
+    ]
+    usable = [size for size in _distinct_sizes(pairs) if size >= minimum]
+    if not usable:
+        with pytest.raises(TaskError):
+            aligned(pairs, count, minimum_group=minimum)
+        return
+    pair_set = aligned(pairs, count, minimum_group=minimum)
+    kept = sorted(usable, reverse=True)[: max(1, count // minimum)]
+    assert len(pair_set) == len(kept)
+    assert pair_set.pair_count == min(count, sum(kept))
+    lengths = [len(group) for group in pair_set]
+    assert lengths == sorted(lengths, reverse=True)
+    for group in pair_set:
+        assert len(group) >= min(minimum, count)
+
+
+def _all_nouns() -> list[Any]:
+    from basisbench.pairs.lexicon import PORTIONS, word_lists
+
+    return [noun for portion in PORTIONS for noun in word_lists(portion).nouns]
+
+
+def _distinct_sizes(pairs: list[ContrastPair]) -> list[int]:
+    seen: set[str] = set()
+    sizes: dict[str, int] = {}
+    for item in pairs:
+        if item.clean_text not in seen:
+            seen.add(item.clean_text)
+            sizes[item.template] = sizes.get(item.template, 0) + 1
+    return list(sizes.values())
+
+
+@dataclass(frozen=True)
+class TwoSplits:
+    """A task that is given its pairs."""
+
+    by_split: dict[Split, list[ContrastPair]]
+    name: str = "demo"
+    version: str = "7"
+    summary: str = "for tests"
+
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        del seed
+        return iter(self.by_split[split])
+
+    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
+
+
+def test_load_splits_keeps_the_groups_that_both_splits_have() -> None:
+    more = [pair(f"{noun}s", noun, template="attribution only") for noun in NOUNS]
+    task = TwoSplits({"attribution": GOOD + more, "evaluation": GOOD[:9]})
+    attribution, evaluation = load_splits(task, build_tokenizer(), attribution=50, evaluation=50, seed=0)
+    assert [group.group for group in attribution] == [group.group for group in evaluation] == ["plain:1,1"]
+    assert (attribution.pair_count, evaluation.pair_count) == (10, 9)
+    assert attribution.dropped == {alignment.UNMATCHED_GROUP: 10}
+    assert evaluation.dropped == {}
+
+
+def test_load_splits_with_no_common_group_says_so() -> None:
+    task = TwoSplits({"attribution": GOOD, "evaluation": [pair(noun, f"{noun}s", template="b") for noun in NOUNS]})
+    with pytest.raises(TaskError, match="no aligned group in the other split: 20"):
+        load_splits(task, build_tokenizer(), attribution=50, evaluation=50, seed=0)
+
+
+@every_task
+def test_load_splits_gives_the_same_groups_and_repeats_itself(task: Any) -> None:
+    first = load_splits(task, build_tokenizer(), attribution=100, evaluation=60, seed=1)
+    again = load_splits(task, build_tokenizer(), attribution=100, evaluation=60, seed=1)
+    assert [group.group for group in first[0]] == [group.group for group in first[1]]
+    assert (first[0].pair_count, first[1].pair_count) == (100, 60)
+    assert min(map(len, (*first[0], *first[1]))) >= alignment.MINIMUM_GROUP
+    for ours, theirs in zip((*first[0], *first[1]), (*again[0], *again[1]), strict=True):
+        assert ours.clean_text == theirs.clean_text
+        assert ours.counterfactual_text == theirs.counterfactual_text
+
+
+def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
+    pair_set = TwoSplits({"attribution": GOOD, "evaluation": []}).pairs(build_tokenizer(), "attribution", 10, 0)
+    dataset = pair_set.to_dataset()
+    assert dataset.num_rows == pair_set.pair_count == 10
+    assert dataset[3]["clean_text"] == pair_set[0].clean_text[3]
+    assert dataset[3]["clean"] == pair_set[0].clean[3].tolist()
+    assert dataset[3]["roles"] == ["bos", "opening", "subject"]
+    assert str(dataset.info.version) == "7.0.0"
+    assert "demo, version 7, attribution split" in dataset.info.description
+    assert to_dataset(pair_set)[0] == dataset[0]

@@ -1,0 +1,167 @@
+"""Pictures of cost, and all the pictures of a results folder: their files, formats, folders and names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from basisbench.errors import BasisBenchError
+from basisbench.plots.cost import plot_cost
+from basisbench.plots.curves import plot_curves, plot_results
+from basisbench.plots.style import basis_styles
+from basisbench.results.frame import frame_of, read_results, summarise
+from helpers.drawn_figures import drawn, title_of
+from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+
+# --- cost ---
+
+
+def test_cost_against_sparsity() -> None:
+    records = list(synthetic_suite(tasks=TASKS[:3]))
+    summary = summarise(records)
+    figure = plot_cost(summary, basis_styles(list(summary["basis"].unique())))
+    axes = drawn(figure)
+    assert [ax.get_title() for ax in axes] == ["family mlp", "family attn", "family resid"]
+    own = summary[(summary["basis"] == "mlp_act") & (summary["method"] == "relp")]
+    points = [item for item in axes[0].get_lines() if item.get_marker() == "o"]
+    values = [(float(item.get_xdata()[0]), float(item.get_ydata()[0])) for item in points]
+    assert (own["seconds"].median(), own["nodes_to_80"].median()) in [
+        (pytest.approx(x), pytest.approx(y)) for x, y in values
+    ]
+    # transcoder under magnitude never reaches 80%: hollow, above all points that do.
+    hollow = [item for item in axes[0].get_lines() if item.get_markerfacecolor() == "none"]
+    assert len(hollow) == 1
+    top = max(
+        float(item.get_ydata()[0]) for item in axes[0].get_lines() if item not in hollow and item.get_marker() != "None"
+    )
+    assert float(hollow[0].get_ydata()[0]) > top
+    assert "seconds" in axes[0].get_xlabel()
+    assert "nodes to 80%" in axes[0].get_ylabel()
+    assert "3 tasks" in title_of(figure)
+
+
+# --- files ---
+
+
+def test_records_at_hand_give_the_same_pictures(tmp_path: Path) -> None:
+    records = [synthetic_record(), synthetic_record(basis="transcoder")]
+    write_suite(tmp_path, records)
+    read = read_results(tmp_path)
+    plot_results(tmp_path, tmp_path / "paths")
+    plot_results(read, tmp_path / "read", summary=summarise(read))
+    files = [sorted((tmp_path / name).iterdir()) for name in ("paths", "read")]
+    assert len(files[0]) == len(files[1]) > 0
+    for left, right in zip(*files, strict=True):
+        assert left.name == right.name
+        assert left.read_bytes() == right.read_bytes()
+
+
+def test_all_pictures_of_a_suite(tmp_path: Path) -> None:
+    records = list(
+        synthetic_suite(
+            tasks=("ioi", "sva_rc"), bases=("mlp_act", "mlp_out", "transcoder", "resid"), methods=("relp", "ig")
+        )
+    )
+    write_suite(tmp_path, records)
+    seen: list[Path] = []
+    written = plot_results(tmp_path, tmp_path / "pictures", progress=seen.append)
+    assert seen == written
+    assert {path.name for path in written} == {
+        "faithfulness_mlp.png",
+        "completeness_mlp.png",
+        "faithfulness_bits_mlp.png",
+        "faithfulness_resid.png",
+        "completeness_resid.png",
+        "methods_mlp_act.png",
+        "methods_mlp_out.png",
+        "methods_transcoder.png",
+        "methods_resid.png",
+        "cross_neurons_methods.png",
+        "cost.png",
+    }
+    for path in written:
+        with Image.open(path) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 500
+        assert path.stat().st_size < 300_000
+
+
+def test_other_formats_and_small_results(tmp_path: Path) -> None:
+    write_suite(tmp_path, [synthetic_record()])
+    written = plot_results(tmp_path, tmp_path / "out", formats=("png", "pdf"))
+    assert {path.name for path in written} == {
+        f"{stem}.{suffix}"
+        for stem in ("faithfulness_mlp", "completeness_mlp", "faithfulness_bits_mlp", "cost")
+        for suffix in ("png", "pdf")
+    }
+    assert (tmp_path / "out" / "cost.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_settings_go_to_folders_of_their_own(tmp_path: Path) -> None:
+    write_suite(tmp_path, [synthetic_record(), synthetic_record(ablation="zero")])
+    written = plot_results(tmp_path, tmp_path / "out")
+    assert {path.parent.name for path in written} == {
+        "setting-1-pocket-llama-mean-node-position-0",
+        "setting-2-pocket-llama-zero-node-position-0",
+    }
+
+
+def test_layers_are_named_and_never_mixed(tmp_path: Path) -> None:
+    records = [synthetic_record(basis=basis) for basis in ("mlp_act", "resid", "sae_resid")]
+    restricted = [synthetic_record(basis=basis, layers=(0, 2)) for basis in ("resid", "sae_resid")]
+    frame = frame_of([records[0], *restricted])
+    assert "resid on layers 0, 2 only" in title_of(plot_curves(frame))
+    with pytest.raises(BasisBenchError, match=r"2 settings.*all layers; .*resid on layers 0, 2 only"):
+        plot_curves(frame_of([*records, *restricted]))
+    written = plot_results([*records, *restricted], tmp_path)
+    folders = {path.parent.name for path in written if path.stem == "faithfulness_resid"}
+    assert len(folders) == 2
+    assert {path.parent.name for path in written if path.stem == "faithfulness_mlp"} < folders
+
+
+def test_at_most_six_lines_a_panel(tmp_path: Path) -> None:
+    names = [f"plug_in_{letter}" for letter in "abcdefg"]
+    records = [synthetic_record()]
+    for name in names:
+        other = synthetic_record(basis="mlp_out")
+        records.append(other.model_copy(update={"cell": other.cell.model_copy(update={"basis": name})}))
+    write_suite(tmp_path, records)
+    written = {path.name for path in plot_results(tmp_path, tmp_path / "out")}
+    assert {"faithfulness_mlp_1.png", "faithfulness_mlp_2.png"} <= written
+    assert "faithfulness_mlp.png" not in written
+
+
+@pytest.mark.parametrize("style", ["ordinary", "paper"])
+def test_a_name_with_dollar_signs_is_no_mathematics(tmp_path: Path, style: str) -> None:
+    """Matplotlib would refuse to draw what it cannot read as mathematics."""
+    from typing import cast
+
+    from basisbench.plots.curves import Look
+
+    name = r"$\bad$ x"
+    records = [
+        record.model_copy(update={"cell": record.cell.model_copy(update={"basis": basis, "task": "a $\\b$ task"})})
+        for basis in (name, "mlp_act")
+        for record in [synthetic_record("ioi", "mlp_act", "relp")]
+    ]
+    paths = plot_results(records, tmp_path, style=cast("Look", style), formats=("svg",))
+    assert any(path.suffix == ".svg" for path in paths)
+
+
+def test_neither_pyplot_nor_torch_is_loaded(tmp_path: Path) -> None:
+    write_suite(tmp_path, [synthetic_record()])
+    code = (
+        "import sys, basisbench\n"
+        f"frame = basisbench.load_results({str(tmp_path)!r})\n"
+        f"basisbench.plot_curves(frame).savefig({str(tmp_path / 'x.png')!r})\n"
+        "loaded = {'torch', 'transformers', 'matplotlib.pyplot'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,345 @@
+"""The page of results, what can be told without a browser: sources, labels, prompts, hostile strings, writing."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from basisbench.cli import main
+from basisbench.errors import BasisBenchError, RecordError
+from basisbench.registry import Registry, load_registry
+from basisbench.report import write, write_report
+from basisbench.report.detail import field_descriptions
+from basisbench.report.layout import Layout, lay_out
+from basisbench.report.prompts import example_prompts, prompts_key
+from basisbench.report.sources import Cell, Source, read_sources
+from helpers.report_pages import HOSTILE, browser_path, reference_records, renamed, write_tree
+from helpers.synthetic_records import synthetic_record, write_suite
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("results")
+    write_tree(folder)
+    return folder
+
+
+def laid_out(*records: Any, **more: Any) -> Layout:
+    sources = [
+        Source("run", Path("run"), "verified", None, tuple(Cell(r, Path(f"run/records/{r.id}.json")) for r in records))
+    ]
+    sources += [
+        Source(
+            name, Path(name), "self-reported", None, tuple(Cell(r, Path(f"{name}/records/{r.id}.json")) for r in own)
+        )
+        for name, own in more.items()
+    ]
+    return lay_out(sources)
+
+
+def column(layout: Layout, name: str) -> list[Any]:
+    values: Any = layout.catalogue["columns"][name]  # type: ignore[index]
+    return values if isinstance(values, list) else [values["texts"][code] for code in values["codes"]]
+
+
+def test_a_tree_is_read_folder_by_folder(tree: Path) -> None:
+    reference, rotor = read_sources(tree)
+    assert (reference.name, reference.status, len(reference.cells)) == (
+        "reference",
+        "self-reported",
+        len(reference_records()),
+    )
+    assert (rotor.name, rotor.status, len(rotor.cells)) == ("rotor", "self-reported", 2)
+    assert rotor.card is not None
+    assert rotor.card.code is not None
+    assert rotor.card.code.revision == "0123abc"
+
+
+def test_standing_is_asked_of_the_verification(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from basisbench.report import sources
+
+    def standing(folder: Path) -> str:
+        return "verified" if folder.name == "rotor" else "self-reported"
+
+    monkeypatch.setattr(sources, "standing", standing)
+    assert [(source.name, source.status) for source in read_sources(tree)] == [
+        ("reference", "self-reported"),
+        ("rotor", "verified"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("{", "invalid JSON"),
+        ('{"title": "no name"}', "name: field required"),
+        ('{"name": 3}', "name: input should be"),
+        ('{"name": "a", "title": "b", "authors": ["c"], "link": "javascript:alert(1)"}', "link: string should match"),
+    ],
+)
+def test_a_damaged_card_is_named(tmp_path: Path, content: str, told: str) -> None:
+    write_suite(tmp_path, [synthetic_record()])
+    (tmp_path / "submission.json").write_text(content, encoding="utf-8")
+    with pytest.raises(RecordError, match=f"submission.json: {told}"):
+        read_sources(tmp_path)
+
+
+def test_the_same_cell_in_two_folders_stays_two_rows() -> None:
+    record = synthetic_record(examples=10)
+    layout = laid_out(record, rotor=[record])
+    assert column(layout, "basis") == ["mlp_act", "mlp_act [rotor]"]
+    assert column(layout, "key") == [record.id, f"{record.id}.2"]
+    assert list(layout.details[0]) == list(layout.curves[0]) == column(layout, "key")
+
+
+def test_settings_versions_data_and_layers_are_told_apart() -> None:
+    plain = synthetic_record(examples=10)
+    other_data = plain.model_copy(update={"identities": plain.identities.model_copy(update={"data": "ab" * 32})})
+    layers = plain.model_copy(update={"cell": plain.cell.model_copy(update={"layers": (0, 1)})})
+    records = [
+        plain,
+        synthetic_record(examples=10, error_policy="keep"),
+        synthetic_record(examples=10, task_version="2"),
+        other_data,
+        layers,
+    ]
+    layout = laid_out(*records)
+    places = dict(zip(column(layout, "key"), column(layout, "curve"), strict=True))
+    assert len(set(places.values())) == len(records)
+    labels = dict(zip(column(layout, "key"), column(layout, "task_label"), strict=True))
+    assert labels[records[2].id] == "ioi v2"
+    assert labels[other_data.id] == "ioi v1 (data abababab)"
+    assert labels[records[1].id] == "ioi v1"  # its setting holds nothing else
+    settings: Any = layout.catalogue["settings"]
+    assert len(settings) == 3
+    assert sum("layers 0-1 only" in title for title in settings) == 1
+    assert sum("error policy keep" in title for title in settings) == 1
+
+
+def test_best_marks_stay_inside_a_setting_and_family() -> None:
+    layout = laid_out(
+        *(
+            synthetic_record("ioi", basis, "relp", examples=30)
+            for basis in ("mlp_act", "mlp_out", "sae_resid", "resid")
+        ),
+        synthetic_record("ioi", "mlp_out", "relp", examples=30, error_policy="keep"),
+    )
+    rows = zip(
+        column(layout, "setting"),
+        column(layout, "family"),
+        column(layout, "nodes_to_80"),
+        column(layout, "best"),
+        strict=True,
+    )
+    marked = {}
+    for setting, family, nodes, best in rows:
+        marked.setdefault((setting, family), []).append((nodes, bool(best & 1)))
+    assert {len(group) for group in marked.values()} == {1, 2}
+    for group in marked.values():
+        assert [best for _, best in sorted(group)] == ([False] if len(group) == 1 else [True, False])
+
+
+def test_details_hold_every_field_but_values_per_example() -> None:
+    record = reference_records()[0]
+    detail: Any = laid_out(record).details[0][record.id]
+    whole = record.model_dump(mode="json")
+    assert detail["file"] == f"run/records/{record.id}.json"
+    assert detail["record"].keys() == whole.keys()
+    for name in (
+        "cell",
+        "identities",
+        "environment",
+        "sources",
+        "cost",
+        "guard",
+        "counts",
+        "dropped",
+        "groups",
+        "top_nodes",
+    ):
+        assert detail["record"][name] == whole[name]
+    assert detail["means"]["full"] == pytest.approx(sum(record.endpoints.full) / len(record.endpoints.full))
+    assert detail["means"]["circuit"][3] == pytest.approx(sum(record.curve.circuit[3]) / len(record.curve.circuit[3]))
+
+
+def test_every_field_is_described() -> None:
+    described = field_descriptions()
+    for path in (
+        "created",
+        "cell.layers",
+        "identities.dictionary",
+        "cost.seconds.curve",
+        "guard.fvu",
+        "top_nodes.score",
+    ):
+        assert described[path]
+
+
+def test_prompts_are_of_the_nodes_task_and_template() -> None:
+    record = synthetic_record("ioi")
+    prompts: Any = example_prompts([record], load_registry())[prompts_key(record)]
+    pairs = prompts["templates"]["then_gave/abba"]
+    assert prompts["problem"] is None
+    assert len(pairs) == 3
+    for pair in pairs:
+        roles = dict(pair["clean"])
+        assert pair["answers"] == [roles["first"]]
+        assert roles["giver"] == roles["second"] == pair["foils"][0]
+    wanted = [
+        pair.clean_text
+        for pair in load_registry().get("task", "ioi").candidates("attribution", 0)
+        if pair.template == "then_gave/abba"
+    ]
+    assert ["".join(text for _, text in pair["clean"]) for pair in pairs] == wanted[:3]
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A task that fails when it is asked."""
+
+    name: str = "broken"
+    version: str = "1"
+    summary: str = ""
+
+    def candidates(self, split: str, seed: int) -> Any:
+        raise RuntimeError(f"{split} {seed}")
+
+    def pairs(self, tokenizer: Any, split: str, count: int, seed: int) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("record", "told"),
+    [
+        (renamed(synthetic_record(), task="nobody's"), "no task named nobody's was registered"),
+        (synthetic_record(task_version="7"), "version 7 of this task, and version 1 was registered"),
+        (renamed(synthetic_record(), task="broken"), r"failed when it was asked for them \(RuntimeError\)"),
+    ],
+)
+def test_where_prompts_would_be_wrong_the_page_says_why_there_are_none(record: Any, told: str) -> None:
+    registry: Registry = load_registry().adding((Broken(),), "test")
+    prompts: Any = example_prompts([record], registry)[prompts_key(record)]
+    assert prompts["templates"] == {}
+    assert re.search(told, prompts["problem"])
+
+
+def test_hostile_strings_are_escaped_in_every_file(tree: Path, tmp_path: Path) -> None:
+    page = write_report(tree, tmp_path / "page")
+    html = page.read_text(encoding="utf-8")
+    assert "&lt;img src=x" in html
+    assert "<img" not in html
+    assert "javascript:" not in html
+    for script in (tmp_path / "page" / "data").iterdir():
+        text = script.read_text(encoding="ascii")
+        assert "<" not in text
+        assert text.startswith("basisbench.receive(")
+    catalogue = (tmp_path / "page" / "data" / "catalogue.js").read_text()
+    assert json.dumps(HOSTILE)[1:-1].replace("<", "\\u003c").replace(">", "\\u003e") in catalogue
+
+
+def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
+    write_suite(tmp_path / "run", [synthetic_record(examples=10)])
+    out = tmp_path / "page"
+    out.mkdir()  # an empty folder is welcome
+    write_report(tmp_path / "run", out)
+    before = sorted(path.relative_to(out) for path in out.rglob("*"))
+    write_report(tmp_path / "run", out)
+    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
+    (out / "data" / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(BasisBenchError, match=r"'data/notes\.txt' that no report wrote"):
+        write_report(tmp_path / "run", out)
+    with pytest.raises(BasisBenchError, match="holds files that no report wrote"):
+        write_report(tmp_path / "run", tmp_path / "run")
+    with pytest.raises(BasisBenchError, match="is a file"):
+        write_report(tmp_path / "run", out / "index.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "run"]
+
+
+def test_a_failure_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_suite(tmp_path / "run", [synthetic_record(examples=10)])
+    out = tmp_path / "page"
+    write_report(tmp_path / "run", out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    whole = Path.write_bytes
+
+    def full_disk(path: Path, content: bytes) -> int:
+        if path.name == "fields.js":
+            raise OSError(28, "No space left on device")
+        return whole(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(BasisBenchError, match="No space left"):
+        write_report(tmp_path / "run", out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    with pytest.raises(BasisBenchError, match="No space left"):
+        write_report(tmp_path / "run", tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "run"]
+
+
+def test_a_rename_that_fails_puts_the_old_page_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_suite(tmp_path / "run", [synthetic_record(examples=10)])
+    out = tmp_path / "page"
+    write_report(tmp_path / "run", out)
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "new":
+            raise OSError(13, "Permission denied")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(BasisBenchError, match="Permission denied"):
+        write_report(tmp_path / "run", out)
+    assert (out / "index.html").is_file()
+
+
+def test_the_command_prints_the_page_and_bad_input_is_one_line(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(tree), "--out", str(tmp_path / "page")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'page' / 'index.html'}\n"
+    assert main(["report", str(tmp_path / "nothing"), "--out", str(tmp_path / "other")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no such file or folder" in error
+    assert not (tmp_path / "other").exists()
+
+
+def test_writing_a_report_loads_no_torch(tmp_path: Path) -> None:
+    write_suite(tmp_path / "run", [synthetic_record(examples=10)])
+    code = (
+        "import sys\nfrom basisbench.cli import main\n"
+        f"assert main(['report', {str(tmp_path / 'run')!r}, '--out', {str(tmp_path / 'page')!r}]) == 0\n"
+        "print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_library_of_charts_is_the_packages_own(tree: Path, tmp_path: Path) -> None:
+    import plotly
+
+    write_report(tree, tmp_path / "page")
+    shipped = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+    assert (tmp_path / "page" / "plotly.min.js").read_bytes() == shipped.read_bytes()
+    assert set(json.loads((tmp_path / "page" / write.MANIFEST).read_text())["files"]) == {
+        path.relative_to(tmp_path / "page").as_posix()
+        for path in (tmp_path / "page").rglob("*")
+        if path.is_file() and path.name != write.MANIFEST
+    }
+
+
+def test_without_a_browser_tests_are_skipped_but_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("BASISBENCH_NEEDS_BROWSER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no browser on PATH; looked for chromium"):
+        browser_path()
+    monkeypatch.setenv("BASISBENCH_NEEDS_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="no browser on PATH"):
+        browser_path()

@@ -1,0 +1,297 @@
+"""Tables: who is marked best, what is never mixed, and how censored values are written."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from basisbench.errors import RecordError
+from basisbench.results.compare import compare_table, paired_difference, render_markdown, render_text, write_csv
+from basisbench.results.conditions import layers_text, split_settings
+from basisbench.results.frame import normalised, summarise
+from basisbench.results.metrics import METRICS, nodes_to
+from basisbench.results.record import Record
+from basisbench.results.tables import Entry, headline_tables
+from helpers.synthetic_records import synthetic_record, synthetic_suite
+
+
+@pytest.fixture(scope="module")
+def full() -> pd.DataFrame:
+    return summarise(list(synthetic_suite()))
+
+
+def test_the_best_of_each_group_is_marked(full: pd.DataFrame) -> None:
+    table = compare_table(full)
+    assert len(table) == len(full)
+    for _, group in table.groupby(["task", "family", "method"]):
+        for name, metric in METRICS.items():
+            values = [v if math.isfinite(v) else math.nan for v in group[name].astype(float)]
+            finite = [v for v in values if not math.isnan(v)]
+            best = (min if metric.direction == "lower" else max)(finite)
+            alike = len(finite) == len(values) and min(finite) == max(finite)
+            assert list(group[f"{name}_best"]) == [value == best and not alike for value in values], name
+
+
+def test_nothing_is_best_without_a_rival() -> None:
+    table = compare_table(summarise([synthetic_record()]))
+    assert not table[[f"{name}_best" for name in METRICS]].to_numpy().any()
+
+
+def test_reaching_a_target_beats_not_reaching_it() -> None:
+    summary = summarise([synthetic_record(basis="mlp_out"), synthetic_record(basis="transcoder", ceiling=0.5)])
+    table = compare_table(summary).set_index("basis")
+    assert table["nodes_to_80_best"].to_dict() == {"mlp_out": True, "transcoder": False}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ablation": "zero"},
+        {"error_policy": "ablate"},
+        {"granularity": "unit"},
+        {"seed": 1},
+        {"task_version": "2"},
+        {"model": "other"},
+    ],
+)
+def test_cells_that_differ_in_their_setting_never_meet(change: dict[str, str]) -> None:
+    one, other = synthetic_record(basis="mlp_act"), synthetic_record(basis="mlp_out", **change)  # type: ignore[arg-type]
+    table = compare_table(summarise([one, other]))
+    assert not table["nodes_to_80_best"].any()
+    text = render_text(summarise([one, other]))
+    if "task_version" in change:
+        assert "ioi v1" in text
+        assert "ioi v2" in text
+    else:
+        titles = [title for title, _ in split_settings(table)]
+        assert len(set(titles)) == 2
+        assert all(title in text for title in titles)
+
+
+def test_settings_that_look_alike_get_full_titles() -> None:
+    records = [synthetic_record(), synthetic_record()]
+    records[1] = records[1].model_copy(update={"basisbench": "9.9.9"})
+    titles = [title for title, _ in split_settings(summarise(records))]
+    assert len(set(titles)) == 2
+    assert any("9.9.9" in title for title in titles)
+
+
+# --- layers ---
+
+
+def test_one_family_on_some_layers_leaves_one_comparison() -> None:
+    records = [synthetic_record(basis=basis) for basis in ("mlp_act", "transcoder")]
+    records += [synthetic_record(basis=basis, layers=(0, 1, 2, 7)) for basis in ("resid", "sae_resid")]
+    summary = summarise(records)
+    assert dict(zip(summary["basis"], summary["layers"], strict=True)) == {
+        "mlp_act": "all",
+        "transcoder": "all",
+        "resid": "0-2, 7",
+        "sae_resid": "0-2, 7",
+    }
+    ((title, part),) = split_settings(summary)
+    assert title.endswith("resid on layers 0-2, 7 only")
+    assert len(part) == 4
+    text = render_text(summary)
+    assert text.count("Nodes to 80%") == 1
+    assert title in text
+    best = compare_table(summary).set_index("basis")["nodes_to_80_best"]
+    assert best[["mlp_act", "transcoder"]].sum() == best[["resid", "sae_resid"]].sum() == 1
+    # A picture of the other family has nothing to say of layers.
+    assert "layers" not in split_settings(summary[summary["family"] == "mlp"])[0][0]
+
+
+def test_all_layers_and_some_are_never_put_side_by_side() -> None:
+    records = [synthetic_record(basis=basis) for basis in ("resid", "sae_resid", "mlp_act")]
+    records += [synthetic_record(basis=basis, layers=(2, 3)) for basis in ("resid", "sae_resid")]
+    records += [synthetic_record(basis="resid", layers=(10,))]
+    summary = summarise(records)
+    parts = split_settings(summary)
+    assert [title.split("examples, ")[1] for title, _ in parts] == [
+        "all layers",
+        "resid on layers 2-3 only",
+        "resid on layer 10 only",
+    ]
+    assert [list(part["basis"]) for _, part in parts] == [
+        ["resid", "sae_resid", "mlp_act"],
+        ["resid", "sae_resid"],
+        ["resid"],
+    ]
+    marks = compare_table(summary).groupby("layers")["nodes_to_80_best"].sum()
+    assert marks.to_dict() == {"all": 1, "2-3": 1, "10": 0}
+    markdown = render_markdown(summary)
+    assert all(f"## {title}\n" in markdown for title, _ in parts)
+
+
+def test_restrictions_of_two_families_split_together() -> None:
+    records = [synthetic_record(basis=b, layers=layers) for b in ("mlp_act", "resid") for layers in (None, (0, 1))]
+    titles = [title for title, _ in split_settings(summarise(records))]
+    assert titles[1].endswith("mlp on layers 0-1 only, resid on layers 0-1 only")
+    assert len(titles) == 2
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [(None, "all"), ((3,), "3"), ((0, 1, 2, 3, 7), "0-3, 7"), ((5, 4, 9), "4-5, 9"), ((2, 2, 0), "0, 2")],
+)
+def test_layers_are_written_as_runs(layers: tuple[int, ...] | None, text: str) -> None:
+    assert layers_text(layers) == text
+
+
+def test_cells_that_differ_only_in_their_data_are_refused() -> None:
+    record = synthetic_record()
+    identities = record.identities.model_copy(update={"data": "f" * 64})
+    with pytest.raises(RecordError, match="differ only in their data"):
+        render_text(summarise([record, record.model_copy(update={"identities": identities})]))
+
+
+def test_the_terminal_s_summary_fits_a_screen(full: pd.DataFrame) -> None:
+    lines = render_text(full).splitlines()
+    assert len(lines) <= 130
+    assert max(map(len, lines)) <= 120
+    text = "\n".join(lines)
+    for name in (*full["task"].unique(), *full["basis"].unique(), *full["method"].unique()):
+        assert name in text
+    assert "Each task under relp" in text
+    assert "pocket-llama, mean ablation, error policy node, granularity position, seed 0, n = 100" in lines[0]
+
+
+def test_another_method_can_be_shown_in_detail(full: pd.DataFrame) -> None:
+    assert "Each task under ig" in render_text(full, method="ig")
+
+
+def test_medians_are_over_tasks(full: pd.DataFrame) -> None:
+    nodes = headline_tables(compare_table(full))[0]
+    assert nodes.header == ("family", "basis", "relp", "ig", "ixg", "magnitude", "random")
+    row = next(row for row in nodes.rows if row[1].text == "mlp_act")
+    own = full[(full["basis"] == "mlp_act") & (full["method"] == "relp")]["nodes_to_80"]
+    assert row[2].text == f"{np.median(own):.0f}"
+    # Raw neurons come first.
+    assert [row[1].text for row in nodes.rows][:2] == ["mlp_act", "mlp_out"]
+    assert [row[0].text for row in nodes.rows] == sorted(
+        (row[0].text for row in nodes.rows), key=["mlp", "attn", "resid"].index
+    )
+
+
+def test_unreached_targets_are_written_as_more_than_all_nodes() -> None:
+    record = synthetic_record(basis="mlp_out", ceiling=0.5)
+    total = record.curve.sizes[-1]
+    text = render_text(summarise([record]))
+    assert f">{total}" in text
+    assert "inf" not in text
+    markdown = render_markdown(summarise([record]))
+    assert f">{total}" in markdown
+
+
+def test_an_interval_may_end_in_more_than_all_nodes() -> None:
+    records = [synthetic_record(task, "mlp_out", ceiling=0.81) for task in ("ioi", "sva_rc", "sva_simple")]
+    assert re.search(r"\d+ \[\d+, >\d+\]", render_text(summarise(records)))
+
+
+def test_a_median_over_fewer_tasks_is_told_and_no_rival() -> None:
+    """However good: a basis that was tried on the easy tasks only must not lead a column."""
+    tasks = ("ioi", "sva_rc", "user_age")
+    records = list(synthetic_suite(tasks=tasks, bases=("mlp_act", "mlp_out", "transcoder"), methods=("relp",)))
+    kept = [record for record in records if record.cell.basis != "transcoder" or record.cell.task == "user_age"]
+    summary = summarise(kept)
+    summary.loc[summary["basis"] == "transcoder", "nodes_to_80"] = 1.0
+    summary.loc[summary["basis"] == "mlp_out", "nodes_to_80"] = 50.0
+    summary.loc[summary["basis"] == "mlp_act", "nodes_to_80"] = 60.0
+    rows = {row[1].text: row[2] for row in headline_tables(summary)[0].rows}
+    assert rows["transcoder"] == Entry("1.0 [1 task]", best=False)
+    assert rows["mlp_out"] == Entry("50", best=True)
+    assert rows["mlp_act"] == Entry("60", best=False)
+    assert "[2 tasks]: over fewer tasks than other bases have" in render_text(summary)
+
+
+def test_partly_reached_medians_say_in_how_many_tasks() -> None:
+    records = [
+        synthetic_record(task, "mlp_act", ceiling=ceiling)
+        for task, ceiling in (("ioi", 1.0), ("sva_rc", 1.0), ("user_age", 0.5))
+    ]
+    assert "(2/3)" in render_text(summarise(records))
+
+
+def test_degenerate_cells_are_not_applicable() -> None:
+    text = render_text(summarise([synthetic_record(gap=0.0)]))
+    assert "n/a" in text
+    assert "nan" not in text
+
+
+def test_markdown_tables_are_well_formed(full: pd.DataFrame) -> None:
+    text = render_markdown(full)
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(blocks) == 3 + 9 * 3
+    for block in blocks:
+        bars = {len(re.findall(r"(?<!\\)\|", line)) for line in block}
+        assert len(bars) == 1
+    assert text.count("**") % 2 == 0
+    for metric in METRICS.values():
+        assert metric.meaning in text
+
+
+def test_csv_keeps_infinity_and_marks(tmp_path: Path) -> None:
+    summary = summarise([synthetic_record(ceiling=0.5), synthetic_record(basis="mlp_out")])
+    path = tmp_path / "new" / "summary.csv"
+    write_csv(summary, path)
+    again = pd.read_csv(path)
+    assert list(again["nodes_to_80"]) == pytest.approx(list(summary["nodes_to_80"]), rel=1e-5)
+    assert math.isinf(again["nodes_to_80"].iloc[0])
+    assert list(again["nodes_to_80_best"]) == [False, True]
+
+
+# --- long names ---
+
+
+def test_long_names_are_short_in_tables_and_full_below_and_in_the_csv(tmp_path: Path) -> None:
+    names = [f"sae:gemma-scope-2-270m-pt-res-all:layer_*_width_{width}_l0_small" for width in ("16k", "262k")]
+    summary = summarise(
+        [synthetic_record(basis="sae_resid", name=name) for name in names] + [synthetic_record(basis="resid")]
+    )
+    for text in (render_text(summary), render_markdown(summary)):
+        tables, below = text.split("Short names of bases")
+        assert "sae:16k" in tables
+        assert "sae:262k" in tables
+        for label, name in zip(("sae:16k", "sae:262k"), names, strict=True):
+            assert name not in tables
+            assert f"{label} = {name}" in below
+    assert "Short names" not in render_text(summarise([synthetic_record()]))
+    write_csv(summary, tmp_path / "all.csv")
+    assert set(pd.read_csv(tmp_path / "all.csv")["basis"]) == {"resid", *names}
+
+
+# --- paired differences of records ---
+
+
+def test_a_paired_difference_of_records() -> None:
+    a, b = synthetic_record(basis="mlp_out"), synthetic_record(basis="transcoder")
+    number = paired_difference(a, b, "nodes_to_80")
+    values = [nodes_to(cell.sizes, cell.faithfulness, 0.8)[0] for cell in (normalised(a), normalised(b))]
+    assert number.value == pytest.approx(values[0] - values[1])
+    assert 0 < number.low < number.value < number.high
+    opposite = paired_difference(b, a, "nodes_to_80")
+    assert (opposite.low, opposite.high) == pytest.approx((-number.high, -number.low))
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (synthetic_record(task="sva_rc"), "data"),
+        (synthetic_record(model="other"), "model"),
+        (synthetic_record(layers=(0, 1)), "layers"),
+        (synthetic_record(gap=5.0), r"F\(M\)"),
+    ],
+)
+def test_records_of_different_examples_cannot_be_paired(other: Record, reason: str) -> None:
+    with pytest.raises(RecordError, match=f"{reason}.* differs"):
+        paired_difference(synthetic_record(), other, "nodes_to_80")
+
+
+def test_an_unknown_statistic_is_told() -> None:
+    with pytest.raises(RecordError, match=r"no statistic named 'nodes'.*nodes_to_80"):
+        paired_difference(synthetic_record(), synthetic_record(), "nodes")

@@ -1,0 +1,338 @@
+"""`basisbench verify`: honest records are re-run and agree, every kind of forgery is found, nothing is half written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import basisbench.circuits.curve
+from basisbench.cli import main
+from basisbench.errors import BasisBenchError, RecordError
+from basisbench.results.record import Record, read_record
+from basisbench.results.store import VERIFICATION_FILE, Store
+from basisbench.runs.run import Request, run_request
+from basisbench.runs.runner import Settings
+from basisbench.runs.session import Session
+from basisbench.runs.verify import draw_sample, verify
+from basisbench.submissions.verification import (
+    Verification,
+    check_verification,
+    read_verification,
+    records_digest,
+    standing,
+)
+from basisbench.submissions.verification_fields import VerifiedCell
+from helpers.forgeries import ALL, FORGERIES, MORE, Content, Forge, circuit
+
+BASES = ("mlp_act", "mlp_act_rotated", "sae_mlp_out", "transcoder", "resid")
+METHODS = ("ixg", "relp", "magnitude", "random")
+PAIRS = 12
+
+
+def run(out: Path, **changes: Any) -> None:
+    """Run cells of one task on the pocket model, with few pairs."""
+    chosen = {"tasks": ["sva_simple"], "bases": BASES, "methods": METHODS, "attribution_pairs": PAIRS}
+    request = Request("pocket", {**chosen, "evaluation_pairs": PAIRS, **changes}, Settings(out=out), progress=False)
+    run_request(request).raise_failures()
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder: every basis and method above, and one cell with divergence and random halves."""
+    folder = tmp_path_factory.mktemp("honest")
+    run(folder)
+    run(folder, bases=["mlp_out"], methods=["relp"], kl=True, subset_sizes=(20,), subset_draws=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def contents(honest: Path) -> dict[tuple[str, str], Content]:
+    """The records by basis and method."""
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Store(honest).records.glob("*.json"))]
+    return {(content["cell"]["basis"], content["cell"]["method"]): content for content in read}
+
+
+def store(content: Content, folder: Path) -> str:
+    """Write a record under the id that follows from it, as a careful forger would; return the id."""
+    record = Record.model_validate_json(json.dumps(content), strict=True)
+    Store(folder).write(record)
+    return record.id
+
+
+def few(honest: Path, folder: Path, count: int = 2) -> Path:
+    """Return a folder with some of the records of neurons."""
+    for path in sorted(Store(honest).records.glob("*.json")):
+        record = read_record(path)
+        if record.cell.basis == "resid" and len(list(Store(folder).records.glob("*.json"))) < count:
+            Store(folder).write(record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def honest_outcome(honest: Path) -> Verification:
+    """The honest folder, verified whole."""
+    sample = draw_sample(honest, cells="all", points=4, seed=1)
+    verification, path = verify(sample, by="Ada Lovelace")
+    assert path == honest / VERIFICATION_FILE
+    assert read_verification(honest) == verification
+    assert standing(honest) == "verified"
+    assert check_verification(honest) == ()
+    path.unlink()
+    return verification
+
+
+@pytest.fixture(scope="module")
+def outcomes(
+    contents: dict[tuple[str, str], Content], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, VerifiedCell]:
+    """What is found in two folders of forged records, by the name of the forgery."""
+    found: dict[str, VerifiedCell] = {}
+    for forgeries in (FORGERIES, MORE):
+        folder = tmp_path_factory.mktemp("forged")
+        names: dict[str, str] = {}
+        for key, (forge, _) in forgeries.items():
+            content = json.loads(json.dumps(contents[key]))
+            forge(content, contents)
+            names[store(content, folder)] = forge.__name__
+        verification, _ = verify(draw_sample(folder, cells="all", points=4, seed=1), by="Ada Lovelace")
+        assert not verification.passed
+        assert standing(folder) == "self-reported"
+        assert check_verification(folder) == ()  # the file is what verify writes
+        found |= {names[cell.cell_id]: cell for cell in verification.cells}
+    return found
+
+
+def test_honest_records_of_every_basis_and_method_agree(honest_outcome: Verification) -> None:
+    assert {cell.basis for cell in honest_outcome.cells} == {*BASES, "mlp_out"}
+    assert [cell.problems for cell in honest_outcome.cells] == [()] * (len(BASES) * len(METHODS) + 1)
+    assert honest_outcome.passed
+    # The same machine: what is left is the rounding of records to five digits, and of this rounding.
+    assert honest_outcome.largest < 1e-4
+    assert honest_outcome.by == "Ada Lovelace"
+    assert honest_outcome.environment.threads >= 1
+    assert honest_outcome.tolerances.keys() == {"float32"}
+    for cell in honest_outcome.cells:
+        assert len(cell.sizes) == 6
+        assert cell.circuit is not None
+        assert cell.circuit.values == 6 * PAIRS
+        assert cell.ranking is not None
+        assert (cell.ranking.compared, cell.ranking.missing) == (20, 0)
+
+
+@pytest.mark.parametrize(("key", "forgery"), ALL, ids=[forge.__name__ for _, (forge, _) in ALL])
+def test_every_kind_of_forgery_is_found(
+    outcomes: dict[str, VerifiedCell], key: tuple[str, str], forgery: tuple[Forge, str]
+) -> None:
+    forge, expected = forgery
+    cell = outcomes[forge.__name__]
+    assert (cell.basis, cell.method) == key
+    assert not cell.passed
+    assert any(problem.startswith(expected) for problem in cell.problems), cell.problems
+    assert all("\n" not in problem for problem in cell.problems)
+
+
+def test_only_the_drawn_sizes_are_evaluated(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    circuits: list[int] = []
+    evaluate = basisbench.circuits.curve.evaluate_circuits
+
+    def counted(*given: Any, **named: Any) -> Any:
+        circuits.append(given[5])
+        return evaluate(*given, **named)
+
+    monkeypatch.setattr(basisbench.circuits.curve, "evaluate_circuits", counted)
+    folder = few(honest, tmp_path / "few", count=1)
+    groups = len(read_record(next(Store(folder).records.glob("*.json"))).groups)
+    verification, _ = verify(draw_sample(folder, cells=1, points=2, seed=1), by="Ada")
+    assert verification.passed
+    assert circuits == [2 * 2] * groups  # two sizes, circuit and complement; 0 and all nodes are F(0) and F(M)
+
+
+def test_another_type_of_weights_verifies_the_same_records(honest: Path, tmp_path: Path) -> None:
+    folder = few(honest, tmp_path / "few", count=1)
+    verification, _ = verify(draw_sample(folder, cells=1, points=3, seed=1), by="Ada", dtype="float64")
+    (cell,) = verification.cells
+    assert (cell.dtype, cell.same_model, cell.passed, cell.problems) == ("float64", True, True, ())
+
+
+def test_an_earlier_version_is_verified_by_its_numbers(
+    contents: dict[tuple[str, str], Content], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store({**contents["resid", "ixg"], "basisbench": "0.2.9"}, tmp_path)
+    assert main(["verify", str(tmp_path), "--by", "Ada", "--points", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "made by BasisBench 0.2.9, re-run by " in text
+    assert "verified: 1 of 1 cells agree" in text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("basis", "mine", "no basis named 'mine'"),
+        ("method", "mine", "no method named 'mine'"),
+        ("task", "mine", "no task named 'mine'"),
+        ("model", "mine", "no model named 'mine'"),
+        ("task_version", "7", "it has version 7 of task 'sva_simple', here is version "),
+        ("basis", "sae:./nowhere", "nowhere"),
+    ],
+)
+def test_what_cannot_be_re_run_is_one_line_and_nothing_is_written(
+    contents: dict[tuple[str, str], Content],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    field: str,
+    value: str,
+    expected: str,
+) -> None:
+    content = json.loads(json.dumps(contents["resid", "ixg"]))
+    content["cell"][field] = value
+    identifier = store(content, tmp_path)
+    assert main(["verify", str(tmp_path), "--by", "Ada"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"basisbench: error: cell {identifier} cannot be re-run: ")
+    assert expected in line
+    assert "--plugin FILE" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
+def test_a_cell_that_fails_half_way_leaves_no_file(
+    honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = few(honest, tmp_path / "few")
+    runs: list[object] = []
+    real = Session.run
+
+    def failing(self: Session, *given: Any, **named: Any) -> Record:
+        runs.append(given)
+        if len(runs) == 2:
+            raise BasisBenchError("out of memory")
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(Session, "run", failing)
+    with pytest.raises(BasisBenchError, match="cannot be re-run: out of memory; nothing was written"):
+        verify(draw_sample(folder, cells="all", points=1, seed=1), by="Ada")
+    assert len(runs) == 2
+    assert [path.name for path in folder.iterdir()] == ["records"]
+
+
+def test_records_that_change_meanwhile_are_not_vouched_for(honest: Path, tmp_path: Path) -> None:
+    folder = few(honest, tmp_path / "few")
+    sample = draw_sample(folder, cells=1, points=1, seed=1)
+    other = sorted(Store(folder).records.glob("*.json"))[-1]
+    with pytest.raises(RecordError, match="its records changed while they were verified"):
+        verify(sample, by="Ada", on_cell=lambda _cell: other.unlink())
+    assert [path.name for path in folder.iterdir()] == ["records"]
+
+
+def test_the_command_as_a_user_runs_it(honest: Path, tmp_path: Path) -> None:
+    folder = few(honest, tmp_path / "few")
+    out = tmp_path / "elsewhere.json"
+    before = records_digest(folder)
+    done = command(
+        "verify", folder, "--by", "Ada Lovelace", "--cells", "1", "--points", "2", "--seed", "7", "--out", out
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    drawn, chance, cell, summary = done.stdout.splitlines()
+    assert drawn == "drawn: 1 of 2 cells, 2 sizes each, seed 7"
+    assert chance.endswith(
+        "at least 1-(1-p)^1 for a share p of forged ones: 5% if 5% are, 10% if 10% are, 25% if 25% are"
+    )
+    assert cell.startswith("[1/1] pocket-llama sva_simple resid ")
+    assert cell.endswith(": ok")
+    assert summary.startswith("verified: 1 of 1 cells agree, largest deviation ")
+    assert summary.endswith(f"; written: {out}")
+    assert records_digest(folder) == before
+    assert standing(folder) == "self-reported"  # it was written elsewhere
+    shutil.copy(out, folder / VERIFICATION_FILE)
+    assert standing(folder) == "verified"
+    assert {path.name for path in tmp_path.iterdir()} == {"few", "elsewhere.json"}
+
+
+def test_a_forged_record_ends_in_exit_code_2_and_a_file_that_says_so(
+    contents: dict[tuple[str, str], Content], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = json.loads(json.dumps(contents["resid", "ixg"]))
+    circuit(content, contents)
+    store(content, tmp_path)
+    assert main(["verify", str(tmp_path), "--by", "Ada", "--cells", "all"]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "every cell is drawn" in lines[1]
+    assert "NOT verified: curve.circuit: " in lines[2]
+    assert lines[3].startswith("NOT verified: 0 of 1 cells agree, ")
+    verification = read_verification(tmp_path)
+    assert verification is not None
+    assert not verification.passed
+    assert standing(tmp_path) == "self-reported"
+
+
+def test_a_killed_command_leaves_what_was_there(honest: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    shutil.copytree(honest, folder)
+    (folder / VERIFICATION_FILE).write_text("of yesterday", encoding="utf-8")
+    words = [sys.executable, "-m", "basisbench.cli", "verify", str(folder), "--by", "Ada", "--cells", "all"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("[1/"):
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    assert {path.name for path in folder.iterdir()} == {"records", VERIFICATION_FILE}
+    assert (folder / VERIFICATION_FILE).read_text(encoding="utf-8") == "of yesterday"
+    assert {path.suffix for path in (folder / "records").iterdir()} == {".json"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "verify needs --by NAME"),
+        (["--by", "  "], "verify needs --by NAME"),
+        (["--by", "Ada", "--out", "nowhere/file.json"], "nowhere: cannot be written"),
+        (["--by", "Ada", "--out", "."], "is a folder; give the name of a file"),
+        (["--by", "Ada", "--plugin", "nothing.py"], "nothing.py: no such file"),
+        (["--by", "Ada", "--device", "cuda:77"], "device 'cuda:77' cannot be used"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    honest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    folder = few(honest, tmp_path / "few", count=1)
+    assert main(["verify", str(folder), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert expected in line
+    assert [path.name for path in folder.iterdir()] == ["records"]
+
+
+def test_damaged_folders_are_one_line(honest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = few(honest, tmp_path / "few", count=1)
+    (record,) = Store(folder).records.glob("*.json")
+    renamed = record.rename(record.with_name("0123456789abcdef01234567.json"))
+    assert main(["verify", str(folder), "--by", "Ada"]) == 2
+    assert f"expected the name {record.name}" in capsys.readouterr().err
+    renamed.write_text("{", encoding="utf-8")
+    assert main(["verify", str(folder), "--by", "Ada"]) == 2
+    assert f"{renamed}: " in capsys.readouterr().err
+    renamed.unlink()
+    assert main(["verify", str(folder), "--by", "Ada"]) == 2
+    assert "holds no records" in capsys.readouterr().err
+    assert main(["verify", str(tmp_path / "nowhere"), "--by", "Ada"]) == 2
+    assert "cannot be read: No such file or directory" in capsys.readouterr().err
+
+
+def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "basisbench.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
