@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from torch import Tensor
 
 Split = Literal["attribution", "evaluation"]
@@ -140,15 +139,6 @@ class PairSet(Sequence[Pairs]):
     def pair_count(self) -> int:
         """Pairs over all groups."""
         return sum(len(group) for group in self.groups)
-
-    def to_dataset(self) -> Dataset:
-        """Return the pairs as a `datasets.Dataset`: a row per pair, its version in the dataset's info.
-
-        Results are another thing: `basisbench.to_dataset(path)` gives those.
-        """
-        from basisbench.pairs.alignment import to_dataset
-
-        return to_dataset(self)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError
 from basisbench.models import model as models
-from basisbench.models.load import load_model
-from basisbench.models.model import Model, wrap
+from basisbench.models.load import load_model, wrap
+from basisbench.models.model import Model
 from basisbench.models.sites import ARCHITECTURES, SITE_HOOKS, Architecture
 from basisbench.types import ModelSpec, Site
 from basisbench_baselines.bases.neurons import hook_spec, neurons_at

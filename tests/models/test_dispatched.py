@@ -15,8 +15,8 @@ import torch
 from basisbench.errors import BasisBenchError
 from basisbench.models import load
 from basisbench.models.hooks import moved_edit
-from basisbench.models.load import load_model
-from basisbench.models.model import Model, wrap
+from basisbench.models.load import load_model, wrap
+from basisbench.models.model import Model
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
 from basisbench.runs.session import open_session

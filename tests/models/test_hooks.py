@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.hooks import Place, edited, observed
-from basisbench.models.model import wrap
+from basisbench.models.load import wrap
 from basisbench.models.sites import SITE_HOOKS, SiteKind
 from basisbench.models.start_at_layer import record
 from helpers import oracle

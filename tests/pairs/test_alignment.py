@@ -284,11 +284,10 @@ def test_load_splits_gives_the_same_groups_and_repeats_itself(task: Any) -> None
 
 def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
     pair_set = TwoSplits({"attribution": GOOD, "evaluation": []}).pairs(build_tokenizer(), "attribution", 10, 0)
-    dataset = pair_set.to_dataset()
+    dataset = to_dataset(pair_set)
     assert dataset.num_rows == pair_set.pair_count == 10
     assert dataset[3]["clean_text"] == pair_set[0].clean_text[3]
     assert dataset[3]["clean"] == pair_set[0].clean[3].tolist()
     assert dataset[3]["roles"] == ["bos", "opening", "subject"]
     assert str(dataset.info.version) == "7.0.0"
     assert "demo, version 7, attribution split" in dataset.info.description
-    assert to_dataset(pair_set)[0] == dataset[0]

@@ -32,9 +32,9 @@ def peak_of_sizes(shape: Shape, sizes: int) -> int:
     basis = random_dictionaries(model, shape, group.attribution)
     ranking = rank(method.score(group.attribution, basis), policy="node")
     steps = tuple(max(round(ranking.nodes ** (index / sizes)), index) for index in range(sizes))
-    reset_peak_memory(model)
+    reset_peak_memory(model.device)
     measure_group(_cell(shape, basis.name), basis, group, ranking, steps)
-    return peak_memory(model)
+    return peak_memory(model.device)
 
 
 def peak_of_bases(shape: Shape, bases: int) -> int:
@@ -49,5 +49,5 @@ def peak_of_bases(shape: Shape, bases: int) -> int:
         build = partial(random_dictionaries, shape=shape, group=group.attribution, name=f"sae_{seed}", seed=seed)
         spec = BasisSpec(f"sae_{seed}", "mlp", "random", build)
         session.run(_cell(shape, spec.name), spec, method)
-        peaks.append(peak_memory(model))  # the session starts a new measurement for each cell
+        peaks.append(peak_memory(model.device))  # the session starts a new measurement for each cell
     return max(peaks)

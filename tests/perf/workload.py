@@ -15,7 +15,8 @@ import torch
 
 from basisbench.attribution.context import GroupContext
 from basisbench.circuits.group import GroupPair
-from basisbench.models.model import Model, wrap
+from basisbench.models.load import wrap
+from basisbench.models.model import Model
 from basisbench.models.sites import SiteKind
 from basisbench.types import Family, ModelSpec, Pairs, Site, Split
 from basisbench_baselines.bases.saelens import DictionaryBasis

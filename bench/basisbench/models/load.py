@@ -8,16 +8,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
+from basisbench.models.batching import is_out_of_memory
+from basisbench.models.examine import examine
 from basisbench.models.hub import Located, locate
 from basisbench.models.hub_errors import one_line
-from basisbench.models.model import Model, wrap
+from basisbench.models.model import Model
+from basisbench.models.sites import refused
 from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -226,3 +231,33 @@ def quiet_loading() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:
+    """Wrap a loaded Hugging Face causal language model; the model is put in evaluation mode.
+
+    Raises:
+        BasisBenchError: the architecture lacks a part; names what is missing and where to add it.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    body.eval().requires_grad_(False)
+    shared = {id(tensor): tensor for tensor in [*body.parameters(), *body.buffers()]}
+    twin = copy.deepcopy(body, shared)
+    try:
+        # RelP needs the attention pattern as a tensor, which only the eager implementation has.
+        twin.set_attn_implementation("eager")
+        modules = {id(module): name for name, module in twin.named_modules()}
+        bridge = TransformerBridge.boot_transformers(
+            spec.path, hf_model=twin, tokenizer=tokenizer, device=body.device, dtype=body.dtype
+        )
+    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        # Some of TransformerLens's messages go on to list every architecture that it knows.
+        reason = textwrap.shorten(str(error) or type(error).__name__, 120, placeholder=" ...")
+        raise refused(spec.name, type(body).__name__, f"TransformerLens cannot wrap it ({reason})") from error
+    bridge.eval().requires_grad_(False)
+    model = Model(spec=spec, body=body, bridge=bridge, tokenizer=tokenizer, _modules=modules)
+    examine(model)
+    return model

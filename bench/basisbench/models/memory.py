@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from basisbench.models.model import Model
+    import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -89,23 +89,23 @@ def _left_in_control_groups() -> Iterator[int]:
                 yield most - now + int(counts.get(cached, 0))
 
 
-def reset_peak_memory(model: Model) -> None:
+def reset_peak_memory(device: torch.device) -> None:
     """Start a new measurement of peak memory, where the system allows it."""
     import torch
 
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
         return
     with suppress(OSError):  # only Linux can; elsewhere the peak is that of the process so far
         _CLEAR.write_text("5", encoding="ascii")
 
 
-def peak_memory(model: Model) -> int:
+def peak_memory(device: torch.device) -> int:
     """Return peak memory in bytes: the device allocator's, or the resident memory of this process."""
     import torch
 
-    if model.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(model.device))
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     with suppress(OSError):
         for line in _STATUS.read_text(encoding="ascii").splitlines():
             if line.startswith("VmHWM:"):

@@ -9,20 +9,17 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.models.batching import Batching, is_out_of_memory
-from basisbench.models.examine import examine
+from basisbench.models.batching import Batching
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.onednn import PackedWeights, pack_linears, packed_twin
-from basisbench.models.sites import ARCHITECTURES, SITE_HOOKS, SiteKind, refused
+from basisbench.models.sites import ARCHITECTURES, SITE_HOOKS, SiteKind
 from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -220,33 +217,3 @@ def at_least_float32(tensor: Tensor) -> Tensor:
     import torch
 
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:
-    """Wrap a loaded Hugging Face causal language model; the model is put in evaluation mode.
-
-    Raises:
-        BasisBenchError: the architecture lacks a part; names what is missing and where to add it.
-    """
-    from transformer_lens.model_bridge import TransformerBridge
-
-    body.eval().requires_grad_(False)
-    shared = {id(tensor): tensor for tensor in [*body.parameters(), *body.buffers()]}
-    twin = copy.deepcopy(body, shared)
-    try:
-        # RelP needs the attention pattern as a tensor, which only the eager implementation has.
-        twin.set_attn_implementation("eager")
-        modules = {id(module): name for name, module in twin.named_modules()}
-        bridge = TransformerBridge.boot_transformers(
-            spec.path, hf_model=twin, tokenizer=tokenizer, device=body.device, dtype=body.dtype
-        )
-    except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        if is_out_of_memory(error):
-            raise
-        # Some of TransformerLens's messages go on to list every architecture that it knows.
-        reason = textwrap.shorten(str(error) or type(error).__name__, 120, placeholder=" ...")
-        raise refused(spec.name, type(body).__name__, f"TransformerLens cannot wrap it ({reason})") from error
-    bridge.eval().requires_grad_(False)
-    model = Model(spec=spec, body=body, bridge=bridge, tokenizer=tokenizer, _modules=modules)
-    examine(model)
-    return model

@@ -1,6 +1,6 @@
 """Results as a Hugging Face dataset: a row per cell and circuit size, the columns of `load_results`.
 
-The contrast pairs of a task are another thing: `PairSet.to_dataset()` gives those.
+The contrast pairs of a task are another thing: `basisbench.pairs.alignment.to_dataset` gives those.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class Session:
         for group in self.groups:
             group.forget_other_bases(spec.name)
         make_room(model, (spec.name, cell.layers))
-        reset_peak_memory(model)
+        reset_peak_memory(model.device)
         built = build(model, spec, cell.layers)
         basis = built.basis
         start = now(model)
@@ -163,7 +163,7 @@ class Session:
             + fields.forward_equivalents
             + shared.forward_equivalents,
             dictionary_bytes=basis.parameter_bytes,
-            peak_memory_bytes=peak_memory(model),
+            peak_memory_bytes=peak_memory(model.device),
             device=str(model.device),
         )
         return self._record(cell, spec, fit, rankings, pooled_curve(curves, self._weights, sizes), curves, cost, basis)
