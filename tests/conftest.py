@@ -30,6 +30,16 @@ settings.register_profile("basisbench", deadline=None)
 settings.load_profile("basisbench")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _onednn_wherever_it_can_be() -> Iterator[None]:
+    """Let no timing choose between oneDNN's and PyTorch's products: tests run both, and are the same every time."""
+    import basisbench.models.onednn
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(basisbench.models.onednn, "onednn_is_worth_it", lambda *_shape: True)
+        yield
+
+
 @pytest.fixture
 def double_precision() -> Iterator[None]:
     """Let norms and softmax of models in float64 compute in float64."""

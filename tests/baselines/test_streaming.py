@@ -224,7 +224,7 @@ room, basis = int(sys.argv[1]), sys.argv[2]
 registry = load_registry()
 model = load_model(registry.get("model", "pocket-llama"))
 session = open_session(model, registry.get("task", "sva_simple"), attribution_pairs=12, evaluation_pairs=12, seed=0)
-model.quick_body
+model.fast_body
 method = registry.get("method", "ixg")
 cell = CellConfig(
     model="pocket-llama", task="sva_simple", task_version="1", basis="mlp_out", family="mlp", method="ixg",

@@ -21,7 +21,7 @@ from basisbench.attribution.fit import Fit, measure_fit
 from basisbench.circuits.curve import GroupCurve, measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
-from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
+from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
@@ -108,7 +108,7 @@ class Session:
                 group.forget_other_bases("")
             # Weights of the basis go before passes become smaller still.
             less = keep_less(self.model, key)
-            release(self.model)
+            self.model.batching.release()
             if exhausted and not less:
                 raise MemoryExhaustedError(exhausted)
             if not less and not self.model.batching.halve_all():
