@@ -9,6 +9,7 @@ import torch
 
 from basisbench.attribution.context import GroupContext
 from basisbench.circuits.group import GroupPair
+from basisbench.models.batching import BUDGETS, Budget
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
@@ -26,7 +27,7 @@ def test_errors_are_what_all_earlier_layers_leave_over(architecture: str) -> Non
         for order in orders:
             context = GroupContext(cross.model(architecture), pairs, 0)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("basisbench.attribution.context._KEPT_BYTES", kept_bytes)
+                patch.setitem(BUDGETS, "units of a basis", Budget(kept_bytes, kept_bytes))  # type: ignore[misc]
                 for layer in order:
                     for side, prompts in (("clean", pairs.clean), ("counterfactual", pairs.counterfactual)):
                         units, error = context.coordinates(basis, basis.sites[layer], side)  # type: ignore[arg-type]

@@ -19,6 +19,7 @@ from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.evaluate import evaluate
 from basisbench.types import Ablation, ErrorPolicy
 from helpers import oracle
+from helpers.passes import tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
