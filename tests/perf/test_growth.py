@@ -57,8 +57,8 @@ def changed(shape: Shape, axis: str, *, large: bool) -> tuple[Shape, int]:
     return replace(small, width=small.width // FACTOR * times, heads=max(1, small.heads // FACTOR) * times), 8
 
 
-# The first block and the last cost less than one in between (basisbench.circuits.fast.shared_work), so that a model of few layers costs
-# less than its share: what must not grow is the cost of a further layer. See the next test.
+# The first block and the last cost less than one in between (basisbench.circuits.fast.shared_work), so that a model of
+# few layers costs less than its share: what must not grow is the cost of a further layer. See the next test.
 @pytest.mark.parametrize(
     ("axis", "basis", "bound"),
     [
