@@ -134,7 +134,7 @@ def peak_bytes(shape: Shape, what: str, count: int) -> int:
     return int(found.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.measured
 @pytest.mark.parametrize(("what", "few", "many"), [("sizes", 5, 50), ("bases", 1, 5)])
 def test_memory_does_not_grow(
     benchmark: BenchmarkFixture, figures: Figures, shape: Shape, what: str, few: int, many: int
