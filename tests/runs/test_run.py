@@ -189,13 +189,12 @@ def test_a_killed_run_goes_on_where_it_was(
         *("--examples=16", f"--out={out}", f"--plugin={plugin}", f"--jobs={jobs}"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    deadline = time.monotonic() + 120
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
+    deadline = time.monotonic() + 300
     while not list(out.glob("records/*.json")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(1.0)  # workers notice that their parent is gone after the cell they are in
+    process.communicate()  # until its workers, too, are gone: they notice that it is after the cell they are in
     survived = contents(out)
     assert survived
     for path in (out / "records").glob("*.json"):

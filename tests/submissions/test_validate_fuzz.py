@@ -9,7 +9,6 @@ import json
 import re
 from pathlib import Path
 from random import Random
-from time import perf_counter
 from typing import Any
 
 import pytest
@@ -28,8 +27,6 @@ BASES = (
     rich_record("mlp_act", error_policy="ablate"),
     rich_record("mlp_out", granularity="unit", kl=False, error_policy="keep"),
 )
-SLOWEST = 2.0
-"""Seconds that one file may take, on a machine that is busy with other things: they take milliseconds."""
 
 
 def contents() -> list[Any]:
@@ -68,9 +65,7 @@ def test_mutated_records(kind: str, tmp_path: Path, record_property: Any) -> Non
         mutation = mutate(originals[which], random)
         path = tmp_path / f"{BASES[which].id}.json"
         path.write_bytes(mutation.data)
-        began = perf_counter()
         report = validate([path])
-        assert perf_counter() - began < SLOWEST, (kind, number)
         if report.problems:
             refused += 1
             (line,) = report.lines()
