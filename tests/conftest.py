@@ -35,6 +35,13 @@ PEAKS = pytest.StashKey[list[int]]()
 """Most bytes that each process that ran tests has held at once."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what opens a browser as slow."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Keep how much memory this process took, in a worker for the process that handed it the tests."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

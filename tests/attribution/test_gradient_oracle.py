@@ -145,6 +145,7 @@ def test_ixg_fields_equal_one_backward_pass_per_place(architecture: str) -> None
                     torch.testing.assert_close(found[index], expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 @oracle.on_architectures(("tokens",), whole=[(1,), (70,), (100_000,)], part=[(70,)])
 def test_ig_equals_a_loop_over_steps_and_places(
     architecture: str, tokens: int, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +169,7 @@ def test_ig_equals_a_loop_over_steps_and_places(
                     torch.testing.assert_close(found, total / steps, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_ig_inputs_equals_a_loop_over_steps(architecture: str) -> None:
     model, slow, steps = oracle.model(architecture), oracle.naive(architecture), 4
     embed = slow.where("embed")
@@ -262,6 +264,7 @@ def test_ig_sums_over_a_layer_to_the_effect_of_patching_it(
         assert abs(2 * shortfall[2] - shortfall[1]) < 0.05 * abs(shortfall[2])
 
 
+@pytest.mark.slow
 def test_ig_inputs_sums_over_the_embeddings_to_the_metric_difference(architecture: str) -> None:
     model, slow = oracle.model(architecture), oracle.naive(architecture)
     group, embed = oracle.contexts(architecture)[0].attribution, slow.where("embed")
@@ -282,6 +285,7 @@ def test_ig_inputs_sums_over_the_embeddings_to_the_metric_difference(architectur
     assert abs(shortfall[-1]) < 0.05 * abs(effect)
 
 
+@pytest.mark.slow
 def test_ig_inputs_sums_along_the_path_that_a_layer_really_takes(architecture: str) -> None:
     """Inside the model the straight path of the embeddings bends, so field times difference has no sum to reach.
 

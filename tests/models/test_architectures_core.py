@@ -15,6 +15,7 @@ from helpers import oracle
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", oracle.ABLATIONS)
 @pytest.mark.parametrize("architecture", [*oracle.OTHER_ARCHITECTURES, "neox_sequential"])
 def test_shortcuts_change_nothing(architecture: str, ablation: Ablation) -> None:

@@ -54,6 +54,7 @@ def candidates_by_text(task: str, split: Split) -> dict[tuple[str, str], Contras
     return {(pair.clean_text, pair.counterfactual_text): pair for pair in candidates}
 
 
+@pytest.mark.slow
 @every_tokenizer
 @every_task
 def test_ids_are_the_tokenizer_s_own_with_one_beginning_of_sequence(task: str, tokenizer_name: str) -> None:
@@ -193,6 +194,7 @@ def test_a_slow_tokenizer_is_refused() -> None:
         align("demo", "1", GOOD, Slow(), "attribution", 10)
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     count=st.integers(1, 120),
@@ -270,6 +272,7 @@ def test_load_splits_with_no_common_group_says_so() -> None:
         load_splits(task, build_tokenizer(), attribution=50, evaluation=50, seed=0)
 
 
+@pytest.mark.slow
 @every_task
 def test_load_splits_gives_the_same_groups_and_repeats_itself(task: str) -> None:
     first, again = task_pairs.splits(task, "words"), task_pairs.load_pairs(task, "words")
@@ -282,6 +285,7 @@ def test_load_splits_gives_the_same_groups_and_repeats_itself(task: str) -> None
         assert ours.counterfactual_text == theirs.counterfactual_text
 
 
+@pytest.mark.slow
 def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
     pair_set = TwoSplits({"attribution": GOOD, "evaluation": []}).pairs(build_tokenizer(), "attribution", 10, 0)
     dataset = to_dataset(pair_set)

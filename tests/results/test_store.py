@@ -84,6 +84,7 @@ def test_a_failed_write_leaves_the_old_record_and_no_litter(tmp_path: Path, monk
     assert read_record(path) == record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("written", [1, 7, 40, 200])
 def test_killing_a_writer_leaves_no_half_written_record(tmp_path: Path, written: int) -> None:
     """A real process is killed while it writes records in a loop."""

@@ -54,6 +54,7 @@ def test_the_records_that_are_mutated_are_good(tmp_path: Path) -> None:
     assert sum(count for _, count in KINDS.values()) >= 10_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_mutated_records(kind: str, tmp_path: Path, record_property: Any) -> None:
     mutate, count = KINDS[kind]

@@ -28,6 +28,7 @@ def _weights(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.safetensors"))}
 
 
+@pytest.mark.slow
 def test_a_killed_build_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> None:
     build(tmp_path / "whole", plan=BuildPlan.tiny(), progress=False)
     out = tmp_path / "killed"
@@ -52,6 +53,7 @@ def test_a_killed_build_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> 
     )
 
 
+@pytest.mark.slow
 def test_a_finished_build_keeps_what_other_numbers_of_the_cross_layer_transcoder_leave_alone(tmp_path: Path) -> None:
     plan = BuildPlan.tiny()
     build(tmp_path, plan=plan, progress=False)
