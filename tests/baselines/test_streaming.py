@@ -269,6 +269,7 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_a_process_under_a_limit_streams_and_ends_with_the_same_record(wide_folder: Path) -> None:
     """384 MiB of dictionaries and room for fewer: the process is not told to stream, it finds out."""

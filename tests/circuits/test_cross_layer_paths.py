@@ -104,6 +104,7 @@ def masks(circuits: int, rows: int, units: int, generator: torch.Generator) -> t
     return kept, errors | (torch.rand(circuits, 1, generator=generator) < 0.3)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     kind=st.sampled_from([Plain, Unitwise]),
@@ -220,6 +221,7 @@ def test_earlier_writes_are_added_once_though_an_attempt_fails() -> None:
         torch.testing.assert_close(earlier.at(basis.sites[1]), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     ablation=st.sampled_from(oracle.ABLATIONS),

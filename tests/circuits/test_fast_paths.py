@@ -177,6 +177,7 @@ def test_small_circuits_and_small_complements_are_sliced() -> None:
     assert {int(unit) for part in slices.slices for unit in part.units} == {5, 7, 8}
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     name=st.sampled_from(oracle.BASES),
