@@ -28,7 +28,7 @@ examples:
   basisbench run pocket --task ioi --basis mlp_act --basis transcoder --method relp --examples 50
   basisbench run my-suite.yaml --out results/mine --device cuda --jobs 2
   basisbench run --task-file pairs.json --method relp --errors node --errors keep
-  basisbench run gpt2-small --dry-run             cells, passes, memory, disk and time; nothing is loaded
+  basisbench run gpt2-small --dry-run             cells, passes, memory, disk and time, as estimates
   basisbench run gpt2-small --limit 6             a smoke test: six cells of 16 pairs
   basisbench run --model EleutherAI/pythia-160m --basis mlp_act --basis mlp_out --method relp
   basisbench run llama-3.1-8b --device cuda --executor ray:auto
@@ -77,7 +77,7 @@ def add(commands: Commands) -> None:
         "do at most N cells, of as many kinds as possible, with 16 pairs per split: a smoke test"
     ))  # fmt: skip
     how.add_argument("--dry-run", action="store_true", help=(
-        "print cells, passes, memory, disk and time as estimates, and load nothing"
+        "print cells, passes, memory, disk and time as estimates, and write nothing"
     ))  # fmt: skip
     how.add_argument("--plugin", metavar="FILE", action="append", type=Path, default=[], help=(
         "Python file whose PROVIDES holds further models, tasks, bases, methods (repeatable)"
