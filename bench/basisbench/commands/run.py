@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-from basisbench.commands.options import Commands, absolute, add_command, positive
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.runs.runner import Settings
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
@@ -79,9 +79,7 @@ def add(commands: Commands) -> None:
     how.add_argument("--dry-run", action="store_true", help=(
         "print cells, passes, memory, disk and time as estimates, and write nothing"
     ))  # fmt: skip
-    how.add_argument("--plugin", metavar="FILE", action="append", type=Path, default=[], help=(
-        "Python file whose PROVIDES holds further models, tasks, bases, methods (repeatable)"
-    ))  # fmt: skip
+    add_plugin(how)
     how.add_argument("--no-resume", action="store_true", help="run finished cells again")
     how.add_argument("--jobs", metavar="N", type=positive, help=(
         "worker processes; each takes whole tasks, the cores are shared out (default: 2 on a CPU, 1 on a device, "
@@ -101,7 +99,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
-    from basisbench.runs.ray_executor import parse_executor
+    from basisbench.runs.executor import parse_executor
     from basisbench.runs.run import Request, plan_request, run_request
 
     request = Request(
