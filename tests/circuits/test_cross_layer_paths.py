@@ -22,7 +22,7 @@ from basisbench.circuits.plain import Pass, PlainWriter
 from basisbench.circuits.ranking import rank
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Ablation, ErrorPolicy, Site
-from basisbench_baselines.dictionaries.fast import RowsPart
+from basisbench_baselines.dictionaries.fast import SelectedUnits
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
@@ -31,7 +31,7 @@ from helpers import oracle
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-class Part(RowsPart):
+class Part(SelectedUnits):
     """Some units of `Random`."""
 
     def __init__(self, units: Tensor, encoder: Any, rows: Tensor, source: int) -> None:

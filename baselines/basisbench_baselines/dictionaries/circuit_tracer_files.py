@@ -53,7 +53,7 @@ WRITES: Mapping[str, str] = {
 
 _REFUSED: Mapping[str, str] = {
     "ln2.hook_normalized": "lies inside the norm, before its weight where the norm is an RMSNorm",
-    "hook_mlp_in": "exists only in a TransformerLens model that is told to split the MLP's input",
+    "hook_mlp_in": "exists only in a TransformerLens model that splits the MLP's input",
 }
 
 
@@ -89,7 +89,7 @@ class LayerFiles:
         return tensor
 
     def drop(self) -> None:
-        """Let go of all tensors; they are read again when they are asked for."""
+        """Free all tensors; they are read again when they are next used."""
         for name in ("w_enc", "b_enc", "b_dec", "threshold", "w_dec", "encoder", "decoders"):
             self.__dict__.pop(name, None)
 
@@ -295,7 +295,7 @@ def _shapes(folder: Path, layer: int, model: Model) -> dict[str, tuple[int, ...]
     found = _header(encoder, model)
     wanted = {f"{name}_{layer}" for name in ("W_enc", "b_enc", "b_dec")}
     _check_names(encoder, found, wanted, optional={f"threshold_{layer}"})
-    units = (found[f"W_enc_{layer}"] or (0,))[0]  # a shape that is not right is told below
+    units = (found[f"W_enc_{layer}"] or (0,))[0]  # a wrong shape is reported below
     expected: dict[str, tuple[int, ...]] = {
         f"W_enc_{layer}": (units, width),
         f"b_enc_{layer}": (units,),

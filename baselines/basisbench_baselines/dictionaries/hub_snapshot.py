@@ -77,7 +77,8 @@ def resolve(repository: str, revision: str | None) -> Snapshot:
         revision: branch, tag or full commit; None for the main branch.
 
     Raises:
-        RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError: those of the hub's client (`told`).
+        RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError: those of the hub's client; see
+            `as_basis_error`.
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return Snapshot(repository, revision)
@@ -152,15 +153,15 @@ def pinned(snapshot: Snapshot) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back SAELens's advice to load the model differently: what that would do is done by basisbench_baselines."""
+    """Keep back SAELens's advice to load the model differently: what that would do is done here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
         yield
 
 
 @contextmanager
-def told(subject: str, repository: str = "", revision: str | None = None) -> Iterator[None]:
-    """Turn what the hub's client and the file formats raise into one line about the subject.
+def as_basis_error(subject: str, repository: str = "", revision: str | None = None) -> Iterator[None]:
+    """Turn what the hub's client and the file formats raise into one line that begins with the subject.
 
     Args:
         subject: what was being loaded, for messages.
