@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from basisbench.runs.environment import processor_name
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "sae_lens", "transformer_lens", "numpy")
 
@@ -17,13 +18,8 @@ def describe_machine() -> dict[str, object]:
     """Return processor, cores, threads, system and package versions."""
     import torch
 
-    processor = platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        processor = names[0] if names else processor
     return {
-        "processor": processor,
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
