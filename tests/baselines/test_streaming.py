@@ -27,7 +27,7 @@ from basisbench.results.record import CellConfig, Record
 from basisbench.runs.session import Session, open_session
 from basisbench_baselines.bases import cross_layer_transcoder, published
 from basisbench_baselines.bases import saelens as dictionaries
-from basisbench_baselines.dictionaries.circuit_tracer_files import LayerFiles
+from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
 
 LAYERS = 4
 POCKET = Path(sys.modules["basisbench_baselines"].__path__[0]) / "pocket" / "assets" / "dictionaries"

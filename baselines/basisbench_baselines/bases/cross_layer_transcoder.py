@@ -19,7 +19,6 @@ from basisbench.protocols import BasisScheme, BasisSpec
 from basisbench.types import Family, ModelSpec, Site
 from basisbench_baselines.dictionaries.circuit_tracer_files import (
     CONFIG,
-    LayerFiles,
     digest_files,
     file_names,
     hook_names,
@@ -27,6 +26,7 @@ from basisbench_baselines.dictionaries.circuit_tracer_files import (
     open_layers,
     read_config,
 )
+from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
 from basisbench_baselines.dictionaries.hub_snapshot import as_basis_error, resolve
 from basisbench_baselines.dictionaries.lazy_layers import LayerCache
 from basisbench_baselines.dictionaries.trained_on import warn_if_trained_on_other

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub at one commit, through the hub's own client and cache; errors in one line each.
+"""Read files of the Hugging Face hub at one commit, through its own client and cache; report errors in one line.
 
 SAELens's loaders (sae-lens 6.54) ask for files without a revision, and the one of Gemma Scope 2 reads tensor shapes
 by HTTP range requests even where the file is in the cache and the client is offline. `pinned` is the one place
@@ -54,19 +54,17 @@ class Snapshot:
             options: what else `hf_hub_download` takes; its revision is ours.
 
         Raises:
-            BasisError: the file in the cache is not the one that the repository has.
+            BasisBenchError: disk or network failed, or the file in the cache is not the one that the repository has.
         """
-        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        options = {**options, "repo_id": self.repository, "revision": self.commit}
         try:
-            path = str(hf_hub_download(filename=filename, **options))
+            path = hub.download(self.repository, filename, self.commit, **options)
         except LocalEntryNotFoundError as error:
             error.filename = filename
             raise
-        check_blob(Path(path), f"{self.repository}/{filename}")
-        return path
+        check_blob(path, f"{self.repository}/{filename}")
+        return str(path)
 
 
 def resolve(repository: str, revision: str | None) -> Snapshot:

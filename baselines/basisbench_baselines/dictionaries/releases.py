@@ -1,4 +1,4 @@
-"""SAELens's list of published dictionaries, read without importing SAELens or torch.
+"""Read SAELens's list of published dictionaries, without importing SAELens or torch.
 
 1. The list is `pretrained_saes.yaml` inside the package `sae_lens`: releases, their repositories, and an id and a
    path per dictionary.

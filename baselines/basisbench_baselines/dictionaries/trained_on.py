@@ -1,4 +1,4 @@
-"""Which model a dictionary says it was trained on, beside the one that it is used with.
+"""Compare the model that a dictionary says it was trained on with the one that it is used with.
 
 1. A name is resolved as TransformerLens does: its list of aliases knows that gpt2-small is gpt2, and pythia-70m-deduped
    EleutherAI/pythia-70m-deduped. A name that it does not know is looked up without its organisation.

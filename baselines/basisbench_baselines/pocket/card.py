@@ -58,8 +58,8 @@ def render_card(card: Mapping[str, Any]) -> str:
         "## Accuracy on held-out evaluation pairs",
         "",
         "Share of pairs whose answer has a higher logit than its foil. Training holds these words back from the "
-        "frames they are asked in (`corpus.py` says how), but corpus, weight decay and length were chosen while these "
-        "accuracies were watched: they say that the model can do the tasks, not how well an untuned one would.",
+        "frames they are asked in (`corpus/stream.py` says how), but corpus, weight decay and length were chosen while "
+        "these accuracies were watched: they say that the model can do the tasks, not how well an untuned one would.",
         "",
         *_table(
             ("task", "accuracy", "pairs", "required"),

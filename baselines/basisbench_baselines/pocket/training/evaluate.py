@@ -1,7 +1,7 @@
 """Measure the pocket model on the tasks, and its dictionaries on held-out documents.
 
 Accuracy of a task: share of its evaluation pairs in which the mean logit of the answers exceeds that of the foils
-at the last position. Chance is one half. Training holds out the words of these pairs (see `corpus`).
+at the last position. Chance is one half. Training holds out the words of these pairs (see `corpus.stream`).
 
 Statistics of a dictionary, over the real tokens of held-out documents:
 
