@@ -24,7 +24,7 @@ from basisbench.circuits.ranking import rank
 from basisbench.models.batching import BUDGETS, Budget
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Ablation, ErrorPolicy, Site
-from basisbench_baselines.dictionaries.fast import RowsPart
+from basisbench_baselines.dictionaries.fast import SelectedUnits
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
@@ -34,7 +34,7 @@ from helpers.passes import tokens_to_a_pass
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-class Part(RowsPart):
+class Part(SelectedUnits):
     """Some units of `Random`."""
 
     def __init__(self, units: Tensor, encoder: Any, rows: Tensor, source: int) -> None:
