@@ -7,6 +7,7 @@ The Python interface:
 - `summarise(path)` sums every cell up in one row: nodes and bits to 80% and 90%, areas, cost.
 - `plot_curves(frame)` draws faithfulness or completeness against circuit size; `plot_results(path, out)` every picture.
 - `to_dataset(path)` gives the rows of `load_results` as a Hugging Face dataset.
+- `load_model`, `load_pairs` and `score` do what a run does, step by step: `NodeScores`, `Circuit`, `Evaluation`.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
 """
 
@@ -20,6 +21,7 @@ from basisbench.version import __version__
 
 if TYPE_CHECKING:
     from basisbench.errors import BasisBenchError
+    from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
     from basisbench.plots.curves import plot_curves, plot_results
     from basisbench.results.dataset import to_dataset
     from basisbench.results.frame import load_results, summarise
@@ -27,11 +29,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BasisBenchError",
+    "Circuit",
+    "Evaluation",
+    "NodeScores",
     "__version__",
+    "load_model",
+    "load_pairs",
     "load_results",
     "plot_curves",
     "plot_results",
     "run",
+    "score",
     "summarise",
     "to_dataset",
 ]
@@ -40,10 +48,16 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "BasisBenchError": "errors",
+        "Circuit": "explore",
+        "Evaluation": "explore",
+        "NodeScores": "explore",
+        "load_model": "explore",
+        "load_pairs": "explore",
         "load_results": "results.frame",
         "plot_curves": "plots.curves",
         "plot_results": "plots.curves",
         "run": "runs.run",
+        "score": "explore",
         "summarise": "results.frame",
         "to_dataset": "results.dataset",
     },
