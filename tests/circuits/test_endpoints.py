@@ -207,7 +207,7 @@ def test_points_taken_for_granted_equal_really_evaluating_them(
     found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
     expected = measured(group, basis, ablation, ranking, points, fast=False)
     if not ends_at_the_family_output(architecture, name, ablation):
-        # F(0) is the family's, so that all its bases share one denominator (DESIGN section 7a).
+        # F(0) is the family's, so that all its bases share one denominator (docs/numbers.md, "Metric").
         nothing = [index for index, point in enumerate(points) if point in ((0, False), (ranking.nodes, True))]
         assert (found - expected)[nothing].abs().max() > 1e-4
         expected[nothing] = group.empty(basis, ablation)
