@@ -67,6 +67,7 @@ def test_curves_equal_the_slow_evaluator(architecture: str, read: str, policy: E
         torch.testing.assert_close(plain, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "read"),
     [("gemma2", "hook_resid_mid"), ("gemma3", "mlp.hook_in"), ("qwen3", "hook_resid_mid"), ("neox", "mlp.hook_in")],
@@ -207,6 +208,7 @@ def test_keeping_nothing_is_the_number_of_the_family(
     torch.testing.assert_close(cross_group.empty(neurons, ablation), cross_group.empty(basis, ablation), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [False, True])
 def test_a_model_in_half_precision(architecture: str, fast: bool) -> None:
     """Coordinates are float32; what is written is rounded to the model's type, and nothing is where nothing moves."""

@@ -24,7 +24,7 @@ from basisbench.circuits.ranking import rank
 from basisbench.models.batching import BUDGETS, Budget
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Ablation, ErrorPolicy, Site
-from basisbench_baselines.dictionaries.fast import RowsPart
+from basisbench_baselines.dictionaries.fast import SelectedUnits
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
@@ -34,7 +34,7 @@ from helpers.passes import tokens_to_a_pass
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-class Part(RowsPart):
+class Part(SelectedUnits):
     """Some units of `Random`."""
 
     def __init__(self, units: Tensor, encoder: Any, rows: Tensor, source: int) -> None:
@@ -104,6 +104,7 @@ def masks(circuits: int, rows: int, units: int, generator: torch.Generator) -> t
     return kept, errors | (torch.rand(circuits, 1, generator=generator) < 0.3)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     kind=st.sampled_from([Plain, Unitwise]),
@@ -220,6 +221,7 @@ def test_earlier_writes_are_added_once_though_an_attempt_fails() -> None:
         torch.testing.assert_close(earlier.at(basis.sites[1]), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     ablation=st.sampled_from(oracle.ABLATIONS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -49,9 +50,11 @@ def logits_with(
         return model.logits(group.evaluation.batch.clean, edits)
 
 
-@pytest.mark.parametrize("policy", ["node", "keep"])
-@pytest.mark.parametrize("ablation", oracle.ABLATIONS)
-@pytest.mark.parametrize("name", oracle.BASES)
+@oracle.on_architectures(
+    ("group", "name", "ablation", "policy"),
+    whole=itertools.product((0, 1), oracle.BASES, oracle.ABLATIONS, ("node", "keep")),
+    part=[(group, name, "mean", policy) for name in oracle.BASES for group, policy in ((0, "node"), (1, "keep"))],
+)
 def test_keeping_every_node_and_error_is_the_unhooked_model(
     architecture: str, group: GroupPair, name: str, ablation: Ablation, policy: ErrorPolicy
 ) -> None:
@@ -65,8 +68,11 @@ def test_keeping_every_node_and_error_is_the_unhooked_model(
             torch.testing.assert_close(kept, plain, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("onednn", [False, True], ids=["plain", "onednn"])
-@pytest.mark.parametrize("name", oracle.BASES)
+@oracle.on_architectures(
+    ("group", "name", "onednn"),
+    whole=itertools.product((0, 1), oracle.BASES, (False, True)),
+    part=[(0, name, True) for name in oracle.BASES],
+)
 def test_keeping_everything_is_the_unhooked_model_in_single_precision(
     architecture: str, group: GroupPair, name: str, onednn: bool
 ) -> None:
@@ -131,8 +137,11 @@ def test_two_bases_at_one_site_do_not_share_coordinates(architecture: str) -> No
             torch.testing.assert_close(error, activation - sae.decode(found), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("ablation", ["mean", "counterfactual"])
-@pytest.mark.parametrize("family", oracle.FAMILIES)
+@oracle.on_architectures(
+    ("group", "family", "ablation"),
+    whole=itertools.product((0, 1), oracle.FAMILIES, ("mean", "counterfactual")),
+    part=itertools.product((0,), oracle.FAMILIES, ("mean", "counterfactual")),
+)
 def test_keeping_nothing_is_one_number_for_every_basis_of_a_family(
     architecture: str, group: GroupPair, family: str, ablation: Ablation
 ) -> None:
@@ -181,9 +190,11 @@ def test_the_two_ends_differ(architecture: str, group: GroupPair) -> None:
             assert (full - empty).abs().min() > 1e-3
 
 
-@pytest.mark.parametrize("policy", oracle.POLICIES)
-@pytest.mark.parametrize("ablation", oracle.ABLATIONS)
-@pytest.mark.parametrize("name", oracle.BASES)
+@oracle.on_architectures(
+    ("group", "name", "policy", "ablation"),
+    whole=itertools.product((0, 1), oracle.BASES, oracle.POLICIES, oracle.ABLATIONS),
+    part=[(1, *cell) for cell in oracle.COVERING_CELLS],
+)
 def test_points_taken_for_granted_equal_really_evaluating_them(
     architecture: str, group: GroupPair, name: str, ablation: Ablation, policy: ErrorPolicy
 ) -> None:
@@ -196,7 +207,7 @@ def test_points_taken_for_granted_equal_really_evaluating_them(
     found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
     expected = measured(group, basis, ablation, ranking, points, fast=False)
     if not ends_at_the_family_output(architecture, name, ablation):
-        # F(0) is the family's, so that all its bases share one denominator (DESIGN section 7a).
+        # F(0) is the family's, so that all its bases share one denominator (docs/numbers.md, "Metric").
         nothing = [index for index, point in enumerate(points) if point in ((0, False), (ranking.nodes, True))]
         assert (found - expected)[nothing].abs().max() > 1e-4
         expected[nothing] = group.empty(basis, ablation)
@@ -205,7 +216,9 @@ def test_points_taken_for_granted_equal_really_evaluating_them(
     torch.testing.assert_close(torch.tensor(curve.full, dtype=torch.float64), plain, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", oracle.EXACT)
+@oracle.on_architectures(
+    ("name",), whole=[(name,) for name in oracle.EXACT], part=[(name,) for name in ("mlp_act", "attn_z")]
+)
 def test_the_error_policy_changes_nothing_for_a_basis_without_errors(architecture: str, name: str) -> None:
     group = oracle.contexts(architecture)[0]
     basis = oracle.basis(architecture, name)

@@ -21,7 +21,7 @@ from basisbench.circuits.fast.site_writer import SiteWriter
 from basisbench.circuits.plain import PlainPass
 from basisbench.models.batching import BUDGETS, Budget
 from basisbench.types import Ablation, Site
-from basisbench_baselines.dictionaries.fast import RowsPart, elementwise_dictionary, sparse_product
+from basisbench_baselines.dictionaries.fast import SelectedUnits, independent_units, sparse_product
 from helpers import oracle
 from helpers.passes import tokens_to_a_pass
 
@@ -53,7 +53,7 @@ class OneSite:
         def encoder(some: Tensor) -> Any:
             return lambda x: x @ self.encoder[some].T if self.exact else (x @ self.encoder[some].T).relu()
 
-        return RowsPart(units, encoder, self.decoder.__getitem__)
+        return SelectedUnits(units, encoder, self.decoder.__getitem__)
 
 
 def _one_site(width: int, units: int, exact: bool, generator: torch.Generator) -> OneSite:
@@ -177,6 +177,7 @@ def test_small_circuits_and_small_complements_are_sliced() -> None:
     assert {int(unit) for part in slices.slices for unit in part.units} == {5, 7, 8}
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     name=st.sampled_from(oracle.BASES),
@@ -264,7 +265,7 @@ def test_adding_active_rows_is_the_product(rows: int, units: int, width: int, de
     ],
 )
 @pytest.mark.parametrize("units", [50, 5000])
-def test_a_quick_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bool, units: int) -> None:
+def test_a_fast_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bool, units: int) -> None:
     from sae_lens.registry import get_sae_class
 
     dictionary_class, config_class = get_sae_class(kind)
@@ -280,14 +281,14 @@ def test_a_quick_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bo
         x = 1.5 * torch.randn(3, 4, 11, generator=generator, dtype=torch.float64)
         code = dictionary.encode(x)
         decoded = dictionary.decode(code)
-        quick = elementwise_dictionary(dictionary)
-        assert quick is not None
+        fast = independent_units(dictionary)
+        assert fast is not None
         assert 0 < (code != 0).double().mean() < (0.6 if units == 50 else 1 / 32)
-        torch.testing.assert_close(quick.encode(x), code, rtol=0, atol=1e-11)
-        torch.testing.assert_close(quick.decode(code), decoded, rtol=0, atol=1e-11)
+        torch.testing.assert_close(fast.encode(x), code, rtol=0, atol=1e-11)
+        torch.testing.assert_close(fast.decode(code), decoded, rtol=0, atol=1e-11)
         torch.testing.assert_close(dictionary.encode(x), code, rtol=0, atol=1e-11)
         some = torch.tensor([7, 0, 31])
-        part = RowsPart(some, quick.encoder_of, quick.decoder_rows)
+        part = SelectedUnits(some, fast.encoder_of, fast.decoder_rows)
         torch.testing.assert_close(part.encode(x), code[..., some], rtol=0, atol=1e-11)
         change = torch.zeros_like(code)
         change[..., some] = code[..., some]

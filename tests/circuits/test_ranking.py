@@ -59,6 +59,7 @@ def kept(keep: CircuitMask, circuit: int, *, errors: bool) -> set[Node]:
 POLICIES: Sequence[ErrorPolicy] = ("node", "keep", "ablate")
 
 
+@pytest.mark.slow
 @given(drawn_scores(), st.sampled_from(POLICIES))
 @settings(max_examples=150)
 def test_a_circuit_is_the_k_best_nodes_and_its_complement_the_others(scores: Scores, policy: ErrorPolicy) -> None:

@@ -73,6 +73,7 @@ def untested(name: str) -> Model:
 # --- tested ones ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_oracle_runs_on_every_architecture_of_the_table() -> None:
     assert {oracle.model(name).architecture for name in oracle.ALL_ARCHITECTURES} == set(ARCHITECTURES)
 

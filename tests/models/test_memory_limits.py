@@ -282,6 +282,7 @@ def under(room: int, method: str) -> tuple[Record, dict[str, int], int]:
     return Record.model_validate_json(json.dumps(record)), bounds, peak
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_a_process_under_a_limit_ends_with_the_same_record() -> None:
     free, no_bounds, peak = under(0, "relp")

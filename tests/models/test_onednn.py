@@ -19,7 +19,7 @@ from basisbench.models import onednn
 from basisbench.models.load import load_model
 from basisbench.models.onednn import OneDnnLinear, onednn_linear, onednn_linears, onednn_twin
 from basisbench.types import ModelSpec
-from basisbench_baselines.dictionaries.fast import elementwise_dictionary
+from basisbench_baselines.dictionaries.fast import independent_units
 
 WORTH_IT = onednn.onednn_is_worth_it.__wrapped__
 """The function under its cache; the tests' fixture puts a constant in its place."""
@@ -165,18 +165,18 @@ def _randomised(dictionary: nn.Module) -> nn.Module:
     ],
     ids=["sae", "sae that subtracts its bias", "transcoder"],
 )
-def test_the_quick_form_of_a_dictionary_is_saelens_own(dictionary: nn.Module) -> None:
+def test_the_fast_form_of_a_dictionary_is_saelens_own(dictionary: nn.Module) -> None:
     _randomised(dictionary)
-    quick = elementwise_dictionary(dictionary)
-    assert quick is not None
+    fast = independent_units(dictionary)
+    assert fast is not None
     x = torch.randn(4, 5, 12)
     with torch.inference_mode():
         expected: Tensor = dictionary.encode(x)  # type: ignore[operator]
-        found = quick.encode(x)
+        found = fast.encode(x)
         assert 0.1 < float((expected != 0).float().mean()) < 0.9
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(quick.decode(expected), dictionary.decode(expected), rtol=1e-4, atol=1e-4)  # type: ignore[operator]
+        torch.testing.assert_close(fast.decode(expected), dictionary.decode(expected), rtol=1e-4, atol=1e-4)  # type: ignore[operator]
 
 
 def test_other_architectures_keep_saelens_own_code() -> None:
-    assert elementwise_dictionary(TopKSAE(TopKSAEConfig(d_in=12, d_sae=40, k=3))) is None
+    assert independent_units(TopKSAE(TopKSAEConfig(d_in=12, d_sae=40, k=3))) is None

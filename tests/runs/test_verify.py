@@ -231,6 +231,7 @@ def test_records_that_change_meanwhile_are_not_vouched_for(honest: Path, tmp_pat
     assert [path.name for path in folder.iterdir()] == ["records"]
 
 
+@pytest.mark.slow
 def test_the_command_as_a_user_runs_it(honest: Path, tmp_path: Path) -> None:
     folder = few(honest, tmp_path / "few")
     out = tmp_path / "elsewhere.json"
@@ -272,6 +273,7 @@ def test_a_forged_record_ends_in_exit_code_2_and_a_file_that_says_so(
     assert standing(tmp_path) == "self-reported"
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_what_was_there(honest: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     shutil.copytree(honest, folder)

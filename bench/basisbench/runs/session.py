@@ -52,12 +52,14 @@ class Session:
         attribution: pairs that scores and mean references come from.
         evaluation: pairs that curves come from.
         groups: the aligned groups, in the order of the record's examples.
+        seed: seed of the pairs and of random scores.
     """
 
     model: Model
     attribution: PairSet
     evaluation: PairSet
     groups: tuple[GroupPair, ...]
+    seed: int = 0
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
 
     @cached_property
@@ -282,4 +284,4 @@ def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation
         GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
         for pairs in evaluation
     )
-    return Session(model, attribution, evaluation, groups)
+    return Session(model, attribution, evaluation, groups, seed)
