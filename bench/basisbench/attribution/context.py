@@ -112,7 +112,7 @@ class GroupContext:
                 error = error if earlier is None else error - earlier
             result = units, error
             kept = sum(coordinates.nbytes for coordinates, _ in self._encoded.values())
-            if kept + units.nbytes > BUDGETS["units of a basis"].on(units.device):
+            if kept + units.nbytes > BUDGETS["units of a basis"].on(units.device.type):
                 return result
             self._encoded[site, side] = result
         return self._encoded[site, side]

@@ -37,9 +37,9 @@ class Budget:
     cpu: int
     device: int
 
-    def on(self, device: torch.device) -> int:
-        """Return the bytes on a device."""
-        return self.cpu if device.type == "cpu" else self.device
+    def on(self, kind: str) -> int:
+        """Return the bytes on a kind of device, for example "cuda"."""
+        return self.cpu if kind == "cpu" else self.device
 
 
 Work = Literal["circuits", "gradients", "units", "units across layers", "units of the first site", "units of a basis"]

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from basisbench.models.batching import BUDGETS
 from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import Method, passes_of
 from basisbench.results.metrics import sizes_grid
@@ -28,9 +29,7 @@ _KEPT_WIDTHS = 4
 """Activations of the model's width that are kept per layer: MLP input and output, attention output, residual stream."""
 
 _GRAPH_WIDTHS = 10
-_GRAPH_BYTES = {"cpu": 2 * 2**30}
-_DEVICE_GRAPH_BYTES = 16 * 2**30
-"""What autograd keeps per block and token, in widths of the model and of the MLP; and at most, in one pass."""
+"""What autograd keeps per block and token, in widths of the model and of the MLP."""
 
 _DICTIONARY_SHARE = 0.25
 """Share of a dictionary's dense products that is left once circuits share units (measured on wide SAEs)."""
@@ -181,7 +180,7 @@ class Work:
         passing = 3 * most * max(max(size.units) for size in self.sizes.values()) * item
         if fields:
             graph = most * shape.layers * _GRAPH_WIDTHS * (shape.width + shape.mlp_width) * max(4, item)
-            passing = max(passing, min(_GRAPH_BYTES.get(self.device, _DEVICE_GRAPH_BYTES), graph))
+            passing = max(passing, min(BUDGETS["gradients"].on(self.device), graph))
         return Memory(_RUNTIME_BYTES if on_cpu else 0, model, dictionary, least, kept, passing)
 
     @property
