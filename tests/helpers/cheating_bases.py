@@ -270,7 +270,7 @@ class HoldsLessAndIsCoarser(Cheat):
 
 def changes_passes(model: Model) -> Any:
     """Changes the model where curves are computed, and nowhere else."""
-    model.quick_body.get_submodule("model.norm").register_forward_hook(
+    model.fast_body.get_submodule("model.norm").register_forward_hook(
         lambda _module, _arguments, value: value * (1.1 if torch.is_inference_mode_enabled() else 1)
     )
     return made(Cheat, model)

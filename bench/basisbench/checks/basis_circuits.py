@@ -1,23 +1,24 @@
-"""A basis inside the model: write-back, both ends of the curve, and the harness's fast path against the plain pass."""
+"""A basis inside the model: write-back, both ends of the curve, and the harness's fast path against the definition."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.gradients import has_affine_output
 from basisbench.checks.finding import Check, Finding, at_most, information
 from basisbench.checks.left_behind import logits_of
-from basisbench.checks.plain_circuits import PlainCircuits
 from basisbench.checks.stage import BasisStage
-from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.circuits.reference import reference_outputs
+from basisbench.models.sites import written_kinds
 from basisbench.types import Ablation, Scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+    from basisbench.circuits.circuit import CircuitMask
 
 _ABLATIONS: tuple[Ablation, ...] = ("mean", "counterfactual", "zero")
 
@@ -25,36 +26,15 @@ Circuit = tuple[int, bool]
 """How many nodes are kept, and whether these are the complement."""
 
 
-def _plain(
-    stage: BasisStage, ranking: Ranking, circuits: Sequence[Circuit], ablation: Ablation
+def _evaluated(
+    stage: BasisStage, ranking: Ranking, circuits: Sequence[Circuit], ablation: Ablation, *, fast: bool
 ) -> Float[Tensor, "circuit pair"]:
-    """Evaluate circuits as they are defined, one to a pass."""
-    import torch
+    """Evaluate circuits as a run does, or by definition."""
 
-    plain = PlainCircuits(stage.model, stage.basis, stage.group.attribution.batch, stage.group.evaluation.batch)
-    reference, rows = plain.reference(ablation), []
-    for size, complement in circuits:
-        keep = ranking.keep([size], [complement])
-        rows.append(plain.metric(reference, [units[0] for units in keep.units], [each[0] for each in keep.errors]))
-    return torch.stack(rows)
+    def masks(chosen: slice) -> CircuitMask:
+        return ranking.mask([size for size, _ in circuits[chosen]], [complement for _, complement in circuits[chosen]])
 
-
-def _fast(
-    stage: BasisStage, ranking: Ranking, circuits: Sequence[Circuit], ablation: Ablation
-) -> Float[Tensor, "circuit pair"]:
-    """Evaluate circuits as a run does."""
-    group = stage.group
-    return evaluate_circuits(
-        stage.model,
-        stage.basis,
-        group.evaluation.batch,
-        group.reference(stage.basis, ablation),
-        lambda start, stop: ranking.keep(
-            [size for size, _ in circuits[start:stop]], [complement for _, complement in circuits[start:stop]]
-        ),
-        len(circuits),
-        shortcut=group.shortcut(stage.basis, ablation),
-    ).metric
+    return evaluate(stage.group, stage.basis, ablation, masks, len(circuits), fast=fast).metric
 
 
 def _ranking(stage: BasisStage) -> Ranking:
@@ -88,7 +68,7 @@ def _relative(found: Tensor, expected: Tensor, scale: Tensor) -> float:
 
 def _everything_kept(stage: BasisStage) -> Finding:
     ranking, expected = _ranking(stage), _unhooked(stage)
-    found = _plain(stage, ranking, [(ranking.nodes, False)], "mean")
+    found = _evaluated(stage, ranking, [(ranking.nodes, False)], "mean", fast=False)
     return at_most(
         _relative(found, expected, expected), _bound(stage), "the metric differs from the unhooked model's by"
     )
@@ -101,7 +81,7 @@ def _full(stage: BasisStage) -> Finding:
 
 def _empty(stage: BasisStage, ablation: Ablation) -> Finding:
     """Hold that all nodes and errors at their reference give F(0) of the family, taken at the family's outputs."""
-    found = _plain(stage, _ranking(stage), [(0, False)], ablation)[0]
+    found = _evaluated(stage, _ranking(stage), [(0, False)], ablation, fast=False)[0]
     difference = _relative(found, stage.group.empty(stage.basis, ablation), stage.group.full)
     if ablation == "mean" and not _ends_at_the_family_output(stage):
         return information(f"differs by {difference:.3g}: a norm lies between its sites and the family's output")
@@ -113,17 +93,12 @@ def _ends_at_the_family_output(stage: BasisStage) -> bool:
     model = stage.model
     outputs = reference_outputs(stage.basis, "mean", stage.group.attribution, stage.group.evaluation)
     for site, output in zip(stage.basis.sites, outputs, strict=True):
-        if model.place(site.write) == model.place(output):
-            continue
-        kinds = next(
-            (
-                pair
-                for pair in (("mlp_act", "mlp_out"), ("attn_z", "attn_out"))
-                if model.place(model.hook(pair[0], site.layer)) == model.place(site.write)
-            ),
-            None,
-        )
-        if kinds is None or not has_affine_output(model, site.layer, kinds):  # type: ignore[arg-type]
+        passed_on = {
+            model.place(model.hook(kind, site.layer))
+            for kind in written_kinds()
+            if model.affine_output(kind, site.layer) is not None
+        }
+        if model.place(site.write) not in {model.place(output), *passed_on}:
             return False
     return True
 
@@ -136,8 +111,8 @@ def _curve(stage: BasisStage) -> Finding:
     circuits = [(size, complement) for size in sizes for complement in (False, True)]
     worst = 0.0
     for ablation in _ABLATIONS:
-        expected = _plain(stage, ranking, circuits, ablation)
-        worst = max(worst, _relative(_fast(stage, ranking, circuits, ablation), expected, expected))
+        found, expected = (_evaluated(stage, ranking, circuits, ablation, fast=fast) for fast in (True, False))
+        worst = max(worst, _relative(found, expected, expected))
     return at_most(worst, _bound(stage), f"{3 * len(circuits)} circuits; largest relative difference")
 
 

@@ -54,21 +54,21 @@ def state_of(model: Model, tokens: Int[Tensor, "pair pos"]) -> ModelState:
 
 
 def logits_of(model: Model, tokens: Int[Tensor, "pair pos"]) -> list[Tensor]:
-    """Return the logits of each view of the model: plain, TransformerLens's, and with packed weights."""
+    """Return the logits of each view of the model: plain, TransformerLens's, and the fast one."""
     import torch
 
     with torch.no_grad():
         return [
             model.body(input_ids=tokens, use_cache=False).logits.clone(),
             model.bridge(tokens).clone(),
-            model.quick_body(input_ids=tokens, use_cache=False).logits.clone(),
+            model.fast_body(input_ids=tokens, use_cache=False).logits.clone(),
         ]
 
 
 def _hooks(model: Model) -> Mapping[str, int]:
     return {
         f"{label} {name}": sum(len(getattr(module, each, None) or ()) for each in _HOOKS)
-        for label, view in (("body", model.body), ("bridge", model.bridge), ("packed body", model.quick_body))
+        for label, view in (("body", model.body), ("bridge", model.bridge), ("fast body", model.fast_body))
         for name, module in view.named_modules()
     }
 
