@@ -224,7 +224,7 @@ room, basis = int(sys.argv[1]), sys.argv[2]
 registry = load_registry()
 model = load_model(registry.get("model", "pocket-llama"))
 session = open_session(model, registry.get("task", "sva_simple"), attribution_pairs=12, evaluation_pairs=12, seed=0)
-model.quick_body
+model.fast_body
 method = registry.get("method", "ixg")
 cell = CellConfig(
     model="pocket-llama", task="sva_simple", task_version="1", basis="mlp_out", family="mlp", method="ixg",
@@ -269,6 +269,7 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_a_process_under_a_limit_streams_and_ends_with_the_same_record(wide_folder: Path) -> None:
     """384 MiB of dictionaries and room for fewer: no option says that it must stream, it finds out."""

@@ -84,6 +84,7 @@ def size_of(repository: str, file: str) -> int:
     return (replica().snapshot(repository) / file).stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 @pytest.mark.parametrize(
     ("repository", "file", "basis"),
@@ -106,6 +107,7 @@ def test_a_full_disk(tmp_path: Path, repository: str, file: str, basis: str) -> 
         assert not list((tmp_path / "out").rglob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="root may write everywhere on this system")
 @pytest.mark.parametrize("basis", ["mlp_out", f"sae:{RELEASE}"])
 def test_a_cache_that_cannot_be_written(tmp_path: Path, basis: str) -> None:
@@ -126,6 +128,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, basis: str) -> None:
     assert line.endswith("; make it writable, or set HF_HOME to a folder that is")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["mlp_out", f"sae:{RELEASE}"])
 def test_a_connection_that_breaks_in_the_middle_of_a_file(tmp_path: Path, basis: str) -> None:
     home = HubReplica(tmp_path / "home")

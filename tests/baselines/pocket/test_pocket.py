@@ -234,6 +234,7 @@ class _StoppedError(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(
     tmp_path: Path, documents: EncodedDocuments, tokenizer: Any
 ) -> None:
@@ -260,6 +261,7 @@ def test_interrupted_training_ends_with_the_same_weights(
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path, documents: EncodedDocuments, tokenizer: Any) -> None:
     plan = BuildPlan.tiny()
     untrained = document_loss(create_model(plan.model, tokenizer, plan.seed), documents)

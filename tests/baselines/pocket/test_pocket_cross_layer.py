@@ -187,6 +187,7 @@ def _tensors(weights: CrossLayerWeights) -> dict[str, Tensor]:
     return {f"{name}.{layer}": part for name, parts in vars(weights).items() for layer, part in enumerate(parts)}
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(
     tmp_path: Path, tiny_model: Any, documents: EncodedDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +279,7 @@ def _oracle(model: Any, layer: int, weights: CrossLayerWeights, documents: Encod
     )
 
 
+@pytest.mark.slow
 def test_statistics_equal_those_of_one_document_at_a_time(
     tmp_path: Path, tiny_model: Any, documents: EncodedDocuments
 ) -> None:
