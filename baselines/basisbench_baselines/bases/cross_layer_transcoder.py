@@ -16,7 +16,7 @@ from basisbench.errors import BasisBenchError, BasisError
 from basisbench.models.memory import give_memory_back, room_for_weights
 from basisbench.models.onednn import LinearMap, passing_linear_map
 from basisbench.protocols import BasisScheme, BasisSpec
-from basisbench.types import Family, ModelSpec, Site
+from basisbench.types import Family, ModelSpec, Site, Style
 from basisbench_baselines.dictionaries.circuit_tracer_files import (
     CONFIG,
     LayerFiles,
@@ -234,6 +234,8 @@ def _spec(name: str, find: Callable[[ModelSpec], Found]) -> BasisSpec:
         _SUMMARY,
         build=lambda model: load(name, *find(model.spec), model),
         fingerprint=lambda spec: digest_files(find(spec)[0]),
+        style=Style("sky", "solid", "v") if name == NAME else None,
+        cross_layer=True,
     )
 
 

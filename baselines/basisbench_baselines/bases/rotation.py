@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
 from basisbench.protocols import BasisSpec
-from basisbench.types import Family, Site
+from basisbench.types import Family, Site, Style
 from basisbench_baselines.dictionaries.fast import RowsPart
 
 if TYPE_CHECKING:
@@ -99,5 +99,13 @@ def build_rotation(model: Model) -> RotatedActivations:
 
 
 PROVIDES: tuple[BasisSpec, ...] = (
-    BasisSpec("mlp_act_rotated", "mlp", "control: MLP activations under a fixed random rotation", build=build_rotation),
+    BasisSpec(
+        "mlp_act_rotated",
+        "mlp",
+        "control: MLP activations under a fixed random rotation",
+        build=build_rotation,
+        order=6,
+        style=Style("grey", "dotted", "X"),
+        units=lambda shape: shape.mlp_width,
+    ),
 )

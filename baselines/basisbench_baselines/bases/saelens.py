@@ -20,7 +20,7 @@ from basisbench.models.batching import is_out_of_memory
 from basisbench.models.memory import give_memory_back, trim_memory
 from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import BasisSpec
-from basisbench.types import Family, ModelSpec, Site
+from basisbench.types import Family, ModelSpec, Site, Style
 from basisbench_baselines.dictionaries.fast import ElementwiseDictionary, QuickDictionary, RowsPart, quick_dictionary
 from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf
 from basisbench_baselines.dictionaries.saelens_adapter import adapt
@@ -240,19 +240,25 @@ def _check_width(name: str, path: Path, dictionary: Any, model: Model) -> None:
         )
 
 
-def _spec(name: str, family: Family, read: SiteKind, write: SiteKind, summary: str) -> BasisSpec:
+def _spec(name: str, family: Family, read: SiteKind, write: SiteKind, summary: str, style: Style) -> BasisSpec:
     return BasisSpec(
         name,
         family,
         summary,
         build=partial(load_dictionaries, name, family, read, write),
         fingerprint=partial(fingerprint, name),
+        style=style,
     )
 
 
+_TRANSCODER = "transcoder: reads the MLP's input, writes its output"
+_ON_MLP, _ON_ATTENTION, _ON_RESIDUAL = (
+    f"sparse autoencoder on {where}" for where in ("the MLP's output", "the attention's output", "the residual stream")
+)
+
 PROVIDES: tuple[BasisSpec, ...] = (
-    _spec("sae_mlp_out", "mlp", "mlp_out", "mlp_out", "sparse autoencoder on the MLP's output"),
-    _spec("transcoder", "mlp", "mlp_in", "mlp_out", "transcoder: reads the MLP's input, writes its output"),
-    _spec("sae_attn_out", "attn", "attn_out", "attn_out", "sparse autoencoder on the attention's output"),
-    _spec("sae_resid", "resid", "resid_post", "resid_post", "sparse autoencoder on the residual stream"),
+    _spec("sae_mlp_out", "mlp", "mlp_out", "mlp_out", _ON_MLP, Style("green", "dash-dot", "D")),
+    _spec("transcoder", "mlp", "mlp_in", "mlp_out", _TRANSCODER, Style("purple", "long-dash", "^")),
+    _spec("sae_attn_out", "attn", "attn_out", "attn_out", _ON_ATTENTION, Style("green", "long-dash", "P")),
+    _spec("sae_resid", "resid", "resid_post", "resid_post", _ON_RESIDUAL, Style("sky", "dash-dot", "D")),
 )
