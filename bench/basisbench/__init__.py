@@ -19,7 +19,8 @@ from basisbench.runs.run import run  # bound here and now: it hides the module o
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
-    from basisbench.plots.curves import plot_curves, plot_results
+    from basisbench.plots.curves import plot_curves
+    from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
     from basisbench.results.frame import load_results, summarise
 
@@ -37,7 +38,7 @@ __all__ = [
 _LAZY = {
     "load_results": "basisbench.results.frame",
     "plot_curves": "basisbench.plots.curves",
-    "plot_results": "basisbench.plots.curves",
+    "plot_results": "basisbench.plots.pictures",
     "summarise": "basisbench.results.frame",
     "to_dataset": "basisbench.results.dataset",
 }

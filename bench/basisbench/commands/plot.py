@@ -36,9 +36,9 @@ def add(commands: Commands) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Draw the pictures of results and print their paths."""
     from basisbench.errors import BasisBenchError
-    from basisbench.plots.curves import checked_formats, plot_results
-    from basisbench.plots.panels import undisturbed
-    from basisbench.plots.paper import inches
+    from basisbench.plots.look import inches
+    from basisbench.plots.pictures import checked_formats, plot_results
+    from basisbench.plots.save import undisturbed
     from basisbench.results.frame import read_results
 
     if options.width is not None and options.style != "paper":
