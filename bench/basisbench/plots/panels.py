@@ -137,7 +137,7 @@ def draw_panels(panels: Sequence[Panel], x: Horizontal, about: Description, look
         return figure
     reading = f"{X_NOTE[x]} Bands: 95% bootstrap intervals over evaluation examples."
     if outside:
-        reading += " Triangles: values outside the axis, the farthest is told; bands are cut there."
+        reading += " Triangles: values outside the axis, the farthest is named; bands are cut there."
     lines = [*wrapped(about.heading, width), *wrapped(about.conditions, width)]
     figure.suptitle(plain("\n".join(lines)), fontsize=11)
     below = plain("\n".join([*wrapped(reading, width * 1.2), *name_lines(notes, width)]))

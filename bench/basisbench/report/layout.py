@@ -1,10 +1,10 @@
 """From records to what the page shows: a row per cell, and its curve.
 
 1. Lay all cells out with `summarise` and `frame_of`, in the order of tables, runs that are no submissions first.
-2. Tell apart what must not be mixed: a number per setting, a label per task (with its version, and its data where one
-   version was tokenised in several ways), a label per basis (with the submission's name where the same basis occurs in
-   several folders).
-3. Mark the best row of every setting, task, family and method.
+2. Tell apart what must not be mixed: a number per set of conditions (the page calls it a setting), a label per task
+   (with its version, and its data where one version was tokenised in several ways), a label per basis (with the
+   submission's name where the same basis occurs in several folders).
+3. Mark the best row of every method, task and family under the same conditions.
 
 Columns of text are coded: each distinct text once, then an index per row.
 """

@@ -44,7 +44,7 @@ from basisbench.version import __version__
 
 SCHEMA_VERSION: Literal[1] = 1
 _ID_SCHEME = 1
-"""Part of what an id hashes. It stays when the schema gets a new version, so that records of earlier schemas keep their ids."""
+"""Part of what an id hashes. It stays when the schema gets a new version, so that older records keep theirs."""
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -254,7 +254,7 @@ def read_record(path: str | os.PathLike[str]) -> Record:
         path: a JSON file that `write_record` wrote.
 
     Raises:
-        RecordError: the file cannot be read, is not JSON (line and column are told), or a field is wrong.
+        RecordError: the file cannot be read, is not JSON (at a line and column), or a field is wrong.
     """
     path = Path(path)
     try:
