@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from basisbench.commands.options import Commands, add_command
+from basisbench.commands.options import Commands, add_command, add_plugin
 
 
 def add(commands: Commands) -> None:
@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--reported", metavar="SUITE", help=(
         "put the values that others reported for a suite beside ours, for example 'paper'"
     ))  # fmt: skip
+    add_plugin(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
@@ -35,7 +36,7 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.results.record import write_whole
 
     summary = summarise(options.results)
-    display = load_registry().display()
+    display = load_registry(options.plugin).display()
     if options.csv == "-":
         print(csv_text(summary, display), end="")
     elif options.csv:
