@@ -19,7 +19,7 @@ MOVED: Mapping[str, str] = {
     "basisbench.check": "basisbench.checks.check",
     "basisbench.frame": "basisbench.results.frame",
     "basisbench.lexicon": "basisbench.pairs.lexicon",
-    "basisbench.plot": "basisbench.plots.curves",
+    "basisbench.plot": "basisbench.plots",
     "basisbench.projection": "basisbench.attribution.projection",
     "basisbench.record": "basisbench.results.record",
     "basisbench.record_parts": "basisbench.results.record_fields",
