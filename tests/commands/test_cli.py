@@ -153,6 +153,7 @@ def test_compare_writes_csv_and_markdown(results: Path, tmp_path: Path, capsys: 
     assert files[1].read_text(encoding="utf-8").startswith("# ")
 
 
+@pytest.mark.slow
 def test_output_into_a_closed_pipe_is_no_traceback(results: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "basisbench.cli", "compare", str(results), "--csv", "-"],
@@ -178,6 +179,7 @@ def test_show_gives_pairs_as_text(
     assert "dropped from the evaluation split" in text
 
 
+@pytest.mark.slow
 def test_run_leaves_records_tables_and_pictures(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -322,6 +322,7 @@ def test_the_command_prints_the_page_and_bad_input_is_one_line(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_writing_a_report_loads_no_torch(tmp_path: Path) -> None:
     write_suite(tmp_path / "run", [synthetic_record(examples=10)])
     code = (

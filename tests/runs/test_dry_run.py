@@ -38,6 +38,7 @@ def plan_of(out: Path, tasks: list[str], **changes: Any) -> Plan:
     return plan_request(Request("pocket", {**few, **changes}, Settings(out=out)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CROSS)
 def test_passes_are_those_that_the_meter_counts(tmp_path: Path, changes: dict[str, Any]) -> None:
     plan = plan_of(tmp_path, ["sva_rc"], **changes)
@@ -50,6 +51,7 @@ def test_passes_are_those_that_the_meter_counts(tmp_path: Path, changes: dict[st
     assert estimate.passes == pytest.approx(model.meter.forward_equivalents, rel=0.01)
 
 
+@pytest.mark.slow
 def test_exact_patching_is_counted_as_if_every_node_differed(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ["sva_simple"], bases=["resid"], methods=["patching"])
     runner = Runner(plan.settings, plan.registry)
@@ -71,6 +73,7 @@ print(max(read_record(path).cost.peak_memory_bytes for path in outcome.records))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of one cell can be measured on Linux alone")
 @pytest.mark.parametrize("pairs", [20, 400])
 def test_memory_is_near_the_measured_peak(tmp_path: Path, pairs: int) -> None:
@@ -91,6 +94,7 @@ def test_memory_is_near_the_measured_peak(tmp_path: Path, pairs: int) -> None:
     assert 0.75 * peak < expected < 1.33 * peak, f"{expected} expected, {peak} measured"
 
 
+@pytest.mark.slow
 def test_one_pass_is_timed_and_nothing_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +149,7 @@ def test_a_model_that_is_not_at_hand_is_estimated_from_its_shape(tmp_path: Path)
     assert "estimated from its published shape" in text
 
 
+@pytest.mark.slow
 def test_dictionaries_in_a_folder_are_no_download(tmp_path: Path) -> None:
     folder = load_registry().get("model", "pocket-llama").dictionaries["transcoder"]
 
@@ -163,6 +168,7 @@ def test_an_unknown_model_that_is_not_at_hand_is_one_line(tmp_path: Path, capsys
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callable[..., Path], tmp_path: Path) -> None:
     settings = Settings(out=tmp_path, plugins=(plugin_with(tiny_llama),))
     base = {"models": ["tiny-llama"], "tasks": ["ioi"], "bases": ["mlp_act"], "methods": ["relp"]}
@@ -177,6 +183,7 @@ def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callabl
     assert total(attribution_pairs=64, evaluation_pairs=64)[1] > small[1]
 
 
+@pytest.mark.slow
 def test_a_basis_needs_room_for_one_layer_at_least(tmp_path: Path) -> None:
     changes = {"models": ["llama-3.1-8b"], "bases": ["sae:llama_scope_lxm_32x"], "tasks": ["ioi"]}
     plan = plan_request(Request("paper", changes, Settings(out=tmp_path, device="cuda")))

@@ -30,6 +30,7 @@ subset_draws: 2
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ablation", "kl"), [("mean", True), ("counterfactual", False), ("zero", False)])
 def test_every_setting_of_a_real_run_is_valid(ablation: Ablation, kl: bool, tmp_path: Path) -> None:
     """Three bases, exact and not, under every policy of errors and both granularities; checks beyond all nodes too."""

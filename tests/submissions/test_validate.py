@@ -87,6 +87,7 @@ def test_good_records_pass(results: Path, capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr().out == "records: 1 valid, 0 not valid\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="the results are not here")
 def test_the_records_in_this_repository_pass() -> None:
     report = validate([RESULTS])
@@ -141,6 +142,7 @@ def test_the_same_cell_may_occur_under_two_paths(results: Path, tmp_path: Path) 
     assert (report.valid, report.problems) == (13, {})
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(results: Path) -> None:
     code = (
         "import sys; from basisbench.cli import main\n"

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
-from basisbench.runs.runner import Settings
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
 _HELP = """\
@@ -101,6 +100,7 @@ def execute(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
     from basisbench.runs.executor import parse_executor
     from basisbench.runs.run import Request, plan_request, run_request
+    from basisbench.runs.runner import Settings
 
     request = Request(
         suite=options.suite,
