@@ -11,6 +11,7 @@ from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.evaluate import evaluate
 from basisbench.types import Ablation
 from helpers import oracle
+from helpers.passes import tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -12,6 +12,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.models.hooks import Place, edited, observed
 from basisbench.models.load import wrap
 from basisbench.models.sites import SITES, SiteKind
+from basisbench.models.start_at_layer import block_inputs
 from helpers import oracle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
