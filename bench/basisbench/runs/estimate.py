@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from basisbench.attribution.gradients import GRAPH_WIDTHS
 from basisbench.models.batching import BUDGETS
 from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import Method, passes_of
@@ -27,9 +28,6 @@ _RUNTIME_BYTES = 700 * 2**20
 
 _KEPT_WIDTHS = 4
 """Activations of the model's width that are kept per layer: MLP input and output, attention output, residual stream."""
-
-_GRAPH_WIDTHS = 10
-"""What autograd keeps per block and token, in widths of the model and of the MLP."""
 
 _DICTIONARY_SHARE = 0.25
 """Share of a dictionary's dense products that is left once circuits share units (measured on wide SAEs)."""
@@ -94,7 +92,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """The work of some cells that share a model, a task and a seed.
 
     Attributes:
@@ -179,7 +177,7 @@ class Work:
         # Coordinates of one layer, clean and counterfactual, and what is computed from them.
         passing = 3 * most * max(max(size.units) for size in self.sizes.values()) * item
         if fields:
-            graph = most * shape.layers * _GRAPH_WIDTHS * (shape.width + shape.mlp_width) * max(4, item)
+            graph = most * shape.layers * GRAPH_WIDTHS * (shape.width + shape.mlp_width) * max(4, item)
             passing = max(passing, min(BUDGETS["gradients"].on(self.device), graph))
         return Memory(_RUNTIME_BYTES if on_cpu else 0, model, dictionary, least, kept, passing)
 
