@@ -13,6 +13,7 @@ from basisbench.models.batching import BUDGETS, Budget
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
+from helpers import oracle
 from helpers.oracle import Node
 
 pytestmark = pytest.mark.usefixtures("double_precision")
