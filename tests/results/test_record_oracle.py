@@ -58,7 +58,6 @@ def _five_digits(values: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "granularity"), [("transcoder", "position"), ("mlp_act", "unit")])
 def test_a_record_holds_what_the_slow_evaluator_finds(architecture: str, name: str, granularity: str) -> None:
-    from basisbench_baselines.methods.gradient import GradientMethod
 
     model: Model = oracle.model(architecture)
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
@@ -66,7 +65,7 @@ def test_a_record_holds_what_the_slow_evaluator_finds(architecture: str, name: s
     cell = oracle.cell(
         name, method="ixg", granularity=granularity, attribution_pairs=17, evaluation_pairs=16, ablation="mean"
     )
-    record = session.run(cell, oracle.basis_spec(name), GradientMethod("ixg", ""))
+    record = session.run(cell, oracle.basis_spec(name), oracle.gradient_method("ixg"))
 
     groups = [(pair.attribution.pairs, pair.evaluation.pairs) for pair in session.groups]
     assert [len(first) + len(second) for first, second in groups] == [17, 16]

@@ -14,7 +14,7 @@ from basisbench.attribution.batch import Batch
 from basisbench.attribution.cost import Ledger, Spent, now
 from basisbench.attribution.gradients import gradient_field
 from basisbench.attribution.reconstruction import EarlierWrites
-from basisbench.models.batching import joined_rows
+from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import Edit, observed
 from basisbench.models.model import Model
 from basisbench.models.sites import SITES, SiteKind, written_kinds
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _TOKENS_PER_PATCH = 4096
-_KEPT_BYTES = 64 * 2**20
-"""Coordinates of the basis at hand are kept for its next method up to this size per group."""
 
 
 class GroupContext:
@@ -113,7 +111,8 @@ class GroupContext:
                 earlier = self._writes_before(basis, site, side, units)
                 error = error if earlier is None else error - earlier
             result = units, error
-            if sum(kept.nbytes for kept, _ in self._encoded.values()) + units.nbytes > _KEPT_BYTES:
+            kept = sum(coordinates.nbytes for coordinates, _ in self._encoded.values())
+            if kept + units.nbytes > BUDGETS["units of a basis"].on(units.device.type):
                 return result
             self._encoded[site, side] = result
         return self._encoded[site, side]
