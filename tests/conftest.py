@@ -76,6 +76,16 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"largest worker: {max(peaks) / 2**30:.1f} GiB")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _onednn_wherever_it_can_be() -> Iterator[None]:
+    """Let no timing choose between oneDNN's and PyTorch's products: tests run both, and are the same every time."""
+    import basisbench.models.onednn
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(basisbench.models.onednn, "onednn_is_worth_it", lambda *_shape: True)
+        yield
+
+
 @pytest.fixture
 def double_precision() -> Iterator[None]:
     """Let norms and softmax of models in float64 compute in float64."""

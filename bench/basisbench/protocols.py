@@ -9,7 +9,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from basisbench.types import ContrastPair, Family, ModelSpec, PairSet, Scores, Side, Site, Split
+from basisbench.types import (
+    ContrastPair,
+    Family,
+    ModelShape,
+    ModelSpec,
+    PairSet,
+    Passes,
+    Scores,
+    Side,
+    Site,
+    Split,
+    Style,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -205,7 +217,11 @@ class ScoringContext(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to score the nodes of a basis."""
+    """A way to score the nodes of a basis.
+
+    A method may also have the attributes `order`, `style` and `passes`, which `order_of`, `style_of` and `passes_of`
+    read: where it stands in tables, how pictures draw it, and what estimates of a run's work count for it.
+    """
 
     @property
     def name(self) -> str:
@@ -220,6 +236,25 @@ class Method(Protocol):
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Score every node of the basis in one aligned group."""
         ...
+
+
+ORDER = 100
+"""Place in tables and legends of what declares none: behind all that does, by name."""
+
+
+def order_of(item: BasisSpec | BasisScheme | Method) -> float:
+    """Return where a basis or a method stands in tables and legends: small numbers first, equal ones by name."""
+    return float(getattr(item, "order", ORDER))
+
+
+def style_of(item: BasisSpec | BasisScheme | Method) -> Style | None:
+    """Return how pictures draw a basis or a method; None lets them choose among the free styles."""
+    return getattr(item, "style", None)
+
+
+def passes_of(method: Method) -> Passes | None:
+    """Return the passes that a method declares, for estimates; None where it declares none."""
+    return getattr(method, "passes", None)
 
 
 def no_weights(_model: ModelSpec) -> None:
@@ -240,6 +275,10 @@ class BasisSpec:
         layers: the only layers that the basis covers, None for every layer of the model.
         repositories: repositories of the Hugging Face hub that its weights come from, each with the revision that the
             name of the basis gives, None where it gives none.
+        order: place in tables and legends: small numbers first, equal ones by name.
+        style: how pictures draw it; None lets them choose among the free styles.
+        units: gives the units per layer on a model of some shape, for estimates; None where only the weights tell.
+        cross_layer: whether its units write at later layers too, for estimates.
     """
 
     name: str
@@ -249,6 +288,10 @@ class BasisSpec:
     fingerprint: Callable[[ModelSpec], str | None] = no_weights
     layers: tuple[int, ...] | None = None
     repositories: Mapping[str, str | None] = field(default_factory=dict)
+    order: float = ORDER
+    style: Style | None = None
+    units: Callable[[ModelShape], int] | None = None
+    cross_layer: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The data that flows through the harness; everything here is frozen.
 
-Nothing in this module imports torch, so that listing and reading results stay quick.
+Nothing in this module imports torch or numpy, so that listing stays quick.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-import numpy as np
-from jaxtyping import Float, Int
-
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 Split = Literal["attribution", "evaluation"]
@@ -22,6 +21,9 @@ Family = Literal["mlp", "attn", "resid"]
 Ablation = Literal["mean", "counterfactual", "zero"]
 ErrorPolicy = Literal["node", "keep", "ablate"]
 Granularity = Literal["position", "unit"]
+Colour = Literal["black", "orange", "sky", "green", "blue", "vermillion", "purple", "grey"]
+"""Okabe and Ito's palette, safe for colour-blind readers."""
+Line = Literal["solid", "dashed", "dotted", "dash-dot", "long-dash"]
 
 SPLITS: tuple[Split, ...] = ("attribution", "evaluation")
 FAMILIES: tuple[Family, ...] = ("mlp", "attn", "resid")
@@ -169,6 +171,38 @@ class Scores:
 
     units: tuple[Float[Tensor, "pos unit"], ...]
     errors: tuple[Float[Tensor, " pos"], ...] | None
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a basis or a method is drawn in every picture.
+
+    Attributes:
+        colour: of the line and its markers.
+        line: how the line is broken.
+        marker: matplotlib's name of the marker, for example "o".
+    """
+
+    colour: Colour
+    line: Line
+    marker: str
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How many passes a method takes, in forward-equivalents (a backward pass is two): for estimates before a run.
+
+    Attributes:
+        per_prompt: for each pair of the attribution split, whatever the basis.
+        per_layer: for each pair and layer, in passes from that layer to the end.
+        per_node: for each pair and node, in passes from the node's layer to the end.
+        shared: who shares `per_prompt` and `per_layer`: all bases of a "task", those of a "family", or none ("cell").
+    """
+
+    per_prompt: float = 0.0
+    per_layer: float = 0.0
+    per_node: float = 0.0
+    shared: Literal["task", "family", "cell"] = "cell"
 
 
 @dataclass(frozen=True)

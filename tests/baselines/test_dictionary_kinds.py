@@ -13,7 +13,7 @@ from basisbench.errors import BasisError
 from basisbench.protocols import UnitwiseBasis
 from basisbench.types import Site
 from basisbench_baselines.bases.saelens import DictionaryBasis
-from basisbench_baselines.dictionaries.fast import elementwise_dictionary
+from basisbench_baselines.dictionaries.fast import independent_units
 from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary, adapt
 from helpers.random_dictionaries import UNITS, D, make
 
@@ -172,7 +172,7 @@ def test_further_units_that_are_linear_can_be_computed_alone(kind: str) -> None:
 def test_units_that_depend_on_each_other_have_no_parts() -> None:
     for kind, settings in (("topk", {}), ("gated", {}), ("standard", {"normalisation": "layer_norm"})):
         ours = adapt(make(kind, **settings))
-        assert elementwise_dictionary(ours) is None
+        assert independent_units(ours) is None
         assert basis_of(ours).part(SITE, torch.tensor([1])) is None
 
 

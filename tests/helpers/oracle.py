@@ -165,7 +165,7 @@ def hooks_of(model: Model) -> dict[str, int]:
         "bwd_hooks",
     )
     found: dict[str, int] = {}
-    for view, root in (("body", model.body), ("bridge", model.bridge), ("packed", model.quick_body)):
+    for view, root in (("body", model.body), ("bridge", model.bridge), ("fast body", model.fast_body)):
         for name, module in root.named_modules():
             for registry in registries:
                 found[f"{view} {name} {registry}"] = len(getattr(module, registry, None) or ())

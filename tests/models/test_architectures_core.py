@@ -7,10 +7,11 @@ import itertools
 import pytest
 import torch
 
-from basisbench.circuits.circuit import Keep
-from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.circuit import CircuitMask
+from basisbench.circuits.evaluate import evaluate
 from basisbench.types import Ablation
 from helpers import oracle
+from helpers.passes import tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -18,31 +19,25 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 @pytest.mark.slow
 @pytest.mark.parametrize("ablation", oracle.ABLATIONS)
 @pytest.mark.parametrize("architecture", [*oracle.OTHER_ARCHITECTURES, "neox_sequential"])
-def test_shortcuts_change_nothing(architecture: str, ablation: Ablation) -> None:
+def test_fast_ways_change_nothing(architecture: str, ablation: Ablation) -> None:
     """Every basis, circuits of every density, errors kept at random, whole passes and single prompts."""
     generator = torch.Generator().manual_seed(len(ablation))
     for name, group in itertools.product(oracle.BASES, oracle.contexts(architecture)):
         basis = oracle.basis(architecture, name)
-        reference, batch = group.reference(basis, ablation), group.evaluation.batch
+        reference = group.reference(basis, ablation)
         density = torch.rand(4, 1, 1, generator=generator)
-        keep = Keep(
+        mask = CircuitMask(
             tuple(torch.rand(4, *units.shape[1:], generator=generator) < density for units in reference.units),
             tuple(torch.rand(4, units.shape[1], generator=generator) < 0.5 for units in reference.units),
         )
 
-        def part(start: int, stop: int, keep: Keep = keep) -> Keep:
-            return Keep(*(tuple(mask[start:stop] for mask in masks) for masks in (keep.units, keep.errors)))
-
-        shortcut = group.shortcut(basis, ablation)
-        assert shortcut.constants
-        assert shortcut.prefix.length == (ablation != "zero")
-        plain, *quick = (
-            evaluate_circuits(
-                group.evaluation.model, basis, batch, reference, part, 4, shortcut=some, tokens_per_batch=tokens
-            ).metric
-            for some, tokens in ((None, 100_000), (shortcut, 100_000), (shortcut, 1))
-        )
-        for other in quick:
+        shared = group.shared_work(basis, ablation)
+        assert shared.constants
+        assert shared.prefix.length == (ablation != "zero")
+        plain, fast = (evaluate(group, basis, ablation, mask.circuits, 4, fast=fast).metric for fast in (False, True))
+        with tokens_to_a_pass(group.evaluation.model, 1):
+            by_prompt = evaluate(group, basis, ablation, mask.circuits, 4).metric
+        for other in (fast, by_prompt):
             torch.testing.assert_close(other, plain, rtol=0, atol=1e-10, msg=name)
 
 
@@ -59,6 +54,6 @@ def test_shortcuts_change_nothing(architecture: str, ablation: Ablation) -> None
 )
 def test_what_comes_before_the_first_write_runs_once(architecture: str, name: str, expected: set[str]) -> None:
     group, basis = oracle.contexts(architecture)[0], oracle.basis(architecture, name)
-    found = {constant.module.split(".", 1)[1] for constant in group.shortcut(basis, "mean").constants}
+    found = {constant.module.split(".", 1)[1] for constant in group.shared_work(basis, "mean").constants}
     assert expected <= found
     assert not {module for module in found if module.startswith(("layers.1", "norm", "final_layer_norm"))}

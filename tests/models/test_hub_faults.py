@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.models import hub_errors
+from basisbench.models import hub, hub_errors
 from basisbench.models.hub_errors import one_line
 from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, HubReplica, replica
@@ -62,7 +62,7 @@ def run(tmp_path: Path, address: str, *bases: str, before: str = "") -> subproce
 
 
 def the_line(result: subprocess.CompletedProcess[str]) -> str:
-    """Return what the user is told at the end, after the client's notes on its own retries."""
+    """Return what the user reads at the end, after the client's notes on its own retries."""
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     assert "Not enough free disk space" not in result.stderr
@@ -150,7 +150,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_file(tmp_path: Path, basis:
 
 def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, name: str = "http_get") -> str:
     """Let a step of the client's download fail, and return the line."""
-    from huggingface_hub import constants, file_download, hf_hub_download
+    from huggingface_hub import constants, file_download
 
     def fail(*_arguments: object, **_more: object) -> None:
         raise error
@@ -163,7 +163,7 @@ def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, nam
         pytest.raises(BasisBenchError) as caught,
         one_line("model 'm'", MODEL),
     ):
-        hf_hub_download(MODEL, "model.safetensors", endpoint=address)
+        hub.download(MODEL, "model.safetensors", "main", endpoint=address)
     message = str(caught.value)
     assert message.startswith("model 'm': ")
     assert "\n" not in message

@@ -15,7 +15,7 @@ import pytest
 from basisbench.cli import main
 from basisbench.registry import load_registry
 from basisbench.runs.dry_run import estimate_run, render
-from basisbench.runs.estimate import BasisSize, dictionary_bytes
+from basisbench.runs.estimate import BasisSize, dictionary_size
 from basisbench.runs.run import Plan, Request, plan_request
 from basisbench.runs.runner import Runner, Settings
 from basisbench.runs.suite import expand, load_suite
@@ -48,7 +48,7 @@ def test_passes_are_those_that_the_meter_counts(tmp_path: Path, changes: dict[st
     assert {event.state for event in events} == {"started", "finished"}
     assert estimate.cells == len(events) // 2
     (model,) = runner._models.values()
-    assert estimate.forwards == pytest.approx(model.meter.forward_equivalents, rel=0.01)
+    assert estimate.passes == pytest.approx(model.meter.forward_equivalents, rel=0.01)
 
 
 @pytest.mark.slow
@@ -57,7 +57,7 @@ def test_exact_patching_is_counted_as_if_every_node_differed(tmp_path: Path) -> 
     runner = Runner(plan.settings, plan.registry)
     list(runner.run_group(plan.groups[0]))
     (model,) = runner._models.values()
-    assert model.meter.forward_equivalents < estimate_run(plan).forwards < 10 * model.meter.forward_equivalents
+    assert model.meter.forward_equivalents < estimate_run(plan).passes < 10 * model.meter.forward_equivalents
 
 
 PROGRAM = """
@@ -95,22 +95,43 @@ def test_memory_is_near_the_measured_peak(tmp_path: Path, pairs: int) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_loaded_and_nothing_written(
+def test_one_pass_is_timed_and_nothing_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import basisbench.models.load
 
-    def fail(*_arguments: object, **_keywords: object) -> None:
-        raise AssertionError("a dry run loads no weights")
+    loaded: list[str] = []
+    load_model = basisbench.models.load.load_model
 
-    monkeypatch.setattr(basisbench.models.load, "load_model", fail)
+    def noted(spec: ModelSpec, **how: Any) -> object:
+        loaded.append(spec.name)
+        return load_model(spec, **how)
+
+    monkeypatch.setattr(basisbench.models.load, "load_model", noted)
     out = tmp_path / "out"
     assert main(["run", "--dry-run", "--out", str(out)]) == 0
     text = capsys.readouterr().out
+    assert "every figure is an estimate" in text
     assert "pocket-llama sva_simple" in text
     assert f"cells    {len(expand(load_suite('pocket'), load_registry()))} in 9 groups" in text
     assert all(f"\n{name}" in text for name in ("passes", "memory", "disk", "time"))
+    assert "at the rate of a pass that was timed now" in text
+    assert loaded == ["pocket-llama"]
     assert not out.exists()
+
+
+def test_a_large_model_is_not_loaded_for_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basisbench.runs.dry_run.largest_bytes", lambda: 1)
+    monkeypatch.setattr("basisbench.models.load.load_model", lambda *_, **__: pytest.fail("a large model is loaded"))
+    plan = plan_of(tmp_path, ["ioi"])
+    assert "at an assumed rate of this kind of device" in render(estimate_run(plan), plan)
+
+
+def test_what_is_not_here_is_estimated_at_an_assumed_rate(tmp_path: Path) -> None:
+    plan = plan_request(Request("pocket", {"tasks": ["ioi"]}, Settings(out=tmp_path, device="cuda")))
+    text = render(estimate_run(plan), plan)
+    assert "note: no pass is timed: " in text
+    assert "at an assumed rate of this kind of device" in text
 
 
 def test_a_model_that_is_not_at_hand_is_estimated_from_its_shape(tmp_path: Path) -> None:
@@ -154,7 +175,7 @@ def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callabl
 
     def total(**changes: Any) -> tuple[float, int]:
         estimate = estimate_run(plan_request(Request("pocket", {**base, **changes}, settings)))
-        return estimate.forwards, estimate.memory.total
+        return estimate.passes, estimate.memory.total
 
     small = total(attribution_pairs=8, evaluation_pairs=8)
     for more in ({"methods": ["relp", "ig"]}, {"bases": ["mlp_act", "resid"]}, {}):
@@ -170,12 +191,13 @@ def test_a_basis_needs_room_for_one_layer_at_least(tmp_path: Path) -> None:
     layer = 2 * 131_072 * 4096 * 4
     assert estimate.memory.dictionary == 32 * layer
     assert estimate.memory.smallest == estimate.memory.total - 30 * layer
-    assert "where layers of a basis are let go of and loaded anew in every pass" in render(estimate, plan)
+    assert "where layers of a basis are freed and loaded anew in every pass" in render(estimate, plan)
 
 
 def test_bytes_of_dictionaries() -> None:
-    shape = ModelShape(3, 10, 40, 100, 1000, "float32")
-    assert dictionary_bytes("sae:x", 7, shape, 4) == (3 * 2 * 7 * 10 * 4, 2 * 7 * 10 * 4)
+    shape, units = ModelShape(3, 10, 40, 100, 1000, "float32"), (7, 7, 7)
+    each = BasisSize(units, 3 * 2 * 7 * 10 * 4, 2 * 7 * 10 * 4)
+    assert dictionary_size(7, shape, cross_layer=False) == each
     # Every layer's units write to their own layer and to all later ones: 3 + 2 + 1 decoders.
-    assert dictionary_bytes("clt:x/y", 7, shape, 4) == ((3 + 6) * 7 * 10 * 4, (1 + 3) * 7 * 10 * 4)
-    assert BasisSize((1,), None, exact=False).stored is None
+    across = BasisSize(units, (3 + 6) * 7 * 10 * 4, (1 + 3) * 7 * 10 * 4)
+    assert dictionary_size(7, shape, cross_layer=True) == across

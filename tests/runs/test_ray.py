@@ -11,7 +11,8 @@ import pytest
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.results.record import read_record
-from basisbench.runs.ray_executor import LOCAL, Executor, RayWorker, parse_executor
+from basisbench.runs.executor import LOCAL, Executor, parse_executor
+from basisbench.runs.ray_executor import RayWorker
 from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import Settings
 from basisbench.types import ModelSpec

@@ -141,13 +141,13 @@ def test_every_kind_of_forgery_is_found(
 
 def test_only_the_drawn_sizes_are_evaluated(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     circuits: list[int] = []
-    evaluate = basisbench.circuits.curve.evaluate_circuits
+    evaluate = basisbench.circuits.curve.evaluate
 
     def counted(*given: Any, **named: Any) -> Any:
-        circuits.append(given[5])
+        circuits.append(given[4])
         return evaluate(*given, **named)
 
-    monkeypatch.setattr(basisbench.circuits.curve, "evaluate_circuits", counted)
+    monkeypatch.setattr(basisbench.circuits.curve, "evaluate", counted)
     folder = few(honest, tmp_path / "few", count=1)
     groups = len(read_record(next(Store(folder).records.glob("*.json"))).groups)
     verification, _ = verify(draw_sample(folder, cells=1, points=2, seed=1), by="Ada")

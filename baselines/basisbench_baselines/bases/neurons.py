@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from basisbench.errors import BasisError
 from basisbench.protocols import BasisSpec
-from basisbench.types import Family, Site
+from basisbench.types import Family, Site, Style
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -76,17 +76,34 @@ def _neurons(name: str, family: Family, hooks: Sequence[str]) -> Neurons:
 
 def hook_spec(name: str, family: Family, hook: str) -> BasisSpec:
     """Return the neuron basis of any hook, for a listing; see `neurons_at_hook`."""
-    return BasisSpec(name, family, f"neurons at {hook}", build=partial(neurons_at_hook, name, family, hook))
+    return BasisSpec(name, family, f"neurons at {hook}", build=partial(neurons_at_hook, name, family, hook), order=0)
 
 
-def _spec(name: str, family: Family, kind: SiteKind, summary: str) -> BasisSpec:
-    return BasisSpec(name, family, summary, build=partial(neurons_at, name, family, kind))
+def _spec(name: str, family: Family, kind: SiteKind, summary: str, order: int, style: Style) -> BasisSpec:
+    return BasisSpec(
+        name,
+        family,
+        summary,
+        build=partial(neurons_at, name, family, kind),
+        order=order,
+        style=style,
+        units=lambda shape: shape.mlp_width if kind == "mlp_act" else shape.width,
+    )
 
+
+_HEADS = "neurons of the attention heads, side by side: input of the output projection"
 
 PROVIDES: tuple[BasisSpec, ...] = (
-    _spec("mlp_act", "mlp", "mlp_act", "MLP activations: input of the down projection"),
-    _spec("mlp_out", "mlp", "mlp_out", "neurons of the MLP's output"),
-    _spec("attn_z", "attn", "attn_z", "neurons of the attention heads, side by side: input of the output projection"),
-    _spec("attn_out", "attn", "attn_out", "neurons of the attention's output"),
-    _spec("resid", "resid", "resid_post", "neurons of the residual stream after each block"),
+    _spec("mlp_act", "mlp", "mlp_act", "MLP activations: input of the down projection", 1, Style("blue", "solid", "o")),
+    _spec("mlp_out", "mlp", "mlp_out", "neurons of the MLP's output", 2, Style("vermillion", "dashed", "s")),
+    _spec("attn_z", "attn", "attn_z", _HEADS, 4, Style("vermillion", "solid", "v")),
+    _spec("attn_out", "attn", "attn_out", "neurons of the attention's output", 5, Style("orange", "solid", "s")),
+    _spec(
+        "resid",
+        "resid",
+        "resid_post",
+        "neurons of the residual stream after each block",
+        3,
+        Style("black", "solid", "o"),
+    ),
 )

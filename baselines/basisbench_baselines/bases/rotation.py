@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
 from basisbench.protocols import BasisSpec
-from basisbench.types import Family, Site
-from basisbench_baselines.dictionaries.fast import RowsPart
+from basisbench.types import Family, Site, Style
+from basisbench_baselines.dictionaries.fast import SelectedUnits
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -57,7 +57,7 @@ class RotatedActivations:
         """Return the activation with these components."""
         return self._maps[site.layer][1](f)
 
-    def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart:
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> SelectedUnits:
         """Return some axes."""
         rotation = self.rotations[site.layer]
 
@@ -65,7 +65,7 @@ class RotatedActivations:
             rows = passing_linear_map(rotation[some], None)
             return lambda x: rows(x.to(rotation.dtype))
 
-        return RowsPart(units, encoder, rotation.__getitem__)
+        return SelectedUnits(units, encoder, rotation.__getitem__)
 
 
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
@@ -99,5 +99,13 @@ def build_rotation(model: Model) -> RotatedActivations:
 
 
 PROVIDES: tuple[BasisSpec, ...] = (
-    BasisSpec("mlp_act_rotated", "mlp", "control: MLP activations under a fixed random rotation", build=build_rotation),
+    BasisSpec(
+        "mlp_act_rotated",
+        "mlp",
+        "control: MLP activations under a fixed random rotation",
+        build=build_rotation,
+        order=6,
+        style=Style("grey", "dotted", "X"),
+        units=lambda shape: shape.mlp_width,
+    ),
 )

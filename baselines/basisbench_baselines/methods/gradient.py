@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from basisbench.attribution.projection import projected_scores
 from basisbench.protocols import Basis, Method, ScoringContext
-from basisbench.types import Scores
+from basisbench.types import Passes, Scores, Style
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,16 @@ class GradientMethod:
     Attributes:
         name: name of the method and of the rule.
         summary: one line for listings.
+        order: place in tables.
+        style: how pictures draw it.
+        passes: what its gradient field takes.
     """
 
     name: str
     summary: str
+    order: int
+    style: Style
+    passes: Passes
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return gradient times difference, averaged over the pairs of the group."""
@@ -27,8 +33,32 @@ class GradientMethod:
 
 
 PROVIDES: tuple[Method, ...] = (
-    GradientMethod("ixg", "input x gradient, attribution patching: gradient at the clean run (arXiv 2310.10348)"),
-    GradientMethod("ig", "integrated gradients, 10 steps, one layer's site at a time (arXiv 2403.19647)"),
-    GradientMethod("ig_inputs", "integrated gradients over the embeddings, 10 steps (arXiv 2403.17806)"),
-    GradientMethod("relp", "relevance patching: gradient at the clean run under LRP rules (arXiv 2508.21258)"),
+    GradientMethod(
+        "ixg",
+        "input x gradient, attribution patching: gradient at the clean run (arXiv 2310.10348)",
+        order=4,
+        style=Style("green", "dash-dot", "D"),
+        passes=Passes(per_prompt=3, shared="task"),
+    ),
+    GradientMethod(
+        "ig",
+        "integrated gradients, 10 steps, one layer's site at a time (arXiv 2403.19647)",
+        order=2,
+        style=Style("vermillion", "dashed", "s"),
+        passes=Passes(per_prompt=2, per_layer=30, shared="family"),
+    ),
+    GradientMethod(
+        "ig_inputs",
+        "integrated gradients over the embeddings, 10 steps (arXiv 2403.17806)",
+        order=3,
+        style=Style("orange", "long-dash", "v"),
+        passes=Passes(per_prompt=30, shared="task"),
+    ),
+    GradientMethod(
+        "relp",
+        "relevance patching: gradient at the clean run under LRP rules (arXiv 2508.21258)",
+        order=1,
+        style=Style("blue", "solid", "o"),
+        passes=Passes(per_prompt=3, shared="task"),
+    ),
 )

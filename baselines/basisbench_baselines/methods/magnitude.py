@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from basisbench.protocols import Basis, Method, ScoringContext
-from basisbench.types import Scores
+from basisbench.types import Passes, Scores, Style
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,9 @@ class Magnitude:
 
     name: str = "magnitude"
     summary: str = "mean absolute difference of the activation between clean and counterfactual"
+    order: ClassVar[int] = 6
+    style: ClassVar[Style] = Style("purple", "long-dash", "^")
+    passes: ClassVar[Passes] = Passes()
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return the mean size of each node's change over the pairs of the group."""

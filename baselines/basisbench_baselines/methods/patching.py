@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from basisbench.protocols import Basis, Method, ScoringContext
-from basisbench.types import Scores, Site
+from basisbench.types import Passes, Scores, Site, Style
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,9 @@ class ActivationPatching:
 
     name: str = "patching"
     summary: str = "exact activation patching, one run per node: for small models and oracles"
+    order: ClassVar[int] = 5
+    style: ClassVar[Style] = Style("black", "solid", "P")
+    passes: ClassVar[Passes] = Passes(per_node=1)
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return the mean effect of each node over the pairs of the group."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from basisbench.protocols import Basis, Method, ScoringContext
-from basisbench.types import Scores
+from basisbench.types import Passes, Scores, Style
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,9 @@ class RandomScores:
 
     name: str = "random"
     summary: str = "standard normal scores, fixed by the seed: the floor"
+    order: ClassVar[int] = 7
+    style: ClassVar[Style] = Style("grey", "dotted", "X")
+    passes: ClassVar[Passes] = Passes()
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return a draw per node; the same basis and group get the same draw under the same seed."""

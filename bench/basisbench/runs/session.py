@@ -21,7 +21,7 @@ from basisbench.attribution.fit import Fit, measure_fit
 from basisbench.circuits.curve import GroupCurve, measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
-from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
+from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
@@ -52,12 +52,14 @@ class Session:
         attribution: pairs that scores and mean references come from.
         evaluation: pairs that curves come from.
         groups: the aligned groups, in the order of the record's examples.
+        seed: seed of the pairs and of random scores.
     """
 
     model: Model
     attribution: PairSet
     evaluation: PairSet
     groups: tuple[GroupPair, ...]
+    seed: int = 0
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
 
     @cached_property
@@ -108,7 +110,7 @@ class Session:
                 group.forget_other_bases("")
             # Weights of the basis go before passes become smaller still.
             less = keep_less(self.model, key)
-            release(self.model)
+            self.model.batching.release()
             if exhausted and not less:
                 raise MemoryExhaustedError(exhausted)
             if not less and not self.model.batching.halve_all():
@@ -282,4 +284,4 @@ def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation
         GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
         for pairs in evaluation
     )
-    return Session(model, attribution, evaluation, groups)
+    return Session(model, attribution, evaluation, groups, seed)
