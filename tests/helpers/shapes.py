@@ -15,6 +15,7 @@ from jaxtyping import _decorator, install_import_hook
 
 PACKAGES = (
     "basisbench.attribution",
+    "basisbench.circuits",
     "basisbench.models",
     "basisbench_baselines.bases",
     "basisbench_baselines.dictionaries",
