@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from basisbench.errors import TaskError
 from basisbench.pairs import alignment
 from basisbench.pairs import tokens as token_alignment
-from basisbench.pairs.alignment import align, load_splits, to_dataset
+from basisbench.pairs.alignment import align, load_splits, pairs_of, to_dataset
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, PairSet, Segment, Split
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
@@ -55,7 +55,7 @@ def aligned(pairs: list[ContrastPair], count: int = 100, **options: int) -> Pair
 def test_ids_are_the_tokenizer_s_own_with_one_beginning_of_sequence(task: Any, build: Any) -> None:
     tokenizer = build()
     for split in SPLITS:
-        for group in task.pairs(tokenizer, split, 60, 0):
+        for group in pairs_of(task, tokenizer, split, 60, 0):
             for side, texts in ((group.clean, group.clean_text), (group.counterfactual, group.counterfactual_text)):
                 for ids, text in zip(side.tolist(), texts, strict=True):
                     assert ids == [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
@@ -67,7 +67,7 @@ def test_ids_are_the_tokenizer_s_own_with_one_beginning_of_sequence(task: Any, b
 def test_answers_and_foils_are_single_continuations(task: Any, build: Any) -> None:
     tokenizer = build()
     wanted = {(pair.clean_text, pair.counterfactual_text): pair for pair in task.candidates("evaluation", 0)}
-    for group in task.pairs(tokenizer, "evaluation", 60, 0):
+    for group in pairs_of(task, tokenizer, "evaluation", 60, 0):
         assert group.answers.shape == group.foils.shape == (len(group), 1)
         for row in range(len(group)):
             source = wanted[group.clean_text[row], group.counterfactual_text[row]]
@@ -87,7 +87,7 @@ def test_a_position_plays_one_role_throughout_a_group(task: Any, build: Any) -> 
     """The tokens of each role, put together, are the text of that role's segment: in every pair, on both sides."""
     tokenizer = build()
     source = {(pair.clean_text, pair.counterfactual_text): pair for pair in task.candidates("attribution", 0)}
-    for group in task.pairs(tokenizer, "attribution", 60, 0):
+    for group in pairs_of(task, tokenizer, "attribution", 60, 0):
         assert group.roles[0] == "bos"
         assert len(group.roles) == group.length
         for row in range(len(group)):
@@ -104,7 +104,7 @@ def test_subwords_do_split_words() -> None:
     tokenizer = subword_tokenizer()
     lengths = {
         group.length
-        for group in REGISTRY.get("task", "user_occupation").pairs(tokenizer, "evaluation", 400, 0)
+        for group in pairs_of(REGISTRY.get("task", "user_occupation"), tokenizer, "evaluation", 400, 0)
         if group.group.startswith("statement_0/question_0")
     }
     assert len(lengths) > 1
@@ -114,7 +114,7 @@ def test_subwords_do_split_words() -> None:
 @every_task
 def test_clean_prompts_are_distinct_and_differ_from_their_counterfactual(task: Any, build: Any) -> None:
     for split in SPLITS:
-        pair_set = task.pairs(build(), split, 200, 0)
+        pair_set = pairs_of(task, build(), split, 200, 0)
         prompts = [text for group in pair_set for text in group.clean_text]
         assert len(prompts) == len(set(prompts))
         for group in pair_set:
@@ -250,9 +250,6 @@ class TwoSplits:
         del seed
         return iter(self.by_split[split])
 
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
-
 
 def test_load_splits_keeps_the_groups_that_both_splits_have() -> None:
     more = [pair(f"{noun}s", noun, template="attribution only") for noun in NOUNS]
@@ -283,7 +280,7 @@ def test_load_splits_gives_the_same_groups_and_repeats_itself(task: Any) -> None
 
 
 def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
-    pair_set = TwoSplits({"attribution": GOOD, "evaluation": []}).pairs(build_tokenizer(), "attribution", 10, 0)
+    pair_set = pairs_of(TwoSplits({"attribution": GOOD, "evaluation": []}), build_tokenizer(), "attribution", 10, 0)
     dataset = to_dataset(pair_set)
     assert dataset.num_rows == pair_set.pair_count == 10
     assert dataset[3]["clean_text"] == pair_set[0].clean_text[3]
@@ -291,3 +288,21 @@ def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
     assert dataset[3]["roles"] == ["bos", "opening", "subject"]
     assert str(dataset.info.version) == "7.0.0"
     assert "demo, version 7, attribution split" in dataset.info.description
+
+
+@pytest.mark.parametrize(("split", "number", "expected"), [
+    ("validation", 5, "task 'sva_rc' has no split 'validation'; it has attribution and evaluation"),
+    ("attribution", 0, "task 'sva_rc': 0 pairs asked of the attribution split; ask for at least 1"),
+])  # fmt: skip
+def test_a_wrong_request_is_refused_in_one_line(split: Any, number: int, expected: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        pairs_of(REGISTRY.get("task", "sva_rc"), build_tokenizer(), split, number, 0)
+    assert str(caught.value) == expected
+
+
+def test_a_task_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "MOST_CANDIDATES", 20)
+    task = TwoSplits({"attribution": GOOD * 3, "evaluation": GOOD * 2})
+    with pytest.raises(TaskError, match="task 'demo' yields more than 20 attribution candidates; a task must end"):
+        pairs_of(task, build_tokenizer(), "attribution", 10, 0)
+    assert pairs_of(task, build_tokenizer(), "evaluation", 10, 0).pair_count == 10

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from basisbench.attribution.context import GroupContext
 from basisbench.checks.snapshots import Snapshot, take_snapshot
 from basisbench.circuits.group import GroupPair
 from basisbench.errors import BasisBenchError, TaskError
-from basisbench.pairs.alignment import align, load_splits
-from basisbench.types import Pairs, PairSet, Split
+from basisbench.pairs.alignment import load_splits
+from basisbench.types import ContrastPair, Pairs, Split
 
 if TYPE_CHECKING:
     import torch
@@ -65,7 +65,7 @@ def prompts_of(model: Model, task: Task) -> Prompts:
     Raises:
         TaskError: the task gives no pairs for the model's tokenizer.
     """
-    for asked in (cast("Task", _FirstOf(task)), task):  # the first candidates are mostly enough
+    for asked in (_FirstOf(task), task):  # the first candidates are mostly enough
         try:
             attribution, evaluation = load_splits(
                 asked, model.tokenizer, attribution=ATTRIBUTION, evaluation=EVALUATION, seed=0
@@ -90,10 +90,19 @@ class _FirstOf:
         """Name of the task."""
         return self.task.name
 
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        """Return aligned pairs of the first candidates."""
-        first = islice(self.task.candidates(split, seed), _FIRST)
-        return align(self.task.name, self.task.version, first, tokenizer, split, count)
+    @property
+    def version(self) -> str:
+        """Version of the task."""
+        return self.task.version
+
+    @property
+    def summary(self) -> str:
+        """Summary of the task."""
+        return self.task.summary
+
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        """Yield the first candidates."""
+        return islice(self.task.candidates(split, seed), _FIRST)
 
 
 def contexts_of(model: Model, prompts: Prompts, *, seed: int = 0) -> GroupPair:

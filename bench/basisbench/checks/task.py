@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from basisbench.checks.basis_claims import complaints
 from basisbench.checks.finding import Check, Finding, Property, holds, information, not_measured, nothing, run_checks
 from basisbench.checks.stage import contexts_of, prompts_of
 from basisbench.errors import TaskError
-from basisbench.pairs.alignment import MINIMUM_GROUP, load_splits
-from basisbench.types import SPLITS, ContrastPair, Pairs, PairSet, Split
+from basisbench.pairs.alignment import MINIMUM_GROUP, load_splits, pairs_of
+from basisbench.types import SPLITS, ContrastPair, PairSet, Split
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
@@ -47,13 +47,7 @@ class TaskStage:
     @cached_property
     def pairs(self) -> Mapping[Split, PairSet]:
         """The aligned groups of each split, under seed 0."""
-        return {split: self.task.pairs(self.model.tokenizer, split, _WANTED, 0) for split in SPLITS}
-
-    def groups(self) -> Iterator[tuple[Split, Pairs]]:
-        """Yield the aligned groups of both splits."""
-        for split in SPLITS:
-            for group in self.pairs[split]:
-                yield split, group
+        return {split: pairs_of(self.task, self.model.tokenizer, split, _WANTED, 0) for split in SPLITS}
 
 
 def check_task(task: Task, model: Model) -> Iterator[Property]:
@@ -145,20 +139,7 @@ def _same_again(stage: TaskStage) -> Finding:
         list(islice(stage.task.candidates(split, 1), 5))  # another seed in between, not read to its end
         if list(islice(stage.task.candidates(split, 0), _MOST + 1)) != stage.candidates[split]:
             changed.append(f"{split} candidates")
-        again = stage.task.pairs(stage.model.tokenizer, split, _WANTED, 0)
-        if digest_of(again) != digest_of(stage.pairs[split]):
-            changed.append(f"{split} pairs")
     return nothing(changed, "that differ on a second call")
-
-
-def digest_of(pairs: PairSet) -> str:
-    """Return the SHA-256 over the token ids and texts of aligned groups."""
-    digest = hashlib.sha256()
-    for group in pairs:
-        digest.update(repr((group.group, group.roles, group.clean_text, group.counterfactual_text)).encode())
-        for ids in (group.clean, group.counterfactual, group.answers, group.foils):
-            digest.update(ids.astype("<i8").tobytes())
-    return digest.hexdigest()
 
 
 def _other_seed(stage: TaskStage) -> Finding:
@@ -216,95 +197,16 @@ def _other_process(stage: TaskStage) -> Finding:
     return holds(True, "the same in 2 other processes", "the same pairs")
 
 
-def _aligned(stage: TaskStage) -> Finding:
-    found = []
-    for split, group in stage.groups():
-        where = f"{split} group {group.group}"
-        rows = len(group)
-        shapes = {ids.shape for ids in (group.clean, group.counterfactual)}
-        if shapes != {(rows, len(group.roles))}:
-            found.append(f"{where}: {len(group.roles)} roles for ids of shapes {sorted(shapes)}")
-        if {len(group.answers), len(group.foils), len(group.clean_text), len(group.counterfactual_text)} != {rows}:
-            found.append(f"{where}: answers, foils or texts are not one per pair")
-        if (group.task, group.version, group.split) != (stage.task.name, stage.task.version, split):
-            found.append(f"{where}: says it is {group.task}, version {group.version}, split {group.split}")
-        found += [f"{where}: {text!r} has no contrast" for text in _without_contrast(group)]
-    keys = [{group.group for group in pairs} for pairs in stage.pairs.values()]
-    if not keys[0] & keys[1]:
-        found.append("the two splits have no aligned group in common")
-    return nothing(found, "mistakes")
-
-
-def _without_contrast(group: Pairs) -> list[str]:
-    return [
-        text
-        for text, clean, other in zip(group.clean_text, group.clean, group.counterfactual, strict=False)
-        if clean.shape == other.shape and (clean == other).all()
-    ]
-
-
-def _tokens(stage: TaskStage) -> Finding:
-    """Hold that token ids are those of the texts, and that answers and foils are one token after either prompt."""
-    tokenizer: Any = stage.model.tokenizer
-    texts = {(pair.clean_text, pair.counterfactual_text): pair for pairs in stage.candidates.values() for pair in pairs}
-    found = []
-    for split, group in stage.groups():
-        for row, both in enumerate(zip(group.clean_text, group.counterfactual_text, strict=True)):
-            where, pair = f"{split} {both[0]!r}", texts.get(both)
-            if pair is None:
-                found.append(f"{where}: not among the candidates")
-                continue
-            for text, ids in zip(both, (group.clean, group.counterfactual), strict=True):
-                bare = _ids(tokenizer, text)
-                if ids[row].tolist() != _start(tokenizer) + bare:
-                    found.append(f"{where}: other ids than those of {text!r}")
-                for words, tokens in ((pair.answers, group.answers), (pair.foils, group.foils)):
-                    continued = [[*bare, token] for token in tokens[row].tolist()]
-                    if continued != [_ids(tokenizer, text + word) for word in words]:
-                        found.append(f"{where}: {words} are not the single tokens {tokens[row].tolist()}")
-            answers, foils = set(group.answers[row].tolist()), set(group.foils[row].tolist())
-            if answers & foils or tokenizer.unk_token_id in answers | foils:
-                found.append(f"{where}: an answer is a foil or unknown to the tokenizer")
-    return nothing(found, "mistakes")
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _start(tokenizer: Any) -> list[int]:
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-
-
 def _enough(stage: TaskStage) -> Finding:
     tokenizer, bound = stage.model.tokenizer, f"at least {MINIMUM_GROUP} in a common group, no more than asked"
     try:
         load_splits(stage.task, tokenizer, attribution=MINIMUM_GROUP, evaluation=MINIMUM_GROUP, seed=0)
-        everything = [stage.task.pairs(tokenizer, split, _MOST, 0).pair_count for split in SPLITS]
+        everything = [pairs_of(stage.task, tokenizer, split, _MOST, 0).pair_count for split in SPLITS]
     except TaskError as error:
         return holds(False, str(error), bound)
     most = max(pairs.pair_count for pairs in stage.pairs.values())
     text = f"{everything[0]} attribution and {everything[1]} evaluation pairs; {most} where {_WANTED} are asked"
     return holds(most <= _WANTED, text, bound)
-
-
-def _refusals(stage: TaskStage) -> Finding:
-    tokenizer, found = stage.model.tokenizer, []
-    for what, split, count in (
-        ("a split named 'validation'", "validation", 10),
-        ("a count of 0", "attribution", 0),
-        ("a count of -1", "evaluation", -1),
-    ):
-        try:
-            stage.task.pairs(tokenizer, split, count, 0)  # type: ignore[arg-type]
-        except TaskError as error:
-            if "\n" in str(error).strip():
-                found.append(f"{what}: more than one line")
-        except Exception as error:
-            found.append(f"{what}: {type(error).__name__} instead of a TaskError")
-        else:
-            found.append(f"{what} is taken")
-    return nothing(found, "wrong requests not refused in one line")
 
 
 def _accuracy(stage: TaskStage) -> Finding:
@@ -324,10 +226,7 @@ CHECKS: tuple[Check[TaskStage], ...] = (
     Check("the same again", "a second call gives the same pairs", _same_again),
     Check("another process", "another process gives the same pairs", _other_process),
     Check("another seed", "another seed gives another order", _other_seed),
-    Check("aligned groups", "pairs of a group have one length and one role per position", _aligned),
-    Check("tokens", "ids are those of the texts; answers and foils are known single tokens", _tokens),
     Check("enough pairs", "both splits have a common group that is large enough", _enough),
-    Check("refusals", "a wrong split and an impossible count are refused in one line", _refusals),
     Check("accuracy", "how often the model prefers the answer", _accuracy),
 )
 """In the order of the report."""

@@ -121,6 +121,10 @@ class GroupPair:
 
         return torch.cat(in_parts(model, "activations", len(batch.clean), batch.clean.shape[1], run_part))
 
+    def forget_shared_work(self) -> None:
+        """Drop what ablated passes share, where a basis may have changed it."""
+        self._shortcuts.clear()
+
     @cached_property
     def _prefix(self) -> Prefix:
         attribution, evaluation = self.attribution.batch, self.evaluation.batch

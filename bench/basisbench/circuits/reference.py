@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.values import reduced
 from basisbench.circuits.circuit import Reference
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ def reference_values(
     with torch.no_grad():
         for site in basis.sites:
             coordinates, error = source.coordinates(basis, site, "counterfactual")
-            units.append(_reduced(coordinates, ablation))
+            units.append(reduced(coordinates, ablation))
             if error is not None:
-                errors.append(_reduced(error, ablation))
+                errors.append(reduced(error, ablation))
     return Reference(tuple(units), None if basis.exact else tuple(errors))
 
 
@@ -59,11 +60,4 @@ def reference_outputs(
     model = source.model
     outputs = {"mlp": "mlp_out", "attn": "attn_out", "resid": "resid_post"}
     hooks = [model.hook(outputs[basis.family], site.layer) for site in basis.sites]  # type: ignore[arg-type]
-    return {hook: _reduced(source.activation(hook, "counterfactual"), ablation) for hook in hooks}
-
-
-def _reduced(values: Tensor, ablation: Ablation) -> Tensor:
-    if ablation == "counterfactual":
-        return values
-    mean = values.mean(0, keepdim=True)
-    return mean if ablation == "mean" else mean.new_zeros(mean.shape)
+    return {hook: reduced(source.activation(hook, "counterfactual"), ablation) for hook in hooks}

@@ -296,7 +296,7 @@ def _verify_cell(session: Session, drawn: Drawn, parts: Parts, weights: str) -> 
     """Compare the identities of one cell, and if they are the record's, re-run it."""
     recorded, dtype = drawn.record, str(session.model.dtype).removeprefix("torch.")
     try:
-        here = session.identity(parts.basis).model_copy(update={"model": weights})
+        here = session.identity(recorded.cell, parts.basis, parts.method).model_copy(update={"model": weights})
         problems = [*compare_identities(recorded, here)]
         if parts.basis.family != recorded.cell.family:
             problems.append(f"cell.family: {recorded.cell.family}, the basis is of {parts.basis.family}: not re-run")
