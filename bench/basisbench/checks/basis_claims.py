@@ -166,11 +166,19 @@ def _bytes(stage: BasisStage) -> Finding:
 
 
 def _fingerprint(stage: BasisStage) -> Finding:
+    basis = stage.basis
+    if stage.spec.fit is not None:
+        first, second = (getattr(each, "fingerprint", None) for each in (basis, stage.fresh()))
+        same = isinstance(first, str) and first == second
+        return holds(same, f"{first!r:.20}, fitted again {second!r:.20}", "the same text for the same data")
     first, second = (stage.spec.fingerprint(stage.model.spec) for _ in range(2))
     if first != second or not isinstance(first, str | None) or first == "":
         return holds(False, f"{first!r:.40}, then {second!r:.40}", "the same text or None")
     if first is None:
-        return information(f"None: no trained weights; {stage.basis.parameter_bytes} bytes of parameters")
+        told = f"None, with {basis.parameter_bytes} bytes of parameters"
+        # What reconstructs exactly may be computed, as a rotation is; what does not was trained or fitted.
+        trained = stage.rebuilds and not basis.exact and basis.parameter_bytes > 0
+        return holds(False, told, "a digest of trained weights") if trained else information(told)
     return holds(True, f"{first[:12]}... twice", "the same text or None")
 
 
@@ -226,6 +234,6 @@ FIRST: tuple[Check[BasisStage], ...] = (
 LAST: tuple[Check[BasisStage], ...] = (
     Check("state", "it keeps nothing of what it has encoded and decoded", _state),
     Check("bytes", "parameter_bytes accounts for the numbers that it holds", _bytes),
-    Check("fingerprint", "the fingerprint of its weights is the same every time", _fingerprint),
+    Check("fingerprint", "weights that were trained or fitted have a fingerprint, the same every time", _fingerprint),
 )
 """After everything else has been done with the basis."""

@@ -28,6 +28,12 @@ KINDS = ("neurons", "dictionary", "cross-layer transcoder")
 _MEMBERS = (
     "model",
     "pair_count",
+    "tokens",
+    "answers",
+    "foils",
+    "reference",
+    "gradients",
+    "metric",
     "gradient_field",
     "activation",
     "coordinates",

@@ -9,6 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.context import GroupContext
+from basisbench.attribution.fitting import TaskActivations
 from basisbench.checks.snapshots import Snapshot, take_snapshot
 from basisbench.circuits.group import GroupPair
 from basisbench.errors import BasisBenchError, TaskError
@@ -133,11 +134,15 @@ class BasisStage:
     @cached_property
     def basis(self) -> Basis:
         """The basis that most checks are made on."""
-        return self.spec.build(self.model)
+        return self._built()
+
+    def _built(self) -> Basis:
+        data = TaskActivations([self.group.attribution])
+        return self.spec.build(self.model) if self.spec.fit is None else self.spec.fit(self.model, data)
 
     def fresh(self) -> Basis:
         """Return a basis that has seen nothing yet, where it can be built anew."""
-        return self.spec.build(self.model) if self.rebuilds else self.basis
+        return self._built() if self.rebuilds else self.basis
 
     @cached_property
     def group(self) -> GroupPair:
