@@ -9,7 +9,7 @@ from basisbench.pairs.sentence_frames import generator, interleave
 from basisbench.types import ContrastPair, Segment, Split
 
 EVENTS = {"attribution": ("war", "siege", "trial", "voyage"), "evaluation": ("strike", "famine", "reign", "plague")}
-YEARS = {"attribution": range(32, 90, 2), "evaluation": range(33, 91, 2)}  # even years and odd ones
+YEARS = {"attribution": range(38, 90, 2), "evaluation": range(39, 91, 2)}  # even and odd, and no century
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ class GroupContext:
             hooks = {self._model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(self._model.layers)}
             tokens = self.tokens(side)
             try:
-                places = {name: self._model.place(name) for name in sorted(hooks | self._in_every_layer(hook))}
+                wanted = sorted(hooks | self._in_every_layer(hook))
+                places = {name: self._model.place(name) for name in wanted if (side, name) not in self._activations}
             except BasisBenchError:  # it lies inside a module, or there is none
                 self._model.hook_point(hook)
                 return activation_inside(self._model, tokens, hook)
