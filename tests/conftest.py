@@ -1,7 +1,9 @@
-"""Shared fixtures: tiny models with a real tokenizer, groups of the oracles, a full record, results, an opened page."""
+"""Shared fixtures, and what a run of the tests says at its end: its memory, and what it had to skip."""
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,56 @@ pytest.register_assert_rewrite("helpers.drawn_figures", "helpers.report_pages", 
 # How long an example takes says nothing on a machine that does other work too; speed has tests of its own (tests/perf).
 settings.register_profile("basisbench", deadline=None)
 settings.load_profile("basisbench")
+
+PEAKS = pytest.StashKey[list[int]]()
+"""Most bytes that each process that ran tests has held at once."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what opens a browser as slow."""
+    for item in items:
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Keep how much memory this process took, in a worker for the process that handed it the tests."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["peak"] = peak
+    elif not session.config.pluginmanager.hasplugin("dsession"):
+        session.config.stash[PEAKS] = [peak]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Keep the memory that a worker took; end the run at once if it died, for its tests would be missing."""
+    if error:
+        session = node.config.pluginmanager.getplugin("dsession")
+        session.shouldstop = f"worker {node.gateway.id} died, killed perhaps when memory ran short"
+    else:
+        node.config.stash.setdefault(PEAKS, []).append(node.workeroutput["peak"])
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say what was skipped for want of a browser, and how much memory the largest worker took."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if pages := sum("no browser on PATH" in str(report.longrepr) for report in skipped):
+        terminalreporter.write_line(
+            f"{pages} tests of the page of results were skipped: no chromium on PATH; apt-get install chromium"
+        )
+    if peaks := config.stash.get(PEAKS, []):
+        terminalreporter.write_line(f"largest worker: {max(peaks) / 2**30:.1f} GiB")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _onednn_wherever_it_can_be() -> Iterator[None]:
+    """Let no timing choose between oneDNN's and PyTorch's products: tests run both, and are the same every time."""
+    import basisbench.models.onednn
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(basisbench.models.onednn, "onednn_is_worth_it", lambda *_shape: True)
+        yield
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import basisbench
-
 CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGES = ("basisbench", "basisbench_tasks", "basisbench_baselines")
 
@@ -29,12 +27,3 @@ def test_data_files_are_there(package: str) -> None:
     wanted = {"basisbench": ["py.typed", "runs/suites/pocket.yaml"]}.get(package, ["py.typed"])
     for name in wanted:
         assert (files(package) / name).is_file(), name
-
-
-def test_the_public_names_are_there_and_documented() -> None:
-    for name in set(basisbench.__all__) - {"__version__"}:
-        assert getattr(basisbench, name).__doc__, name
-    assert set(basisbench.__all__) <= set(dir(basisbench))
-    assert callable(basisbench.runs.run), "the function, not the module of that name"
-    with pytest.raises(AttributeError, match="no attribute 'nonesuch'"):
-        basisbench.nonesuch  # type: ignore[attr-defined]  # noqa: B018

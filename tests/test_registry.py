@@ -122,6 +122,7 @@ def test_a_missing_plugin_file_is_told(tmp_path: Path) -> None:
         load_registry([tmp_path / "nothing.py"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("group", "value", "expected"),
     [
@@ -148,6 +149,7 @@ def test_installed_packages_register_through_entry_points(
     assert expected in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*PLURALS.values(), "suites"])
 def test_listing_imports_no_torch(kind: str) -> None:
     code = (

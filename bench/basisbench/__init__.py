@@ -7,50 +7,59 @@ The Python interface:
 - `summarise(path)` sums every cell up in one row: nodes and bits to 80% and 90%, areas, cost.
 - `plot_curves(frame)` draws faithfulness or completeness against circuit size; `plot_results(path, out)` every picture.
 - `to_dataset(path)` gives the rows of `load_results` as a Hugging Face dataset.
+- `load_model`, `load_pairs` and `score` do what a run does, step by step: `NodeScores`, `Circuit`, `Evaluation`.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from basisbench.errors import BasisBenchError
-from basisbench.runs.run import run  # bound here and now: it hides the module of the same name from attribute access
+from basisbench.lazy import lazy_names
+from basisbench.old_paths import install
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
+    from basisbench.errors import BasisBenchError
+    from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
     from basisbench.plots.curves import plot_curves, plot_results
     from basisbench.results.dataset import to_dataset
     from basisbench.results.frame import load_results, summarise
+    from basisbench.runs.run import run
 
 __all__ = [
     "BasisBenchError",
+    "Circuit",
+    "Evaluation",
+    "NodeScores",
     "__version__",
+    "load_model",
+    "load_pairs",
     "load_results",
     "plot_curves",
     "plot_results",
     "run",
+    "score",
     "summarise",
     "to_dataset",
 ]
 
-_LAZY = {
-    "load_results": "basisbench.results.frame",
-    "plot_curves": "basisbench.plots.curves",
-    "plot_results": "basisbench.plots.curves",
-    "summarise": "basisbench.results.frame",
-    "to_dataset": "basisbench.results.dataset",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import pandas, matplotlib and datasets only when they are asked for."""
-    if name in _LAZY:
-        from importlib import import_module
-
-        return getattr(import_module(_LAZY[name]), name)
-    raise AttributeError(f"module 'basisbench' has no attribute '{name}'")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "BasisBenchError": "errors",
+        "Circuit": "explore",
+        "Evaluation": "explore",
+        "NodeScores": "explore",
+        "load_model": "explore",
+        "load_pairs": "explore",
+        "load_results": "results.frame",
+        "plot_curves": "plots.curves",
+        "plot_results": "plots.curves",
+        "run": "runs.run",
+        "score": "explore",
+        "summarise": "results.frame",
+        "to_dataset": "results.dataset",
+    },
+)
+install()

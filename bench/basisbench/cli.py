@@ -33,7 +33,6 @@ examples:
   basisbench compare results/local                a table of the results
   basisbench plot results/local --out pictures    pictures of the results
   basisbench report results/local --out page      a page of the results, to open in a browser
-  basisbench report results/local --out page      a page of the results, opened from disk
   basisbench new basis my_basis                   a package for a basis of your own
   basisbench check my_basis                       measure the contract that it must keep
   basisbench validate results/local               check the records, without a model

@@ -1,6 +1,6 @@
 """The data that flows through the harness; everything here is frozen.
 
-Nothing in this module imports torch, so that listing and reading results stay quick.
+Nothing in this module imports torch or numpy, so that listing stays quick.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, overload
 
-import numpy as np
-from jaxtyping import Float, Int
-
 if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 Split = Literal["attribution", "evaluation"]

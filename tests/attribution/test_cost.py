@@ -38,6 +38,7 @@ def costs(cells: tuple[str, ...], ablation: Ablation) -> dict[str, float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ablation", get_args(Ablation))
 def test_forward_equivalents_do_not_depend_on_the_order_of_cells(ablation: Ablation) -> None:
     orders = [CELLS, tuple(reversed(CELLS)), (*CELLS[2:], *CELLS[:2])]

@@ -18,6 +18,7 @@ from helpers.oracle import Node
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
+@pytest.mark.slow
 def test_errors_are_what_all_earlier_layers_leave_over(architecture: str) -> None:
     slow, basis = cross.slow(architecture), cross.basis(architecture)
     pairs = cross.contexts(architecture)[0].attribution.pairs
@@ -43,6 +44,7 @@ def some_nodes(length: int) -> list[Node]:
     return [node for node in everything if node[2] == "error"] + random.Random(0).sample(everything, 60)
 
 
+@pytest.mark.slow
 def test_ixg_equals_finite_differences(architecture: str, cross_group: GroupPair) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
     scores = cross.score_of_nodes(GradientMethod("ixg", "").score(cross_group.attribution, basis), errors=True)
@@ -78,6 +80,7 @@ def test_scores_are_summed_over_the_sites_that_a_unit_writes(
         torch.testing.assert_close(found.units[layer], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_patching_equals_one_node_at_a_time(architecture: str, cross_group: GroupPair) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
     scores = cross.score_of_nodes(ActivationPatching().score(cross_group.attribution, basis), errors=True)

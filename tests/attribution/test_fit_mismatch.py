@@ -69,6 +69,7 @@ def refused(basis: Basis) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sae_mlp_out", "sae_attn_out", "sae_resid", "transcoder"])
 def test_dictionaries_where_they_belong_leave_next_to_nothing(name: str) -> None:
     assert max(measure_fit(built(name, SPEC.dictionaries[name]), groups()).fvu) < 0.02

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -34,7 +35,11 @@ def effect(slow: oracle.Naive, twin: oracle.NaiveBasis, group: GroupPair, node: 
     return total / len(pairs)
 
 
-@pytest.mark.parametrize("name", oracle.BASES)
+@oracle.on_architectures(
+    ("group", "name"),
+    whole=itertools.product((0, 1), oracle.BASES),
+    part=[(1, name) for name in ("attn_z", "sae_mlp_out", "transcoder")],
+)
 def test_patching_equals_one_node_at_a_time(architecture: str, group: GroupPair, name: str) -> None:
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
     length = group.attribution.pairs.length

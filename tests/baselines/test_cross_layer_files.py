@@ -205,7 +205,7 @@ def test_weights_that_were_let_go_are_read_again(copied: tuple[Model, Path]) -> 
 
 @pytest.mark.parametrize("active", [0, 1, 5, 40])
 def test_a_code_is_decoded_by_the_rows_of_its_active_units(active: int) -> None:
-    from basisbench_baselines.dictionaries.circuit_tracer_files import _product
+    from basisbench_baselines.dictionaries.circuit_tracer_layer import _product
 
     generator = torch.manual_seed(active)
     rows = torch.randn(40, 3, 6, generator=generator).bfloat16()[:, 1]

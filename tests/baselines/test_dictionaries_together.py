@@ -136,8 +136,8 @@ def _oracle(
     fired = code(all_x) > 0
     return DictionaryStatistics(
         l0=float((code(late_x) > 0).sum(1).double().mean()),
-        unexplained=float((late_y - rebuild(late_x)).square().sum() / (late_y - late_y.mean(0)).square().sum()),
-        unexplained_with_bos=float((all_y - rebuild(all_x)).square().sum() / (all_y - all_y.mean(0)).square().sum()),
+        fvu=float((late_y - rebuild(late_x)).square().sum() / (late_y - late_y.mean(0)).square().sum()),
+        fvu_with_bos=float((all_y - rebuild(all_x)).square().sum() / (all_y - all_y.mean(0)).square().sum()),
         silent_units=int((~fired.any(0)).sum()),
         units=fired.shape[1],
         loss_clean=loss(None),
@@ -218,7 +218,7 @@ def test_shipped_dictionaries_measure_again_as_the_card_says(
         stored = card_sites[site.name]
         # The card measures more documents; these are its first 200.
         assert found.l0 == pytest.approx(stored["l0"], rel=0.03), site.name
-        assert found.unexplained == pytest.approx(stored["fraction_of_variance_unexplained"], rel=0.15), site.name
+        assert found.fvu == pytest.approx(stored["fraction_of_variance_unexplained"], rel=0.15), site.name
         assert found.recovered == pytest.approx(stored["loss_recovered_from_zero"], abs=0.01), site.name
         assert found.loss_clean == pytest.approx(stored["loss_clean"], abs=0.05), site.name
 

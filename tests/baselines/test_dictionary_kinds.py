@@ -6,49 +6,20 @@ from typing import Any
 
 import pytest
 import torch
-from sae_lens.registry import SAE_CLASS_REGISTRY, get_sae_class
+from sae_lens.registry import SAE_CLASS_REGISTRY
 from torch import Tensor
 
 from basisbench.errors import BasisError
 from basisbench.protocols import UnitwiseBasis
 from basisbench.types import Site
 from basisbench_baselines.bases.saelens import DictionaryBasis
-from basisbench_baselines.dictionaries.fast import elementwise_dictionary
+from basisbench_baselines.dictionaries.fast import independent_units
 from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary, adapt
+from helpers.random_dictionaries import UNITS, D, make
 
-D, UNITS = 12, 40
 SITE = Site(0, "blocks.0.hook_resid_post", "blocks.0.hook_resid_post")
 SAES = ("standard", "gated", "topk", "abstopk", "jumprelu", "matching_pursuit")
 TRANSCODERS = ("transcoder", "jumprelu_transcoder", "skip_transcoder", "jumprelu_skip_transcoder")
-
-
-def make(
-    kind: str, *, shifted: bool = False, normalisation: str = "none", seed: int = 1, width: int = D, **more: Any
-) -> Any:
-    """Return a random dictionary in float64."""
-    if "transcoder" in kind:
-        more["d_out"] = 9
-    if kind in ("topk", "abstopk"):
-        more["k"] = 7
-    module_class, config_class = get_sae_class(kind)
-    module: Any = module_class(
-        config_class(
-            d_in=width,
-            d_sae=UNITS,
-            dtype="float64",
-            apply_b_dec_to_input=shifted,
-            normalize_activations=normalisation,
-            **more,
-        )
-    )
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.copy_(noise.abs() if name == "threshold" else noise / (4 if parameter.ndim > 1 else 2))
-        if kind == "matching_pursuit":
-            module.W_dec /= module.W_dec.norm(dim=-1, keepdim=True)
-    return module.eval().requires_grad_(False)
 
 
 def twin(kind: str, **settings: Any) -> tuple[Any, Any]:
@@ -201,7 +172,7 @@ def test_further_units_that_are_linear_can_be_computed_alone(kind: str) -> None:
 def test_units_that_depend_on_each_other_have_no_parts() -> None:
     for kind, settings in (("topk", {}), ("gated", {}), ("standard", {"normalisation": "layer_norm"})):
         ours = adapt(make(kind, **settings))
-        assert elementwise_dictionary(ours) is None
+        assert independent_units(ours) is None
         assert basis_of(ours).part(SITE, torch.tensor([1])) is None
 
 

@@ -1,4 +1,4 @@
-"""The shelf of dictionaries that do not fit at once: what makes room for what, copies on devices, reading again."""
+"""Dictionaries that do not fit into memory at once: what makes room for what, copies on devices, reading again."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf, Window, copied_to
+from basisbench_baselines.dictionaries.lazy_layers import LayerCache, LazyDictionaries, copied_to
 from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary, adapt
 
 
 def test_what_was_used_last_makes_room_so_that_the_rest_is_there_in_the_next_pass() -> None:
     """Six layers of one size, room for three and the loading of one: half of them are found in every later pass."""
-    window = Window(dict.fromkeys(range(6), 10), 40)
-    assert window.overflows
+    cache = LayerCache(dict.fromkeys(range(6), 10), 40)
+    assert cache.overflows
     loads = []
     for _ in range(3):
         loads.append(0)
         for index in range(6):
-            loads[-1] += index not in window.inside
-            window.enter(index)
-            assert len(window.inside) <= 3, "the one that is loaded takes its size twice"
-    assert loads == [6, 3, 3], "letting go of the oldest would give 6 each time"
-    assert not Window(dict.fromkeys(range(6), 10), 70).overflows
+            loads[-1] += index not in cache.cached
+            cache.add(index)
+            assert len(cache.cached) <= 3, "the one that is loaded takes its size twice"
+    assert loads == [6, 3, 3], "freeing the least recently used would give 6 each time"
+    assert not LayerCache(dict.fromkeys(range(6), 10), 70).overflows
 
 
 @given(
@@ -33,26 +33,26 @@ def test_what_was_used_last_makes_room_so_that_the_rest_is_there_in_the_next_pas
     room=st.integers(0, 200),
     asked=st.lists(st.integers(0, 7), max_size=40),
 )
-def test_a_window_holds_what_was_asked_for_and_never_more_than_there_is_room(
+def test_the_cache_holds_what_was_asked_for_and_never_more_than_there_is_room(
     sizes: list[int], room: int, asked: list[int]
 ) -> None:
-    window = Window(dict(enumerate(sizes)), room)
+    cache = LayerCache(dict(enumerate(sizes)), room)
     held: set[int] = set()
     for index in (number % len(sizes) for number in asked):
         was_there = index in held
-        left = window.enter(index)
-        assert set(left) <= held
-        assert index not in left
-        assert not (was_there and left)
-        held = (held - set(left)) | {index}
-        assert set(window.inside) == held
+        freed = cache.add(index)
+        assert set(freed) <= held
+        assert index not in freed
+        assert not (was_there and freed)
+        held = (held - set(freed)) | {index}
+        assert set(cache.cached) == held
         assert len(held) == 1 or sum(sizes[each] for each in held) <= room
-    if not window.overflows:
+    if not cache.overflows:
         assert held == {number % len(sizes) for number in asked}
-    before = set(window.inside)
-    left = window.narrow()
-    assert bool(left) == (len(before) > 1)
-    assert set(window.inside) == before - set(left)
+    before = set(cache.cached)
+    freed = cache.shrink()
+    assert bool(freed) == (len(before) > 1)
+    assert set(cache.cached) == before - set(freed)
 
 
 def small_sae(kind: str = "standard", **fields: Any) -> Any:
@@ -101,10 +101,12 @@ def test_what_does_not_fit_on_a_device_is_read_from_its_file_once_while_there_is
 
         return load
 
-    shelf = DictionaryShelf([loader(index) for index in range(4)], [10] * 4, ["cpu:0"] * 4, {"cpu:0": 20}, spare=40)
-    assert shelf.overflows
+    dictionaries = LazyDictionaries(
+        [loader(index) for index in range(4)], [10] * 4, ["cpu:0"] * 4, {"cpu:0": 20}, spare=40
+    )
+    assert dictionaries.overflows
     for _ in range(3):
         for index in range(4):
-            assert torch.equal(shelf[index].W_dec, small_sae().W_dec)
-            assert len(shelf.loaded) == 1
+            assert torch.equal(dictionaries[index].W_dec, small_sae().W_dec)
+            assert len(dictionaries.loaded) == 1
     assert [read.count(index) for index in range(4)] == [1, 1, 1, 3]

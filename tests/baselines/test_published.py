@@ -76,7 +76,8 @@ def basis_of(name: str) -> Basis:
 
 def stored(name: str, layer: int) -> Weights:
     """Return what the files of the dictionary of a layer hold, as float64."""
-    return {key: value.double() for key, value in hub_of(name).weights[name, RELEASES[name].at(layer)].items()}
+    weights = hub_of(name).weights[name, RELEASES[name].at(layer)]
+    return {key: value.to_dense().double() for key, value in weights.items()}
 
 
 def formula(name: str, layer: int, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What users of published dictionaries will meet, each told in one line; through the hub's own client."""
+"""What users of published dictionaries will meet, each reported in one line; through the hub's own client."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def model(hub: HubReplica) -> Model:
     return load_model(ModelSpec("tiny pythia", str(hub.snapshot(MODELS["pythia"].repository)), "tiny"))
 
 
-def told(work: Any, *mentioned: str) -> None:
+def line_of(work: Any, *mentioned: str) -> None:
     with pytest.raises(BasisError) as caught:
         work()
     message = str(caught.value)
@@ -61,28 +61,31 @@ def use(model: Model, name: str = BASIS) -> None:
             basis.encode(site, torch.zeros(1, 1, 16))
 
 
+@pytest.mark.slow
 def test_nothing_cached_and_no_network(hub: HubReplica, model: Model) -> None:
     shutil.rmtree(hub.folder(REPOSITORY))
-    told(lambda: use(model), f"basis '{BASIS}'", REPOSITORY, "is not in the cache", "HF_HUB_OFFLINE")
+    line_of(lambda: use(model), f"basis '{BASIS}'", REPOSITORY, "is not in the cache", "HF_HUB_OFFLINE")
     spec = load_registry().get("basis", BASIS)
-    told(lambda: spec.fingerprint(model.spec), f"basis '{BASIS}'", REPOSITORY, "is not in the cache")
+    line_of(lambda: spec.fingerprint(model.spec), f"basis '{BASIS}'", REPOSITORY, "is not in the cache")
 
 
 def test_one_file_is_not_cached_and_no_network(hub: HubReplica, model: Model) -> None:
     name = "4-mlp-sm/sae_weights.safetensors"
     (hub.snapshot(REPOSITORY) / name).unlink()
-    told(lambda: use(model), "'blocks.4.hook_mlp_out'", REPOSITORY, name, "hub cannot be reached")
+    line_of(lambda: use(model), "'blocks.4.hook_mlp_out'", REPOSITORY, name, "hub cannot be reached")
 
 
 def test_a_cross_layer_transcoder_that_is_not_cached_or_lacks_a_file(hub: HubReplica, model: Model) -> None:
-    told(lambda: use(model, "clt:org/none"), "basis 'clt:org/none': org/none is not in the cache")
+    line_of(lambda: use(model, "clt:org/none"), "basis 'clt:org/none': org/none is not in the cache")
     commit = hub.commit("org/clt", {"config.yaml": b"model_kind: cross_layer_transcoder"})
-    told(lambda: use(model, "clt:org/clt"), f"has org/clt at {commit[:12]} without W_dec_0.safetensors")
+    line_of(lambda: use(model, "clt:org/clt"), f"has org/clt at {commit[:12]} without W_dec_0.safetensors")
 
 
 @pytest.mark.parametrize("revision", ["a-branch", "0" * 40])
 def test_a_revision_that_the_cache_lacks(hub: HubReplica, model: Model, revision: str) -> None:
-    told(lambda: use(model, f"sae:{RELEASE}@{revision}"), f"revision '{revision}' of {REPOSITORY} is not in the cache")
+    line_of(
+        lambda: use(model, f"sae:{RELEASE}@{revision}"), f"revision '{revision}' of {REPOSITORY} is not in the cache"
+    )
     assert hub.snapshot(REPOSITORY).is_dir()
 
 
@@ -91,7 +94,7 @@ def test_a_file_that_is_not_what_its_hash_says(hub: HubReplica, model: Model, da
     blob = (hub.snapshot(REPOSITORY) / "2-mlp-sm" / "sae_weights.safetensors").resolve()
     content = blob.read_bytes()
     blob.write_bytes(content[:-8] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
-    told(lambda: use(model), "2-mlp-sm/sae_weights.safetensors", "is damaged", blob.name[:12], f"delete {blob}")
+    line_of(lambda: use(model), "2-mlp-sm/sae_weights.safetensors", "is damaged", blob.name[:12], f"delete {blob}")
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,7 @@ def test_a_file_that_is_not_what_its_hash_says(hub: HubReplica, model: Model, da
 def test_a_file_that_nobody_can_read(hub: HubReplica, model: Model, file: str, content: bytes) -> None:
     """Published so: its hash is right."""
     hub.commit(REPOSITORY, {f"2-mlp-sm/{file}": content})
-    told(lambda: use(model), "'blocks.2.hook_mlp_out'", REPOSITORY)
+    line_of(lambda: use(model), "'blocks.2.hook_mlp_out'", REPOSITORY)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
@@ -126,7 +129,7 @@ def test_memory_that_runs_out_while_weights_are_read_is_not_blamed_on_the_file(
 def test_a_dictionary_of_another_width(hub: HubReplica, model: Model) -> None:
     config = json.loads((hub.snapshot(REPOSITORY) / "3-mlp-sm" / "cfg.json").read_text()) | {"d_in": 24}
     hub.commit(REPOSITORY, {"3-mlp-sm/cfg.json": json.dumps(config).encode()})
-    told(
+    line_of(
         lambda: use(model), "'blocks.3.hook_mlp_out'", "width 24 to 24", "'tiny pythia' have 16 and 16", "another model"
     )
 
@@ -134,20 +137,22 @@ def test_a_dictionary_of_another_width(hub: HubReplica, model: Model) -> None:
 def test_a_release_of_a_deeper_model() -> None:
     with replica().in_use():
         spec = ModelSpec("tiny pythia", str(replica().snapshot(MODELS["pythia"].repository)), "tiny")
-        told(lambda: use(load_model(spec), "sae:gpt2-small-mlp-out-v5-32k"), "layer 11", "'tiny pythia' has 6 layers")
+        line_of(
+            lambda: use(load_model(spec), "sae:gpt2-small-mlp-out-v5-32k"), "layer 11", "'tiny pythia' has 6 layers"
+        )
 
 
 @pytest.mark.parametrize("hook", ["blocks.3.hook_attn_out", "blocks.2.hook_mlp_out", "blocks.3.hook_resid_mid"])
 def test_a_dictionary_that_sits_elsewhere_than_its_id_says(hub: HubReplica, model: Model, hook: str) -> None:
     config = json.loads((hub.snapshot(REPOSITORY) / "3-mlp-sm" / "cfg.json").read_text()) | {"hook_name": hook}
     hub.commit(REPOSITORY, {"3-mlp-sm/cfg.json": json.dumps(config).encode()})
-    told(lambda: use(model), "'blocks.3.hook_mlp_out' of", hook)
+    line_of(lambda: use(model), "'blocks.3.hook_mlp_out' of", hook)
 
 
 def test_a_hook_that_this_transformerlens_lacks(model: Model) -> None:
     points = {name: point for name, point in model.hook_points.items() if name != "blocks.4.hook_mlp_out"}
     model.__dict__.update(hook_points=points, _places={})
-    told(
+    line_of(
         lambda: use(model), "'blocks.4.hook_mlp_out' of", "has no hook 'blocks.4.hook_mlp_out' in this TransformerLens"
     )
 
@@ -156,13 +161,13 @@ def test_a_model_that_was_changed_in_an_unknown_way(hub: HubReplica, model: Mode
     config = json.loads((hub.snapshot(REPOSITORY) / "3-mlp-sm" / "cfg.json").read_text())
     config["model_from_pretrained_kwargs"] = {"fold_ln": False, "refactor_factored_attn_matrices": True}
     hub.commit(REPOSITORY, {"3-mlp-sm/cfg.json": json.dumps(config).encode()})
-    told(lambda: use(model), "loaded with refactor_factored_attn_matrices=True", "only center_writing_weights")
+    line_of(lambda: use(model), "loaded with refactor_factored_attn_matrices=True", "only center_writing_weights")
 
 
 def test_layers_that_a_release_lacks_are_named_in_one_line(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     from basisbench_baselines.bases import published
 
-    published._say_missing.cache_clear()
+    published._warn_of_missing_layers.cache_clear()
     name = f"{BASIS}:blocks.[124].hook_mlp_out"
     for _ in range(2):
         use(model, name)
@@ -196,6 +201,7 @@ def fingerprint(home: Path, address: str, name: str = BASIS) -> subprocess.Compl
     )
 
 
+@pytest.mark.slow
 def test_files_are_fetched_and_pinned_and_then_found_without_a_network(hub: HubReplica, tmp_path: Path) -> None:
     home = tmp_path / "other"
     with serving(hub) as address:
@@ -209,6 +215,7 @@ def test_files_are_fetched_and_pinned_and_then_found_without_a_network(hub: HubR
     assert (away.returncode, away.stdout) == (0, moved.stdout), away.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gated", "expected"),
     [
@@ -228,6 +235,7 @@ def test_what_the_hub_refuses(hub: HubReplica, tmp_path: Path, name: str, gated:
     assert result.returncode == 1
 
 
+@pytest.mark.slow
 def test_a_download_that_is_not_what_the_hub_announced(hub: HubReplica, tmp_path: Path) -> None:
     with serving(hub, fault="altered") as address:
         result = fingerprint(tmp_path / "other", address)
@@ -235,6 +243,7 @@ def test_a_download_that_is_not_what_the_hub_announced(hub: HubReplica, tmp_path
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_nothing_cached_and_nobody_answers(tmp_path: Path) -> None:
     result = fingerprint(tmp_path / "other", NOBODY)
     (line,) = result.stderr.strip().splitlines()

@@ -153,6 +153,7 @@ def test_templates_put_a_star_for_the_layer() -> None:
     assert templates(["layer_0/w_1", "layer_11/w_1", "layer_0/w_2", "odd"]) == ["layer_*/w_1", "layer_*/w_2", "odd"]
 
 
+@pytest.mark.slow
 def test_listing_shows_the_scheme_and_imports_neither_torch_nor_saelens() -> None:
     code = (
         "import sys; from basisbench.registry import load_registry; registry = load_registry();"

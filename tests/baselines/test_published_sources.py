@@ -37,6 +37,7 @@ from basisbench_baselines.dictionaries.saelens_adapter import adapt
 from helpers import oracle
 from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, replica
+from helpers.random_dictionaries import make
 
 
 @pytest.fixture(autouse=True)
@@ -203,8 +204,6 @@ def test_dividing_by_the_gain_gives_back_what_the_norm_computed_before_it(archit
     torch.testing.assert_close(after / gain, normalised, rtol=0, atol=1e-12)
     assert (gain - 1).abs().max() > 0.1
     # And so the features are those of SAELens on the normalised stream.
-    from test_dictionary_kinds import make
-
     theirs = make("jumprelu_transcoder", width=oracle.D_MODEL)
     ours = adapt(make("jumprelu_transcoder", width=oracle.D_MODEL), gain=gain)
     torch.testing.assert_close(ours.encode(after), theirs.encode(normalised), rtol=0, atol=1e-10)

@@ -27,7 +27,7 @@ from basisbench.results.record import CellConfig, Record
 from basisbench.runs.session import Session, open_session
 from basisbench_baselines.bases import cross_layer_transcoder, published
 from basisbench_baselines.bases import saelens as dictionaries
-from basisbench_baselines.dictionaries.circuit_tracer_files import LayerFiles
+from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
 
 LAYERS = 4
 POCKET = Path(sys.modules["basisbench_baselines"].__path__[0]) / "pocket" / "assets" / "dictionaries"
@@ -115,21 +115,21 @@ def test_a_cell_is_the_same_whatever_fits(
 @pytest.mark.usefixtures("tight")
 @pytest.mark.parametrize("basis", [SAE, CLT])
 def test_no_more_is_in_memory_than_there_is_room_for(basis: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that a pass has let go of are freed, whatever was made of them; each pass loads few again."""
+    """Weights that a pass no longer needs are freed, with whatever was made of them; each pass loads few again."""
     alive: list[weakref.ref[Any]] = []
     most = 0
 
     def noted(made: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         nonlocal most
         value = made(*arguments, **options)
-        # The quick form of a dictionary holds its weights; of a transcoder across layers, the decoder does.
+        # The fast form of a dictionary holds its weights; of a transcoder across layers, the decoder does.
         alive.append(weakref.ref(value))
         gc.collect()
         most = max(most, sum(part() is not None for part in alive))
         return value
 
     if basis == SAE:
-        monkeypatch.setattr(dictionaries, "quick_dictionary", partial(noted, dictionaries.quick_dictionary))
+        monkeypatch.setattr(dictionaries, "fast_dictionary", partial(noted, dictionaries.fast_dictionary))
     else:
         tensor = LayerFiles._tensor
 
@@ -224,7 +224,7 @@ room, basis = int(sys.argv[1]), sys.argv[2]
 registry = load_registry()
 model = load_model(registry.get("model", "pocket-llama"))
 session = open_session(model, registry.get("task", "sva_simple"), attribution_pairs=12, evaluation_pairs=12, seed=0)
-model.quick_body
+model.fast_body
 method = registry.get("method", "ixg")
 cell = CellConfig(
     model="pocket-llama", task="sva_simple", task_version="1", basis="mlp_out", family="mlp", method="ixg",
@@ -269,9 +269,10 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_a_process_under_a_limit_streams_and_ends_with_the_same_record(wide_folder: Path) -> None:
-    """384 MiB of dictionaries and room for fewer: the process is not told to stream, it finds out."""
+    """384 MiB of dictionaries and room for fewer: no option says that it must stream, it finds out."""
     results = []
     for room in (0, 700):
         roots = [str(Path(__file__).parents[1]), *sys.path]

@@ -1,4 +1,4 @@
-"""A dictionary of another model than the one at hand is told in one line, and used all the same."""
+"""A dictionary of another model than the one at hand is reported in one line, and used all the same."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TUNED = "org/pythia-70m-deduped-chat"
 
 @pytest.fixture(autouse=True)
 def _told_anew() -> None:
-    trained_on._say.cache_clear()
+    trained_on._warn.cache_clear()
 
 
 @pytest.fixture
@@ -149,17 +149,17 @@ def test_a_folder_has_no_name_to_compare(
     basis = load_registry().get("basis", BASIS)
     for path in (str(tmp_path / "mine"), "mine"):
         basis.build(replace(model, spec=replace(model.spec, path=path)))
-    trained_on.say_if_other(BASIS, ["/home/me/model", "./model", "~/model", "", None], model.spec)
+    trained_on.warn_if_trained_on_other(BASIS, ["/home/me/model", "./model", "~/model", "", None], model.spec)
     pocket = load_registry().get("model", "pocket-llama")
     load_registry().get("basis", "sae_resid").build(load_model(pocket))
     assert warnings_of(caplog) == []
     Path("pythia-160m").mkdir()
-    trained_on.say_if_other(BASIS, ["pythia-160m"], model.spec)
+    trained_on.warn_if_trained_on_other(BASIS, ["pythia-160m"], model.spec)
     assert len(warnings_of(caplog)) == 1, "a folder here says nothing of where a dictionary comes from"
 
 
 @pytest.mark.parametrize(
-    ("named", "path", "told"),
+    ("named", "path", "warned"),
     [
         ("google/gemma-2-2b", "google/gemma-2-2b", False),
         ("google/gemma-2-2b", "google/gemma-2-2b-it", True),
@@ -167,7 +167,7 @@ def test_a_folder_has_no_name_to_compare(
     ],
 )
 def test_a_cross_layer_transcoder_names_its_model_too(
-    named: str | None, path: str, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    named: str | None, path: str, warned: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """circuit-tracer's config.yaml; SAELens's own test of mntss/clt-gemma-2-2b-426k reads "google/gemma-2-2b" there."""
     folder = tmp_path / "clt"
@@ -177,13 +177,13 @@ def test_a_cross_layer_transcoder_names_its_model_too(
     model = cross.model("llama")
     spec = replace(model.spec, path=path, dictionaries={"clt": folder})
     load_registry().get("basis", "clt").build(replace(model, spec=spec))
-    assert len(warnings_of(caplog)) == told
-    if told:
+    assert len(warnings_of(caplog)) == warned
+    if warned:
         assert "basis 'clt' was trained on 'google/gemma-2-2b', and is used on 'tiny-llama'" in warnings_of(caplog)[0]
 
 
-def test_a_well_known_model_is_told_with_its_repository(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_well_known_model_is_named_with_its_repository(caplog: pytest.LogCaptureFixture) -> None:
     spec = find_model("gpt2-small", load_registry())
-    trained_on.say_if_other("sae:x", ["gpt2-medium"], spec)
+    trained_on.warn_if_trained_on_other("sae:x", ["gpt2-medium"], spec)
     (line,) = warnings_of(caplog)
     assert "is used on 'gpt2-small' (openai-community/gpt2)" in line

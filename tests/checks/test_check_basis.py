@@ -39,6 +39,7 @@ def failed(found: tuple[Property, ...]) -> list[str]:
     return [str(each) for each in found if not each.holds]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.of("basis")])
 def test_every_built_in_basis_holds_every_property_on_the_pocket_model(name: str) -> None:
     found = check(REGISTRY.get("basis", name))
@@ -47,11 +48,13 @@ def test_every_built_in_basis_holds_every_property_on_the_pocket_model(name: str
     assert {"curve: errors ranked (float64)", "types (bfloat16)"} <= {each.name for each in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Cheat, Unitwise, UnitwiseAcross])
 def test_what_every_cheat_is_made_from_is_honest(tiny: Model, kind: type) -> None:
     assert failed(check(spec_of(lambda model: made(kind, model)), tiny)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(SPECS))
 def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fails, spec = SPECS[name]
@@ -73,6 +76,7 @@ def test_every_property_of_a_basis_can_fail() -> None:
     assert len({each.name for each in checks}) == len(checks)
 
 
+@pytest.mark.slow
 def test_a_built_basis_is_checked_without_being_built_again(tiny: Model) -> None:
     found = {each.name: each for each in check(made(Cheat, tiny), tiny)}
     assert failed(tuple(found.values())) == []
@@ -82,6 +86,7 @@ def test_a_built_basis_is_checked_without_being_built_again(tiny: Model) -> None
     assert state["state"].outcome == "FAILED"
 
 
+@pytest.mark.slow
 def test_a_basis_that_raises_fails_in_one_line(tiny: Model) -> None:
     class Raises(Cheat):
         def decode(self, site: object, _f: object) -> object:

@@ -29,6 +29,7 @@ def tiny(tiny_llama: ModelSpec) -> Model:
     return load_model(tiny_llama, dtype="float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.of("method")])
 def test_every_built_in_method_holds_every_property_on_the_pocket_model(name: str) -> None:
     found = check(REGISTRY.get("method", name))
@@ -172,10 +173,12 @@ def _original_code() -> Iterator[None]:
     GroupContext.clean_metric = ORIGINAL  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_what_every_cheat_is_made_from_is_honest(tiny: Model) -> None:
     assert [str(each) for each in check(Honest(), tiny) if not each.holds] == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_original_code")
 @pytest.mark.parametrize(("method", "fails"), CHEATS, ids=[type(method).__name__ for method, _ in CHEATS])
 def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, method: Honest, fails: str) -> None:
@@ -190,6 +193,7 @@ def test_every_property_of_a_method_can_fail() -> None:
     assert {each.name for each in checks.CHECKS} - information <= {fails for _, fails in CHEATS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turn", "expected"), [(1, "correlation 1.00"), (-1, "correlation -1.00")])
 def test_the_sign_is_measured_against_exact_patching(tiny: Model, turn: int, expected: str) -> None:
     patching = REGISTRY.get("method", "patching")
@@ -204,6 +208,7 @@ def test_the_sign_is_measured_against_exact_patching(tiny: Model, turn: int, exp
     assert found.outcome == "info"
 
 
+@pytest.mark.slow
 def test_the_seed_is_told(tiny: Model) -> None:
     told: Callable[[str], str] = lambda name: next(  # noqa: E731
         each.measured for each in iterate(REGISTRY.get("method", name), tiny) if each.name == "seed"

@@ -26,6 +26,7 @@ def pocket() -> Model:
     return load_model(REGISTRY.get("model", "pocket-llama"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.of("task")])
 def test_every_built_in_task_holds_every_property_on_the_pocket_model(name: str, pocket: Model) -> None:
     found = check(REGISTRY.get("task", name), pocket)
@@ -34,6 +35,7 @@ def test_every_built_in_task_holds_every_property_on_the_pocket_model(name: str,
     assert next(each for each in found if each.name == "another process").outcome == "ok"
 
 
+@pytest.mark.slow
 def test_a_task_is_checked_with_another_tokenizer(tiny_llama: ModelSpec) -> None:
     found = check(HONEST, load_model(tiny_llama))
     assert [str(each) for each in found if not each.holds] == []
@@ -130,10 +132,12 @@ CHEATS: tuple[tuple[Cheat, str], ...] = (
 )
 
 
+@pytest.mark.slow
 def test_what_every_cheat_is_made_from_is_honest(pocket: Model) -> None:
     assert [str(each) for each in check(Cheat(), pocket) if not each.holds] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "fails"), CHEATS, ids=[type(task).__name__ for task, _ in CHEATS])
 def test_a_cheat_fails_on_the_property_that_names_it(
     pocket: Model, task: Task, fails: str, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +152,7 @@ def test_every_property_of_a_task_can_fail() -> None:
     assert {each.name for each in checks.CHECKS} - {"accuracy"} == {fails for _, fails in CHEATS}
 
 
+@pytest.mark.slow
 def test_accuracy_is_told(pocket: Model) -> None:
     found = next(each for each in iterate(HONEST, pocket) if each.name == "accuracy")
     assert (found.outcome, found.bound) == ("info", "")

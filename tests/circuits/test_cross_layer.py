@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from basisbench.attribution.context import GroupContext
-from basisbench.circuits.ablation import ablation_edits, family_empty_edits
 from basisbench.circuits.curve import measure_group
-from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
-from basisbench.circuits.reference import reference_outputs, reference_values
+from basisbench.circuits.reference import constant_edits, reference_outputs
 from basisbench.runs.layer_subset import restrict
 from basisbench.types import Ablation, ErrorPolicy, Pairs, Scores
 from basisbench_baselines.methods.gradient import GradientMethod
@@ -21,6 +19,7 @@ from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
 from helpers.oracle import Node
+from helpers.passes import edits_of, measured, tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -63,21 +62,12 @@ def test_curves_equal_the_slow_evaluator(architecture: str, read: str, policy: E
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
         assert torch.unique(expected.round(decimals=6), dim=0).shape[0] == len(circuits)
         assert curve.error_nodes == [sum(unit == "error" for _, _, unit in order[:size]) for size in sizes]
-        # Without any shortcut every unit of every site is encoded, mixed and decoded.
         points = [(size, flip) for flip in (False, True) for size in sizes]
-        plain = evaluate_circuits(
-            group.evaluation.model,
-            basis,
-            group.evaluation.batch,
-            group.reference(basis, ablation),
-            lambda start, stop, points=points, ranking=ranking: ranking.keep(  # type: ignore[misc]
-                [size for size, _ in points[start:stop]], [flip for _, flip in points[start:stop]]
-            ),
-            len(points),
-        ).metric
+        plain = measured(group, basis, ablation, ranking, points, fast=False)
         torch.testing.assert_close(plain, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "read"),
     [("gemma2", "hook_resid_mid"), ("gemma3", "mlp.hook_in"), ("qwen3", "hook_resid_mid"), ("neox", "mlp.hook_in")],
@@ -123,7 +113,7 @@ def test_units_at_all_positions_together(architecture: str, policy: ErrorPolicy)
     size = ranking.nodes // 4
     for group in groups:
         length = group.evaluation.pairs.length
-        kept = ranking.keep([size, size], [False, True])
+        kept = ranking.mask([size, size], [False, True])
         circuits = [
             {
                 (layer, position, unit)
@@ -150,7 +140,7 @@ def test_a_common_prefix_does_not_matter(architecture: str) -> None:
     order = oracle.ranked(mapping, list(mapping))
     sizes = [len(order) // 4]
     for ablation in oracle.ABLATIONS:
-        assert group.shortcut(basis, ablation).prefix.length == (0 if ablation == "zero" else 2)  # type: ignore[arg-type]
+        assert group.shared_work(basis, ablation).prefix.length == (0 if ablation == "zero" else 2)  # type: ignore[arg-type]
         expected = slow.metrics(attribution, evaluation, ablation, circuits_of(order, sizes, "node", 5))
         cell = oracle.cell("transcoder", basis="clt", ablation=ablation)
         curve = measure_group(cell, basis, group, rank(scores, policy="node"), sizes)
@@ -174,22 +164,9 @@ def test_the_size_of_a_batch_does_not_matter(architecture: str, tokens: int) -> 
     group, basis = cross.contexts(architecture)[0], cross.basis(architecture)
     ranking = ranking_of(5, "node")
     points = [(size, flip) for size in (1, 4, 30, 100) for flip in (False, True)]
-    reference = reference_values(basis, "counterfactual", group.attribution, group.evaluation)
-    one, other = (
-        evaluate_circuits(
-            group.evaluation.model,
-            basis,
-            group.evaluation.batch,
-            reference,
-            lambda start, stop: ranking.keep(
-                [size for size, _ in points[start:stop]], [flip for _, flip in points[start:stop]]
-            ),
-            len(points),
-            shortcut=shortcut,
-            tokens_per_batch=limit,
-        ).metric
-        for limit, shortcut in ((tokens, group.shortcut(basis, "counterfactual")), (None, None))
-    )
+    with tokens_to_a_pass(group.evaluation.model, tokens):
+        one = measured(group, basis, "counterfactual", ranking, points)
+    other = measured(group, basis, "counterfactual", ranking, points, fast=False)
     torch.testing.assert_close(other, one, rtol=0, atol=1e-11)
 
 
@@ -198,36 +175,32 @@ def test_the_size_of_a_batch_does_not_matter(architecture: str, tokens: int) -> 
 
 @pytest.mark.parametrize("policy", ["node", "keep"])
 @pytest.mark.parametrize("ablation", oracle.ABLATIONS)
-@pytest.mark.parametrize("sliced", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
 def test_keeping_everything_is_the_unhooked_model(
-    architecture: str, cross_group: GroupPair, ablation: Ablation, policy: ErrorPolicy, sliced: bool
+    architecture: str, cross_group: GroupPair, ablation: Ablation, policy: ErrorPolicy, fast: bool
 ) -> None:
     model, basis = cross.model(architecture), cross.basis(architecture)
-    reference, clean = cross_group.reference(basis, ablation), cross_group.evaluation.batch.clean
+    clean = cross_group.evaluation.batch.clean
     ranking = ranking_of(clean.shape[1], policy)
     for size, complement in ((ranking.nodes, False), (0, True)):
-        keep = ranking.keep([size], [complement])
-        edits = ablation_edits(model, basis, reference, keep, len(clean), sliced=sliced)
+        edits = edits_of(cross_group, basis, ablation, ranking.mask([size], [complement]), fast=fast)
         with torch.inference_mode():
             kept, plain = model.logits(clean, edits), model.logits(clean)
-        torch.testing.assert_close(kept, plain, rtol=0, atol=0 if sliced else 1e-12)
+        torch.testing.assert_close(kept, plain, rtol=0, atol=0 if fast else 1e-12)
 
 
 @pytest.mark.parametrize("ablation", ["mean", "counterfactual"])
-@pytest.mark.parametrize("sliced", [False, True])
+@pytest.mark.parametrize("fast", [False, True])
 def test_keeping_nothing_is_the_number_of_the_family(
-    architecture: str, cross_group: GroupPair, ablation: Ablation, sliced: bool
+    architecture: str, cross_group: GroupPair, ablation: Ablation, fast: bool
 ) -> None:
     model, basis, clean = cross.model(architecture), cross.basis(architecture), cross_group.evaluation.batch.clean
     outputs = reference_outputs(basis, ablation, cross_group.attribution, cross_group.evaluation)
     with torch.inference_mode():
-        shared = model.logits(clean, family_empty_edits(model, outputs))
+        shared = model.logits(clean, constant_edits(model, outputs, slice(0, len(clean))))
         for policy in ("node", "ablate"):
             ranking = ranking_of(clean.shape[1], policy)  # type: ignore[arg-type]
-            keep = ranking.keep([0], [False])
-            edits = ablation_edits(
-                model, basis, cross_group.reference(basis, ablation), keep, len(clean), sliced=sliced
-            )
+            edits = edits_of(cross_group, basis, ablation, ranking.mask([0], [False]), fast=fast)
             torch.testing.assert_close(model.logits(clean, edits), shared, rtol=0, atol=1e-11)
     metric = cross_group.evaluation.batch.metric(shared)
     torch.testing.assert_close(cross_group.empty(basis, ablation), metric, rtol=0, atol=1e-11)
@@ -235,8 +208,9 @@ def test_keeping_nothing_is_the_number_of_the_family(
     torch.testing.assert_close(cross_group.empty(neurons, ablation), cross_group.empty(basis, ablation), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("sliced", [False, True])
-def test_a_model_in_half_precision(architecture: str, sliced: bool) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_model_in_half_precision(architecture: str, fast: bool) -> None:
     """Coordinates are float32; what is written is rounded to the model's type, and nothing is where nothing moves."""
     model, basis = cross.model(architecture, "bfloat16"), cross.basis(architecture, "bfloat16")
     group = cross.contexts(architecture, "bfloat16")[0]
@@ -246,9 +220,9 @@ def test_a_model_in_half_precision(architecture: str, sliced: bool) -> None:
     with torch.inference_mode():
         plain = model.logits(clean)
         for size in (ranking.nodes, ranking.nodes // 3):
-            edits = ablation_edits(model, basis, reference, ranking.keep([size], [False]), len(clean), sliced=sliced)
+            edits = edits_of(group, basis, "mean", ranking.mask([size], [False]), fast=fast)
             kept = model.logits(clean, edits)
-            if size == ranking.nodes and sliced:
+            if size == ranking.nodes and fast:
                 assert torch.equal(kept, plain)
             assert kept.isfinite().all()
             assert (kept - plain).abs().max() < (0.5 if size == ranking.nodes else 100)
@@ -285,20 +259,7 @@ def test_some_layers_alone(architecture: str, layers: tuple[int, ...]) -> None:
     chosen = Scores(tuple(scores.units[layer] for layer in layers), tuple(scores.errors[layer] for layer in layers))
     ranking = rank(chosen, policy="node")
     points = [(size, flip) for size in (0, 5, 60, ranking.nodes) for flip in (False, True)]
-    values = [
-        evaluate_circuits(
-            model,
-            basis,
-            group.evaluation.batch,
-            group.reference(basis, "mean"),
-            lambda start, stop: ranking.keep(
-                [size for size, _ in points[start:stop]], [flip for _, flip in points[start:stop]]
-            ),
-            len(points),
-            shortcut=shortcut,
-        ).metric
-        for shortcut in (None, group.shortcut(basis, "mean"))
-    ]
+    values = [measured(group, basis, "mean", ranking, points, fast=fast) for fast in (False, True)]
     torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-11)
     torch.testing.assert_close(values[0][0], group.empty(basis, "mean"), rtol=0, atol=1e-11)
     torch.testing.assert_close(values[0][1], group.full, rtol=0, atol=1e-11)

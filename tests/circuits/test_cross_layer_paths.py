@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -12,26 +13,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from basisbench.attribution.reconstruction import EarlierWrites, earlier_writes
-from basisbench.circuits.circuit import Keep, Reference
+from basisbench.attribution.reconstruction import EarlierWrites
+from basisbench.circuits.circuit import CircuitMask, Reference
 from basisbench.circuits.curve import measure_group
-from basisbench.circuits.evaluate import evaluate_circuits
-from basisbench.circuits.fast.cross_layer_writer import CrossLayerWriter
-from basisbench.circuits.fast.shared_work import FirstUnits
-from basisbench.circuits.plain import Pass, PlainWriter
+from basisbench.circuits.evaluate import evaluate
+from basisbench.circuits.fast.cross_layer_writer import CrossLayerPass, CrossLayerWriter
+from basisbench.circuits.fast.shared_work import FirstCoordinates
+from basisbench.circuits.plain import PlainPass, Writer
 from basisbench.circuits.ranking import rank
+from basisbench.models.batching import BUDGETS, Budget
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Ablation, ErrorPolicy, Site
-from basisbench_baselines.dictionaries.fast import RowsPart
+from basisbench_baselines.dictionaries.fast import SelectedUnits
 from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
+from helpers.passes import tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
-class Part(RowsPart):
+class Part(SelectedUnits):
     """Some units of `Random`."""
 
     def __init__(self, units: Tensor, encoder: Any, rows: Tensor, source: int) -> None:
@@ -101,6 +104,7 @@ def masks(circuits: int, rows: int, units: int, generator: torch.Generator) -> t
     return kept, errors | (torch.rand(circuits, 1, generator=generator) < 0.3)
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(
     kind=st.sampled_from([Plain, Unitwise]),
@@ -144,7 +148,7 @@ def test_slices_write_what_the_definition_writes(
     # References may hold a prefix that is not run; the last site may write one position only.
     length, each = positions + ahead, pairs if by_pair else 1
     chosen = [masks(circuits, 1 if together else length, units, generator) for units in sizes]
-    keep = Keep(tuple(units for units, _ in chosen), tuple(errors for _, errors in chosen))
+    mask = CircuitMask(tuple(units for units, _ in chosen), tuple(errors for _, errors in chosen))
     reference = Reference(
         tuple(draw(each, length, units) for units in sizes), tuple(draw(each, length, width) for _ in sizes)
     )
@@ -154,23 +158,40 @@ def test_slices_write_what_the_definition_writes(
     reads = [first, *rest[1:]]
     lives = [draw(circuits * pairs, positions, width) for _ in sizes]
 
-    def run(writer: type[PlainWriter] | type[CrossLayerWriter], units: FirstUnits | None) -> list[Tensor]:
-        pass_ = Pass(basis, reference, keep, pairs, written, units)
+    def run(writers: Sequence[Writer], own: slice) -> list[Tensor]:
         results = []
-        for index in range(len(sizes)):
-            site = writer(pass_, index)
-            site.read(reads[index])
-            results.append(site.write(lives[index]))
+        for index, writer in enumerate(writers):
+            writer.read(reads[index] if shared and index == 0 else reads[index][own])
+            results.append(writer.write(lives[index][own]))
         return results
 
-    expected = run(PlainWriter, None)
-    known = FirstUnits(basis) if shared else None
-    with (
-        mock.patch("basisbench.circuits.fast.cross_layer_writer._CHUNK_BYTES", {"cpu": chunk_bytes}),
-        mock.patch.dict("basisbench.circuits.fast.shared_work._FIRST_BYTES", {"cpu": first_bytes}),
-    ):
+    def by_definition(circuit: int) -> list[Tensor]:
+        """Write one circuit's sites, on the positions that are run."""
+        aligned = Reference(
+            tuple(units[:, -positions:] for units in reference.units),
+            tuple(errors[:, -positions:] for errors in reference.errors or ()),
+        )
+        one = CircuitMask(
+            tuple(units[circuit, None, -positions:] for units in mask.units),
+            tuple(errors[circuit, None, -positions:] for errors in mask.errors),
+        )
+        writers = PlainPass(None, basis, None, aligned).writers(one)  # type: ignore[arg-type]
+        results = run(writers, slice(circuit * pairs, (circuit + 1) * pairs))
+        return [
+            result[:, -1:].expand_as(result) if count < positions else result
+            for result, count in zip(results, written, strict=True)
+        ]
+
+    def fast() -> list[Tensor]:
+        pass_ = CrossLayerPass(basis, reference, mask, pairs, written, known)
+        return run([CrossLayerWriter(pass_, index) for index in range(len(sizes))], slice(None))
+
+    expected = [torch.cat(rows) for rows in zip(*map(by_definition, range(circuits)), strict=True)]
+    known = FirstCoordinates(basis) if shared else None
+    budgets = {"units across layers": Budget(chunk_bytes, 0), "units of the first site": Budget(first_bytes, 0)}
+    with mock.patch.dict(BUDGETS, budgets):
         for _pass in range(2):
-            for one, other in zip(run(CrossLayerWriter, known), expected, strict=True):
+            for one, other in zip(fast(), expected, strict=True):
                 assert one.shape == (circuits * pairs, positions, width)
                 torch.testing.assert_close(one, other, rtol=0, atol=1e-9 * float(other.abs().max()))
 
@@ -194,11 +215,13 @@ def test_earlier_writes_are_added_once_though_an_attempt_fails() -> None:
             earlier.at(basis.sites[2])
         for _again in range(2):
             found = earlier.at(basis.sites[2])
-            torch.testing.assert_close(found, earlier_writes(basis, 2, units.__getitem__), rtol=0, atol=1e-12)
-        found = earlier.at(basis.sites[1])
-        torch.testing.assert_close(found, earlier_writes(basis, 1, units.__getitem__), rtol=0, atol=1e-12)
+            written = [basis.spread(basis.sites[index], units[index], basis.sites[2]) for index in (0, 1)]
+            torch.testing.assert_close(found, written[0] + written[1], rtol=0, atol=1e-12)
+        expected = basis.spread(basis.sites[0], units[0], basis.sites[1])
+        torch.testing.assert_close(earlier.at(basis.sites[1]), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     ablation=st.sampled_from(oracle.ABLATIONS),
@@ -207,24 +230,19 @@ def test_earlier_writes_are_added_once_though_an_attempt_fails() -> None:
     seed=st.integers(0, 2**31),
 )
 @pytest.mark.parametrize("architecture", oracle.ARCHITECTURES)
-def test_all_shortcuts_together_change_nothing(
+def test_all_fast_ways_together_change_nothing(
     architecture: str, ablation: Ablation, together: bool, tokens_per_batch: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     group, basis = cross.contexts(architecture)[seed % 2], cross.basis(architecture)
-    reference, batch = group.reference(basis, ablation), group.evaluation.batch
+    batch = group.evaluation.batch
     chosen = [masks(5, 1 if together else batch.clean.shape[1], units, generator) for units in cross.UNITS]
 
-    def part(start: int, stop: int) -> Keep:
-        return Keep(tuple(units[start:stop] for units, _ in chosen), tuple(errors[start:stop] for _, errors in chosen))
-
+    mask = CircuitMask(tuple(units for units, _ in chosen), tuple(errors for _, errors in chosen))
     before = oracle.hooks_of(group.evaluation.model)
-    plain, quick = (
-        evaluate_circuits(
-            group.evaluation.model, basis, batch, reference, part, 5, shortcut=shortcut, tokens_per_batch=tokens
-        ).metric
-        for shortcut, tokens in ((None, 100_000), (group.shortcut(basis, ablation), tokens_per_batch))
-    )
+    plain = evaluate(group, basis, ablation, mask.circuits, 5, fast=False).metric
+    with tokens_to_a_pass(group.evaluation.model, tokens_per_batch):
+        quick = evaluate(group, basis, ablation, mask.circuits, 5).metric
     torch.testing.assert_close(quick, plain, rtol=0, atol=1e-9)
     assert oracle.hooks_of(group.evaluation.model) == before
 

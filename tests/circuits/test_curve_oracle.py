@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from basisbench.attribution.context import GroupContext
-from basisbench.circuits.circuit import Keep
+from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.curve import measure_group
-from basisbench.circuits.evaluate import CircuitValues, evaluate_circuits
+from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.group import GroupPair
-from basisbench.circuits.ranking import Ranking, pooled_scores, rank
-from basisbench.circuits.reference import reference_values
-from basisbench.protocols import Basis
+from basisbench.circuits.ranking import pooled_scores, rank
 from basisbench.types import Ablation, ErrorPolicy, Pairs, Scores
 from helpers import oracle
 from helpers.oracle import Node
+from helpers.passes import masks_of, measured, tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -37,8 +36,11 @@ def circuits_of(order: Sequence[Node], sizes: Sequence[int], policy: str, length
     return [oracle.with_free_errors(circuit, policy, length) for circuit in chosen]
 
 
-@pytest.mark.parametrize("ablation", oracle.ABLATIONS)
-@pytest.mark.parametrize(("name", "policy"), CELLS)
+@oracle.on_architectures(
+    ("name", "policy", "ablation"),
+    whole=[(*cell, ablation) for cell in CELLS for ablation in oracle.ABLATIONS],
+    part=oracle.COVERING_CELLS,
+)
 def test_curves_equal_the_slow_evaluator(architecture: str, name: str, policy: ErrorPolicy, ablation: Ablation) -> None:
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
     basis = oracle.basis(architecture, name)
@@ -110,9 +112,18 @@ PREFIXES = {
 }
 
 
-@pytest.mark.parametrize("ablation", oracle.ABLATIONS)
-@pytest.mark.parametrize("prefix", PREFIXES)
-@pytest.mark.parametrize("name", ["mlp_act", "transcoder", "sae_attn_out", "resid"])
+@oracle.on_architectures(
+    ("name", "prefix", "ablation"),
+    whole=itertools.product(("mlp_act", "transcoder", "sae_attn_out", "resid"), PREFIXES, oracle.ABLATIONS),
+    # Windows reach back three positions: a prefix of three and more is partly out of their sight.
+    part=(
+        ("mlp_act", "three", "mean"),
+        ("attn_z", "all but the last", "counterfactual"),
+        ("resid", "all but the last", "mean"),
+        ("transcoder", "less in the clean prompts", "counterfactual"),
+        ("sae_attn_out", "three", "zero"),
+    ),
+)
 def test_what_prompts_have_in_common_does_not_matter(
     architecture: str, name: str, prefix: str, ablation: Ablation
 ) -> None:
@@ -166,7 +177,7 @@ def test_divergence_and_random_halves_of_a_group(architecture: str, name: str) -
             expected = sum(float(p) * (np.log(float(p)) - np.log(float(q))) for p, q in zip(full, part, strict=True))
             assert curve.divergence[row][index] == pytest.approx(expected, abs=1e-10)
 
-    keep = ranking.keep_with_random_halves(size, 3, group.evaluation.generator("random halves", size))
+    keep = ranking.mask_with_random_halves(size, 3, group.evaluation.generator("random halves", size))
     live = [{node for node in order if _is_kept(keep, draw, node)} for draw in range(3)]
     expected_halves = oracle.naive_circuits(slow, twin, attribution, evaluation, "mean", live)
     found = torch.tensor(curve.halves[0], dtype=torch.float64)
@@ -174,7 +185,7 @@ def test_divergence_and_random_halves_of_a_group(architecture: str, name: str) -
     assert len({frozenset(circuit) for circuit in live}) == 3
 
 
-def _is_kept(keep: Keep, draw: int, node: Node) -> bool:
+def _is_kept(keep: CircuitMask, draw: int, node: Node) -> bool:
     layer, position, unit = node
     if unit == "error":
         return bool(keep.errors[layer][draw, position])
@@ -223,32 +234,17 @@ def _without_noise(scores: Scores) -> Scores:
     )
 
 
-def _evaluated(
-    group: GroupPair, basis: Basis, ranking: Ranking, points: list[tuple[int, bool]], **rest: Any
-) -> CircuitValues:
-    reference = reference_values(basis, "mean", group.attribution, group.evaluation)
-    return evaluate_circuits(
-        group.evaluation.model,
-        basis,
-        group.evaluation.batch,
-        reference,
-        lambda start, stop: ranking.keep(
-            [size for size, _ in points[start:stop]], [flip for _, flip in points[start:stop]]
-        ),
-        len(points),
-        **rest,
-    )
-
-
 @pytest.mark.parametrize("name", ["mlp_out", "transcoder", "sae_resid"])
 def test_the_size_of_a_batch_does_not_matter(architecture: str, name: str) -> None:
     group, basis = oracle.contexts(architecture)[0], oracle.basis(architecture, name)
     twin = oracle.naive_basis(architecture, name)
     ranking = rank(oracle.random_scores(twin, 5, 3), policy="node")
     points = [(size, flip) for size in (1, 4, 30, 100) for flip in (False, True)]
-    one, *others = (
-        _evaluated(group, basis, ranking, points, tokens_per_batch=tokens).metric for tokens in (1, 31, 75, 100_000)
-    )
+    found = []
+    for tokens in (1, 31, 75, 100_000):
+        with tokens_to_a_pass(group.evaluation.model, tokens):
+            found.append(measured(group, basis, "mean", ranking, points))
+    one, *others = found
     for other in others:
         torch.testing.assert_close(other, one, rtol=0, atol=1e-12)
 
@@ -259,9 +255,12 @@ def test_the_divergence_is_that_of_full_model_from_circuit(architecture: str) ->
     pairs = group.evaluation.pairs
     scores = oracle.random_scores(twin, 5, 3)
     order = oracle.ranked(mapping := oracle.score_of_nodes(scores, twin, errors=True), list(mapping))
-    full = group.evaluation.model.logits(group.evaluation.batch.clean)
-    found = _evaluated(group, basis, rank(scores, policy="node"), [(9, False), (len(order), False)], full_logits=full)
+    masks = masks_of(rank(scores, policy="node"), [(9, False), (len(order), False)])
+    found, plain = (evaluate(group, basis, "mean", masks, 2, fast=fast, divergence=True) for fast in (True, False))
     assert found.divergence is not None
+    assert plain.divergence is not None
+    torch.testing.assert_close(found.divergence, plain.divergence, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found.metric, plain.metric, rtol=0, atol=1e-11)
     for index in range(len(pairs)):
         reference = slow.reference(twin, "mean", group.attribution.pairs, pairs, index)
         q = slow.circuit(twin, pairs.clean[index], set(order[:9]), reference).softmax(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -9,14 +10,13 @@ import torch
 from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
-from basisbench.circuits.ablation import ablation_edits, family_empty_edits
 from basisbench.circuits.curve import measure_group
-from basisbench.circuits.evaluate import evaluate_circuits
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, rank
-from basisbench.circuits.reference import reference_outputs, reference_values
+from basisbench.circuits.reference import constant_edits, reference_outputs
 from basisbench.types import Ablation, ErrorPolicy
 from helpers import oracle
+from helpers.passes import edits_of, measured
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -45,16 +45,16 @@ def logits_with(
 ) -> Tensor:
     """Return the logits of one circuit, through the basis's own edits."""
     model, basis = oracle.model(architecture), oracle.basis(architecture, name)
-    reference = reference_values(basis, ablation, group.attribution, group.evaluation)
-    clean = group.evaluation.batch.clean
-    edits = ablation_edits(model, basis, reference, ranking.keep([size], [complement]), len(clean))
     with torch.inference_mode():
-        return model.logits(clean, edits)
+        edits = edits_of(group, basis, ablation, ranking.mask([size], [complement]), fast=True)
+        return model.logits(group.evaluation.batch.clean, edits)
 
 
-@pytest.mark.parametrize("policy", ["node", "keep"])
-@pytest.mark.parametrize("ablation", oracle.ABLATIONS)
-@pytest.mark.parametrize("name", oracle.BASES)
+@oracle.on_architectures(
+    ("group", "name", "ablation", "policy"),
+    whole=itertools.product((0, 1), oracle.BASES, oracle.ABLATIONS, ("node", "keep")),
+    part=[(group, name, "mean", policy) for name in oracle.BASES for group, policy in ((0, "node"), (1, "keep"))],
+)
 def test_keeping_every_node_and_error_is_the_unhooked_model(
     architecture: str, group: GroupPair, name: str, ablation: Ablation, policy: ErrorPolicy
 ) -> None:
@@ -68,19 +68,21 @@ def test_keeping_every_node_and_error_is_the_unhooked_model(
             torch.testing.assert_close(kept, plain, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-@pytest.mark.parametrize("name", oracle.BASES)
+@oracle.on_architectures(
+    ("group", "name", "onednn"),
+    whole=itertools.product((0, 1), oracle.BASES, (False, True)),
+    part=[(0, name, True) for name in oracle.BASES],
+)
 def test_keeping_everything_is_the_unhooked_model_in_single_precision(
-    architecture: str, group: GroupPair, name: str, packed: bool
+    architecture: str, group: GroupPair, name: str, onednn: bool
 ) -> None:
     model, basis = oracle.model(architecture, "float32"), oracle.basis(architecture, name, "float32")
     single = oracle.contexts(architecture, "float32")[oracle.contexts(architecture).index(group)]
-    reference = reference_values(basis, "mean", single.attribution, single.evaluation)
     clean = single.evaluation.batch.clean
     ranking = ranking_of(architecture, name, single.evaluation.pairs.length, "node")
     with torch.inference_mode():
-        edits = ablation_edits(model, basis, reference, ranking.keep([ranking.nodes], [False]), len(clean))
-        kept, plain = model.logits(clean, edits, packed=packed), model.logits(clean, packed=packed)
+        edits = edits_of(single, basis, "mean", ranking.mask([ranking.nodes], [False]), fast=True)
+        kept, plain = model.logits(clean, edits, fast=onednn), model.logits(clean, fast=onednn)
     assert kept.dtype == torch.float32
     if name in NEURONS:
         assert torch.equal(kept, plain)
@@ -88,14 +90,14 @@ def test_keeping_everything_is_the_unhooked_model_in_single_precision(
         torch.testing.assert_close(kept, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_packed_weights_change_nothing_but_rounding(architecture: str) -> None:
+def test_onednn_weights_change_nothing_but_rounding(architecture: str) -> None:
     model = oracle.model(architecture, "float32")
     tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
     with torch.inference_mode():
-        plain, packed = model.logits(tokens), model.logits(tokens, packed=True)
-        torch.testing.assert_close(packed, plain, rtol=1e-5, atol=1e-5)
+        plain, fast = model.logits(tokens), model.logits(tokens, fast=True)
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
         place = model.place(model.hook("mlp_act", 0))
-        edited = [model.logits(tokens, {place: lambda x: 2 * x}, packed=flag) for flag in (False, True)]
+        edited = [model.logits(tokens, {place: lambda x: 2 * x}, fast=flag) for flag in (False, True)]
         torch.testing.assert_close(edited[0], edited[1], rtol=1e-5, atol=1e-5)
         assert (edited[0] - plain).abs().max() > 1e-2
 
@@ -135,8 +137,11 @@ def test_two_bases_at_one_site_do_not_share_coordinates(architecture: str) -> No
             torch.testing.assert_close(error, activation - sae.decode(found), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("ablation", ["mean", "counterfactual"])
-@pytest.mark.parametrize("family", oracle.FAMILIES)
+@oracle.on_architectures(
+    ("group", "family", "ablation"),
+    whole=itertools.product((0, 1), oracle.FAMILIES, ("mean", "counterfactual")),
+    part=itertools.product((0,), oracle.FAMILIES, ("mean", "counterfactual")),
+)
 def test_keeping_nothing_is_one_number_for_every_basis_of_a_family(
     architecture: str, group: GroupPair, family: str, ablation: Ablation
 ) -> None:
@@ -167,7 +172,9 @@ def test_keeping_nothing_is_one_number_for_every_basis_of_a_family(
         basis = oracle.basis(architecture, name)
         outputs = reference_outputs(basis, ablation, group.attribution, group.evaluation)
         with torch.inference_mode():
-            shared = model.logits(group.evaluation.batch.clean, family_empty_edits(model, outputs))
+            shared = model.logits(
+                group.evaluation.batch.clean, constant_edits(model, outputs, slice(0, len(evaluation)))
+            )
         torch.testing.assert_close(shared, by_hand, rtol=0, atol=1e-12)
         empty = group.empty(basis, ablation)
         metric = torch.stack([slow.metric(evaluation, index, row) for index, row in enumerate(by_hand)])
@@ -183,9 +190,11 @@ def test_the_two_ends_differ(architecture: str, group: GroupPair) -> None:
             assert (full - empty).abs().min() > 1e-3
 
 
-@pytest.mark.parametrize("policy", oracle.POLICIES)
-@pytest.mark.parametrize("ablation", oracle.ABLATIONS)
-@pytest.mark.parametrize("name", oracle.BASES)
+@oracle.on_architectures(
+    ("group", "name", "policy", "ablation"),
+    whole=itertools.product((0, 1), oracle.BASES, oracle.POLICIES, oracle.ABLATIONS),
+    part=[(1, *cell) for cell in oracle.COVERING_CELLS],
+)
 def test_points_taken_for_granted_equal_really_evaluating_them(
     architecture: str, group: GroupPair, name: str, ablation: Ablation, policy: ErrorPolicy
 ) -> None:
@@ -194,22 +203,11 @@ def test_points_taken_for_granted_equal_really_evaluating_them(
     sizes = [0, 3, ranking.nodes, ranking.nodes + 10]
     cell = oracle.cell(name, ablation=ablation, error_policy=policy)
     curve = measure_group(cell, basis, group, ranking, sizes)
-    reference = reference_values(basis, ablation, group.attribution, group.evaluation)
     points = [(min(size, ranking.nodes), complement) for complement in (False, True) for size in sizes]
-    measured = evaluate_circuits(
-        model,
-        basis,
-        group.evaluation.batch,
-        reference,
-        lambda start, stop: ranking.keep(
-            [size for size, _ in points[start:stop]], [flip for _, flip in points[start:stop]]
-        ),
-        len(points),
-    )
     found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
-    expected = measured.metric
+    expected = measured(group, basis, ablation, ranking, points, fast=False)
     if not ends_at_the_family_output(architecture, name, ablation):
-        # F(0) is the family's, so that all its bases share one denominator (DESIGN section 7a).
+        # F(0) is the family's, so that all its bases share one denominator (docs/numbers.md, "Metric").
         nothing = [index for index, point in enumerate(points) if point in ((0, False), (ranking.nodes, True))]
         assert (found - expected)[nothing].abs().max() > 1e-4
         expected[nothing] = group.empty(basis, ablation)
@@ -218,7 +216,9 @@ def test_points_taken_for_granted_equal_really_evaluating_them(
     torch.testing.assert_close(torch.tensor(curve.full, dtype=torch.float64), plain, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", oracle.EXACT)
+@oracle.on_architectures(
+    ("name",), whole=[(name,) for name in oracle.EXACT], part=[(name,) for name in ("mlp_act", "attn_z")]
+)
 def test_the_error_policy_changes_nothing_for_a_basis_without_errors(architecture: str, name: str) -> None:
     group = oracle.contexts(architecture)[0]
     basis = oracle.basis(architecture, name)

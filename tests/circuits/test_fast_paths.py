@@ -1,4 +1,4 @@
-"""Every shortcut of a curve gives what the plain way gives, over random circuits, shapes and dictionaries."""
+"""Every fast way gives what the definition gives, over random circuits, shapes and dictionaries."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from basisbench.attribution.projection import site_scores
-from basisbench.circuits.circuit import Keep, Reference
-from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.circuit import CircuitMask, Reference
+from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.fast.moved_units import take_slices
-from basisbench.circuits.fast.shared_work import FirstUnits
+from basisbench.circuits.fast.shared_work import FirstCoordinates
 from basisbench.circuits.fast.site_writer import SiteWriter
+from basisbench.circuits.plain import PlainPass
+from basisbench.models.batching import BUDGETS, Budget
 from basisbench.types import Ablation, Site
-from basisbench_baselines.dictionaries.fast import RowsPart, elementwise_dictionary, sparse_product
+from basisbench_baselines.dictionaries.fast import SelectedUnits, independent_units, sparse_product
 from helpers import oracle
+from helpers.passes import tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -50,7 +53,7 @@ class OneSite:
         def encoder(some: Tensor) -> Any:
             return lambda x: x @ self.encoder[some].T if self.exact else (x @ self.encoder[some].T).relu()
 
-        return RowsPart(units, encoder, self.decoder.__getitem__)
+        return SelectedUnits(units, encoder, self.decoder.__getitem__)
 
 
 def _one_site(width: int, units: int, exact: bool, generator: torch.Generator) -> OneSite:
@@ -89,10 +92,11 @@ def _masks(
     first=st.booleans(),
     chunk_bytes=st.sampled_from([1, 1000, 2**24]),
     first_bytes=st.sampled_from([0, 2**24]),
+    sliced=st.booleans(),
     wide=st.sampled_from([1, 4096]),
     seed=st.integers(0, 2**31),
 )
-def test_a_sliced_site_writes_what_the_dense_one_writes(
+def test_a_site_writes_what_the_definition_writes(
     circuits: int,
     pairs: int,
     positions: int,
@@ -105,6 +109,7 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     first: bool,
     chunk_bytes: int,
     first_bytes: int,
+    sliced: bool,
     wide: int,
     seed: int,
 ) -> None:
@@ -121,26 +126,37 @@ def test_a_sliced_site_writes_what_the_dense_one_writes(
     reference = Reference((draw(each, length, units),), None if exact else (draw(each, length, width),))
     # The first site of a model sees each prompt once; any other sees each prompt once per circuit.
     activation = draw(pairs if first else circuits * pairs, positions, width)
-    shared = FirstUnits(basis) if first else None
+    shared = FirstCoordinates(basis) if first else None
+    mask = CircuitMask((kept,), (keep_errors,))
 
-    def write(*, sliced: bool, first_units: FirstUnits | None = None) -> Tensor:
-        keep = Keep((kept,), (keep_errors,))
-        writer = SiteWriter(basis, 0, reference, keep, pairs, written_positions, sliced=sliced, first_units=first_units)
-        return writer.read_and_write(activation)
+    def by_definition(circuit: int) -> Tensor:
+        """Write one circuit's site, on the positions that are run."""
+        one = CircuitMask((kept[circuit, None],), (keep_errors[circuit, None],))
+        aligned = Reference(
+            tuple(units[:, -positions:] for units in reference.units),
+            None if reference.errors is None else tuple(errors[:, -positions:] for errors in reference.errors),
+        )
+        (writer,) = PlainPass(None, basis, None, aligned).writers(one)  # type: ignore[arg-type]
+        own = activation if first else activation.unflatten(0, (circuits, pairs))[circuit]
+        writer.read(own)
+        written = writer.write(own)
+        return written[:, -1:].expand_as(written) if trimmed else written
 
-    expected = write(sliced=False)
+    def write() -> Tensor:
+        writer = SiteWriter(basis, 0, reference, mask, pairs, written_positions, shared)
+        writer.read(activation)
+        return writer.write(activation)
+
+    expected = torch.cat([by_definition(circuit) for circuit in range(circuits)])
     assert expected.shape == (circuits * pairs, positions, width)
     scale = expected.abs().max()
     with (
-        mock.patch("basisbench.circuits.fast.site_writer._CHUNK_BYTES", {"cpu": chunk_bytes}),
+        mock.patch.dict(BUDGETS, {"units": Budget(chunk_bytes, 0), "units of the first site": Budget(first_bytes, 0)}),
         mock.patch("basisbench.circuits.fast.site_writer._WIDE", wide),
-        mock.patch.dict("basisbench.circuits.fast.shared_work._FIRST_BYTES", {"cpu": first_bytes}),
+        mock.patch("basisbench.circuits.fast.moved_units._BANDS", (0.02, 0.07, 0.2, 0.5) if sliced else ()),
     ):
         for _pass in range(2):
-            written = write(sliced=True, first_units=shared)
-            torch.testing.assert_close(written / scale, expected / scale, rtol=0, atol=1e-9)
-        dense = write(sliced=False, first_units=shared)
-    torch.testing.assert_close(dense / scale, expected / scale, rtol=0, atol=1e-9)
+            torch.testing.assert_close(write() / scale, expected / scale, rtol=0, atol=1e-9)
 
 
 def test_small_circuits_and_small_complements_are_sliced() -> None:
@@ -161,6 +177,7 @@ def test_small_circuits_and_small_complements_are_sliced() -> None:
     assert {int(unit) for part in slices.slices for unit in part.units} == {5, 7, 8}
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(
     name=st.sampled_from(oracle.BASES),
@@ -170,27 +187,19 @@ def test_small_circuits_and_small_complements_are_sliced() -> None:
     seed=st.integers(0, 2**31),
 )
 @pytest.mark.parametrize("architecture", oracle.ARCHITECTURES)
-def test_all_shortcuts_together_change_nothing(
+def test_all_fast_ways_together_change_nothing(
     architecture: str, name: str, ablation: Ablation, together: bool, tokens_per_batch: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     group, basis = oracle.contexts(architecture)[seed % 2], oracle.basis(architecture, name)
     reference, batch = group.reference(basis, ablation), group.evaluation.batch
     masks = [_masks(5, batch.clean.shape[1], units.shape[-1], together, generator) for units in reference.units]
-    keep = Keep(tuple(units for units, _ in masks), tuple(errors for _, errors in masks))
-
-    def part(start: int, stop: int) -> Keep:
-        return Keep(
-            tuple(units[start:stop] for units in keep.units), tuple(errors[start:stop] for errors in keep.errors)
-        )
+    mask = CircuitMask(tuple(units for units, _ in masks), tuple(errors for _, errors in masks))
 
     before = oracle.hooks_of(group.evaluation.model)
-    plain, quick = (
-        evaluate_circuits(
-            group.evaluation.model, basis, batch, reference, part, 5, shortcut=shortcut, tokens_per_batch=tokens
-        ).metric
-        for shortcut, tokens in ((None, 100_000), (group.shortcut(basis, ablation), tokens_per_batch))
-    )
+    plain = evaluate(group, basis, ablation, mask.circuits, 5, fast=False).metric
+    with tokens_to_a_pass(group.evaluation.model, tokens_per_batch):
+        quick = evaluate(group, basis, ablation, mask.circuits, 5).metric
     torch.testing.assert_close(quick, plain, rtol=0, atol=1e-9)
     assert oracle.hooks_of(group.evaluation.model) == before
 
@@ -207,22 +216,22 @@ def test_all_shortcuts_together_change_nothing(
 )
 def test_what_comes_before_the_first_write_runs_once(name: str, expected: set[str]) -> None:
     group, basis = oracle.contexts("llama")[0], oracle.basis("llama", name)
-    constants = {constant.module.removeprefix("model.") for constant in group.shortcut(basis, "mean").constants}
+    constants = {constant.module.removeprefix("model.") for constant in group.shared_work(basis, "mean").constants}
     assert expected <= constants
     assert not {module for module in constants if module.startswith(("layers.1", "norm", "lm_head"))}
 
 
 def test_a_module_that_several_blocks_share_is_not_constant() -> None:
     group, basis = oracle.contexts("llama")[0], oracle.basis("llama", "mlp_act")
-    body = group.evaluation.model.quick_body
+    body = group.evaluation.model.fast_body
     own = body.model.layers[1].mlp.act_fn
     body.model.layers[1].mlp.act_fn = body.model.layers[0].mlp.act_fn
     try:
-        group._shortcuts.clear()
-        constants = {constant.module for constant in group.shortcut(basis, "mean").constants}
+        group._shared_work.clear()
+        constants = {constant.module for constant in group.shared_work(basis, "mean").constants}
     finally:
         body.model.layers[1].mlp.act_fn = own
-        group._shortcuts.clear()
+        group._shared_work.clear()
     assert "model.layers.0.mlp.act_fn" not in constants
     assert "model.layers.0.mlp.gate_proj" in constants
 
@@ -256,7 +265,7 @@ def test_adding_active_rows_is_the_product(rows: int, units: int, width: int, de
     ],
 )
 @pytest.mark.parametrize("units", [50, 5000])
-def test_a_quick_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bool, units: int) -> None:
+def test_a_fast_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bool, units: int) -> None:
     from sae_lens.registry import get_sae_class
 
     dictionary_class, config_class = get_sae_class(kind)
@@ -272,14 +281,14 @@ def test_a_quick_dictionary_and_its_parts_are_saelens_own(kind: str, shifted: bo
         x = 1.5 * torch.randn(3, 4, 11, generator=generator, dtype=torch.float64)
         code = dictionary.encode(x)
         decoded = dictionary.decode(code)
-        quick = elementwise_dictionary(dictionary)
-        assert quick is not None
+        fast = independent_units(dictionary)
+        assert fast is not None
         assert 0 < (code != 0).double().mean() < (0.6 if units == 50 else 1 / 32)
-        torch.testing.assert_close(quick.encode(x), code, rtol=0, atol=1e-11)
-        torch.testing.assert_close(quick.decode(code), decoded, rtol=0, atol=1e-11)
+        torch.testing.assert_close(fast.encode(x), code, rtol=0, atol=1e-11)
+        torch.testing.assert_close(fast.decode(code), decoded, rtol=0, atol=1e-11)
         torch.testing.assert_close(dictionary.encode(x), code, rtol=0, atol=1e-11)
         some = torch.tensor([7, 0, 31])
-        part = RowsPart(some, quick.encoder_of, quick.decoder_rows)
+        part = SelectedUnits(some, fast.encoder_of, fast.decoder_rows)
         torch.testing.assert_close(part.encode(x), code[..., some], rtol=0, atol=1e-11)
         change = torch.zeros_like(code)
         change[..., some] = code[..., some]

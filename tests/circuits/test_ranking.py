@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from basisbench.circuits.circuit import Keep
+from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.types import ErrorPolicy, Scores
 from helpers import oracle
@@ -45,7 +45,7 @@ def nodes_of(scores: Scores, policy: ErrorPolicy) -> dict[Node, float]:
     return found
 
 
-def kept(keep: Keep, circuit: int, *, errors: bool) -> set[Node]:
+def kept(keep: CircuitMask, circuit: int, *, errors: bool) -> set[Node]:
     """Return the nodes that are kept in one circuit."""
     found: set[Node] = set()
     for site, units in enumerate(keep.units):
@@ -59,6 +59,7 @@ def kept(keep: Keep, circuit: int, *, errors: bool) -> set[Node]:
 POLICIES: Sequence[ErrorPolicy] = ("node", "keep", "ablate")
 
 
+@pytest.mark.slow
 @given(drawn_scores(), st.sampled_from(POLICIES))
 @settings(max_examples=150)
 def test_a_circuit_is_the_k_best_nodes_and_its_complement_the_others(scores: Scores, policy: ErrorPolicy) -> None:
@@ -68,7 +69,7 @@ def test_a_circuit_is_the_k_best_nodes_and_its_complement_the_others(scores: Sco
     ranked_errors = policy == "node" and scores.errors is not None
     assert ranking.nodes == len(order)
     sizes = list(range(len(order) + 1))
-    keep = ranking.keep(sizes + sizes, [False] * len(sizes) + [True] * len(sizes))
+    keep = ranking.mask(sizes + sizes, [False] * len(sizes) + [True] * len(sizes))
     for size in sizes:
         circuit = kept(keep, size, errors=ranked_errors)
         complement = kept(keep, len(sizes) + size, errors=ranked_errors)
@@ -119,14 +120,14 @@ def test_ties_are_broken_in_order_in_large_rankings_too(size: int) -> None:
 
 def test_a_ranking_of_one_position_keeps_units_at_all_positions() -> None:
     ranking = rank(Scores((torch.tensor([[3.0, 1.0, 2.0]]),), None), policy="node")
-    keep = ranking.keep([2], [False])
+    keep = ranking.mask([2], [False])
     assert keep.units[0].tolist() == [[[True, False, True]]]
 
 
 def test_sizes_beyond_the_last_node_keep_everything() -> None:
     ranking: Ranking = rank(Scores((torch.ones(2, 3),), (torch.ones(2),)), policy="node")
-    assert kept(ranking.keep([99], [False]), 0, errors=True) == kept(ranking.keep([0], [True]), 0, errors=True)
-    assert not kept(ranking.keep([99], [True]), 0, errors=True)
+    assert kept(ranking.mask([99], [False]), 0, errors=True) == kept(ranking.mask([0], [True]), 0, errors=True)
+    assert not kept(ranking.mask([99], [True]), 0, errors=True)
     assert ranking.error_count(99) == 2
     assert ranking.distinct_units(99) == 3
 
@@ -141,8 +142,8 @@ def test_random_halves_hold_the_circuit_and_half_of_the_others(
     ranked_errors = policy == "node" and scores.errors is not None
     ranking = rank(scores, policy=policy)
     draws = 6
-    keep = ranking.keep_with_random_halves(size, draws, torch.Generator().manual_seed(seed))
-    again = ranking.keep_with_random_halves(size, draws, torch.Generator().manual_seed(seed))
+    keep = ranking.mask_with_random_halves(size, draws, torch.Generator().manual_seed(seed))
+    again = ranking.mask_with_random_halves(size, draws, torch.Generator().manual_seed(seed))
     circuit, rest = set(order[:size]), set(order[size:])
     for draw in range(draws):
         live = kept(keep, draw, errors=ranked_errors)
@@ -155,7 +156,7 @@ def test_random_halves_hold_the_circuit_and_half_of_the_others(
 
 def test_each_node_of_the_complement_is_in_about_half_of_the_halves() -> None:
     ranking = rank(Scores((torch.arange(24.0).view(4, 6),), None), policy="node")
-    keep = ranking.keep_with_random_halves(4, 400, torch.Generator().manual_seed(0))
+    keep = ranking.mask_with_random_halves(4, 400, torch.Generator().manual_seed(0))
     share = keep.units[0].float().mean(0).flatten()
     assert share[-4:].tolist() == [1.0] * 4
     # Six standard deviations around a half.

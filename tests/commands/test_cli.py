@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import basisbench
-from basisbench.cli import build_parser, main
+from basisbench.cli import EXAMPLES, build_parser, main
 from basisbench.results.store import Store
 from basisbench.types import ModelSpec
 from helpers.synthetic_records import synthetic_suite, write_suite
@@ -54,6 +55,12 @@ def test_help_explains_and_gives_an_example(command: list[str], capsys: pytest.C
     assert "example" in text
     assert f"basisbench {command[0]}" in text
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_no_example_is_listed_twice() -> None:
+    commands = [re.split(r"  +", line.strip())[0] for line in EXAMPLES.splitlines() if "  basisbench " in line]
+    assert len(commands) >= 10
+    assert sorted(set(commands)) == sorted(commands)
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +153,7 @@ def test_compare_writes_csv_and_markdown(results: Path, tmp_path: Path, capsys: 
     assert files[1].read_text(encoding="utf-8").startswith("# ")
 
 
+@pytest.mark.slow
 def test_output_into_a_closed_pipe_is_no_traceback(results: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "basisbench.cli", "compare", str(results), "--csv", "-"],
@@ -171,6 +179,7 @@ def test_show_gives_pairs_as_text(
     assert "dropped from the evaluation split" in text
 
 
+@pytest.mark.slow
 def test_run_leaves_records_tables_and_pictures(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def basisbench(*arguments: str | Path, environment: dict[str, str]) -> subproces
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_installed_package_is_listed_without_loading_torch(kind: NewKind, environment: dict[str, str]) -> None:
     code = (
@@ -72,6 +73,7 @@ def test_an_installed_package_is_listed_without_loading_torch(kind: NewKind, env
     assert NAMES[kind] in [line.split()[0] for line in listed.stdout.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_installed_package_holds_every_property(kind: NewKind, environment: dict[str, str]) -> None:
     checked = basisbench("check", NAMES[kind], environment=environment)
@@ -80,6 +82,7 @@ def test_an_installed_package_holds_every_property(kind: NewKind, environment: d
     assert checked.stdout.strip().endswith(" 0 failed")
 
 
+@pytest.mark.slow
 def test_one_cell_of_all_three_runs_and_its_record_is_valid(environment: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "results"
     cell = [part for kind, name in NAMES.items() for part in (f"--{kind}", name)]
@@ -106,6 +109,7 @@ def test_one_cell_of_all_three_runs_and_its_record_is_valid(environment: dict[st
     assert basisbench("validate", out, environment=environment).returncode == 0
 
 
+@pytest.mark.slow
 def test_the_package_s_own_test_passes(made: Path, environment: dict[str, str]) -> None:
     own = made / "distant_agreement" / "test_distant_agreement.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(own)]
@@ -135,6 +139,7 @@ def test_each_is_short(kind: NewKind, most: int) -> None:
     assert len([line for line in lines if line and not line.startswith(("#", '"""'))]) <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_made_is_formatted_as_this_repository(kind: NewKind, made: Path) -> None:
     ruff = pytest.importorskip("ruff", reason="ruff is no part of the tests' environment")

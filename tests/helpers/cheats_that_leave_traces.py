@@ -140,7 +140,7 @@ CHEATS["ChangesAConstant"] = "forward", changes_a_constant
 
 def changes_the_packed_body(model: Model) -> Any:
     """The plain body stays; what curves are run on does not."""
-    model.quick_body.get_submodule("model.norm").variance_epsilon = 0.1
+    model.fast_body.get_submodule("model.norm").variance_epsilon = 0.1
     return made(Cheat, model)
 
 

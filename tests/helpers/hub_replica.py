@@ -116,7 +116,8 @@ class HubReplica:
         seen = activations(self.snapshot(shape.repository), shape, entries)
         for entry in entries:
             weights = draw(release, entry, *seen[entry.identifier])
-            self.weights[name, entry.identifier] = weights
+            # Most units stay silent: kept dense, those of Gemma 2 alone would take gigabytes.
+            self.weights[name, entry.identifier] = {key: value.to_sparse() for key, value in weights.items()}
             files |= release.files(entry, weights)
         self.commit(release.repository, files)
 

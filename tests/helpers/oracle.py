@@ -53,7 +53,7 @@ from helpers.oracle_models import (
     random_pairs,
     two_groups,
 )
-from helpers.oracle_names import ALL_ARCHITECTURES, ARCHITECTURES
+from helpers.oracle_names import ALL_ARCHITECTURES, ARCHITECTURES, COVERING_CELLS, OTHER_ARCHITECTURES, on_architectures
 from helpers.oracle_scores import place_gradient, spliced_scores
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "ALL_ARCHITECTURES",
     "ARCHITECTURES",
     "BASES",
+    "COVERING_CELLS",
     "DICTIONARIES",
     "D_MLP",
     "D_MODEL",
@@ -68,6 +69,7 @@ __all__ = [
     "FAMILIES",
     "FAMILY_OUTPUT",
     "LAYERS",
+    "OTHER_ARCHITECTURES",
     "POLICIES",
     "POST_NORMS",
     "Naive",
@@ -88,6 +90,7 @@ __all__ = [
     "naive",
     "naive_basis",
     "naive_circuits",
+    "on_architectures",
     "place_gradient",
     "random_pairs",
     "random_scores",
@@ -162,7 +165,7 @@ def hooks_of(model: Model) -> dict[str, int]:
         "bwd_hooks",
     )
     found: dict[str, int] = {}
-    for view, root in (("body", model.body), ("bridge", model.bridge), ("packed", model.quick_body)):
+    for view, root in (("body", model.body), ("bridge", model.bridge), ("fast body", model.fast_body)):
         for name, module in root.named_modules():
             for registry in registries:
                 found[f"{view} {name} {registry}"] = len(getattr(module, registry, None) or ())

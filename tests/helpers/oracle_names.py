@@ -2,8 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from basisbench.types import Ablation, ErrorPolicy
+
 ARCHITECTURES = ("llama", "gpt2")
 """Every test of the core runs on these two."""
 
-ALL_ARCHITECTURES = (*ARCHITECTURES, "neox", "qwen3", "gemma2", "gemma3")
-"""Architectures that shortcuts, rules and sites are held on, by a covering set of cells (test_architectures_core)."""
+OTHER_ARCHITECTURES = ("neox", "qwen3", "gemma2", "gemma3")
+"""Architectures that a covering part of the cases is held on."""
+
+ALL_ARCHITECTURES = (*ARCHITECTURES, *OTHER_ARCHITECTURES)
+
+COVERING_CELLS: tuple[tuple[str, ErrorPolicy, Ablation], ...] = (
+    ("mlp_act", "node", "mean"),
+    ("mlp_act", "node", "zero"),
+    ("attn_z", "node", "counterfactual"),
+    ("attn_z", "node", "mean"),
+    ("sae_mlp_out", "node", "mean"),
+    ("sae_attn_out", "keep", "counterfactual"),
+    ("sae_resid", "ablate", "zero"),
+    ("transcoder", "node", "counterfactual"),
+    ("transcoder", "keep", "zero"),
+    ("transcoder", "ablate", "mean"),
+)
+"""Basis, error policy and ablation: each ablation meets each policy twice, once with an SAE, once with a transcoder."""
+
+
+def on_architectures(
+    names: tuple[str, ...], *, whole: Iterable[tuple[Any, ...]], part: Iterable[tuple[Any, ...]]
+) -> pytest.MarkDecorator:
+    """Parametrise a test: Llama and GPT-2 go through the whole battery, the other architectures through a part of it.
+
+    The others are left out of the quick tests.
+
+    Args:
+        names: arguments beside `architecture`; `group` is the number of one of the oracle's groups.
+        whole: values of these arguments for Llama and GPT-2.
+        part: values for the others.
+    """
+    battery = ((ARCHITECTURES, list(whole), ()), (OTHER_ARCHITECTURES, list(part), pytest.mark.slow))
+    cases = [
+        pytest.param(architecture, *case, marks=marks)
+        for architectures, chosen, marks in battery
+        for architecture in architectures
+        for case in chosen
+    ]
+    return pytest.mark.parametrize(
+        ("architecture", *names), cases, indirect=[name for name in names if name == "group"]
+    )

@@ -21,7 +21,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.models import model as models
 from basisbench.models.load import load_model, wrap
 from basisbench.models.model import Model
-from basisbench.models.sites import ARCHITECTURES, SITE_HOOKS, Architecture
+from basisbench.models.sites import ARCHITECTURES, Architecture
 from basisbench.types import ModelSpec, Site
 from basisbench_baselines.bases.neurons import hook_spec, neurons_at
 from basisbench_baselines.methods.patching import ActivationPatching
@@ -73,6 +73,7 @@ def untested(name: str) -> Model:
 # --- tested ones ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_oracle_runs_on_every_architecture_of_the_table() -> None:
     assert {oracle.model(name).architecture for name in oracle.ALL_ARCHITECTURES} == set(ARCHITECTURES)
 
@@ -143,8 +144,8 @@ def test_an_untested_architecture_takes_the_slow_road(name: str, monkeypatch: py
 
     def measured() -> tuple[Tensor, Tensor, Tensor]:
         group = GroupPair(GroupContext(model, pairs.attribution[0], 0), GroupContext(model, pairs.evaluation[0], 0))
-        shortcut = group.shortcut(basis, "mean")
-        assert bool(shortcut.constants) == bool(shortcut.prefix.length) == bool(shortcut.edits()) == model.verified
+        shared = group.shared_work(basis, "mean")
+        assert bool(shared.constants) == bool(shared.prefix.length) == bool(shared.edits()) == model.verified
         curve = measure_group(oracle.cell("mlp_act"), basis, group, rank(scores, policy="node"), sizes)
         field = gradient_field("ig", model, group.attribution.batch, [basis.sites[0].write], steps=3)
         patched = ActivationPatching().score(group.attribution, basis)
@@ -243,7 +244,7 @@ def test_an_entry_of_the_table_can_say_where_a_site_is(monkeypatch: pytest.Monke
     monkeypatch.setattr(models, "ARCHITECTURES", {**ARCHITECTURES, "Gemma2ForCausalLM": entry})
     assert model.place(model.hook("mlp_out", 1)).module == "model.layers.1.mlp.down_proj"
     assert before.module == "model.layers.1.post_feedforward_layernorm"
-    assert model.hook("attn_out", 1) == SITE_HOOKS["attn_out"].format(layer=1)
+    assert model.hook("attn_out", 1) == "blocks.1.hook_attn_out"
 
 
 # --- neurons of any hook ----------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from basisbench.errors import BasisBenchError
 from basisbench.models.hooks import Place, edited, observed
 from basisbench.models.load import wrap
-from basisbench.models.sites import SITE_HOOKS, SiteKind
-from basisbench.models.start_at_layer import record
+from basisbench.models.sites import SITES, SiteKind
+from basisbench.models.start_at_layer import block_inputs
 from helpers import oracle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -24,7 +24,7 @@ def architecture(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("layer", range(oracle.LAYERS))
-@pytest.mark.parametrize("kind", SITE_HOOKS)
+@pytest.mark.parametrize("kind", SITES)
 def test_each_site_is_where_the_hand_written_module_name_says(architecture: str, kind: str, layer: int) -> None:
     model, slow = oracle.model(architecture), oracle.naive(architecture)
     place = model.place(model.hook(kind, layer))  # type: ignore[arg-type]
@@ -35,7 +35,7 @@ def test_the_bridge_names_the_same_activation(architecture: str) -> None:
     """Values at each place are TransformerLens's at the hook of that name, where heads have an axis of their own."""
     model = oracle.model(architecture)
     tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
-    hooks = [model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(model.layers)]
+    hooks = [model.hook(kind, layer) for kind in SITES for layer in range(model.layers)]
     hooks += ["blocks.1.hook_resid_pre", "blocks.1.attn.hook_in"]
     with torch.no_grad(), observed(model.body, {hook: model.place(hook) for hook in hooks}) as seen:
         model.logits(tokens)
@@ -44,12 +44,12 @@ def test_the_bridge_names_the_same_activation(architecture: str) -> None:
         expected = cache[hook].flatten(2) if hook.endswith("hook_z") else cache[hook]
         torch.testing.assert_close(seen[hook], expected, rtol=0, atol=1e-12)
     # No two kinds are one activation, so that none could be taken for another.
-    values = [seen[model.hook(kind, 1)] for kind in SITE_HOOKS]
+    values = [seen[model.hook(kind, 1)] for kind in SITES]
     for one, other in itertools.combinations(values, 2):
         assert one.shape != other.shape or not torch.allclose(one, other, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", SITE_HOOKS)
+@pytest.mark.parametrize("kind", SITES)
 def test_writing_at_a_place_is_writing_at_the_bridge(architecture: str, kind: SiteKind) -> None:
     model = oracle.model(architecture)
     tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
@@ -86,7 +86,7 @@ def test_what_follows_the_sites_is_what_they_say(architecture: str) -> None:
     norms = {"mlp_out": "post_feedforward_layernorm", "attn_out": "post_attention_layernorm"}
     for layer in range(model.layers):
         block = slow.where("resid_post", layer)[0]
-        seen = slow.watched(prompt, {kind: slow.where(kind, layer) for kind in SITE_HOOKS} | {"pre": (block, "in")})
+        seen = slow.watched(prompt, {kind: slow.where(kind, layer) for kind in SITES} | {"pre": (block, "in")})
         total = seen["pre"] + seen["attn_out"] + seen["mlp_out"]
         torch.testing.assert_close(seen["resid_post"], total, rtol=0, atol=1e-12)
         for out, inner in (("mlp_out", "mlp_act"), ("attn_out", "attn_z")):
@@ -158,7 +158,7 @@ def test_hooks_are_removed_after_success_and_after_an_exception(architecture: st
         pass
     assert oracle.hooks_of(model) == before
     with pytest.raises(IndexError):
-        record(model, torch.full_like(tokens, 10_000))
+        block_inputs(model, torch.full_like(tokens, 10_000))
     assert oracle.hooks_of(model) == before
 
 
@@ -189,13 +189,13 @@ def test_a_replay_from_any_block_gives_the_same_logits(architecture: str, start:
     tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
     with torch.no_grad():
         plain = model.logits(tokens)
-        recording = record(model, tokens)
-        torch.testing.assert_close(recording.logits_from(start, {}), plain, rtol=0, atol=1e-12)
-        three = recording.repeated(3).logits_from(start, {}).unflatten(0, (3, -1))
+        entered = block_inputs(model, tokens)
+        torch.testing.assert_close(entered.logits_from(start, {}), plain, rtol=0, atol=1e-12)
+        three = entered.repeated(3).logits_from(start, {}).unflatten(0, (3, -1))
         torch.testing.assert_close(three, plain.expand(3, -1, -1), rtol=0, atol=1e-12)
         place = model.place(model.hook("mlp_out", 1))
         torch.testing.assert_close(
-            recording.logits_from(start, {place: lambda x: 2 * x}),
+            entered.logits_from(start, {place: lambda x: 2 * x}),
             model.logits(tokens, {place: lambda x: 2 * x}),
             rtol=0,
             atol=1e-12,
@@ -211,9 +211,9 @@ def test_a_replay_gives_blocks_all_that_they_are_given() -> None:
     model = wrap(body, plain.tokenizer, plain.spec)
     tokens = model.tokens(oracle.two_groups().evaluation[0].clean)
     with torch.no_grad():
-        recording = record(model, tokens)
-        torch.testing.assert_close(recording.logits_from(0, {}), plain.logits(tokens), rtol=0, atol=1e-12)
-        twice = recording.repeated(2).logits_from(1, {}).unflatten(0, (2, -1))
+        entered = block_inputs(model, tokens)
+        torch.testing.assert_close(entered.logits_from(0, {}), plain.logits(tokens), rtol=0, atol=1e-12)
+        twice = entered.repeated(2).logits_from(1, {}).unflatten(0, (2, -1))
         torch.testing.assert_close(twice, plain.logits(tokens).expand(2, -1, -1), rtol=0, atol=1e-12)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.models import hub_errors
+from basisbench.models import hub, hub_errors
 from basisbench.models.hub_errors import one_line
 from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, HubReplica, replica
@@ -62,7 +62,7 @@ def run(tmp_path: Path, address: str, *bases: str, before: str = "") -> subproce
 
 
 def the_line(result: subprocess.CompletedProcess[str]) -> str:
-    """Return what the user is told at the end, after the client's notes on its own retries."""
+    """Return what the user reads at the end, after the client's notes on its own retries."""
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
     assert "Not enough free disk space" not in result.stderr
@@ -84,6 +84,7 @@ def size_of(repository: str, file: str) -> int:
     return (replica().snapshot(repository) / file).stat().st_size
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 @pytest.mark.parametrize(
     ("repository", "file", "basis"),
@@ -106,6 +107,7 @@ def test_a_full_disk(tmp_path: Path, repository: str, file: str, basis: str) -> 
         assert not list((tmp_path / "out").rglob("*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="root may write everywhere on this system")
 @pytest.mark.parametrize("basis", ["mlp_out", f"sae:{RELEASE}"])
 def test_a_cache_that_cannot_be_written(tmp_path: Path, basis: str) -> None:
@@ -126,6 +128,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, basis: str) -> None:
     assert line.endswith("; make it writable, or set HF_HOME to a folder that is")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["mlp_out", f"sae:{RELEASE}"])
 def test_a_connection_that_breaks_in_the_middle_of_a_file(tmp_path: Path, basis: str) -> None:
     home = HubReplica(tmp_path / "home")
@@ -147,7 +150,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_file(tmp_path: Path, basis:
 
 def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, name: str = "http_get") -> str:
     """Let a step of the client's download fail, and return the line."""
-    from huggingface_hub import constants, file_download, hf_hub_download
+    from huggingface_hub import constants, file_download
 
     def fail(*_arguments: object, **_more: object) -> None:
         raise error
@@ -160,7 +163,7 @@ def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, nam
         pytest.raises(BasisBenchError) as caught,
         one_line("model 'm'", MODEL),
     ):
-        hf_hub_download(MODEL, "model.safetensors", endpoint=address)
+        hub.download(MODEL, "model.safetensors", "main", endpoint=address)
     message = str(caught.value)
     assert message.startswith("model 'm': ")
     assert "\n" not in message

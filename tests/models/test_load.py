@@ -54,6 +54,7 @@ def ask(home: Path, questions: list[tuple[str, str | None]], address: str, **env
     return answers
 
 
+@pytest.mark.slow
 def test_a_repository_is_loaded_at_its_commit_and_every_refusal_is_one_line(
     tiny_llama: ModelSpec, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError
-from basisbench.models.batching import Batching, MemoryExhaustedError, in_parts, is_out_of_memory
+from basisbench.models.batching import Batching, MemoryExhaustedError, is_out_of_memory
 from basisbench.models.load import load_model
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
@@ -25,6 +25,7 @@ from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import Settings
 from basisbench.runs.session import Session, open_session
 from basisbench.types import ModelSpec
+from helpers.passes import measured
 
 PAIRS = 12
 
@@ -119,24 +120,18 @@ def test_a_finished_circuit_is_not_evaluated_again(tiny_llama: ModelSpec, monkey
 
 def test_memory_may_run_out_in_the_middle_of_a_curve(tiny_llama: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """The circuits that are left, and no others, are done with fewer prompts to a pass."""
-    from basisbench.circuits.evaluate import evaluate_circuits
     from basisbench.models.model import Model
 
     session = session_of(tiny_llama)
     group = session.groups[0]
     model, batch = session.model, group.evaluation.batch
     basis = load_registry().get("basis", "resid").build(model)
-    reference = group.reference(basis, "mean")
     scores = load_registry().get("method", "random").score(group.attribution, basis)
     ranking = rank(scores, policy="node")
-    sizes = [1, 3, 10, 30, 100]
+    points = [(size, False) for size in (1, 3, 10, 30, 100)]
 
     def values() -> torch.Tensor:
-        def keep(start: int, stop: int) -> Any:
-            return ranking.keep(sizes[start:stop], [False] * (stop - start))
-
-        limit = batch.clean.numel()  # one circuit to a pass
-        return evaluate_circuits(model, basis, batch, reference, keep, len(sizes), tokens_per_batch=limit).metric
+        return measured(group, basis, "mean", ranking, points, fast=False)  # one circuit to a pass
 
     expected = values()
     passes: list[int] = []
@@ -224,9 +219,7 @@ def test_what_counts_as_running_out_of_memory() -> None:
 
 
 def test_parts_cover_all_rows_once_and_a_bound_stays() -> None:
-    class Fake:
-        name, batching, device = "fake", Batching(), torch.device("cpu")
-
+    batching = Batching("fake", torch.device("cpu"))
     done: list[int] = []
 
     def work(chosen: slice) -> None:
@@ -234,11 +227,11 @@ def test_parts_cover_all_rows_once_and_a_bound_stays() -> None:
             raise MemoryError
         done.extend(range(chosen.start, chosen.stop))
 
-    in_parts(Fake(), "x", 17, 5, work)  # type: ignore[arg-type]
+    batching.in_parts("x", 17, 5, work)
     assert done == list(range(17))
-    assert Fake.batching.bounds == {"x": 10}
-    assert Fake.batching.tokens("x", 1000) == 10
-    assert Fake.batching.tokens("y", 1000) == 1000
+    assert batching.bounds == {"x": 10}
+    assert batching.tokens("x", 1000) == 10
+    assert batching.tokens("y", 1000) == 1000
 
 
 PROGRAM = """
@@ -259,7 +252,7 @@ model = load_model(registry.get("model", "pocket-llama"))
 attribution, evaluation = random_pairs(400, 24, 1), random_pairs(60, 24, 2, split="evaluation")
 group = GroupPair(GroupContext(model, attribution, 0), GroupContext(model, evaluation, 0))
 session = Session(model, PairSet((attribution,)), PairSet((evaluation,)), (group,))
-model.quick_body
+model.fast_body
 if room:
     with open("/proc/self/status") as file:
         size = next(int(line.split()[1]) for line in file if line.startswith("VmSize"))
@@ -289,6 +282,7 @@ def under(room: int, method: str) -> tuple[Record, dict[str, int], int]:
     return Record.model_validate_json(json.dumps(record)), bounds, peak
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_a_process_under_a_limit_ends_with_the_same_record() -> None:
     free, no_bounds, peak = under(0, "relp")

@@ -19,7 +19,7 @@ from basisbench.models import relp
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.models.relp import activation_ratio, relp_rules, with_gradient_of
-from basisbench.models.sites import SITE_HOOKS, SiteKind
+from basisbench.models.sites import SITES, SiteKind
 from basisbench.types import Pairs
 from helpers import oracle
 
@@ -200,7 +200,7 @@ def test_what_the_last_block_writes_goes_straight_into_the_stream(architecture: 
 def test_half_precision_gives_finite_fields_near_the_exact_ones(architecture: str, dtype: str) -> None:
     exact, pairs = oracle.model(architecture), pairs_of()
     model = load_model(exact.spec, dtype=dtype)
-    hooks = [model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(model.layers)]
+    hooks = [model.hook(kind, layer) for kind in SITES for layer in range(model.layers)]
     fields = gradient_field("relp", model, _batch(model, pairs), hooks)
     expected = gradient_field("relp", exact, _batch(exact, pairs), hooks)
     for hook in hooks:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
-from basisbench.models.sites import SITE_HOOKS
+from basisbench.models.sites import SITES
 from helpers import oracle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -87,7 +87,7 @@ def _rotated(vectors: Tensor, angles: Tensor) -> Tensor:
 def test_every_field_equals_the_forward_pass_by_hand(architecture: str) -> None:
     model, pairs = oracle.model(architecture), oracle.two_groups().attribution[0]
     weights = dict(model.body.state_dict())
-    hooks = {(kind, layer): model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(model.layers)}
+    hooks = {(kind, layer): model.hook(kind, layer) for kind in SITES for layer in range(model.layers)}
     names: dict[tuple[str, int], str] = {**hooks, ("embed", 0): "embed.hook_out"}
     batch = GroupContext(model, pairs, 0).batch
     fields = gradient_field("relp", model, batch, list(names.values()))

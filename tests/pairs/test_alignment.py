@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,16 +17,14 @@ from basisbench.pairs import alignment
 from basisbench.pairs import tokens as token_alignment
 from basisbench.pairs.alignment import align, load_splits, pairs_of, to_dataset
 from basisbench.registry import load_registry
-from basisbench.types import SPLITS, ContrastPair, PairSet, Segment, Split
+from basisbench.types import ContrastPair, PairSet, Segment, Split
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
-from helpers.subword_tokenizer import subword_tokenizer
+from helpers import task_pairs
 
 REGISTRY = load_registry()
-TASKS = [REGISTRY.get("task", entry.name) for entry in REGISTRY.of("task")]
-BUILDERS = {"words": build_tokenizer, "subwords": subword_tokenizer}
 
-every_task = pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])
-every_tokenizer = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS.keys())
+every_task = pytest.mark.parametrize("task", [entry.name for entry in REGISTRY.of("task")])
+every_tokenizer = pytest.mark.parametrize("tokenizer_name", task_pairs.TOKENIZERS)
 
 
 def pair(
@@ -50,12 +49,18 @@ def aligned(pairs: list[ContrastPair], count: int = 100, **options: int) -> Pair
     return align("demo", "1", pairs, build_tokenizer(), "attribution", count, **options)
 
 
+def candidates_by_text(task: str, split: Split) -> dict[tuple[str, str], ContrastPair]:
+    candidates = REGISTRY.get("task", task).candidates(split, 0)
+    return {(pair.clean_text, pair.counterfactual_text): pair for pair in candidates}
+
+
+@pytest.mark.slow
 @every_tokenizer
 @every_task
-def test_ids_are_the_tokenizer_s_own_with_one_beginning_of_sequence(task: Any, build: Any) -> None:
-    tokenizer = build()
-    for split in SPLITS:
-        for group in pairs_of(task, tokenizer, split, 60, 0):
+def test_ids_are_the_tokenizer_s_own_with_one_beginning_of_sequence(task: str, tokenizer_name: str) -> None:
+    tokenizer = task_pairs.tokenizer(tokenizer_name)
+    for pair_set in task_pairs.splits(task, tokenizer_name).values():
+        for group in pair_set:
             for side, texts in ((group.clean, group.clean_text), (group.counterfactual, group.counterfactual_text)):
                 for ids, text in zip(side.tolist(), texts, strict=True):
                     assert ids == [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
@@ -64,10 +69,9 @@ def test_ids_are_the_tokenizer_s_own_with_one_beginning_of_sequence(task: Any, b
 
 @every_tokenizer
 @every_task
-def test_answers_and_foils_are_single_continuations(task: Any, build: Any) -> None:
-    tokenizer = build()
-    wanted = {(pair.clean_text, pair.counterfactual_text): pair for pair in task.candidates("evaluation", 0)}
-    for group in pairs_of(task, tokenizer, "evaluation", 60, 0):
+def test_answers_and_foils_are_single_continuations(task: str, tokenizer_name: str) -> None:
+    tokenizer, wanted = task_pairs.tokenizer(tokenizer_name), candidates_by_text(task, "evaluation")
+    for group in task_pairs.splits(task, tokenizer_name)["evaluation"]:
         assert group.answers.shape == group.foils.shape == (len(group), 1)
         for row in range(len(group)):
             source = wanted[group.clean_text[row], group.counterfactual_text[row]]
@@ -83,11 +87,10 @@ def test_answers_and_foils_are_single_continuations(task: Any, build: Any) -> No
 
 @every_tokenizer
 @every_task
-def test_a_position_plays_one_role_throughout_a_group(task: Any, build: Any) -> None:
+def test_a_position_plays_one_role_throughout_a_group(task: str, tokenizer_name: str) -> None:
     """The tokens of each role, put together, are the text of that role's segment: in every pair, on both sides."""
-    tokenizer = build()
-    source = {(pair.clean_text, pair.counterfactual_text): pair for pair in task.candidates("attribution", 0)}
-    for group in pairs_of(task, tokenizer, "attribution", 60, 0):
+    tokenizer, source = task_pairs.tokenizer(tokenizer_name), candidates_by_text(task, "attribution")
+    for group in task_pairs.splits(task, tokenizer_name)["attribution"]:
         assert group.roles[0] == "bos"
         assert len(group.roles) == group.length
         for row in range(len(group)):
@@ -101,10 +104,9 @@ def test_a_position_plays_one_role_throughout_a_group(task: Any, build: Any) -> 
 
 
 def test_subwords_do_split_words() -> None:
-    tokenizer = subword_tokenizer()
     lengths = {
         group.length
-        for group in pairs_of(REGISTRY.get("task", "user_occupation"), tokenizer, "evaluation", 400, 0)
+        for group in task_pairs.splits("user_occupation", "subwords")["evaluation"]
         if group.group.startswith("statement_0/question_0")
     }
     assert len(lengths) > 1
@@ -112,9 +114,8 @@ def test_subwords_do_split_words() -> None:
 
 @every_tokenizer
 @every_task
-def test_clean_prompts_are_distinct_and_differ_from_their_counterfactual(task: Any, build: Any) -> None:
-    for split in SPLITS:
-        pair_set = pairs_of(task, build(), split, 200, 0)
+def test_clean_prompts_are_distinct_and_differ_from_their_counterfactual(task: str, tokenizer_name: str) -> None:
+    for pair_set in task_pairs.splits(task, tokenizer_name).values():
         prompts = [text for group in pair_set for text in group.clean_text]
         assert len(prompts) == len(set(prompts))
         for group in pair_set:
@@ -193,6 +194,7 @@ def test_a_slow_tokenizer_is_refused() -> None:
         align("demo", "1", GOOD, Slow(), "attribution", 10)
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=6),
     count=st.integers(1, 120),
@@ -267,18 +269,20 @@ def test_load_splits_with_no_common_group_says_so() -> None:
         load_splits(task, build_tokenizer(), attribution=50, evaluation=50, seed=0)
 
 
+@pytest.mark.slow
 @every_task
-def test_load_splits_gives_the_same_groups_and_repeats_itself(task: Any) -> None:
-    first = load_splits(task, build_tokenizer(), attribution=100, evaluation=60, seed=1)
-    again = load_splits(task, build_tokenizer(), attribution=100, evaluation=60, seed=1)
-    assert [group.group for group in first[0]] == [group.group for group in first[1]]
-    assert (first[0].pair_count, first[1].pair_count) == (100, 60)
-    assert min(map(len, (*first[0], *first[1]))) >= alignment.MINIMUM_GROUP
-    for ours, theirs in zip((*first[0], *first[1]), (*again[0], *again[1]), strict=True):
+def test_load_splits_gives_the_same_groups_and_repeats_itself(task: str) -> None:
+    first, again = task_pairs.splits(task, "words"), task_pairs.load_pairs(task, "words")
+    attribution, evaluation = first.values()
+    assert [group.group for group in attribution] == [group.group for group in evaluation]
+    assert {split: pair_set.pair_count for split, pair_set in first.items()} == task_pairs.COUNTS
+    assert min(map(len, (*attribution, *evaluation))) >= alignment.MINIMUM_GROUP
+    for ours, theirs in zip(itertools.chain(*first.values()), itertools.chain(*again.values()), strict=True):
         assert ours.clean_text == theirs.clean_text
         assert ours.counterfactual_text == theirs.counterfactual_text
 
 
+@pytest.mark.slow
 def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
     pair_set = pairs_of(TwoSplits({"attribution": GOOD, "evaluation": []}), build_tokenizer(), "attribution", 10, 0)
     dataset = to_dataset(pair_set)

@@ -29,15 +29,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: only where figures are measured")
+    config.addinivalue_line("markers", "measured: only where figures are measured")
     config.stash[_FIGURES] = Figures(config.getoption("--rounds"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--benchmark-enable"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+        measured = {item for item in items if item.get_closest_marker("measured")}
+        config.hook.pytest_deselected(items=list(measured))
+        items[:] = [item for item in items if item not in measured]
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -38,8 +38,8 @@ from torch import Tensor
 from basisbench.attribution.batch import Batch
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
-from basisbench.circuits.circuit import Keep
-from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.circuit import CircuitMask
+from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.models.model import Model
@@ -119,13 +119,12 @@ class Ours:
     def curve(self, basis: Basis, ablation: Ablation, places: Ranking, size: int) -> Work:
         """Prepare a curve as a run does; the work returned evaluates `TOGETHER` circuits on each pair."""
         group = open_group(self.model, self.shape)
-        prepared = (group.evaluation.batch, group.reference(basis, ablation))
-        shortcut = group.shortcut(basis, ablation)
+        group.reference(basis, ablation), group.shared_work(basis, ablation)
 
-        def keep(start: int, stop: int) -> Keep:
-            return places.keep([size] * (stop - start), [False] * (stop - start))
+        def masks(chosen: slice) -> CircuitMask:
+            return places.mask([size] * (chosen.stop - chosen.start), [False] * (chosen.stop - chosen.start))
 
-        return lambda: evaluate_circuits(self.model, basis, *prepared, keep, TOGETHER, shortcut=shortcut).metric
+        return lambda: evaluate(group, basis, ablation, masks, TOGETHER).metric
 
 
 class EapIg:
@@ -216,7 +215,7 @@ def against_eap_ig(report: Report, theirs: EapIg, ours: Ours, size: int) -> None
         graph.neurons_in_graph[graph.forward_index(graph.nodes[f"m{layer}"])] = places[0] < size
     report.row(
         f"curve point, EAP-IG, the same {size} units of MLP outputs, all else kept",
-        f"theirs: evaluate_graph; ours: evaluate_circuits, {TOGETHER} at once",
+        f"theirs: evaluate_graph; ours: evaluate, {TOGETHER} at once",
         partial(theirs.point, graph, evaluated), ours.curve(bases[0], "counterfactual", units, size),
         lambda a, b: {"metric": deviation(a, b[0])}, (1, 1 / TOGETHER),
     )  # fmt: skip
@@ -272,9 +271,9 @@ class FeatureCircuits:
         found = self.attribution.patching_effect(*sides, self.model, self.submodules, dictionaries, metric, method)
         return list(found.effects.values())
 
-    def point(self, group: GroupPair, dictionaries: dict[Any, Any], keep: Keep) -> Any:
+    def point(self, group: GroupPair, dictionaries: dict[Any, Any], mask: CircuitMask) -> Any:
         """Return their `run_with_ablations` of one circuit, under mean ablation: the metric of each pair."""
-        kept = zip(self.submodules, keep.units, keep.errors, strict=True)
+        kept = zip(self.submodules, mask.units, mask.errors, strict=True)
         nodes = {key: self.act(units[0], resc=errors[0].expand(len(units[0]))[:, None]) for key, units, errors in kept}
         sides = group.evaluation.batch.clean, group.attribution.batch.counterfactual
         metric = self.metric(group.evaluation.batch)
@@ -304,8 +303,8 @@ def against_feature_circuits(report: Report, theirs: FeatureCircuits, ours: Ours
         places = rank(ours.scores(pairs, "ixg", [basis])[0], policy="node")
         report.row(
             f"curve point, Sparse Feature Circuits, the same {size} nodes, {label}",
-            f"theirs: run_with_ablations; ours: evaluate_circuits, {TOGETHER} at once",
-            partial(theirs.point, group, dictionaries, places.keep([size], [False])),
+            f"theirs: run_with_ablations; ours: evaluate, {TOGETHER} at once",
+            partial(theirs.point, group, dictionaries, places.mask([size], [False])),
             ours.curve(basis, "mean", places, size), lambda a, b: {"metric": deviation(a, b[0])}, (1, 1 / TOGETHER),
         )  # fmt: skip
 

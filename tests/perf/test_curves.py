@@ -9,7 +9,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from basisbench.circuits.curve import measure_group
-from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.results.record import CellConfig
 from conftest import Workload
@@ -25,18 +25,10 @@ def ranking_of(workload: Workload, name: str) -> Ranking:
 def point(workload: Workload, name: str, size: int, *, complement: bool = False) -> Callable[[], None]:
     """Return work that evaluates one circuit, everything shared prepared."""
     basis, group, ranking = workload.basis(name), workload.group, ranking_of(workload, name)
-    reference, shortcut = group.reference(basis, "mean"), group.shortcut(basis, "mean")
+    group.reference(basis, "mean"), group.shared_work(basis, "mean")
 
     def work() -> None:
-        evaluate_circuits(
-            workload.model,
-            basis,
-            group.evaluation.batch,
-            reference,
-            lambda _start, _stop: ranking.keep([size], [complement]),
-            1,
-            shortcut=shortcut,
-        )
+        evaluate(group, basis, "mean", lambda _chosen: ranking.mask([size], [complement]), 1)
 
     return work
 

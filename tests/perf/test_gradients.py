@@ -10,7 +10,7 @@ from torch import Tensor
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
 from basisbench.models.hooks import edited, observed
-from basisbench.models.start_at_layer import record
+from basisbench.models.start_at_layer import block_inputs
 from conftest import Workload
 from figures import Figures
 from workload import random_model
@@ -84,9 +84,9 @@ def test_integrated_gradients_of_a_family(benchmark: BenchmarkFixture, figures: 
     model, batch, steps = workload.model, workload.group.attribution.batch, 10
     hooks = [model.hook(kind, layer) for layer in range(model.layers) for kind in ("mlp_act", "mlp_out")]
     plain = random_model(workload.shape)
-    vars(plain)["packed_weights"] = {}
+    vars(plain)["onednn_linears"] = {}
     with torch.no_grad():
-        recording = record(plain, batch.clean)
+        entered = block_inputs(plain, batch.clean)
         acts = {layer: plain.place(plain.hook("mlp_act", layer)) for layer in range(model.layers)}
         with observed(plain.body, {str(layer): place for layer, place in acts.items()}) as other:
             plain.logits(batch.counterfactual)
@@ -102,7 +102,7 @@ def test_integrated_gradients_of_a_family(benchmark: BenchmarkFixture, figures: 
                     leaves.append(torch.lerp(x.detach(), other[str(layer)], step / steps).requires_grad_())
                     return leaves[0]
 
-                logits = recording.logits_from(layer, {place: interpolate})
+                logits = entered.logits_from(layer, {place: interpolate})
                 torch.autograd.grad(batch.metric(logits).sum(), leaves)
 
     figures.ratio(

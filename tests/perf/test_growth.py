@@ -57,8 +57,8 @@ def changed(shape: Shape, axis: str, *, large: bool) -> tuple[Shape, int]:
     return replace(small, width=small.width // FACTOR * times, heads=max(1, small.heads // FACTOR) * times), 8
 
 
-# The first block and the last cost less than one in between (basisbench.circuits.fast.shared_work), so that a model of few layers costs
-# less than its share: what must not grow is the cost of a further layer. See the next test.
+# The first block and the last cost less than one in between (basisbench.circuits.fast.shared_work), so that a model of
+# few layers costs less than its share: what must not grow is the cost of a further layer. See the next test.
 @pytest.mark.parametrize(
     ("axis", "basis", "bound"),
     [
@@ -134,7 +134,7 @@ def peak_bytes(shape: Shape, what: str, count: int) -> int:
     return int(found.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.measured
 @pytest.mark.parametrize(("what", "few", "many"), [("sizes", 5, 50), ("bases", 1, 5)])
 def test_memory_does_not_grow(
     benchmark: BenchmarkFixture, figures: Figures, shape: Shape, what: str, few: int, many: int

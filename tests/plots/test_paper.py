@@ -249,6 +249,7 @@ def test_fonts_are_embedded_truetype_and_svg_needs_none(written: Path) -> None:
         assert "<image" not in svg, "curves are vectors"
 
 
+@pytest.mark.slow
 def test_the_same_bytes_in_another_process_at_another_time(tmp_path: Path) -> None:
     write_suite(tmp_path / "results", [synthetic_record()])
     folders = [tmp_path / "one", tmp_path / "two"]

@@ -155,6 +155,7 @@ def test_a_name_with_dollar_signs_is_no_mathematics(tmp_path: Path, style: str) 
     assert any(path.suffix == ".svg" for path in paths)
 
 
+@pytest.mark.slow
 def test_neither_pyplot_nor_torch_is_loaded(tmp_path: Path) -> None:
     write_suite(tmp_path, [synthetic_record()])
     code = (

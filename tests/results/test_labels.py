@@ -24,6 +24,7 @@ NAMES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(names=NAMES, limit=st.integers(12, 40), data=st.data())
 def test_labels_are_distinct_short_and_stable(names: list[str], limit: int, data: st.DataObject) -> None:
     labels = short_labels(names, limit)

@@ -94,6 +94,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     assert 355 <= covered <= 397
 
 
+@pytest.mark.slow
 @given(st.floats(0.01, 100), st.floats(-50, 50))
 def test_summaries_do_not_depend_on_the_scale_of_the_metric(scale: float, shift: float) -> None:
     curve = curve_values(np.array([0, 0.1, 0.3, 0.6, 0.85, 0.95, 1.02, 1]))

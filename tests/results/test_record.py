@@ -173,6 +173,7 @@ def test_a_missing_file_is_an_error_of_ours(tmp_path: Path) -> None:
 RECORD = json.loads(synthetic_record("ioi", "transcoder", "relp").model_dump_json())
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(
     path=st.sampled_from(list(leaf_paths(RECORD))),
@@ -229,6 +230,7 @@ def test_ids_follow_every_field_of_question_and_things() -> None:
     assert len(ids) == 2 + len(changes) + len(Identities.model_fields)
 
 
+@pytest.mark.slow
 def test_ids_are_the_same_in_another_process() -> None:
     base = synthetic_record()
     code = (
@@ -240,6 +242,7 @@ def test_ids_are_the_same_in_another_process() -> None:
     assert output.stdout.strip() == base.id
 
 
+@pytest.mark.slow
 def test_reading_records_needs_no_torch() -> None:
     code = "import sys, basisbench.results.record; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

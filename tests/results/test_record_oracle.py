@@ -60,6 +60,7 @@ def _five_digits(values: Any) -> Any:
     return pytest.approx(values, rel=5.1e-5, abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "granularity"), [("transcoder", "position"), ("mlp_act", "unit")])
 def test_a_record_holds_what_the_slow_evaluator_finds(
     architecture: str, name: str, granularity: str, monkeypatch: pytest.MonkeyPatch

@@ -15,7 +15,7 @@ import pytest
 from basisbench.cli import main
 from basisbench.registry import load_registry
 from basisbench.runs.dry_run import estimate_run, render
-from basisbench.runs.estimate import BasisSize, dictionary_bytes
+from basisbench.runs.estimate import BasisSize, dictionary_size
 from basisbench.runs.run import Plan, Request, plan_request
 from basisbench.runs.runner import Runner, Settings
 from basisbench.runs.suite import expand, load_suite
@@ -38,6 +38,7 @@ def plan_of(out: Path, tasks: list[str], **changes: Any) -> Plan:
     return plan_request(Request("pocket", {**few, **changes}, Settings(out=out)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", CROSS)
 def test_passes_are_those_that_the_meter_counts(tmp_path: Path, changes: dict[str, Any]) -> None:
     plan = plan_of(tmp_path, ["sva_rc"], **changes)
@@ -47,15 +48,16 @@ def test_passes_are_those_that_the_meter_counts(tmp_path: Path, changes: dict[st
     assert {event.state for event in events} == {"started", "finished"}
     assert estimate.cells == len(events) // 2
     (model,) = runner._models.values()
-    assert estimate.forwards == pytest.approx(model.meter.forward_equivalents, rel=0.01)
+    assert estimate.passes == pytest.approx(model.meter.forward_equivalents, rel=0.01)
 
 
+@pytest.mark.slow
 def test_exact_patching_is_counted_as_if_every_node_differed(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ["sva_simple"], bases=["resid"], methods=["patching"])
     runner = Runner(plan.settings, plan.registry)
     list(runner.run_group(plan.groups[0]))
     (model,) = runner._models.values()
-    assert model.meter.forward_equivalents < estimate_run(plan).forwards < 10 * model.meter.forward_equivalents
+    assert model.meter.forward_equivalents < estimate_run(plan).passes < 10 * model.meter.forward_equivalents
 
 
 PROGRAM = """
@@ -71,6 +73,7 @@ print(max(read_record(path).cost.peak_memory_bytes for path in outcome.records))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of one cell can be measured on Linux alone")
 @pytest.mark.parametrize("pairs", [20, 400])
 def test_memory_is_near_the_measured_peak(tmp_path: Path, pairs: int) -> None:
@@ -91,22 +94,44 @@ def test_memory_is_near_the_measured_peak(tmp_path: Path, pairs: int) -> None:
     assert 0.75 * peak < expected < 1.33 * peak, f"{expected} expected, {peak} measured"
 
 
-def test_nothing_is_loaded_and_nothing_written(
+@pytest.mark.slow
+def test_one_pass_is_timed_and_nothing_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import basisbench.models.load
 
-    def fail(*_arguments: object, **_keywords: object) -> None:
-        raise AssertionError("a dry run loads no weights")
+    loaded: list[str] = []
+    load_model = basisbench.models.load.load_model
 
-    monkeypatch.setattr(basisbench.models.load, "load_model", fail)
+    def noted(spec: ModelSpec, **how: Any) -> object:
+        loaded.append(spec.name)
+        return load_model(spec, **how)
+
+    monkeypatch.setattr(basisbench.models.load, "load_model", noted)
     out = tmp_path / "out"
     assert main(["run", "--dry-run", "--out", str(out)]) == 0
     text = capsys.readouterr().out
+    assert "every figure is an estimate" in text
     assert "pocket-llama sva_simple" in text
     assert f"cells    {len(expand(load_suite('pocket'), load_registry()))} in 9 groups" in text
     assert all(f"\n{name}" in text for name in ("passes", "memory", "disk", "time"))
+    assert "at the rate of a pass that was timed now" in text
+    assert loaded == ["pocket-llama"]
     assert not out.exists()
+
+
+def test_a_large_model_is_not_loaded_for_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("basisbench.runs.dry_run.largest_bytes", lambda: 1)
+    monkeypatch.setattr("basisbench.models.load.load_model", lambda *_, **__: pytest.fail("a large model is loaded"))
+    plan = plan_of(tmp_path, ["ioi"])
+    assert "at an assumed rate of this kind of device" in render(estimate_run(plan), plan)
+
+
+def test_what_is_not_here_is_estimated_at_an_assumed_rate(tmp_path: Path) -> None:
+    plan = plan_request(Request("pocket", {"tasks": ["ioi"]}, Settings(out=tmp_path, device="cuda")))
+    text = render(estimate_run(plan), plan)
+    assert "note: no pass is timed: " in text
+    assert "at an assumed rate of this kind of device" in text
 
 
 def test_a_model_that_is_not_at_hand_is_estimated_from_its_shape(tmp_path: Path) -> None:
@@ -124,6 +149,7 @@ def test_a_model_that_is_not_at_hand_is_estimated_from_its_shape(tmp_path: Path)
     assert "estimated from its published shape" in text
 
 
+@pytest.mark.slow
 def test_dictionaries_in_a_folder_are_no_download(tmp_path: Path) -> None:
     folder = load_registry().get("model", "pocket-llama").dictionaries["transcoder"]
 
@@ -142,13 +168,14 @@ def test_an_unknown_model_that_is_not_at_hand_is_one_line(tmp_path: Path, capsys
     assert captured.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callable[..., Path], tmp_path: Path) -> None:
     settings = Settings(out=tmp_path, plugins=(plugin_with(tiny_llama),))
     base = {"models": ["tiny-llama"], "tasks": ["ioi"], "bases": ["mlp_act"], "methods": ["relp"]}
 
     def total(**changes: Any) -> tuple[float, int]:
         estimate = estimate_run(plan_request(Request("pocket", {**base, **changes}, settings)))
-        return estimate.forwards, estimate.memory.total
+        return estimate.passes, estimate.memory.total
 
     small = total(attribution_pairs=8, evaluation_pairs=8)
     for more in ({"methods": ["relp", "ig"]}, {"bases": ["mlp_act", "resid"]}, {}):
@@ -156,6 +183,7 @@ def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callabl
     assert total(attribution_pairs=64, evaluation_pairs=64)[1] > small[1]
 
 
+@pytest.mark.slow
 def test_a_basis_needs_room_for_one_layer_at_least(tmp_path: Path) -> None:
     changes = {"models": ["llama-3.1-8b"], "bases": ["sae:llama_scope_lxm_32x"], "tasks": ["ioi"]}
     plan = plan_request(Request("paper", changes, Settings(out=tmp_path, device="cuda")))
@@ -163,12 +191,13 @@ def test_a_basis_needs_room_for_one_layer_at_least(tmp_path: Path) -> None:
     layer = 2 * 131_072 * 4096 * 4
     assert estimate.memory.dictionary == 32 * layer
     assert estimate.memory.smallest == estimate.memory.total - 30 * layer
-    assert "where layers of a basis are let go of and loaded anew in every pass" in render(estimate, plan)
+    assert "where layers of a basis are freed and loaded anew in every pass" in render(estimate, plan)
 
 
 def test_bytes_of_dictionaries() -> None:
-    shape = ModelShape(3, 10, 40, 100, 1000, "float32")
-    assert dictionary_bytes("sae:x", 7, shape, 4) == (3 * 2 * 7 * 10 * 4, 2 * 7 * 10 * 4)
+    shape, units = ModelShape(3, 10, 40, 100, 1000, "float32"), (7, 7, 7)
+    each = BasisSize(units, 3 * 2 * 7 * 10 * 4, 2 * 7 * 10 * 4)
+    assert dictionary_size(7, shape, cross_layer=False) == each
     # Every layer's units write to their own layer and to all later ones: 3 + 2 + 1 decoders.
-    assert dictionary_bytes("clt:x/y", 7, shape, 4) == ((3 + 6) * 7 * 10 * 4, (1 + 3) * 7 * 10 * 4)
-    assert BasisSize((1,), None, exact=False).stored is None
+    across = BasisSize(units, (3 + 6) * 7 * 10 * 4, (1 + 3) * 7 * 10 * 4)
+    assert dictionary_size(7, shape, cross_layer=True) == across

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.projection import projected_scores
-from basisbench.circuits.ablation import ablation_edits
-from basisbench.circuits.circuit import Keep
+from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import rank
@@ -22,6 +21,7 @@ from basisbench.runs.layer_subset import LayerSubset, restrict
 from basisbench.runs.suite import shared_layers
 from basisbench.types import Ablation, Site
 from helpers import oracle
+from helpers.passes import edits_of
 
 
 def spec(name: str, family: Any, layers: tuple[int, ...] | None) -> BasisSpec:
@@ -149,13 +149,13 @@ def logits(group: GroupPair, basis: Basis, ablation: Ablation, *, kept: bool | l
     """Return logits with all nodes and errors of each site kept, or none of them."""
     reference = group.reference(basis, ablation)
     flags = kept if isinstance(kept, list) else [kept] * len(basis.sites)
-    keep = Keep(
+    mask = CircuitMask(
         tuple(torch.full((1, 1, units.shape[-1]), flag) for units, flag in zip(reference.units, flags, strict=True)),
         tuple(torch.full((1, 1), flag) for flag in flags),
     )
     model, tokens = group.evaluation.model, group.evaluation.batch.clean
     with torch.inference_mode():
-        return model.logits(tokens, ablation_edits(model, basis, reference, keep, len(tokens)))
+        return model.logits(tokens, edits_of(group, basis, ablation, mask, fast=True))
 
 
 def test_a_restricted_basis_is_scored_and_measured_by_the_harness() -> None:

@@ -28,6 +28,7 @@ def run(model: str, bases: list[str], out: Path) -> dict[str, Record]:
     return {record.cell.basis: record for record in records}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "neurons", "names"),
     [

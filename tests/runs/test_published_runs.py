@@ -47,6 +47,7 @@ def on_main_branches(name: str, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # long names leave little room in pictures
 @pytest.mark.parametrize("name", SUITES)
 def test_a_suite_runs_with_a_limit(
@@ -77,6 +78,7 @@ def test_a_suite_runs_with_a_limit(
             assert 0 < median(record.guard.fvu) < 1.5, (basis, record.guard.fvu)
 
 
+@pytest.mark.slow
 def test_a_repository_is_a_model_and_a_basis_that_is_missing_fails_alone(
     hub: HubReplica, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.results.record import read_record
-from basisbench.runs.ray_executor import LOCAL, Executor, RayWorker, parse_executor
+from basisbench.runs.executor import LOCAL, Executor, parse_executor
+from basisbench.runs.ray_executor import RayWorker
 from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import Settings
 from basisbench.types import ModelSpec
@@ -82,6 +83,7 @@ def test_an_address_without_a_cluster_is_told(tmp_path: Path) -> None:
             run_request(request)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_is_replaced_and_every_record_is_as_from_one_process(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -165,6 +167,7 @@ def test_an_executor_is_read_from_the_command_line(tmp_path: Path, capsys: pytes
         assert expected in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_without_ray_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 

@@ -37,6 +37,7 @@ def records(outcome: Any) -> list[Record]:
     return [read_record(path) for path in outcome.records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_gives_nearly_the_same_curve_and_says_so(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, dtype: str
@@ -61,6 +62,7 @@ def test_half_precision_gives_nearly_the_same_curve_and_says_so(
         )
 
 
+@pytest.mark.slow
 def test_a_limit_runs_a_few_cells_of_few_pairs(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +76,7 @@ def test_a_limit_runs_a_few_cells_of_few_pairs(
     assert all(record.cell.attribution_pairs == 16 for record in found)
 
 
+@pytest.mark.slow
 def test_a_suite_chooses_the_type_and_the_command_line_goes_before_it(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path
 ) -> None:
@@ -146,6 +149,7 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_no_half_record(
     assert sorted(event.state for event in run(tmp_path, plugin).events) == ["finished"] * 3 + ["kept"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of file sizes are tried on Linux")
 def test_a_write_that_is_cut_short_leaves_no_record(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:
     """A real process that may write 4 KB to a file: the kernel refuses the rest of each record."""

@@ -141,13 +141,13 @@ def test_every_kind_of_forgery_is_found(
 
 def test_only_the_drawn_sizes_are_evaluated(honest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     circuits: list[int] = []
-    evaluate = basisbench.circuits.curve.evaluate_circuits
+    evaluate = basisbench.circuits.curve.evaluate
 
     def counted(*given: Any, **named: Any) -> Any:
-        circuits.append(given[5])
+        circuits.append(given[4])
         return evaluate(*given, **named)
 
-    monkeypatch.setattr(basisbench.circuits.curve, "evaluate_circuits", counted)
+    monkeypatch.setattr(basisbench.circuits.curve, "evaluate", counted)
     folder = few(honest, tmp_path / "few", count=1)
     groups = len(read_record(next(Store(folder).records.glob("*.json"))).groups)
     verification, _ = verify(draw_sample(folder, cells=1, points=2, seed=1), by="Ada")
@@ -231,6 +231,7 @@ def test_records_that_change_meanwhile_are_not_vouched_for(honest: Path, tmp_pat
     assert [path.name for path in folder.iterdir()] == ["records"]
 
 
+@pytest.mark.slow
 def test_the_command_as_a_user_runs_it(honest: Path, tmp_path: Path) -> None:
     folder = few(honest, tmp_path / "few")
     out = tmp_path / "elsewhere.json"
@@ -272,6 +273,7 @@ def test_a_forged_record_ends_in_exit_code_2_and_a_file_that_says_so(
     assert standing(tmp_path) == "self-reported"
 
 
+@pytest.mark.slow
 def test_a_killed_command_leaves_what_was_there(honest: Path, tmp_path: Path) -> None:
     folder = tmp_path / "results"
     shutil.copytree(honest, folder)

@@ -236,6 +236,7 @@ def test_numbers_of_files_and_depth_are_bounded(tree: Path, monkeypatch: pytest.
     assert "lies more than 6 folders deep" in only_line(tree)
 
 
+@pytest.mark.slow
 def test_no_submitted_code_and_nothing_heavy_is_imported(tree: Path, tmp_path: Path) -> None:
     """Code in a submission, and entry points of other packages, stay where they are."""
     (mine(tree) / "conftest.py").write_text("raise SystemExit('run')", encoding="utf-8")
@@ -254,6 +255,7 @@ def test_no_submitted_code_and_nothing_heavy_is_imported(tree: Path, tmp_path: P
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["broken bytes", "wrong type", "harmful text", "deep or huge", "no number"])
 def test_mutated_metadata_is_one_line_or_accepted(kind: str, tree: Path) -> None:
     """The same mutations as of records: never a traceback, and what is accepted can be read."""

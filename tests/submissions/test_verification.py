@@ -187,6 +187,7 @@ def test_standing_never_raises(tmp_path: Path, name: str) -> None:
     assert standing(tmp_path / name) == "self-reported"
 
 
+@pytest.mark.slow
 def test_reading_and_drawing_load_no_torch(folder: Path) -> None:
     script = (
         "import sys; from basisbench.submissions.verification import standing; from basisbench.cli import main;"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from typing import Any
+from functools import cache
 
 import pytest
 
-from basisbench.pairs.alignment import load_splits
 from basisbench.pairs.lexicon import (
     PORTIONS,
     attributes,
@@ -21,8 +20,7 @@ from basisbench.pairs.lexicon import (
 from basisbench.protocols import Task
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, Split
-from basisbench_baselines.pocket.corpus.stream import build_tokenizer
-from helpers.subword_tokenizer import subword_tokenizer
+from helpers import task_pairs
 
 REGISTRY = load_registry()
 TASKS = [REGISTRY.get("task", entry.name) for entry in REGISTRY.of("task")]
@@ -30,11 +28,16 @@ NAMES = {task.name for task in TASKS}
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])
 every_split = pytest.mark.parametrize("split", SPLITS)
-every_tokenizer = pytest.mark.parametrize("build", [build_tokenizer, subword_tokenizer], ids=["words", "subwords"])
+every_tokenizer = pytest.mark.parametrize("tokenizer_name", task_pairs.TOKENIZERS)
 
 
-def candidates(task: Task, split: Split, seed: int = 0) -> list[ContrastPair]:
-    return list(task.candidates(split, seed))
+@cache
+def drawn(name: str, split: Split) -> list[ContrastPair]:
+    return list(REGISTRY.get("task", name).candidates(split, 0))
+
+
+def candidates(task: Task, split: Split) -> list[ContrastPair]:
+    return drawn(task.name, split)
 
 
 def words_of(text: str) -> list[str]:
@@ -104,9 +107,9 @@ def test_words_names_everything_that_differs_between_the_prompts(task: Task, spl
 @every_task
 @every_split
 def test_candidates_are_distinct_finite_and_the_same_on_every_call(task: Task, split: Split) -> None:
-    first = candidates(task, split, seed=3)
-    assert first == candidates(task, split, seed=3)
-    assert first != candidates(task, split, seed=4)
+    first = candidates(task, split)
+    assert first == list(task.candidates(split, 0))
+    assert first != list(task.candidates(split, 4))
     assert len({(pair.clean_text, pair.counterfactual_text) for pair in first}) == len(first)
 
 
@@ -180,12 +183,12 @@ def test_user_cue_decides_the_answer(name: str, split: Split) -> None:
 
 @every_task
 @every_tokenizer
-def test_each_task_has_pairs_in_the_same_groups_of_both_splits(task: Task, build: Any) -> None:
-    attribution, evaluation = load_splits(task, build(), attribution=200, evaluation=200, seed=0)
-    # Every word is a token for the pocket model; the other tokenizer splits many words and so loses pairs.
-    least = 200 if build is build_tokenizer else 50
-    assert least <= attribution.pair_count <= 200
-    assert least <= evaluation.pair_count <= 200
+def test_each_task_has_pairs_in_the_same_groups_of_both_splits(task: Task, tokenizer_name: str) -> None:
+    splits = task_pairs.splits(task.name, tokenizer_name)
+    for split, wanted in task_pairs.COUNTS.items():
+        # Every word is a token for the pocket model; the other tokenizer splits many words and so loses pairs.
+        assert (wanted if tokenizer_name == "words" else 50) <= splits[split].pair_count <= wanted
+    attribution, evaluation = splits.values()
     assert [group.group for group in attribution] == [group.group for group in evaluation]
     prompts = [
         set(itertools.chain.from_iterable(group.clean_text + group.counterfactual_text for group in pair_set))

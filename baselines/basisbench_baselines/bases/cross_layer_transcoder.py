@@ -1,7 +1,7 @@
 """Cross-layer transcoders: units that read one layer and write to it and to all later ones (Ameisen et al. 2025).
 
 `clt` is the one that a model names among its dictionaries; `clt:ORG/NAME[@REVISION]` and `clt:FOLDER` name any other,
-such as `clt:mntss/clt-gemma-2-2b-426k`. The files are circuit-tracer's (basisbench_baselines.dictionaries.circuit_tracer_files).
+such as `clt:mntss/clt-gemma-2-2b-426k`. The files are circuit-tracer's (`dictionaries.circuit_tracer_files`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from basisbench.protocols import BasisScheme, BasisSpec
 from basisbench.types import Family, ModelSpec, Site, Style
 from basisbench_baselines.dictionaries.circuit_tracer_files import (
     CONFIG,
-    LayerFiles,
     digest_files,
     file_names,
     hook_names,
@@ -27,9 +26,10 @@ from basisbench_baselines.dictionaries.circuit_tracer_files import (
     open_layers,
     read_config,
 )
-from basisbench_baselines.dictionaries.hub_snapshot import resolve, told
-from basisbench_baselines.dictionaries.lazy_layers import Window
-from basisbench_baselines.dictionaries.trained_on import say_if_other
+from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
+from basisbench_baselines.dictionaries.hub_snapshot import as_basis_error, resolve
+from basisbench_baselines.dictionaries.lazy_layers import LayerCache
+from basisbench_baselines.dictionaries.trained_on import warn_if_trained_on_other
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -44,13 +44,13 @@ _LARGE_BYTES = 256 * 2**20
 _SUMMARY = "cross-layer transcoder: reads the MLP's input, writes the MLP outputs of this and all later layers"
 
 
-class CrossLayerRows:
+class SelectedCrossLayerUnits:
     """Some units of one layer; implements `basisbench.protocols.CrossLayerPart`.
 
     Args:
         units: which units.
         layer: which layer.
-        files: gives the files of the layer, whose weights may have been let go of meanwhile.
+        files: gives the files of the layer, whose weights may have been freed meanwhile.
     """
 
     def __init__(self, units: Int[Tensor, " part"], layer: int, files: Callable[[], LayerFiles]) -> None:
@@ -90,14 +90,14 @@ class CrossLayerTranscoder:
         name: name of the basis.
         sites: one per layer.
         files: the files of each layer.
-        window: which layers' weights are in memory.
+        cache: which layers' weights are in memory.
         sources: repository of the Hugging Face hub that the weights come from, with its commit; empty for a folder.
     """
 
     name: str
     sites: Sequence[Site]
     files: tuple[LayerFiles, ...]
-    window: Window
+    cache: LayerCache
     family: Family = "mlp"
     exact: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -110,13 +110,13 @@ class CrossLayerTranscoder:
     @property
     def streams(self) -> bool:
         """Whether not all layers fit into memory at once, so that every pass reads some of them."""
-        return self.window.overflows
+        return self.cache.overflows
 
     def keep_less(self) -> bool:
         """Keep fewer layers in memory from now on; False where no less can be kept."""
-        return self._forget(self.window.narrow())
+        return self._free(self.cache.shrink())
 
-    def _forget(self, layers: Sequence[int]) -> bool:
+    def _free(self, layers: Sequence[int]) -> bool:
         for layer in layers:
             self.files[layer].drop()
         if layers and self.parameter_bytes > _LARGE_BYTES:
@@ -124,8 +124,8 @@ class CrossLayerTranscoder:
         return bool(layers)
 
     def _files_of(self, site: Site) -> LayerFiles:
-        """Return the files of a layer, after others have made room for them."""
-        self._forget(self.window.enter(site.layer))
+        """Return the files of a layer, after freeing others to make room for them."""
+        self._free(self.cache.add(site.layer))
         return self.files[site.layer]
 
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
@@ -141,9 +141,9 @@ class CrossLayerTranscoder:
         """Return what a layer's units add at this layer or a later one."""
         return self._files_of(site).decoders[to.layer - site.layer](f)
 
-    def part(self, site: Site, units: Int[Tensor, " part"]) -> CrossLayerRows:
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> SelectedCrossLayerUnits:
         """Return some units; their weights are read when they are first used."""
-        return CrossLayerRows(units, site.layer, lambda: self._files_of(site))
+        return SelectedCrossLayerUnits(units, site.layer, lambda: self._files_of(site))
 
 
 def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> CrossLayerTranscoder:
@@ -168,9 +168,9 @@ def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> C
         )
     except BasisBenchError as error:
         raise BasisError(f"basis '{name}': {error}") from error
-    say_if_other(name, [config.get("model_name")], model.spec)
-    window = Window({part.layer: part.nbytes for part in files}, room_for_weights(str(model.device)))
-    return CrossLayerTranscoder(name, sites, files, window, sources=sources)
+    warn_if_trained_on_other(name, [config.get("model_name")], model.spec)
+    cache = LayerCache({part.layer: part.nbytes for part in files}, room_for_weights(str(model.device)))
+    return CrossLayerTranscoder(name, sites, files, cache, sources=sources)
 
 
 def _site_hook(model: Model, hook: str, layer: int) -> str:
@@ -215,9 +215,9 @@ def resolve_name(name: str) -> BasisSpec:
 
     def download(model: ModelSpec) -> Found:
         wanted = revision or model.revisions.get(repository)
-        with told(f"basis '{name}'", repository, wanted):
+        with as_basis_error(f"basis '{name}'", repository, wanted):
             snapshot = resolve(repository, wanted)
-        with told(f"basis '{name}'", repository, snapshot.commit):
+        with as_basis_error(f"basis '{name}'", repository, snapshot.commit):
             folder = Path(snapshot.download(CONFIG)).parent
             # The first decoder writes to every layer, so it says how many there are.
             for file in file_names(layer_count(Path(snapshot.download("W_dec_0.safetensors")))):

@@ -5,7 +5,7 @@
 2. Family and layers are known before anything is downloaded. On building, every dictionary's own configuration says
    where it sits and on which model it was trained, and must agree with that and with the model at hand.
 3. Weights are read by SAELens, at one commit of the repository, each layer when it is first used, in float32 (float64
-   for a model in float64), and adapted (basisbench_baselines.dictionaries.saelens_adapter).
+   for a model in float64), and adapted (`dictionaries.saelens_adapter`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from basisbench.models.memory import room_for_weights
 from basisbench.protocols import BasisScheme, BasisSpec
 from basisbench.types import Family, ModelSpec, Site
 from basisbench_baselines.bases.saelens import DictionaryBasis, hash_files
-from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, pinned, quiet, resolve, told
-from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf, Loader
+from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, as_basis_error, pinned, quiet, resolve
+from basisbench_baselines.dictionaries.lazy_layers import LazyDictionaries, Loader
 from basisbench_baselines.dictionaries.placement import Placement, place
 from basisbench_baselines.dictionaries.releases import Release, choose, find_release, layer_of
 from basisbench_baselines.dictionaries.saelens_adapter import adapt, check_kind
-from basisbench_baselines.dictionaries.trained_on import say_if_other
+from basisbench_baselines.dictionaries.trained_on import warn_if_trained_on_other
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
@@ -57,10 +57,12 @@ class Dictionary:
     load: Callable[[str, str], Any]
     snapshot: Snapshot | None = None
 
-    def told(self, basis: str) -> AbstractContextManager[None]:
-        """Tell what goes wrong with it in one line."""
+    def named_errors(self, basis: str) -> AbstractContextManager[None]:
+        """Report what goes wrong with it in one line."""
         subject = f"basis '{basis}': {self.title}"
-        return told(subject, self.snapshot.repository, self.snapshot.commit) if self.snapshot else told(subject)
+        if self.snapshot is None:
+            return as_basis_error(subject)
+        return as_basis_error(subject, self.snapshot.repository, self.snapshot.commit)
 
 
 def resolve_name(name: str) -> BasisSpec:
@@ -124,7 +126,7 @@ def _as_folder(body: str) -> tuple[Path | None, str | None]:
 def _snapshot(name: str, release: Release, revision: str | None, spec: ModelSpec) -> Snapshot:
     """Return the commit to use: of the name, else of the run's suite, else the main branch's."""
     revision = revision or spec.revisions.get(release.repository)
-    with told(f"basis '{name}'", release.repository, revision):
+    with as_basis_error(f"basis '{name}'", release.repository, revision):
         return resolve(release.repository, revision)
 
 
@@ -148,7 +150,7 @@ def _hub_dictionary(release: Release, identifier: str, snapshot: Snapshot) -> Di
 def _hub_fingerprint(name: str, release: Release, chosen: Mapping[int, str], snapshot: Snapshot) -> str:
     """Return a digest of repository, commit, and the hash that the hub's cache names each weight file by."""
     digest = hashlib.sha256(f"{snapshot.repository} {snapshot.commit}".encode())
-    with told(f"basis '{name}'", snapshot.repository, snapshot.commit):
+    with as_basis_error(f"basis '{name}'", snapshot.repository, snapshot.commit):
         for identifier in chosen.values():
             path = Path(snapshot.download(release.weights(identifier))).resolve()
             content = path.name if path.parent.name == "blobs" else hash_files([path])
@@ -239,7 +241,7 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
     devices: list[str] = []
     trained_on: list[object] = []
     for layer, dictionary in dictionaries.items():
-        with dictionary.told(name):
+        with dictionary.named_errors(name):
             config, parameters = _described(dictionary.configure())
             placement = place(config.architecture(), config.metadata)
             if placement is None or (placement.family, placement.layer) != (family, layer):
@@ -254,16 +256,16 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
             loaders.append(partial(_load, name, dictionary, placement, model, dtype))
             sizes.append(parameters * dtype.itemsize)
             devices.append(_device_of(model, site))
-    say_if_other(name, trained_on, model.spec)
+    warn_if_trained_on_other(name, trained_on, model.spec)
     missing = sorted(set(range(model.layers)) - set(dictionaries))
     if missing:
-        _say_missing(name, model.name, tuple(missing))
+        _warn_of_missing_layers(name, model.name, tuple(missing))
     snapshots = [dictionary.snapshot for dictionary in dictionaries.values() if dictionary.snapshot]
     return DictionaryBasis(
         name,
         family,
         tuple(sites),
-        DictionaryShelf(
+        LazyDictionaries(
             loaders,
             sizes,
             devices,
@@ -287,7 +289,7 @@ def _described(raw: dict[str, Any]) -> tuple[Any, int]:
 
 
 def _load(name: str, dictionary: Dictionary, placement: Placement, model: Model, dtype: Any, device: str) -> Any:
-    with dictionary.told(name), quiet():
+    with dictionary.named_errors(name), quiet():
         module = dictionary.load(device, str(dtype).removeprefix("torch."))
         module.eval().requires_grad_(False)
         return adapt(module, gain=placement.gain(model), centred=placement.is_centred(model))
@@ -310,7 +312,7 @@ def _check_widths(config: Any, placement: Placement, site: Site, model: Model) -
 
 
 @cache
-def _say_missing(name: str, model: str, layers: tuple[int, ...]) -> None:
+def _warn_of_missing_layers(name: str, model: str, layers: tuple[int, ...]) -> None:
     """Name the layers that a basis lacks, once per process."""
     _log.warning(
         "basis '%s' has no dictionary for layer %s of '%s'; it is compared on the layers that it has",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, Site, Style
-from basisbench_baselines.dictionaries.fast import RowsPart
+from basisbench_baselines.dictionaries.fast import SelectedUnits
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -57,7 +57,7 @@ class RotatedActivations:
         """Return the activation with these components."""
         return self._maps[site.layer][1](f)
 
-    def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart:
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> SelectedUnits:
         """Return some axes."""
         rotation = self.rotations[site.layer]
 
@@ -65,7 +65,7 @@ class RotatedActivations:
             rows = passing_linear_map(rotation[some], None)
             return lambda x: rows(x.to(rotation.dtype))
 
-        return RowsPart(units, encoder, rotation.__getitem__)
+        return SelectedUnits(units, encoder, rotation.__getitem__)
 
 
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:

@@ -1,9 +1,9 @@
 """Dictionaries that a model brings along, in SAELens's format: sparse autoencoders and transcoders.
 
-An SAE reads and writes at one hook; a transcoder reads the MLP's input and writes its output. Both are
-loaded by SAELens, whose own `encode` and `decode` run, adapted where they keep state (basisbench_baselines.dictionaries.saelens_adapter), so
-that every architecture it knows works here. Weights are float32, float64 for a model in float64; activations of a model
-in half precision are widened when they are encoded.
+An SAE reads and writes at one hook; a transcoder reads the MLP's input and writes its output. Both are loaded by
+SAELens, whose own `encode` and `decode` run, adapted where they keep state (`dictionaries.saelens_adapter`), so that
+every architecture it knows works here. Weights are float32, float64 for a model in float64; activations of a model in
+half precision are widened when they are encoded.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from basisbench.models.memory import give_memory_back, trim_memory
 from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, ModelSpec, Site, Style
-from basisbench_baselines.dictionaries.fast import ElementwiseDictionary, QuickDictionary, RowsPart, quick_dictionary
-from basisbench_baselines.dictionaries.lazy_layers import DictionaryShelf
+from basisbench_baselines.dictionaries.fast import FastDictionary, IndependentUnits, SelectedUnits, fast_dictionary
+from basisbench_baselines.dictionaries.lazy_layers import LazyDictionaries
 from basisbench_baselines.dictionaries.saelens_adapter import adapt
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class DictionaryBasis:
         name: name of the basis.
         family: its site family.
         sites: where the dictionaries sit, in layer order; not every layer need have one.
-        dictionaries: SAELens modules or adapted ones (basisbench_baselines.dictionaries.saelens_adapter), in the order of the sites.
+        dictionaries: SAELens modules or adapted ones (`dictionaries.saelens_adapter`), in the order of the sites.
         sources: repositories of the Hugging Face hub that the weights come from, with their commits.
     """
 
@@ -58,7 +58,7 @@ class DictionaryBasis:
     @cached_property
     def parameter_bytes(self) -> int:
         """Bytes of all dictionaries' weights, in the type they run in."""
-        if isinstance(self.dictionaries, DictionaryShelf):
+        if isinstance(self.dictionaries, LazyDictionaries):
             return self.dictionaries.nbytes
         return sum(
             parameter.numel() * parameter.element_size()
@@ -71,53 +71,53 @@ class DictionaryBasis:
         return {site.layer: index for index, site in enumerate(self.sites)}
 
     @cached_property
-    def _quick(self) -> dict[int, QuickDictionary]:
+    def _fast(self) -> dict[int, FastDictionary]:
         return {}
 
     @cached_property
-    def _unitwise(self) -> dict[int, bool]:
+    def _independent(self) -> dict[int, bool]:
         return {}
 
     @property
     def streams(self) -> bool:
         """Whether not all dictionaries fit into memory at once, so that every pass loads some of them."""
-        return isinstance(self.dictionaries, DictionaryShelf) and self.dictionaries.overflows
+        return isinstance(self.dictionaries, LazyDictionaries) and self.dictionaries.overflows
 
     def keep_less(self) -> bool:
         """Keep fewer dictionaries in memory from now on; False where no less can be kept."""
-        return isinstance(self.dictionaries, DictionaryShelf) and self._forget(self.dictionaries.narrow())
+        return isinstance(self.dictionaries, LazyDictionaries) and self._free(self.dictionaries.shrink())
 
-    def _forget(self, indices: Sequence[int]) -> bool:
-        """Let go of what was made of dictionaries that are no longer in memory."""
+    def _free(self, indices: Sequence[int]) -> bool:
+        """Drop what was made of dictionaries that are no longer in memory."""
         for index in indices:
-            self._quick.pop(index, None)
+            self._fast.pop(index, None)
         if indices and self.parameter_bytes > _LARGE_BYTES:
             give_memory_back()
         return bool(indices)
 
     def _dictionary_at(self, site: Site) -> Any:
         index = self._indices[site.layer]
-        if not isinstance(self.dictionaries, DictionaryShelf):
+        if not isinstance(self.dictionaries, LazyDictionaries):
             return self.dictionaries[index]
         while True:
-            self._forget(self.dictionaries.make_room(index))
+            self._free(self.dictionaries.make_room(index))
             try:
                 return self.dictionaries[index]
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or not self.keep_less():
                     raise
 
-    def _quick_at(self, site: Site) -> QuickDictionary:
+    def _fast_at(self, site: Site) -> FastDictionary:
         index = self._indices[site.layer]
         dictionary = self._dictionary_at(site)
-        if index not in self._quick:
+        if index not in self._fast:
             pack = self.parameter_bytes <= largest_bytes() and not self.streams
-            self._quick[index] = quick_dictionary(dictionary, pack=pack)
-            self._unitwise[index] = isinstance(self._quick[index], ElementwiseDictionary)
+            self._fast[index] = fast_dictionary(dictionary, pack=pack)
+            self._independent[index] = isinstance(self._fast[index], IndependentUnits)
             if self.parameter_bytes > _LARGE_BYTES:
                 # What was rearranged leaves holes that the next layer's weights do not fill.
                 trim_memory()
-        return self._quick[index]
+        return self._fast[index]
 
     def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
         """Return the feature activations, in the type of the weights."""
@@ -127,7 +127,7 @@ class DictionaryBasis:
             dictionary = self._dictionary_at(site)
             features: Tensor = dictionary.encode(x.to(dictionary.W_dec.dtype))
             return features
-        return self._quick_at(site).encode(x)
+        return self._fast_at(site).encode(x)
 
     def decode(self, site: Site, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
         """Return the reconstruction at the write hook."""
@@ -137,26 +137,26 @@ class DictionaryBasis:
             dictionary = self._dictionary_at(site)
             reconstruction: Tensor = dictionary.decode(f.to(dictionary.W_dec.dtype))
             return reconstruction
-        return self._quick_at(site).decode(f)
+        return self._fast_at(site).decode(f)
 
-    def part(self, site: Site, units: Int[Tensor, " part"]) -> RowsPart | None:
+    def part(self, site: Site, units: Int[Tensor, " part"]) -> SelectedUnits | None:
         """Return some units; None for dictionaries whose units depend on each other.
 
         Their weights are read when they are first used: parts of all sites are made before a pass begins.
         """
         index = self._indices[site.layer]
-        if index not in self._unitwise:
-            self._quick_at(site)
-        if not self._unitwise[index]:
+        if index not in self._independent:
+            self._fast_at(site)
+        if not self._independent[index]:
             return None
-        return RowsPart(
+        return SelectedUnits(
             units,
-            lambda some: self._elementwise_at(site).encoder_of(some),
-            lambda some: self._elementwise_at(site).decoder_rows(some),
+            lambda some: self._independent_at(site).encoder_of(some),
+            lambda some: self._independent_at(site).decoder_rows(some),
         )
 
-    def _elementwise_at(self, site: Site) -> ElementwiseDictionary:
-        return cast("ElementwiseDictionary", self._quick_at(site))
+    def _independent_at(self, site: Site) -> IndependentUnits:
+        return cast("IndependentUnits", self._fast_at(site))
 
 
 def _folder(name: str, model: ModelSpec) -> Path:

@@ -1,10 +1,10 @@
-"""What SAELens computes, with less work; without gradients.
+"""Compute what SAELens computes, with less work; without gradients.
 
 1. A wide, sparse code is decoded by adding up its active rows, whatever the dictionary.
 2. Where units do not depend on each other (ReLU, JumpReLU), weights are packed if that is possible
-   (basisbench.models.onednn), fewer passes go over memory, and some units can be computed without the others, so that the
-   harness computes only those that a circuit needs. Further units that are linear in the input
-   (basisbench_baselines.dictionaries.saelens_adapter) are units without a threshold.
+   (`basisbench.models.onednn`), fewer passes go over memory, and some units can be computed without the others, so
+   that the harness computes only those that a circuit needs. Further units that are linear in the input
+   (`dictionaries.saelens_adapter`) are units without a threshold.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _WIDE = 4096
 """Dictionaries of fewer units are decoded as a product: counting active units would cost as much."""
 
-_ELEMENTWISE = (
+_INDEPENDENT = (
     "standard",
     "jumprelu",
     "transcoder",
@@ -39,8 +39,8 @@ _SPARSE = 1 / 32
 """Codes with at most this share of active units are decoded row by row (measured: 8 times faster at 1/500)."""
 
 
-class QuickDictionary(Protocol):
-    """A dictionary without gradients."""
+class FastDictionary(Protocol):
+    """A dictionary as it is computed without gradients."""
 
     def encode(self, x: Float[Tensor, "*b d_read"], /) -> Float[Tensor, "*b unit"]:
         """Return the coordinates, in the type of the weights."""
@@ -52,7 +52,7 @@ class QuickDictionary(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class JointDictionary:
+class JointUnits:
     """Units that depend on each other (TopK, a normalised input): they are computed together.
 
     Attributes:
@@ -80,7 +80,7 @@ class JointDictionary:
 
 
 @dataclass(frozen=True, eq=False)
-class ElementwiseDictionary:
+class IndependentUnits:
     """f = pre-activation where that exceeds its threshold, else 0; pre-activation = (x - shift) @ W_enc + b_enc.
 
     Attributes:
@@ -156,27 +156,27 @@ def sparse_product(f: Float[Tensor, "*b unit"], weight: Float[Tensor, "unit d"])
     return product.view(*f.shape[:-1], weight.shape[-1])
 
 
-def quick_dictionary(dictionary: Any, *, pack: bool = True) -> QuickDictionary:
-    """Return the quick form of a SAELens dictionary, or of an adapted one.
+def fast_dictionary(dictionary: Any, *, pack: bool = True) -> FastDictionary:
+    """Return the fast form of a SAELens dictionary, or of an adapted one.
 
     Args:
         dictionary: the dictionary; its weights may be laid out anew.
         pack: whether packed copies of the weights may be made.
     """
-    elementwise = elementwise_dictionary(dictionary, pack=pack)
-    if elementwise is not None:
-        return elementwise
+    independent = independent_units(dictionary, pack=pack)
+    if independent is not None:
+        return independent
     if isinstance(dictionary, AdaptedDictionary):
-        return JointDictionary(dictionary, dictionary.w_dec, dictionary.bias)
+        return JointUnits(dictionary, dictionary.w_dec, dictionary.bias)
     config = dictionary.cfg
     plain = config.architecture() in ("standard", "gated", "topk", "abstopk", "jumprelu") and not getattr(
         config, "rescale_acts_by_decoder_norm", False
     )
-    return JointDictionary(dictionary, dictionary.W_dec.detach() if plain else None, dictionary.b_dec.detach())
+    return JointUnits(dictionary, dictionary.W_dec.detach() if plain else None, dictionary.b_dec.detach())
 
 
-def elementwise_dictionary(dictionary: Any, *, pack: bool = True) -> ElementwiseDictionary | None:
-    """Return the quick form of a dictionary; None for kinds whose units depend on each other, and unknown ones.
+def independent_units(dictionary: Any, *, pack: bool = True) -> IndependentUnits | None:
+    """Return the fast form of a dictionary; None for kinds whose units depend on each other, and unknown ones.
 
     The encoder's weights are laid out anew, one row per unit, in place of the dictionary's own: no second copy.
 
@@ -191,7 +191,7 @@ def elementwise_dictionary(dictionary: Any, *, pack: bool = True) -> Elementwise
     config = module.cfg
     kind = config.architecture()
     plain = (
-        kind in _ELEMENTWISE
+        kind in _INDEPENDENT
         and config.reshape_activations == "none"
         and not getattr(config, "rescale_acts_by_decoder_norm", False)
         and str(config.normalize_activations or "none") == "none"
@@ -215,11 +215,11 @@ def elementwise_dictionary(dictionary: Any, *, pack: bool = True) -> Elementwise
     # A transcoder's decoder bias lives in another space than its input; SAELens never subtracts it.
     shift = b_dec if config.apply_b_dec_to_input and "transcoder" not in kind else None
     encoder, decoder = linear_map(w_enc, b_enc, pack=pack), linear_map(w_dec.T, b_dec, pack=pack)
-    return ElementwiseDictionary(shift, w_enc, b_enc, threshold, w_dec, b_dec, encoder, decoder)
+    return IndependentUnits(shift, w_enc, b_enc, threshold, w_dec, b_dec, encoder, decoder)
 
 
-class RowsPart:
-    """Implements `basisbench.protocols.BasisPart`.
+class SelectedUnits:
+    """Some units of a basis whose decoder is a matrix; implements `basisbench.protocols.BasisPart`.
 
     Args:
         units: which units.

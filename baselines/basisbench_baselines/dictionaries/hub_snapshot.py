@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub at one commit, through the hub's own client and cache; errors in one line each.
+"""Read files of the Hugging Face hub at one commit, through its own client and cache; report errors in one line.
 
 SAELens's loaders (sae-lens 6.54) ask for files without a revision, and the one of Gemma Scope 2 reads tensor shapes
 by HTTP range requests even where the file is in the cache and the client is offline. `pinned` is the one place
@@ -54,19 +54,17 @@ class Snapshot:
             options: what else `hf_hub_download` takes; its revision is ours.
 
         Raises:
-            BasisError: the file in the cache is not the one that the repository has.
+            BasisBenchError: disk or network failed, or the file in the cache is not the one that the repository has.
         """
-        from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
-        options = {**options, "repo_id": self.repository, "revision": self.commit}
         try:
-            path = str(hf_hub_download(filename=filename, **options))
+            path = hub.download(self.repository, filename, self.commit, **options)
         except LocalEntryNotFoundError as error:
             error.filename = filename
             raise
-        check_blob(Path(path), f"{self.repository}/{filename}")
-        return path
+        check_blob(path, f"{self.repository}/{filename}")
+        return str(path)
 
 
 def resolve(repository: str, revision: str | None) -> Snapshot:
@@ -77,7 +75,8 @@ def resolve(repository: str, revision: str | None) -> Snapshot:
         revision: branch, tag or full commit; None for the main branch.
 
     Raises:
-        RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError: those of the hub's client (`told`).
+        RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError: those of the hub's client; see
+            `as_basis_error`.
     """
     if revision is not None and _COMMIT.fullmatch(revision):
         return Snapshot(repository, revision)
@@ -152,15 +151,15 @@ def pinned(snapshot: Snapshot) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep back SAELens's advice to load the model differently: what that would do is done by basisbench_baselines."""
+    """Keep back SAELens's advice to load the model differently: what that would do is done here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*This SAE has non-empty model_from_pretrained_kwargs")
         yield
 
 
 @contextmanager
-def told(subject: str, repository: str = "", revision: str | None = None) -> Iterator[None]:
-    """Turn what the hub's client and the file formats raise into one line about the subject.
+def as_basis_error(subject: str, repository: str = "", revision: str | None = None) -> Iterator[None]:
+    """Turn what the hub's client and the file formats raise into one line that begins with the subject.
 
     Args:
         subject: what was being loaded, for messages.

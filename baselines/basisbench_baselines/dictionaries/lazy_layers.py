@@ -1,8 +1,8 @@
-"""Dictionaries that are loaded when they are first asked for, as many at a time as there is room for.
+"""Load dictionaries when they are first used, and keep as many in memory as there is room for.
 
 1. A pass asks for the dictionaries of all layers in order, and so does the next pass. Where not all fit, what makes
-   room is the one that was used last: the others are still there when the next pass comes by. (Letting go of the one
-   that was not used for longest would load every layer anew in each pass.)
+   room is the most recently used one: the others are still there in the next pass. (Freeing the least recently used
+   one would load every layer anew in each pass.)
 2. On a device, what does not fit is kept in the machine's own memory, ready to be copied, while there is room for it
    there; only what fits in neither is read from its file again.
 """
@@ -17,62 +17,62 @@ Loader = Callable[[str], Any]
 """Loads one dictionary to a device."""
 
 
-class Window:
-    """Which of several things are in memory on one device.
+class LayerCache:
+    """Keep track of which layers are in memory on one device; the most recently used one makes room for the next.
 
     Args:
-        sizes: bytes of each, by index.
-        room: bytes that they may take together. The one that is asked for is always let in, and takes its size twice:
-            loading and rearranging need as much again.
+        sizes: bytes of each layer, by index.
+        room: bytes that they may take together. The layer that is asked for is always added, and takes its size
+            twice: loading and rearranging need as much again.
     """
 
     def __init__(self, sizes: Mapping[int, int], room: int) -> None:
         self._sizes, self._room = dict(sizes), room
-        self._inside: list[int] = []
+        self._cached: list[int] = []
 
     @property
-    def inside(self) -> tuple[int, ...]:
-        """What is in memory, in order of last use."""
-        return tuple(self._inside)
+    def cached(self) -> tuple[int, ...]:
+        """The layers in memory, in order of last use."""
+        return tuple(self._cached)
 
     @property
     def overflows(self) -> bool:
-        """Whether not all fit at the same time."""
+        """Whether not all layers fit at the same time."""
         return sum(self._sizes.values()) + max(self._sizes.values(), default=0) > self._room
 
-    def enter(self, index: int) -> tuple[int, ...]:
-        """Let one in, and return those that must be let go of for it.
+    def add(self, index: int) -> tuple[int, ...]:
+        """Add a layer, and return those that must be freed for it.
 
         Args:
-            index: which is needed now.
+            index: the layer that is needed now.
         """
-        if index in self._inside:
-            self._inside.remove(index)
-            self._inside.append(index)
+        if index in self._cached:
+            self._cached.remove(index)
+            self._cached.append(index)
             return ()
-        left: list[int] = []
+        freed: list[int] = []
         needed = 2 * self._sizes[index]
-        while self._inside and needed + self._taken > self._room:
-            left.append(self._inside.pop())
-        self._inside.append(index)
-        return tuple(left)
+        while self._cached and needed + self._taken > self._room:
+            freed.append(self._cached.pop())
+        self._cached.append(index)
+        return tuple(freed)
 
-    def narrow(self) -> tuple[int, ...]:
-        """Make the room half of what is in memory; return those that must be let go of, never the last used."""
-        left: list[int] = []
-        if len(self._inside) > 1:
+    def shrink(self) -> tuple[int, ...]:
+        """Make the room half of what is in memory; return the layers to free, never the last used one."""
+        freed: list[int] = []
+        if len(self._cached) > 1:
             self._room = min(self._room, self._taken // 2)
-        while len(self._inside) > 1 and self._taken > self._room:
-            left.append(self._inside.pop(-2))
-        return tuple(left)
+        while len(self._cached) > 1 and self._taken > self._room:
+            freed.append(self._cached.pop(-2))
+        return tuple(freed)
 
     @property
     def _taken(self) -> int:
-        return sum(self._sizes[index] for index in self._inside)
+        return sum(self._sizes[index] for index in self._cached)
 
 
-class DictionaryShelf(Sequence[Any]):
-    """One dictionary per layer.
+class LazyDictionaries(Sequence[Any]):
+    """One dictionary per layer, loaded when it is first used.
 
     Args:
         loaders: load a dictionary to a device, in layer order.
@@ -91,8 +91,8 @@ class DictionaryShelf(Sequence[Any]):
         spare: int = 0,
     ) -> None:
         self._loaders, self._sizes, self._devices = tuple(loaders), tuple(sizes), tuple(devices)
-        self._windows = {
-            device: Window({index: sizes[index] for index, other in enumerate(devices) if other == device}, room)
+        self._caches = {
+            device: LayerCache({index: sizes[index] for index, other in enumerate(devices) if other == device}, room)
             for device, room in rooms.items()
         }
         self._spare = spare
@@ -123,7 +123,7 @@ class DictionaryShelf(Sequence[Any]):
     @property
     def overflows(self) -> bool:
         """Whether not all fit into memory at the same time, so that some are loaded in every pass."""
-        return any(window.overflows for window in self._windows.values())
+        return any(cache.overflows for cache in self._caches.values())
 
     @property
     def loaded(self) -> tuple[int, ...]:
@@ -131,25 +131,25 @@ class DictionaryShelf(Sequence[Any]):
         return tuple(sorted(self._loaded))
 
     def make_room(self, index: int) -> tuple[int, ...]:
-        """Let go of what must make room for a dictionary, and return which; whoever holds more of them lets go too.
+        """Free the dictionaries that must make room for another, and return which; their holders must drop them too.
 
         Args:
             index: the dictionary that is asked for next.
         """
-        return self._let_go(self._windows[self._devices[index]].enter(index))
+        return self._free(self._caches[self._devices[index]].add(index))
 
-    def narrow(self) -> tuple[int, ...]:
-        """Keep half as much from now on, one at least; return which were let go of, nothing where there was but one."""
-        return self._let_go(tuple(index for window in self._windows.values() for index in window.narrow()))
+    def shrink(self) -> tuple[int, ...]:
+        """Keep half as much from now on, one at least; return which were freed, nothing where there was but one."""
+        return self._free(tuple(index for cache in self._caches.values() for index in cache.shrink()))
 
-    def _let_go(self, which: tuple[int, ...]) -> tuple[int, ...]:
+    def _free(self, which: tuple[int, ...]) -> tuple[int, ...]:
         for index in which:
             self._loaded.pop(index, None)
         return which
 
     def _load(self, index: int) -> Any:
         device = self._devices[index]
-        if device == "cpu" or not self._windows[device].overflows:
+        if device == "cpu" or not self._caches[device].overflows:
             return self._loaders[index](device)
         if index not in self._aside:
             taken = sum(self._sizes[other] for other in self._aside)
@@ -163,7 +163,7 @@ def copied_to(dictionary: Any, device: str) -> Any:
     """Return a dictionary with its weights on a device; the one that is given stays as it is.
 
     Args:
-        dictionary: a SAELens module, or an adapted one (basisbench_baselines.dictionaries.saelens_adapter).
+        dictionary: a SAELens module, or an adapted one (`dictionaries.saelens_adapter`).
         device: where the weights go; its own device makes a copy as well.
     """
     import torch

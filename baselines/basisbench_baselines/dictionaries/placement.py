@@ -1,4 +1,4 @@
-"""Where a SAELens dictionary sits, and what was done to the model that it was trained on.
+"""Find the site of a SAELens dictionary, and what was done to the model that it was trained on.
 
 Sources, each held by a test that cites it:
 

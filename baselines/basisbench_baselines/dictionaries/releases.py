@@ -1,9 +1,9 @@
-"""SAELens's list of published dictionaries, read without importing SAELens or torch.
+"""Read SAELens's list of published dictionaries, without importing SAELens or torch.
 
 1. The list is `pretrained_saes.yaml` inside the package `sae_lens`: releases, their repositories, and an id and a
    path per dictionary.
 2. A release's family, and the layer of each id, follow from its loader, its ids and its paths; both are checked
-   against the dictionaries' own hooks once they are loaded (basisbench_baselines.dictionaries.placement).
+   against the dictionaries' own hooks once they are loaded (`dictionaries.placement`).
 3. A pattern chooses ids; what it chooses must be one dictionary per layer.
 """
 

@@ -1,4 +1,4 @@
-"""A SAELens dictionary as a basis needs it: stateless, and with a decoder that is affine in the coordinates alone.
+"""Adapt a SAELens dictionary to a basis: stateless, and with a decoder that is affine in the coordinates alone.
 
 Most dictionaries are so already. The others get coordinates besides their features, so that nothing the dictionary
 knows about its input is lost or smuggled past the circuit; they are units like any other, counted and ranked.

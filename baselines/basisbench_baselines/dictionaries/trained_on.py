@@ -1,11 +1,11 @@
-"""Which model a dictionary says it was trained on, beside the one that it is used with.
+"""Compare the model that a dictionary says it was trained on with the one that it is used with.
 
 1. A name is resolved as TransformerLens does: its list of aliases knows that gpt2-small is gpt2, and pythia-70m-deduped
    EleutherAI/pythia-70m-deduped. A name that it does not know is looked up without its organisation.
 2. Of what comes out the last part counts, in small letters: a mirror of a repository under another organisation holds
    the same weights. Llama 3.1 was called Meta-Llama-3.1 once, under the same organisation.
-3. Two names that differ then are told in one line. It is no error: dictionaries of a base model are used on its tuned
-   variants on purpose.
+3. Two names that differ then give a warning of one line. It is no error: dictionaries of a base model are used on its
+   tuned variants on purpose.
 
 Folders have no name to compare.
 """
@@ -22,7 +22,7 @@ from basisbench.types import ModelSpec
 _log = logging.getLogger(__name__)
 
 
-def say_if_other(basis: str, named: Iterable[object], model: ModelSpec) -> None:
+def warn_if_trained_on_other(basis: str, named: Iterable[object], model: ModelSpec) -> None:
     """Warn, once per process, that a basis was trained on another model.
 
     Args:
@@ -35,7 +35,7 @@ def say_if_other(basis: str, named: Iterable[object], model: ModelSpec) -> None:
     names = {name for name in named if isinstance(name, str) and name and not _is_path(name)}
     others = sorted(name for name in names if same_name(name) != same_name(model.path))
     if others:
-        _say(basis, ", ".join(f"'{name}'" for name in others), model.name, model.path)
+        _warn(basis, ", ".join(f"'{name}'" for name in others), model.name, model.path)
 
 
 @cache
@@ -62,7 +62,7 @@ def _is_path(name: str) -> bool:
 
 
 @cache
-def _say(basis: str, others: str, model: str, path: str) -> None:
+def _warn(basis: str, others: str, model: str, path: str) -> None:
     called = f"'{model}'" if model == path else f"'{model}' ({path})"
     _log.warning(
         "basis '%s' was trained on %s, and is used on %s; its features and errors are those of the latter",

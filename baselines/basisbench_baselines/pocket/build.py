@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
+from basisbench_baselines.pocket.card import describe_machine, render_card, size_of
 from basisbench_baselines.pocket.training.checkpoint import read_json, replace_file, write_json
 from basisbench_baselines.pocket.training.plan import BuildPlan
 from basisbench_baselines.pocket.training.progress import Progress
@@ -81,7 +82,7 @@ class _Build:
     def run(self) -> None:
         """Do what is left to do."""
         if self._finished():
-            self.progress.tell(f"{self.out}: already built with these numbers; nothing to do")
+            self.progress.line(f"{self.out}: already built with these numbers; nothing to do")
             return
         self._prepare()
         tokenizer, documents, held_out = self._documents()
@@ -90,7 +91,7 @@ class _Build:
             model, model_part, tasks = self._model(tokenizer, documents, held_out)
             dictionary_part = self._dictionaries(model, documents, held_out)
         else:
-            self.progress.tell(f"{self.out}: model and dictionaries of single layers are kept")
+            self.progress.line(f"{self.out}: model and dictionaries of single layers are kept")
             model, model_part, tasks = _load_model(self.out / "model"), kept["model"], kept["tasks"]
             dictionary_part = kept["dictionaries"]
         cross_layer_part = self._cross_layer(model, documents, held_out)
@@ -103,7 +104,7 @@ class _Build:
             "plan": asdict(self.plan),
             "runs": state["runs"],
             "seconds": {**state["seconds"], "total": sum(state["seconds"].values())},
-            "machine": self._machine(),
+            "machine": describe_machine(),
             "model": model_part,
             "tasks": tasks,
             "dictionaries": dictionary_part,
@@ -193,7 +194,7 @@ class _Build:
             task: {"accuracy": value, "pairs": pairs[task].pair_count, "required": REQUIRED_ACCURACY[task]}
             for task, value in accuracies.items()
         }
-        self.progress.tell(f"model: {inspect(model)}")
+        self.progress.line(f"model: {inspect(model)}")
         _save_model(self.out / "model", model, tokenizer, tasks)
         return model, _model_part(model, training, document_loss(model, held_out)), tasks
 
@@ -247,29 +248,22 @@ class _Build:
     ) -> dict[str, object]:
         """Return what the card says about some dictionaries."""
         for site, values in statistics.items():
-            self.progress.tell(f"{site.name}: {_short(values)}")
-        part = {key: value for key, value in asdict(training).items() if key != "unexplained"}
+            self.progress.line(f"{site.name}: {_short(values)}")
+        part = {key: value for key, value in asdict(training).items() if key != "fvu"}
         measured = {
             site.name: {
                 **values.to_json(),
-                "unexplained_in_training": round(training.unexplained[site.name], 5),
+                "unexplained_in_training": round(training.fvu[site.name], 5),
             }
             for site, values in statistics.items()
         }
         return {**part, "parameters": parameters, "sites": measured}
 
-    def _machine(self) -> dict[str, object]:
-        from basisbench_baselines.pocket.card import describe_machine
-
-        return describe_machine()
-
     def _write_card(self, card: Mapping[str, Any]) -> None:
-        from basisbench_baselines.pocket.card import render_card, size_of
-
         text = render_card(card)
         replace_file(self.out / "README.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
         write_json(self.out / CARD, {**card, "bytes": size_of(self.out, WORK)})
-        self.progress.tell(f"{self.out}: built in {card['seconds']['total']:.0f} s")
+        self.progress.line(f"{self.out}: built in {card['seconds']['total']:.0f} s")
 
 
 def _save_model(
@@ -311,7 +305,7 @@ def _parameters(weights: object) -> int:
 
 def _short(statistics: DictionaryStatistics) -> str:
     return (
-        f"L0 {statistics.l0:.1f}, FVU {statistics.unexplained:.4f}, loss recovered {statistics.recovered:.4f}, "
+        f"L0 {statistics.l0:.1f}, FVU {statistics.fvu:.4f}, loss recovered {statistics.recovered:.4f}, "
         f"silent {statistics.silent_units} of {statistics.units}"
     )
 

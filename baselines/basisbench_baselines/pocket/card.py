@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from basisbench.runs.environment import processor_name
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "sae_lens", "transformer_lens", "numpy")
 
@@ -17,13 +18,8 @@ def describe_machine() -> dict[str, object]:
     """Return processor, cores, threads, system and package versions."""
     import torch
 
-    processor = platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        processor = names[0] if names else processor
     return {
-        "processor": processor,
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "platform": f"{platform.system()} {platform.machine()}",
@@ -62,8 +58,8 @@ def render_card(card: Mapping[str, Any]) -> str:
         "## Accuracy on held-out evaluation pairs",
         "",
         "Share of pairs whose answer has a higher logit than its foil. Training holds these words back from the "
-        "frames they are asked in (`corpus.py` says how), but corpus, weight decay and length were chosen while these "
-        "accuracies were watched: they say that the model can do the tasks, not how well an untuned one would.",
+        "frames they are asked in (`corpus/stream.py` says how), but corpus, weight decay and length were chosen while "
+        "these accuracies were watched: they say that the model can do the tasks, not how well an untuned one would.",
         "",
         *_table(
             ("task", "accuracy", "pairs", "required"),

@@ -1,4 +1,8 @@
-"""TODO."""
+"""The pairs of one aligned group as tensors, and the metric on them.
+
+The metric m of a pair is the mean logit of its answers minus the mean logit of its foils, at the last position
+(docs/numbers.md). It reads few words, so that a pass which asks for nothing else need not compute other logits.
+"""
 
 from __future__ import annotations
 
@@ -30,75 +34,40 @@ class Batch:
     answers: Int[Tensor, "pair answer"]
     foils: Int[Tensor, "pair foil"]
 
-    def metric(self, logits: Float[Tensor, "pair vocab"]) -> Float[Tensor, " pair"]:
-        """Return the metric of each pair."""
-        return logit_difference(logits, self.answers, self.foils)
+    def metric(self, logits: Float[Tensor, "*b pair vocab"]) -> Float[Tensor, "*b pair"]:
+        """Return the metric of each pair, in logits."""
+        answers, foils = (ids.expand(*logits.shape[:-1], -1) for ids in (self.answers, self.foils))
+        return logits.gather(-1, answers).mean(-1) - logits.gather(-1, foils).mean(-1)
 
-    def part(self, chosen: slice) -> Batch:
+    def pairs(self, chosen: slice) -> Batch:
         """Return some of the pairs."""
-        return Batch(*(part[chosen] for part in (self.clean, self.counterfactual, self.answers, self.foils)))
+        return Batch(*(tensor[chosen] for tensor in (self.clean, self.counterfactual, self.answers, self.foils)))
 
-    def repeated(self, times: int) -> Batch:
-        """Return the batch `times` times, copy after copy."""
-        parts = (self.clean, self.counterfactual, self.answers, self.foils)
-        return Batch(*(part.repeat(times, 1) for part in parts))
+    def narrowed(self) -> tuple[Int[Tensor, " word"], Batch]:
+        """Return the words that occur among answers and foils, ascending, and the batch that counts among these."""
+        import torch
 
-
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """The words that a batch's metric reads.
-
-    Attributes:
-        words: their token ids, ascending.
-        batch: the batch with answers and foils counted among `words`.
-    """
-
-    words: Int[Tensor, " column"]
-    batch: Batch
-
-
-def columns_of(batch: Batch) -> Columns:
-    """Return the words that occur among a batch's answers and foils."""
-    import torch
-
-    words = torch.cat([batch.answers.flatten(), batch.foils.flatten()]).unique()
-    return Columns(
-        words,
-        replace(
-            batch,
-            answers=torch.searchsorted(words, batch.answers.contiguous()),
-            foils=torch.searchsorted(words, batch.foils.contiguous()),
-        ),
-    )
+        words = torch.cat([self.answers.flatten(), self.foils.flatten()]).unique()
+        answers, foils = (torch.searchsorted(words, ids.contiguous()) for ids in (self.answers, self.foils))
+        return words, replace(self, answers=answers, foils=foils)
 
 
 @contextmanager
-def narrow_head(head: nn.Module, words: Int[Tensor, " column"]) -> Iterator[None]:
-    """Let the unembedding give the logits of some words alone, in their order, inside the block.
+def answer_logits_only(head: nn.Module, batch: Batch) -> Iterator[Batch]:
+    """Let the unembedding give the logits of a batch's answers and foils alone inside the block.
 
     Args:
         head: the module that maps the last hidden state to logits; one with a weight row per word.
-        words: token ids.
+        batch: the batch.
+
+    Yields:
+        The batch that reads these logits.
     """
     from torch.nn import functional
 
+    words, narrowed = batch.narrowed()
     parameters: Any = head
     weight = parameters.weight[words]
     offset = None if getattr(parameters, "bias", None) is None else parameters.bias[words]
     with replaced_forward(head, lambda hidden: functional.linear(hidden, weight, offset)):
-        yield
-
-
-def logit_difference(
-    logits: Float[Tensor, "row vocab"],
-    answers: Int[Tensor, "row answer"],
-    foils: Int[Tensor, "row foil"],
-) -> Float[Tensor, " row"]:
-    """Return the metric of each row, in logits.
-
-    Args:
-        logits: logits at the last position, in at least float32.
-        answers: ids of the tokens that the clean prompt calls for.
-        foils: ids of the tokens that the counterfactual prompt calls for.
-    """
-    return logits.gather(1, answers).mean(1) - logits.gather(1, foils).mean(1)
+        yield narrowed

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, TypeVar
 
 from basisbench.attribution.batch import Batch
 from basisbench.attribution.cost import Ledger, Spent, now
-from basisbench.attribution.gradients import gradient_field, gradient_tokens, has_affine_output
+from basisbench.attribution.gradients import gradient_field, gradient_tokens
 from basisbench.attribution.own_pass import Put, activation_inside, gradients_at, metric_of, rules_named
 from basisbench.attribution.patching import patched_metric
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.attribution.values import reduced, shaped
 from basisbench.errors import BasisBenchError
-from basisbench.models.batching import in_parts, joined_rows
+from basisbench.models.batching import joined_rows
 from basisbench.models.hooks import observed
 from basisbench.models.model import Model
-from basisbench.models.sites import SITE_HOOKS, SiteKind
-from basisbench.models.start_at_layer import Recording, record
+from basisbench.models.sites import SITES, SiteKind, written_kinds
+from basisbench.models.start_at_layer import BlockInputs, block_inputs
 from basisbench.protocols import CrossLayerBasis
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-FAMILY_KINDS: tuple[tuple[SiteKind, ...], ...] = (("mlp_act", "mlp_out"), ("attn_z", "attn_out"), ("resid_post",))
 _TOKENS_PER_PATCH = 4096
 _KEPT_BYTES = 64 * 2**20
 """Coordinates of the basis at hand are kept for its next method up to this size per group."""
@@ -58,7 +57,7 @@ class GroupContext:
         self._seed = seed
         self._activations: dict[tuple[Side, str], Tensor] = {}
         self._fields: dict[tuple[str, str], Tensor] = {}
-        self._recording: Recording | None = None
+        self._entered: BlockInputs | None = None
         self._encoded_by: Basis | None = None
         self._encoded: dict[tuple[Site, Side], tuple[Tensor, Tensor]] = {}
         self._earlier: dict[Side, EarlierWrites] = {}
@@ -112,7 +111,7 @@ class GroupContext:
         import torch
 
         if (side, hook) not in self._activations:
-            hooks = {self._model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(self._model.layers)}
+            hooks = {self._model.hook(kind, layer) for kind in SITES for layer in range(self._model.layers)}
             tokens = self.tokens(side)
             try:
                 wanted = sorted(hooks | self._in_every_layer(hook))
@@ -122,12 +121,13 @@ class GroupContext:
                 return activation_inside(self._model, tokens, hook)
 
             def run_part(chosen: slice) -> Mapping[str, Tensor]:
-                with torch.no_grad(), observed(self._model.quick_body, places) as seen:
-                    self._model.logits(tokens[chosen], packed=True)
+                with torch.no_grad(), observed(self._model.fast_body, places) as seen:
+                    self._model.logits(tokens[chosen], fast=True)
                 return {name: value.to(self._model.device) for name, value in seen.items()}
 
             def run() -> Mapping[str, Tensor]:
-                return joined_rows(in_parts(self._model, "activations", len(tokens), tokens.shape[1], run_part))
+                batching = self._model.batching
+                return joined_rows(batching.in_parts("activations", len(tokens), tokens.shape[1], run_part))
 
             for name, value in self._charged(f"activations:{side}", run).items():
                 self._activations[side, name] = value
@@ -205,8 +205,7 @@ class GroupContext:
 
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
-        hooks = self._field_hooks(rule, site.write)
-        key = f"field:{rule}:{hooks[0]}"
+        key, hooks = self._shared_field(rule, site.write)
         if (rule, site.write) not in self._fields:
 
             def run() -> dict[str, Tensor]:
@@ -218,26 +217,27 @@ class GroupContext:
         self.ledger.use(key)
         return self._fields[rule, site.write]
 
-    def _field_hooks(self, rule: str, wanted: str) -> list[str]:
-        """One backward pass serves every family; integrated gradients sweep the sites of one kind one by one."""
-        families = FAMILY_KINDS if rule != "ig" else [self._swept_with(wanted)]
-        hooks = [
-            self._model.hook(kind, layer)
-            for layer in range(self._model.layers)
-            for family in families
-            for kind in family
-        ]
+    def _shared_field(self, rule: str, wanted: str) -> tuple[str, list[str]]:
+        """Return the hooks whose gradients are computed together with those of one hook, and the ledger's name of them.
+
+        One backward pass serves every family; integrated gradients sweep the sites of one kind one by one. A hook that
+        no family writes to comes with its likes in the other layers.
+        """
+        layers = range(self._model.layers)
+        kinds = written_kinds() if rule != "ig" else self._swept_with(wanted)
+        hooks = [self._model.hook(kind, layer) for layer in layers for kind in kinds]
         if wanted in hooks:
-            return hooks
-        return [wanted] if rule == "ig" else sorted(self._in_every_layer(wanted))
+            return f"field:{rule}:{' '.join(kinds)}", hooks
+        likes = sorted(self._in_every_layer(wanted))
+        return f"field:{rule}:{likes[0]}", likes
 
     def _swept_with(self, hook: str) -> tuple[SiteKind, ...]:
         """Return the kinds whose integrated gradients come with those of a hook at no cost, its own among them."""
         layer = int(hook.split(".")[1])
-        for kinds in FAMILY_KINDS:
-            for kind in kinds:
-                if hook == self._model.hook(kind, layer):
-                    return kinds if has_affine_output(self._model, layer, kinds) else (kind,)
+        for kind in written_kinds():
+            other = self._model.affine_output(kind, layer)
+            if hook in {self._model.hook(each, layer) for each in (kind, other) if each is not None}:
+                return (kind,) if other is None else (kind, other)
         return ()
 
     def gradients(
@@ -261,9 +261,9 @@ class GroupContext:
         most = gradient_tokens(self._model)
 
         def work(chosen: slice) -> Mapping[str, Tensor]:
-            return gradients_at(self._model, self.batch.part(chosen), hooks, put.part(chosen), chosen_rules)
+            return gradients_at(self._model, self.batch.pairs(chosen), hooks, put.part(chosen), chosen_rules)
 
-        return joined_rows(in_parts(self._model, "gradients", rows, length, work, most=most))
+        return joined_rows(self._model.batching.in_parts("gradients", rows, length, work, most=most))
 
     def metric(
         self,
@@ -286,7 +286,7 @@ class GroupContext:
         import torch
 
         with torch.no_grad():
-            return self.batch.metric(self._model.logits(self.batch.clean, packed=True))
+            return self.batch.metric(self._model.logits(self.batch.clean, fast=True))
 
     def patched_metric(
         self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]
@@ -299,16 +299,17 @@ class GroupContext:
 
         def run_part(chosen: slice) -> Tensor:
             with torch.no_grad():
-                recording = self._recording_of_clean()
-                return patched_metric(self, self.batch, recording, basis, site, positions[chosen], units[chosen])
+                entered = self._blocks_entered()
+                return patched_metric(self, self.batch, entered, basis, site, positions[chosen], units[chosen])
 
         tokens = self.batch.clean.numel()
-        return torch.cat(in_parts(self._model, "patching", len(positions), tokens, run_part, most=_TOKENS_PER_PATCH))
+        in_parts = self._model.batching.in_parts
+        return torch.cat(in_parts("patching", len(positions), tokens, run_part, most=_TOKENS_PER_PATCH))
 
-    def _recording_of_clean(self) -> Recording:
-        if self._recording is None:
-            self._recording = record(self._model, self.batch.clean)
-        return self._recording
+    def _blocks_entered(self) -> BlockInputs:
+        if self._entered is None:
+            self._entered = block_inputs(self._model, self.batch.clean)
+        return self._entered
 
     def generator(self, *key: str | int) -> torch.Generator:
         """Return a generator on the CPU, seeded from the cell's seed, the group and `key`."""

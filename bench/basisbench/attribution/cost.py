@@ -1,4 +1,4 @@
-"""TODO."""
+"""What shared work cost, so that every cell is charged in full for what it used, whichever cell came first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gradient fields: the metric's gradient at every write site, once for every basis (DESIGN section 3).
+"""Gradient fields: the metric's gradient at every write site, once for every basis (docs/numbers.md).
 
 For a basis with an affine decoder the score of a node is the field projected on its decoder row, so a field
 does not depend on the basis. Rules:
@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.batch import Batch, columns_of, narrow_head
+from basisbench.attribution.batch import Batch, answer_logits_only
 from basisbench.errors import unknown_name
-from basisbench.models.batching import in_parts, joined_rows
+from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.model import Model, at_least_float32
-from basisbench.models.onednn import running_packed
+from basisbench.models.onednn import running_onednn
 from basisbench.models.relp import relp_rules
-from basisbench.models.sites import SiteKind
-from basisbench.models.start_at_layer import Recording, record
+from basisbench.models.sites import SITES
+from basisbench.models.start_at_layer import BlockInputs, block_inputs
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -36,12 +36,8 @@ if TYPE_CHECKING:
 TOKENS_PER_SWEEP = 2048
 """Bound on rows times positions in one pass of integrated gradients that takes several steps."""
 
-_GRAPH_BYTES = {"cpu": 2 * 2**30}
-_DEVICE_GRAPH_BYTES = 16 * 2**30
-"""How much autograd may keep for one gradient pass."""
-
 _GRAPH_WIDTHS = 10
-"""Activations of the model's and of the MLP's width that autograd keeps per block (tests/models/test_memory_limits.py)."""
+"""Activations of the model's and the MLP's width that autograd keeps per block (tests/models/test_memory_limits.py)."""
 
 Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
 """The metric's gradient at each hook, per pair."""
@@ -71,8 +67,8 @@ def gradient_field(rule: str, model: Model, batch: Batch, hooks: Sequence[str], 
         raise unknown_name("gradient rule", rule, rules)
     rows, length = batch.clean.shape
     most = gradient_tokens(model)
-    parts = in_parts(
-        model, "gradients", rows, length, lambda chosen: rules[rule](model, batch.part(chosen), hooks, steps), most=most
+    parts = model.batching.in_parts(
+        "gradients", rows, length, lambda chosen: rules[rule](model, batch.pairs(chosen), hooks, steps), most=most
     )
     return joined_rows(parts)
 
@@ -82,7 +78,7 @@ def gradient_tokens(model: Model) -> int:
     configuration = model.bridge.cfg
     widths = _GRAPH_WIDTHS * (int(configuration.d_model) + int(configuration.d_mlp))
     bytes_of_a_token = model.layers * widths * max(4, model.dtype.itemsize)
-    return _GRAPH_BYTES.get(model.device.type, _DEVICE_GRAPH_BYTES) // bytes_of_a_token
+    return BUDGETS["gradients"].on(model.device) // bytes_of_a_token
 
 
 def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: Edit) -> Field:
@@ -90,14 +86,14 @@ def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: E
     import torch
 
     embedding = model.place("embed.hook_out")
-    body, columns = model.quick_body, columns_of(batch)
+    body = model.fast_body
     with (
         torch.enable_grad(),
-        narrow_head(body.get_submodule(model.head), columns.words),
+        answer_logits_only(body.get_submodule(model.head), batch) as narrowed,
         edited(body, {embedding: embed}),
         observed(body, places) as seen,
     ):
-        metric = columns.batch.metric(model.logits(batch.clean, packed=True))
+        metric = narrowed.metric(model.logits(batch.clean, fast=True))
     return _backward(model, metric, seen)
 
 
@@ -126,7 +122,7 @@ def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str], _steps:
 def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps: int) -> Field:
     import torch
 
-    embed = model.quick_body.get_submodule(model.place("embed.hook_out").module)
+    embed = model.fast_body.get_submodule(model.place("embed.hook_out").module)
     with torch.no_grad():
         clean, counterfactual = embed(batch.clean), embed(batch.counterfactual)
     places = {hook: model.place(hook) for hook in hooks}
@@ -147,15 +143,15 @@ def _integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps:
     import torch
 
     with torch.no_grad():
-        recording = record(model, batch.clean)
-        with observed(model.quick_body, {hook: model.place(hook) for hook in hooks}) as counterfactual:
-            model.logits(batch.counterfactual, packed=True)
+        entered = block_inputs(model, batch.clean)
+        with observed(model.fast_body, {hook: model.place(hook) for hook in hooks}) as counterfactual:
+            model.logits(batch.counterfactual, fast=True)
     fields: dict[str, Tensor] = {}
     together = max(1, model.batching.tokens("gradients", TOKENS_PER_SWEEP) // batch.clean.numel())
     for layer, start, served in _sweeps(model, hooks):
         for first in range(0, steps, together):
             shares = [step / steps for step in range(first, min(first + together, steps))]
-            path = _Path(model, batch, recording, layer, start, [hook for hook in served if hook != start])
+            path = _Path(model, batch, entered, layer, start, [hook for hook in served if hook != start])
             for hook, total in path.gradients(counterfactual[start].to(model.device), shares).items():
                 fields[hook] = fields.get(hook, 0) + total / steps
     return {hook: fields[hook] for hook in hooks}
@@ -167,7 +163,7 @@ class _Path:
 
     model: Model
     batch: Batch
-    recording: Recording
+    entered: BlockInputs
     layer: int
     start: str
     others: Sequence[str]
@@ -187,18 +183,17 @@ class _Path:
             return leaves[0]
 
         others = {hook: self.model.place(hook) for hook in self.others}
-        body, columns = self.model.quick_body, columns_of(self.batch)
+        body = self.model.fast_body
         with (
             torch.enable_grad(),
-            narrow_head(body.get_submodule(self.model.head), columns.words),
+            answer_logits_only(body.get_submodule(self.model.head), self.batch) as narrowed,
             observed(body, others) as seen,
         ):
             edits = {self.model.place(self.start): edit}
-            logits = self.recording.repeated(count).logits_from(self.layer, edits)
-            metric = columns.batch.repeated(count).metric(logits)
-            total = metric.sum()
+            logits = self.entered.repeated(count).logits_from(self.layer, edits)
+            total = narrowed.metric(logits.unflatten(0, (count, -1))).sum()
         share = (self.model.layers - self.layer) / self.model.layers
-        self.model.meter.forward_equivalents += 2 * len(metric) * share
+        self.model.meter.forward_equivalents += 2 * len(logits) * share
         gradients = torch.autograd.grad(total, [leaves[0], *seen.values()])
         return {
             hook: gradient.detach().unflatten(0, (count, -1)).sum(0).to(self.model.device)
@@ -213,29 +208,14 @@ def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[st
     for hook in hooks:
         layer = int(hook.split(".")[1])
         served: tuple[str, ...] = (hook,)
-        for kinds in AFFINE_KINDS:
-            pair = tuple(model.hook(kind, layer) for kind in kinds)
-            if hook in pair and wanted.issuperset(pair) and has_affine_output(model, layer, kinds):
+        for kind in SITES:
+            other = model.affine_output(kind, layer)
+            pair = () if other is None else (model.hook(kind, layer), model.hook(other, layer))
+            if hook in pair and wanted.issuperset(pair):
                 served = pair
         if hook == served[0]:
             sweeps.append((layer, hook, served))
     return sweeps
-
-
-AFFINE_KINDS: tuple[tuple[SiteKind, SiteKind], ...] = (("mlp_act", "mlp_out"), ("attn_z", "attn_out"))
-"""Input and output of a projection, where no norm follows it: a straight path in one is straight in the other."""
-
-
-def has_affine_output(model: Model, layer: int, kinds: tuple[SiteKind, ...]) -> bool:
-    """Return whether these are the two ends of one projection, with no norm in between.
-
-    Args:
-        model: the model.
-        layer: the layer.
-        kinds: kinds of site.
-    """
-    norms = dict(zip(AFFINE_KINDS, ("ln2_post", "ln1_post"), strict=True))
-    return any(kinds == pair and not hasattr(model.component(f"blocks.{layer}"), norms[pair]) for pair in AFFINE_KINDS)
 
 
 def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int) -> Field:
@@ -259,14 +239,14 @@ def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int) ->
         # After the rules: hooks run in the order of registration, and the field is taken at the value
         # that goes on, so that a halved product does not halve the gradient at its own site.
         stack.enter_context(relp_rules(model))
-        stack.enter_context(running_packed(model.bridge, model.packed_weights))
-        columns = columns_of(batch)
-        stack.enter_context(narrow_head(model.component("unembed").original_component, columns.words))
+        stack.enter_context(running_onednn(model.bridge, model.onednn_linears))
+        unembedding = model.component("unembed").original_component
+        narrowed = stack.enter_context(answer_logits_only(unembedding, batch))
         for name in (*hooks, head):
             handle = model.hook_point(name).register_forward_hook(watch(name))
             stack.callback(handle.remove)
         model.bridge(batch.clean, use_cache=False, logits_to_keep=1)
         # Before any final soft-cap, as everywhere.
-        metric = columns.batch.metric(at_least_float32(seen.pop(head)[:, -1].to(model.device)))
+        metric = narrowed.metric(at_least_float32(seen.pop(head)[:, -1].to(model.device)))
     model.meter.forward_equivalents += len(metric)
     return _backward(model, metric, seen)

@@ -12,10 +12,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.batch import columns_of, narrow_head
+from basisbench.attribution.batch import answer_logits_only
 from basisbench.errors import BasisBenchError, unknown_name
 from basisbench.models.model import Model, at_least_float32
-from basisbench.models.onednn import running_packed
+from basisbench.models.onednn import running_onednn
 from basisbench.models.relp import RULES, backward_rules
 from basisbench.types import BackwardRules
 
@@ -137,11 +137,10 @@ def _metric(
     leaves: bool,
 ) -> Float[Tensor, " pair"]:
     head: dict[str, Tensor] = {}
-    columns = columns_of(batch)
-    with narrow_head(model.component("unembed").original_component, columns.words):
+    with answer_logits_only(model.component("unembed").original_component, batch) as narrowed:
         _run(model, batch.clean, put, rules, hooks, seen, leaves=leaves, head=head)
     # Before any final soft-cap, as everywhere.
-    return columns.batch.metric(at_least_float32(head[_HEAD][:, -1].to(model.device)))
+    return narrowed.metric(at_least_float32(head[_HEAD][:, -1].to(model.device)))
 
 
 def _run(
@@ -179,6 +178,6 @@ def _run(
             stack.callback(model.hook_point(hook).register_forward_hook(watch(hook, seen)).remove)
         if head is not None:
             stack.callback(model.hook_point(_HEAD).register_forward_hook(watch(_HEAD, head)).remove)
-        stack.enter_context(running_packed(model.bridge, model.packed_weights))
+        stack.enter_context(running_onednn(model.bridge, model.onednn_linears))
         model.bridge(tokens, use_cache=False, logits_to_keep=1)
     model.meter.forward_equivalents += len(tokens)

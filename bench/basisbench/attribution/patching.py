@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.attribution.batch import Batch
-    from basisbench.models.start_at_layer import Recording
+    from basisbench.models.start_at_layer import BlockInputs
     from basisbench.protocols import Basis, ScoringContext
     from basisbench.types import Site
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def patched_metric(
     context: ScoringContext,
     batch: Batch,
-    recording: Recording,
+    entered: BlockInputs,
     basis: Basis,
     site: Site,
     positions: Sequence[int],
@@ -32,7 +32,7 @@ def patched_metric(
     Args:
         context: the aligned group.
         batch: its tensors.
-        recording: of its clean prompts.
+        entered: what enters each block on its clean prompts.
         basis: the basis.
         site: the site of the nodes.
         positions: of each node.
@@ -69,8 +69,5 @@ def patched_metric(
     if isinstance(basis, CrossLayerBasis):
         for later in basis.sites[basis.sites.index(site) + 1 :]:
             edits[context.model.place(later.write)] = adding(basis.spread(site, steps, later))
-    repeated = recording.repeated(len(positions))
-    logits = repeated.logits_from(site.layer, edits)
-    count = len(positions)
-    metric: Tensor = batch.repeated(count).metric(logits).unflatten(0, (count, -1))
-    return metric
+    logits = entered.repeated(len(positions)).logits_from(site.layer, edits)
+    return batch.metric(logits.unflatten(0, (len(positions), -1)))

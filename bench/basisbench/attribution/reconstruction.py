@@ -1,4 +1,9 @@
-"""TODO."""
+"""What a cross-layer basis writes at a site from earlier ones, in a run whose activations are known.
+
+The reconstruction at site m is decode(f_m) plus, for every earlier site l, spread(l, f_l, m), and the error is what
+that sum leaves over (protocols.CrossLayerBasis). Sites are asked for in order, and coordinates are large: each site's
+writes are added to running sums as it is reached, and its coordinates are forgotten.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +16,6 @@ if TYPE_CHECKING:
 
     from basisbench.protocols import CrossLayerBasis
     from basisbench.types import Site
-
-
-def earlier_writes(
-    basis: CrossLayerBasis, index: int, units: Callable[[int], Float[Tensor, "*b unit"]]
-) -> Float[Tensor, "*b d_write"] | None:
-    """Return what the units of all earlier sites write at a site; None at the first.
-
-    Args:
-        basis: the basis.
-        index: the site that is written to.
-        units: gives the coordinates of an earlier site.
-    """
-    total: Tensor | None = None
-    for source in range(index):
-        written = basis.spread(basis.sites[source], units(source), basis.sites[index])
-        total = written if total is None else total + written
-    return total
 
 
 class EarlierWrites:

@@ -1,30 +1,27 @@
-"""A basis inside the model: write-back, both ends of the curve, and the harness's fast path against the plain twin."""
+"""A basis inside the model: write-back, both ends of the curve, and the fast path against the definition."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.gradients import has_affine_output
 from basisbench.checks.finding import Check, Finding, at_most, information
-from basisbench.checks.plain_circuits import PlainCircuits
 from basisbench.checks.stage import BasisStage, contexts_of
-from basisbench.circuits.evaluate import evaluate_circuits
+from basisbench.circuits.evaluate import evaluate
+from basisbench.circuits.plain import PlainPass
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.circuits.reference import reference_outputs
+from basisbench.models.sites import written_kinds
 from basisbench.types import Ablation, ErrorPolicy, Scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from basisbench.circuits.circuit import CircuitMask
     from basisbench.circuits.group import GroupPair
 
 _ABLATIONS: tuple[Ablation, ...] = ("mean", "counterfactual", "zero")
-
-
-def _plain(stage: BasisStage) -> PlainCircuits:
-    return PlainCircuits(stage.model, stage.basis, stage.group.attribution.batch, stage.group.evaluation.batch)
 
 
 def _bound(stage: BasisStage) -> float:
@@ -54,29 +51,32 @@ def _sizes(nodes: int) -> list[int]:
 
 
 def _everything_kept(stage: BasisStage) -> Finding:
-    plain, ranking = _plain(stage), _ranking(stage, "node")
-    clean = stage.group.evaluation.batch.clean
-    keep = ranking.keep([ranking.nodes], [False])
-    edits = plain.edits(plain.reference("mean"), [units[0] for units in keep.units], [e[0] for e in keep.errors])
-    expected = plain.logits(clean, {})
-    found = plain.logits(clean, edits)
+    import torch
+
+    group, ranking = stage.group, _ranking(stage, "node")
+    batch = group.evaluation.batch
+    plain = PlainPass(stage.model, stage.basis, batch, group.reference(stage.basis, "mean"))
+    with torch.inference_mode():
+        expected = stage.model.logits(batch.clean)
+        found = plain.logits(ranking.mask([ranking.nodes], [False]))[0]
     worst = float((found - expected).double().abs().max() / expected.double().abs().max())
     return at_most(worst, _bound(stage), "logits differ from the unhooked model's by")
 
 
 def _full(stage: BasisStage) -> Finding:
-    plain, group = _plain(stage), contexts_of(stage.model, stage.prompts)
-    expected = group.evaluation.batch.metric(plain.logits(group.evaluation.batch.clean, {}))
+    import torch
+
+    group = contexts_of(stage.model, stage.prompts)
+    batch = group.evaluation.batch
+    with torch.inference_mode():
+        expected = batch.metric(stage.model.logits(batch.clean))
     return at_most(_relative(group.full, expected, expected), _bound(stage), "F(M) differs from the plain model's by")
 
 
 def _empty(stage: BasisStage, ablation: Ablation) -> Finding:
     """Hold that all nodes and errors at their reference give F(0) of the family, taken at the family's outputs."""
-    plain, group, ranking = _plain(stage), contexts_of(stage.model, stage.prompts), _ranking(stage, "node")
-    keep = ranking.keep([0], [False])
-    found = plain.metric(
-        plain.reference(ablation), [units[0] for units in keep.units], [errors[0] for errors in keep.errors]
-    )
+    group, ranking = contexts_of(stage.model, stage.prompts), _ranking(stage, "node")
+    found = _evaluated(stage, group, ranking, [(0, False)], ablation, fast=False)[0]
     expected = group.empty(stage.basis, ablation)
     difference = _relative(found, expected, group.full)
     if ablation == "mean" and not _ends_at_the_family_output(stage):
@@ -89,61 +89,44 @@ def _ends_at_the_family_output(stage: BasisStage) -> bool:
     model = stage.model
     outputs = reference_outputs(stage.basis, "mean", stage.group.attribution, stage.group.evaluation)
     for site, output in zip(stage.basis.sites, outputs, strict=True):
-        if model.place(site.write) == model.place(output):
-            continue
-        kinds = next(
-            (
-                pair
-                for pair in (("mlp_act", "mlp_out"), ("attn_z", "attn_out"))
-                if model.place(model.hook(pair[0], site.layer)) == model.place(site.write)
-            ),
-            None,
-        )
-        if kinds is None or not has_affine_output(model, site.layer, kinds):  # type: ignore[arg-type]
+        passed_on = {
+            model.place(model.hook(kind, site.layer))
+            for kind in written_kinds()
+            if model.affine_output(kind, site.layer) is not None
+        }
+        if model.place(site.write) not in {model.place(output), *passed_on}:
             return False
     return True
 
 
 def _curve(stage: BasisStage, policy: ErrorPolicy) -> Finding:
-    """Hold that the fast path gives what the plain twin gives, on random circuits and their complements."""
-    import torch
-
+    """Hold that fast passes give what plain ones give, on random circuits and their complements."""
     if policy != "node" and stage.basis.exact:
         return information("the same as 'node': an exact basis has no errors")
-    plain, group, ranking = _plain(stage), contexts_of(stage.model, stage.prompts), _ranking(stage, policy)
+    group, ranking = contexts_of(stage.model, stage.prompts), _ranking(stage, policy)
     points = [(size, complement) for size in _sizes(ranking.nodes) for complement in (False, True)]
     worst = 0.0
     for ablation in _ABLATIONS:
-        found = _fast(stage, group, ranking, points, ablation)
-        reference = plain.reference(ablation)
-        rows = []
-        for size, complement in points:
-            keep = ranking.keep([size], [complement])
-            rows.append(plain.metric(reference, [units[0] for units in keep.units], [e[0] for e in keep.errors]))
-        expected = torch.stack(rows)
+        found, expected = (_evaluated(stage, group, ranking, points, ablation, fast=fast) for fast in (True, False))
         worst = max(worst, _relative(found, expected, expected))
     return at_most(worst, _bound(stage), f"{3 * len(points)} circuits; largest relative difference")
 
 
-def _fast(
+def _evaluated(
     stage: BasisStage,
     group: GroupPair,
     ranking: Ranking,
     points: list[tuple[int, bool]],
     ablation: Ablation,
+    *,
+    fast: bool = True,
 ) -> Float[Tensor, "circuit pair"]:
-    """Evaluate circuits as a run does."""
-    return evaluate_circuits(
-        stage.model,
-        stage.basis,
-        group.evaluation.batch,
-        group.reference(stage.basis, ablation),
-        lambda start, stop: ranking.keep(
-            [size for size, _ in points[start:stop]], [complement for _, complement in points[start:stop]]
-        ),
-        len(points),
-        shortcut=group.shortcut(stage.basis, ablation),
-    ).metric
+    """Evaluate circuits as a run does, or by definition."""
+
+    def masks(chosen: slice) -> CircuitMask:
+        return ranking.mask([size for size, _ in points[chosen]], [complement for _, complement in points[chosen]])
+
+    return evaluate(group, stage.basis, ablation, masks, len(points), fast=fast).metric
 
 
 def _curve_again(stage: BasisStage) -> Finding:
@@ -151,9 +134,9 @@ def _curve_again(stage: BasisStage) -> Finding:
     ranking = _ranking(stage, "node")
     points = [(size, complement) for size in _sizes(ranking.nodes) for complement in (False, True)]
     again = replace(stage)
-    runs = [_fast(each, contexts_of(each.model, each.prompts), ranking, points, "mean") for each in (stage, stage)]
-    _fast(stage, contexts_of(stage.model, stage.prompts), ranking, points[:3], "counterfactual")
-    runs.append(_fast(again, contexts_of(again.model, again.prompts), ranking, points, "mean"))
+    runs = [_evaluated(each, contexts_of(each.model, each.prompts), ranking, points, "mean") for each in (stage, stage)]
+    _evaluated(stage, contexts_of(stage.model, stage.prompts), ranking, points[:3], "counterfactual")
+    runs.append(_evaluated(again, contexts_of(again.model, again.prompts), ranking, points, "mean"))
     worst = max(_relative(run, runs[0], runs[0]) for run in runs[1:])
     return at_most(worst, _bound(stage) / 100, "largest relative difference")
 

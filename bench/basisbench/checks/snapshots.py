@@ -105,8 +105,8 @@ def digest(tensor: Tensor) -> str:
 def _views(model: Model) -> Iterator[tuple[str, Any]]:
     yield "body", model.body
     yield "bridge", model.bridge
-    if model.quick_body is not model.body:
-        yield "packed body", model.quick_body
+    if model.fast_body is not model.body:
+        yield "fast body", model.fast_body
 
 
 def _tensors(root: Any) -> Iterator[tuple[str, Tensor]]:

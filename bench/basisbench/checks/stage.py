@@ -181,7 +181,7 @@ def logits_of(model: Model, tokens: Int[Tensor, "pair pos"]) -> list[Tensor]:
     with torch.no_grad():
         return [
             model.body(input_ids=tokens, use_cache=False).logits.clone(),
-            model.quick_body(input_ids=tokens, use_cache=False).logits.clone(),
+            model.fast_body(input_ids=tokens, use_cache=False).logits.clone(),
             model.bridge(tokens).clone(),
         ]
 

@@ -82,7 +82,7 @@ def counted_passes(model: Model) -> Iterator[list[str]]:
     """Collect the names of the modules that run inside the block."""
     ran: list[str] = []
     with ExitStack() as stack:
-        for view in (model.body, model.bridge, model.quick_body):
+        for view in (model.body, model.bridge, model.fast_body):
             for name, module in view.named_modules():
 
                 def note(_module: object, _arguments: object, name: str = name) -> None:

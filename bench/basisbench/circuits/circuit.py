@@ -1,4 +1,4 @@
-"""TODO."""
+"""What an ablated pass is given: which nodes of a basis stay live, and what all others are set to."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Reference:
     _outputs: dict[int, Tensor] = field(default_factory=dict)
     _earlier: list[EarlierWrites] = field(default_factory=list)
 
-    def part(self, chosen: slice) -> Reference:
+    def pairs(self, chosen: slice) -> Reference:
         """Return the reference of some of the pairs; the same where all pairs share it."""
         if all(len(units) == 1 for units in self.units):
             return self
@@ -66,7 +66,7 @@ class Reference:
 
 
 @dataclass(frozen=True, eq=False)
-class Keep:
+class CircuitMask:
     """Which nodes stay live, for several circuits at once.
 
     Attributes:
@@ -76,3 +76,12 @@ class Keep:
 
     units: tuple[Bool[Tensor, "circuit pos_or_1 unit"], ...]
     errors: tuple[Bool[Tensor, "circuit pos_or_1"], ...]
+
+    def __len__(self) -> int:
+        return len(self.units[0])
+
+    def circuits(self, chosen: slice) -> CircuitMask:
+        """Return some of the circuits."""
+        return CircuitMask(
+            tuple(units[chosen] for units in self.units), tuple(errors[chosen] for errors in self.errors)
+        )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.circuit import Keep
-from basisbench.circuits.evaluate import CircuitValues, evaluate_circuits
-from basisbench.models.batching import is_out_of_memory, release
+from basisbench.circuits.evaluate import evaluate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from basisbench.attribution.context import GroupContext
-    from basisbench.circuits.fast.shared_work import Shortcut
     from basisbench.circuits.group import GroupPair
     from basisbench.circuits.ranking import Ranking
     from basisbench.protocols import Basis
@@ -73,21 +69,6 @@ def measure_group(
         sizes: circuit sizes; those above the group's nodes keep all of them.
     """
     full, empty = group.full, group.empty(basis, cell.ablation)
-    reference = group.reference(basis, cell.ablation)
-    shortcut = _shortcut_that_fits(group, basis, cell)
-
-    def evaluate(keep: Callable[[int, int], Keep], circuits: int) -> CircuitValues:
-        return evaluate_circuits(
-            group.evaluation.model,
-            basis,
-            group.evaluation.batch,
-            reference,
-            keep,
-            circuits,
-            shortcut=shortcut,
-            full_logits=group.full_logits if cell.kl else None,
-        )
-
     points = [Point(min(size, ranking.nodes), complement) for complement in (False, True) for size in sizes]
     known: dict[Point, Tensor] = {}
     if cell.error_policy != "ablate":
@@ -102,10 +83,14 @@ def measure_group(
     wanted = sorted({point for point in points if point not in known}, key=lambda point: (point.size, point.complement))
     if wanted:
         measured = evaluate(
-            lambda start, stop: ranking.keep(
-                [point.size for point in wanted[start:stop]], [point.complement for point in wanted[start:stop]]
+            group,
+            basis,
+            cell.ablation,
+            lambda chosen: ranking.mask(
+                [point.size for point in wanted[chosen]], [point.complement for point in wanted[chosen]]
             ),
             len(wanted),
+            divergence=cell.kl,
         )
         known.update(zip(wanted, measured.metric, strict=True))
         if measured.divergence is not None:
@@ -121,34 +106,12 @@ def measure_group(
         error_nodes=errors,
         units=[ranking.distinct_units(size) for size in sizes],
         divergence=[divergences[point].tolist() for point in points[: len(sizes)]] if cell.kl else None,
-        halves=[_halves(cell, group.evaluation, ranking, size, evaluate) for size in cell.subset_sizes],
+        halves=[_halves(cell, basis, group, ranking, size) for size in cell.subset_sizes],
     )
 
 
-def _shortcut_that_fits(group: GroupPair, basis: Basis, cell: CellConfig) -> Shortcut | None:
-    """Return what passes share; None, and so full passes, where one pass over all pairs does not fit into memory."""
-    try:
-        return group.shortcut(basis, cell.ablation)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    release(group.evaluation.model)
-    return None
-
-
-def _halves(
-    cell: CellConfig,
-    evaluation: GroupContext,
-    ranking: Ranking,
-    size: int,
-    evaluate: Callable[[Callable[[int, int], Keep], int], CircuitValues],
-) -> list[list[float]]:
-    keep = ranking.keep_with_random_halves(size, cell.subset_draws, evaluation.generator("random halves", size))
-
-    def part(start: int, stop: int) -> Keep:
-        return Keep(
-            tuple(units[start:stop] for units in keep.units), tuple(errors[start:stop] for errors in keep.errors)
-        )
-
-    values: list[list[float]] = evaluate(part, cell.subset_draws).metric.tolist()
-    return values
+def _halves(cell: CellConfig, basis: Basis, group: GroupPair, ranking: Ranking, size: int) -> list[list[float]]:
+    generator = group.evaluation.generator("random halves", size)
+    mask = ranking.mask_with_random_halves(size, cell.subset_draws, generator)
+    halves: list[list[float]] = evaluate(group, basis, cell.ablation, mask.circuits, len(mask)).metric.tolist()
+    return halves

@@ -6,17 +6,14 @@ them, by whichever comes first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.ablation import ablation_edits, family_empty_edits
-from basisbench.circuits.circuit import Keep, Reference
-from basisbench.circuits.fast.shared_work import NO_PREFIX, Prefix, Shortcut, common_prefix, take_shortcut
-from basisbench.circuits.reference import reference_outputs, reference_values
-from basisbench.models.batching import in_parts
-from basisbench.models.hooks import Edit, Place
+from basisbench.circuits.circuit import Reference
+from basisbench.circuits.fast.shared_work import NO_PREFIX, Prefix, SharedWork, common_prefix, share_work
+from basisbench.circuits.reference import constant_edits, reference_outputs, reference_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -40,25 +37,17 @@ class GroupPair:
     evaluation: GroupContext
     _references: dict[Ablation, tuple[Basis, Reference]] = field(default_factory=dict)
     _empty: dict[tuple[Ablation, str, tuple[int, ...]], Tensor] = field(default_factory=dict)
-    _shortcuts: dict[tuple[str, bool], Shortcut] = field(default_factory=dict)
+    _shared_work: dict[tuple[str, bool], SharedWork] = field(default_factory=dict)
 
     @cached_property
     def full(self) -> Float[Tensor, " pair"]:
         """F(M) of each evaluation pair: the metric of the unhooked model."""
-        return self._metric(lambda _chosen: {})
+        return self._metric({})
 
     @cached_property
     def full_logits(self) -> Float[Tensor, "pair vocab"]:
         """The unhooked model's logits at the last position of each evaluation pair."""
-        import torch
-
-        model, tokens = self.evaluation.model, self.evaluation.batch.clean
-
-        def run_part(chosen: slice) -> Tensor:
-            with torch.inference_mode():
-                return model.logits(tokens[chosen], packed=True)
-
-        return torch.cat(in_parts(model, "activations", len(tokens), tokens.shape[1], run_part))
+        return self._logits({})
 
     def reference(self, basis: Basis, ablation: Ablation) -> Reference:
         """Return reference values; those of the last basis asked for are kept."""
@@ -84,46 +73,35 @@ class GroupPair:
         Under `mean` and `counterfactual` it is measured at the family's outputs, once for every basis of the family;
         under `zero` it depends on the basis, for a dictionary at zero still writes its decoder bias.
         """
+        import torch
+
         if ablation == "zero":
-            return self._metric(lambda chosen: self._nothing_kept(basis, chosen))
+            reference = self.reference(basis, ablation)
+            with torch.inference_mode():
+                return self._metric({site.write: reference.output(basis, at) for at, site in enumerate(basis.sites)})
         key = ablation, basis.family, tuple(site.layer for site in basis.sites)
         if key not in self._empty:
-            outputs = reference_outputs(basis, ablation, self.attribution, self.evaluation)
-            self._empty[key] = self._metric(
-                lambda chosen: family_empty_edits(
-                    self.evaluation.model,
-                    {hook: value if len(value) == 1 else value[chosen] for hook, value in outputs.items()},
-                )
-            )
+            self._empty[key] = self._metric(reference_outputs(basis, ablation, self.attribution, self.evaluation))
         return self._empty[key]
 
-    def _nothing_kept(self, basis: Basis, chosen: slice) -> Mapping[Place, Edit]:
+    def _metric(self, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]]) -> Float[Tensor, " pair"]:
+        """Return the metric of each evaluation pair with activations at given values, by hook."""
+        return self.evaluation.batch.metric(self._logits(outputs))
+
+    def _logits(self, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]]) -> Float[Tensor, "pair vocab"]:
         import torch
 
-        reference = self.reference(basis, "zero").part(chosen)
-        nothing = Keep(
-            tuple(units.new_zeros((1, 1, units.shape[-1]), dtype=torch.bool) for units in reference.units),
-            tuple(units.new_zeros((1, 1), dtype=torch.bool) for units in reference.units),
-        )
-        pairs = len(self.evaluation.batch.clean[chosen])
-        return ablation_edits(self.evaluation.model, basis, reference, nothing, pairs)
-
-    def _metric(self, edits: Callable[[slice], Mapping[Place, Edit]]) -> Tensor:
-        """Return the metric of each evaluation pair, where `edits` gives the interventions on some of the pairs."""
-        import torch
-
-        model, batch = self.evaluation.model, self.evaluation.batch
+        model, tokens = self.evaluation.model, self.evaluation.batch.clean
 
         def run_part(chosen: slice) -> Tensor:
-            part = batch.part(chosen)
             with torch.inference_mode():
-                return part.metric(model.logits(part.clean, edits(chosen), packed=True))
+                return model.logits(tokens[chosen], constant_edits(model, outputs, chosen), fast=True)
 
-        return torch.cat(in_parts(model, "activations", len(batch.clean), batch.clean.shape[1], run_part))
+        return torch.cat(model.batching.in_parts("activations", len(tokens), tokens.shape[1], run_part))
 
     def forget_shared_work(self) -> None:
         """Drop what ablated passes share, where a basis may have changed it."""
-        self._shortcuts.clear()
+        self._shared_work.clear()
 
     @cached_property
     def _prefix(self) -> Prefix:
@@ -131,12 +109,12 @@ class GroupPair:
         prompts = [attribution.counterfactual, evaluation.clean, evaluation.counterfactual]
         return common_prefix(self.evaluation.model, prompts)
 
-    def shortcut(self, basis: Basis, ablation: Ablation) -> Shortcut:
-        """Return what the ablated passes of a basis share; most of it is kept for the family's other bases."""
-        first = basis.sites[0]
-        key = first.write, ablation == "zero"
-        if key not in self._shortcuts:
+    def shared_work(self, basis: Basis, ablation: Ablation) -> SharedWork:
+        """Return what the ablated passes share; it is kept for bases that write for the first time at the same place."""
+        key = basis.sites[0].write, ablation == "zero"
+        if key not in self._shared_work:
             prefix = NO_PREFIX if ablation == "zero" else self._prefix
-            self._shortcuts.clear()
-            self._shortcuts[key] = take_shortcut(self.evaluation.model, self.evaluation.batch.clean, prefix, first)
-        return self._shortcuts[key].of_basis(basis)
+            self._shared_work.clear()
+            model, tokens = self.evaluation.model, self.evaluation.batch.clean
+            self._shared_work[key] = share_work(model, tokens, prefix, basis.sites[0])
+        return self._shared_work[key]

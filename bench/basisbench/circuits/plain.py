@@ -1,107 +1,141 @@
-"""TODO."""
+"""The ablated pass, as it is defined: one circuit in one full pass of the plain model.
+
+For a basis with sites m = 0, 1, ... in the order of a pass, and a circuit that keeps some of its nodes:
+
+1. Run the model on the clean prompts. At the read hook of site m, the activation of this very pass is encoded to live
+   coordinates f_m: kept nodes are recomputed, never clamped.
+2. Mix: f'_m is f_m where a unit is kept, and the unit's reference value (`circuits.reference`) everywhere else.
+3. Reconstruct: R_m(f) = decode(f_m), plus spread(l, f_l, m) for each earlier site l if the basis writes across layers.
+4. The error is what the basis leaves out, e_m = y_m - R_m(f), with y_m the live activation at the write hook. e'_m is
+   e_m where the error is kept, and the reference error everywhere else. An exact basis leaves nothing out.
+5. Write R_m(f') + e'_m at the write hook of site m; go on to the logits at the last position.
+
+With everything kept this is the unhooked model; with nothing kept every site writes its reference. `circuits.fast`
+computes the same up to rounding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
-from basisbench.attribution.reconstruction import earlier_writes
+from basisbench.models.hooks import Edit, Place
+from basisbench.protocols import CrossLayerBasis
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from basisbench.circuits.circuit import Keep, Reference
-    from basisbench.circuits.fast.shared_work import FirstUnits
-    from basisbench.protocols import CrossLayerBasis
+    from basisbench.attribution.batch import Batch
+    from basisbench.circuits.circuit import CircuitMask, Reference
+    from basisbench.models.model import Model
+    from basisbench.protocols import Basis
 
 
-@dataclass(eq=False)
-class Pass:
-    """What the sites of one ablated pass share.
+@dataclass(frozen=True, eq=False)
+class PlainPass:
+    """One circuit at a time, on some pairs.
 
     Attributes:
+        model: the model.
         basis: the basis.
-        reference: values of the nodes that are replaced.
-        keep: the nodes that are kept, per circuit.
-        pairs: pairs per circuit.
-        positions: per site, how many positions are written, at the end of each prompt; never more at a later site.
-        first_units: coordinates of the first site, if passes share them.
+        batch: the pairs.
+        reference: values of the nodes that are not kept.
     """
 
-    basis: CrossLayerBasis
+    model: Model
+    basis: Basis
+    batch: Batch
     reference: Reference
-    keep: Keep
-    pairs: int
-    positions: Sequence[int]
-    first_units: FirstUnits | None = None
-    live: list[Tensor] = field(default_factory=list)
-    mixed: list[Tensor] = field(default_factory=list)
-    arrived: dict[int, Tensor] = field(default_factory=dict)
 
-    def by_circuit(self, activation: Tensor, index: int) -> Float[Tensor, "circuit_or_1 pair pos d"]:
-        """Return the positions of an activation that a site writes, circuit by circuit."""
-        rows: Tensor = activation[:, -self.positions[index] :].unflatten(0, (-1, self.pairs))
-        return rows
+    def pairs(self, chosen: slice) -> PlainPass:
+        """Return the same on some of the pairs."""
+        return PlainPass(self.model, self.basis, self.batch.pairs(chosen), self.reference.pairs(chosen))
 
-    def kept(self, index: int) -> Bool[Tensor, "circuit pos_or_1 unit"]:
-        """Return which units of a site are kept, at the positions that it writes."""
-        return self.keep.units[index][:, -self.positions[index] :]
+    def logits(self, circuit: CircuitMask) -> Float[Tensor, "circuit=1 pair vocab"]:
+        """Return the logits at the last position with the circuit's nodes live and all others at their reference."""
+        return self.model.logits(self.batch.clean, site_edits(self.model, self.basis, self.writers(circuit))).unsqueeze(
+            0
+        )
 
-    def from_live(self, index: int) -> Bool[Tensor, "circuit pos"]:
-        """Return where a site's error is kept, at the positions that it writes."""
-        return self.keep.errors[index][:, -self.positions[index] :].expand(-1, self.positions[index])
+    def metric(self, circuit: CircuitMask) -> Float[Tensor, "circuit=1 pair"]:
+        """Return the metric of the circuit on each pair."""
+        return self.batch.metric(self.logits(circuit))
 
-    def errors(self, index: int) -> Float[Tensor, "pair_or_1 pos d_write"]:
-        """Return the reference errors of a site at the positions that it writes."""
-        if self.reference.errors is None:
-            raise ValueError(f"basis '{self.basis.name}' writes to several sites and must have errors")
-        return self.reference.errors[index][:, -self.positions[index] :]
-
-    def units(self, index: int) -> Float[Tensor, "pair_or_1 pos unit"]:
-        """Return the reference coordinates of a site at the positions that it writes."""
-        return self.reference.units[index][:, -self.positions[index] :]
+    def writers(self, circuit: CircuitMask) -> list[Writer]:
+        """Return what is done at each site of one pass."""
+        live: list[Tensor] = []
+        mixed: list[Tensor] = []
+        sites = range(len(self.basis.sites))
+        return [_PlainWriter(self.basis, index, self.reference, circuit, live, mixed) for index in sites]
 
 
-class PlainWriter:
-    """The edits of one site, by definition: every unit of every site is encoded, mixed and decoded.
+class Writer(Protocol):
+    """What is done at one site in one ablated pass."""
 
-    Args:
-        shared: what the sites of the pass share; the live and mixed coordinates of earlier sites are in it.
-        index: which site.
-    """
+    def read(self, activation: Float[Tensor, "row pos d_read"], /) -> None:
+        """Take the live activation at the read hook, which stays as it is."""
+        ...
 
-    def __init__(self, shared: Pass, index: int) -> None:
-        self._shared, self._index = shared, index
-        self._read: Tensor | None = None
+    def write(self, activation: Float[Tensor, "row pos d_write"], /) -> Float[Tensor, "row pos d_write"]:
+        """Return what replaces the live activation at the write hook."""
+        ...
 
-    def read(self, activation: Tensor) -> Tensor:
-        """Keep the activation at the read hook, and leave it as it is."""
-        self._read = activation
-        return activation
 
-    def write(self, activation: Tensor) -> Tensor:
-        """Return the activation at the write hook with kept nodes live and all others at their reference."""
-        shared, index = self._shared, self._index
-        read, self._read = self._read, None
-        if read is None:
-            raise RuntimeError(f"{shared.basis.sites[index].write} was reached before its read hook")
-        units = shared.basis.encode(shared.basis.sites[index], shared.by_circuit(read, index))
-        shared.live.append(units)
-        shared.mixed.append(units.where(shared.kept(index).unsqueeze(1), shared.units(index)))
-        error = shared.by_circuit(activation, index) - self._reconstruction(shared.live)
-        keep_errors = shared.from_live(index).unsqueeze(1).unsqueeze(-1)
-        output = self._reconstruction(shared.mixed) + error.where(keep_errors, shared.errors(index))
-        return output.flatten(0, 1).to(activation.dtype).expand(-1, activation.shape[1], -1)
+@dataclass(frozen=True, eq=False)
+class _PlainWriter:
+    """The definition at one site; the sites of a pass share the live and the mixed coordinates."""
 
-    def read_and_write(self, activation: Tensor) -> Tensor:
-        """Do both where a basis reads and writes at one hook."""
-        self.read(activation)
-        return self.write(activation)
+    basis: Basis
+    index: int
+    reference: Reference
+    circuit: CircuitMask
+    live: list[Float[Tensor, "pair pos unit"]]
+    mixed: list[Float[Tensor, "pair pos unit"]]
 
-    def _reconstruction(self, units: Sequence[Tensor]) -> Tensor:
-        basis, index = self._shared.basis, self._index
-        own = basis.decode(basis.sites[index], units[index])
-        earlier = earlier_writes(basis, index, lambda source: units[source][..., -self._shared.positions[index] :, :])
-        return own if earlier is None else own + earlier
+    def read(self, activation: Float[Tensor, "pair pos d_read"]) -> None:
+        units: Float[Tensor, "pair pos unit"] = self.basis.encode(self.basis.sites[self.index], activation)
+        reference: Float[Tensor, "pair_or_1 pos unit"] = self.reference.units[self.index]
+        kept: Bool[Tensor, "circuit=1 pos_or_1 unit"] = self.circuit.units[self.index]
+        self.live.append(units)
+        self.mixed.append(units.where(kept, reference))
+
+    def write(self, activation: Float[Tensor, "pair pos d_write"]) -> Float[Tensor, "pair pos d_write"]:
+        if len(self.live) != self.index + 1:
+            raise RuntimeError(f"{self.basis.sites[self.index].write} was reached before its read hook")
+        written: Float[Tensor, "pair pos d_write"] = self.reconstruction(self.mixed)
+        if self.reference.errors is not None:  # an exact basis leaves nothing out
+            error: Float[Tensor, "pair pos d_write"] = activation - self.reconstruction(self.live)
+            reference: Float[Tensor, "pair_or_1 pos d_write"] = self.reference.errors[self.index]
+            kept: Bool[Tensor, "circuit=1 pos_or_1 1"] = self.circuit.errors[self.index].unsqueeze(-1)
+            written = written + error.where(kept, reference)
+        return written.to(activation.dtype)  # coordinates may be of a wider type than the model's
+
+    def reconstruction(self, units: Sequence[Float[Tensor, "pair pos unit"]]) -> Float[Tensor, "pair pos d_write"]:
+        here = self.basis.sites[self.index]
+        total = self.basis.decode(here, units[self.index])
+        if isinstance(self.basis, CrossLayerBasis):
+            for index in range(self.index):
+                total = total + self.basis.spread(self.basis.sites[index], units[index], here)
+        return total
+
+
+def site_edits(model: Model, basis: Basis, writers: Sequence[Writer]) -> Mapping[Place, Edit]:
+    """Return the edits of an ablated pass: every site's writer at its hooks."""
+    edits: dict[Place, Edit] = {}
+    for site, writer in zip(basis.sites, writers, strict=True):
+        read, write = model.place(site.read), model.place(site.write)
+        if read == write:
+            edits[write] = _read_and_write(writer)
+        else:
+            edits[read], edits[write] = writer.read, writer.write
+    return edits
+
+
+def _read_and_write(writer: Writer) -> Edit:
+    def edit(activation: Tensor) -> Tensor:
+        writer.read(activation)
+        return writer.write(activation)
+
+    return edit

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.circuit import Keep
+from basisbench.circuits.circuit import CircuitMask
 from basisbench.types import Scores
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class Ranking:
         """Number of error nodes among them."""
         return 0 if self.errors is None else sum(len(places) for places in self.errors)
 
-    def keep(self, sizes: Sequence[int], complement: Sequence[bool]) -> Keep:
-        """Return the kept nodes of several circuits, or of their complements.
+    def mask(self, sizes: Sequence[int], complement: Sequence[bool]) -> CircuitMask:
+        """Return which nodes several circuits keep, or their complements.
 
         Args:
             sizes: nodes per circuit.
@@ -69,9 +69,9 @@ class Ranking:
             errors = tuple(kept(places) for places in self.errors)
         else:
             errors = tuple(self._unranked_errors(len(sizes)) for _ in self.units)
-        return Keep(units, errors)
+        return CircuitMask(units, errors)
 
-    def keep_with_random_halves(self, size: int, draws: int, generator: Generator) -> Keep:
+    def mask_with_random_halves(self, size: int, draws: int, generator: Generator) -> CircuitMask:
         """Return the circuit of one size together with random halves of its complement, one per draw.
 
         Args:
@@ -88,8 +88,8 @@ class Ranking:
         live = live.to(self.units[0].device)
         units = tuple(live[:, places.long()] for places in self.units)
         if self.errors is not None:
-            return Keep(units, tuple(live[:, places.long()] for places in self.errors))
-        return Keep(units, tuple(self._unranked_errors(draws) for _ in self.units))
+            return CircuitMask(units, tuple(live[:, places.long()] for places in self.errors))
+        return CircuitMask(units, tuple(self._unranked_errors(draws) for _ in self.units))
 
     def _unranked_errors(self, circuits: int) -> Bool[Tensor, "circuit 1"]:
         import torch

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 
 from basisbench.attribution.values import reduced
 from basisbench.circuits.circuit import Reference
+from basisbench.models.hooks import Edit, Place
+from basisbench.models.sites import family_output
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from basisbench.attribution.context import GroupContext
+    from basisbench.models.model import Model
     from basisbench.protocols import Basis
     from basisbench.types import Ablation
 
@@ -57,7 +60,23 @@ def reference_outputs(
     its reference; reading it off the activation gives one number for the whole family.
     """
     source = evaluation if ablation == "counterfactual" else attribution
-    model = source.model
-    outputs = {"mlp": "mlp_out", "attn": "attn_out", "resid": "resid_post"}
-    hooks = [model.hook(outputs[basis.family], site.layer) for site in basis.sites]  # type: ignore[arg-type]
+    output = family_output(basis.family)
+    hooks = [source.model.hook(output, site.layer) for site in basis.sites]
     return {hook: reduced(source.activation(hook, "counterfactual"), ablation) for hook in hooks}
+
+
+def constant_edits(
+    model: Model, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]], chosen: slice
+) -> Mapping[Place, Edit]:
+    """Return edits that put activations at given values.
+
+    Args:
+        model: the model.
+        outputs: the value at each hook, of every pair or of all pairs alike.
+        chosen: the pairs that a pass holds.
+    """
+
+    def constant(value: Tensor) -> Edit:
+        return lambda activation: value.to(activation.dtype).expand_as(activation)
+
+    return {model.place(hook): constant(value if len(value) == 1 else value[chosen]) for hook, value in outputs.items()}

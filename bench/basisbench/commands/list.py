@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin
-from basisbench.registry import PLURALS
-from basisbench.runs.runner import Settings
+from basisbench.registry import PLURALS, load_registry
 
 
 def add(commands: Commands) -> None:
@@ -32,7 +30,7 @@ def execute(options: argparse.Namespace) -> None:
         rows = tuple((suite.name, suite.summary) for suite in list_suites())
     else:
         kind = next(kind for kind, plural in PLURALS.items() if plural == options.kind)
-        registry = Settings(out=Path(), plugins=absolute(options.plugin)).registry()
+        registry = load_registry(absolute(options.plugin))
         rows = tuple((entry.name, entry.summary) for entry in registry.listing(kind))
     width = max((len(name) for name, _ in rows), default=0)
     for name, summary in rows:

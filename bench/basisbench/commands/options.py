@@ -32,7 +32,7 @@ def add_command(
     return parser
 
 
-def add_plugin(parser: argparse.ArgumentParser) -> None:
+def add_plugin(parser: argparse._ActionsContainer) -> None:
     """Add the option `--plugin`."""
     parser.add_argument("--plugin", metavar="FILE", action="append", type=Path, default=[], help=(
         "Python file whose PROVIDES holds further models, tasks, bases, methods (repeatable)"

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin
-from basisbench.runs.runner import Settings
 
 
 def add(commands: Commands) -> None:
@@ -26,9 +25,10 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Write a suite with every repository pinned to a commit."""
+    from basisbench.registry import load_registry
     from basisbench.runs.pin import pin_suite
 
-    registry = Settings(out=Path(), plugins=absolute(options.plugin)).registry()
+    registry = load_registry(absolute(options.plugin))
     revisions = pin_suite(options.suite, registry, options.out)
     for repository, commit in revisions.items():
         print(f"{repository}  {commit}")

@@ -7,8 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import get_args
 
-from basisbench.commands.options import Commands, absolute, add_command, positive
-from basisbench.runs.runner import Settings
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.types import Ablation, ErrorPolicy, Granularity
 
 _HELP = """\
@@ -28,7 +27,7 @@ examples:
   basisbench run pocket --task ioi --basis mlp_act --basis transcoder --method relp --examples 50
   basisbench run my-suite.yaml --out results/mine --device cuda --jobs 2
   basisbench run --task-file pairs.json --method relp --errors node --errors keep
-  basisbench run gpt2-small --dry-run             cells, passes, memory, disk and time; nothing is loaded
+  basisbench run gpt2-small --dry-run             cells, passes, memory, disk and time, as estimates
   basisbench run gpt2-small --limit 6             a smoke test: six cells of 16 pairs
   basisbench run --model EleutherAI/pythia-160m --basis mlp_act --basis mlp_out --method relp
   basisbench run llama-3.1-8b --device cuda --executor ray:auto
@@ -77,11 +76,9 @@ def add(commands: Commands) -> None:
         "do at most N cells, of as many kinds as possible, with 16 pairs per split: a smoke test"
     ))  # fmt: skip
     how.add_argument("--dry-run", action="store_true", help=(
-        "print cells, passes, memory, disk and time as estimates, and load nothing"
+        "print cells, passes, memory, disk and time as estimates, and write nothing"
     ))  # fmt: skip
-    how.add_argument("--plugin", metavar="FILE", action="append", type=Path, default=[], help=(
-        "Python file whose PROVIDES holds further models, tasks, bases, methods (repeatable)"
-    ))  # fmt: skip
+    add_plugin(how)
     how.add_argument("--no-resume", action="store_true", help="run finished cells again")
     how.add_argument("--jobs", metavar="N", type=positive, help=(
         "worker processes; each takes whole tasks, the cores are shared out (default: 2 on a CPU, 1 on a device, "
@@ -101,8 +98,9 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
-    from basisbench.runs.ray_executor import parse_executor
+    from basisbench.runs.executor import parse_executor
     from basisbench.runs.run import Request, plan_request, run_request
+    from basisbench.runs.runner import Settings
 
     request = Request(
         suite=options.suite,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.errors import BasisBenchError
-from basisbench.runs.model_names import find_model
-from basisbench.runs.runner import Settings
-from basisbench.types import Pairs, PairSet
+
+if TYPE_CHECKING:
+    from basisbench.types import Pairs, PairSet
 
 
 def add(commands: Commands) -> None:
@@ -39,6 +39,9 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print pairs of a task as text, with what the tokenizer makes of them."""
+    from basisbench.runs.model_names import find_model
+    from basisbench.runs.runner import Settings
+
     files = absolute([options.task_file] if options.task_file else [])
     registry = Settings(out=Path(), plugins=absolute(options.plugin), task_files=files).registry()
     name = options.task

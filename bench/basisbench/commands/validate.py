@@ -24,7 +24,8 @@ def add(commands: Commands) -> None:
         "  basisbench validate mine --reference results/pocket\n",
     )
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help=(
-        "record file, or folder that is searched for *.json at any depth; links out of it are not followed"
+        "record file, or folder that is searched for *.json at any depth; links out of it are not followed, and its "
+        "folder 'local', where your own runs go, is left out unless you give it"
     ))  # fmt: skip
     parser.add_argument("--reference", metavar="RESULTS", action="append", type=Path, help=(
         "records that submitted ones are held against (repeatable; default: pocket/ in the tree of results that a "

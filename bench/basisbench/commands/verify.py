@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from basisbench.submissions.verification_fields import Deviation, VerifiedCell
 
 _SHARES = (0.05, 0.1, 0.25)
-"""Shares of forged cells for which the probability of finding one is told."""
+"""Shares of forged cells for which the chance of finding one is printed."""
 
 
 def add(commands: Commands) -> None:

@@ -61,12 +61,12 @@ def _missing_site(model: Model) -> str | None:
 
     TransformerLens lends a part without a module the module around it: experts the whole MLP, an MLP the whole block.
     """
-    from basisbench.models.sites import SITE_HOOKS
+    from basisbench.models.sites import SITES
 
     places: dict[str, Place] = {}
     wanted = {"embeddings": "embed.hook_out", "final norm": "ln_final.hook_out", "unembedding": "unembed.hook_out"}
     for layer in range(model.layers):
-        wanted |= {f"{kind} of layer {layer}": model.hook(kind, layer) for kind in SITE_HOOKS}
+        wanted |= {f"{kind} of layer {layer}": model.hook(kind, layer) for kind in SITES}
     for site, hook in wanted.items():
         try:
             places[site] = model.place(hook)
@@ -85,11 +85,11 @@ def _broken_promise(model: Model) -> str | None:
     import torch
 
     from basisbench.models.hooks import observed
-    from basisbench.models.sites import SITE_HOOKS
+    from basisbench.models.sites import SITES
 
     words = int(model.body.get_input_embeddings().weight.shape[0])
     tokens = model.tokens([[(7919 * (5 * row + column) + 1) % words for column in range(5)] for row in range(2)])
-    hooks = [model.hook(kind, layer) for kind in SITE_HOOKS for layer in range(model.layers)]
+    hooks = [model.hook(kind, layer) for kind in SITES for layer in range(model.layers)]
     start, head = model.place("blocks.0.hook_in"), model.place("unembed.hook_out")
     places = {hook: model.place(hook) for hook in hooks} | {"start": start, "head": head}
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""Where a repository or a folder of weights is; what is wrong when it cannot be had is told by `basisbench.models.hub_errors`.
+"""Find a repository or a folder of weights, and fetch its files.
 
 Everything goes through `huggingface_hub`: its cache, its offline mode, its login. `locate` asks for one small file
-first, so that a gated, missing or unreachable repository is told apart before anything large is loaded, and every
-later file comes from the commit that it was found in.
+first, so that a gated, missing or unreachable repository is reported before anything large is loaded, and every later
+file comes from the commit that it was found in. `basisbench.models.hub_errors` says what is wrong, in one line.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.models.hub_errors import cache_folder, one_line
+from basisbench.models.hub_errors import cache_folder, line_of_file, one_line
 
 _SECONDS = 10.0
 """How long the hub may take to name a commit before the cache is asked."""
@@ -38,7 +38,7 @@ class Located:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What transformers' `from_pretrained` is told, besides where the checkpoint is."""
+        """Options of transformers' `from_pretrained`, besides where the checkpoint is."""
         return {"revision": self.revision or "main", "local_files_only": self.offline}
 
     @property
@@ -51,7 +51,7 @@ def locate(owner: str, where: str, revision: str | None = None, *, file: str = "
     """Find a folder, or a repository in the hub's cache or on the hub.
 
     Args:
-        owner: what it is for, for messages, such as "model 'gpt2-small'".
+        owner: what it is for, for messages, such as "model 'NAME'".
         where: folder, or repository id.
         revision: commit, tag or branch of the repository; its main branch when None.
         file: a file that it must hold.
@@ -66,12 +66,58 @@ def locate(owner: str, where: str, revision: str | None = None, *, file: str = "
                 f"{owner}: {folder} holds no {file}; expected a Hugging Face checkpoint folder or a repository id"
             )
         return Located(where, None, folder / file)
-    from huggingface_hub import hf_hub_download
-
     commit, reached = _resolve(owner, where, revision)
     with one_line(owner, where, revision):
-        found = Path(hf_hub_download(where, file, revision=commit, local_files_only=not reached))
+        found = download(where, file, commit, local_files_only=not reached)
     return Located(where, commit, found, offline=not reached)
+
+
+def download(repository: str, file: str, commit: str, **options: Any) -> Path:
+    """Return the path of a file in the cache, fetched if need be.
+
+    Args:
+        repository: repository id.
+        file: path in the repository.
+        commit: commit, tag or branch.
+        options: what else `hf_hub_download` takes.
+
+    Raises:
+        BasisBenchError: disk or network failed; names the file.
+        HfHubHTTPError, EntryNotFoundError: what the hub has answered; `one_line` says what it means.
+    """
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=commit, **options))
+    except Exception as error:
+        address = hf_hub_url(repository, file, revision=commit, endpoint=options.get("endpoint"))
+        line = line_of_file(error, repository, file, address)
+        if line is None:
+            raise
+        raise BasisBenchError(line) from error
+
+
+def fetch(located: Located, file: str) -> Path | None:
+    """Fetch a file before a library asks for it, so that what goes wrong names it.
+
+    Args:
+        located: a checkpoint; in a folder, or offline, there is nothing to fetch.
+        file: path in the repository.
+
+    Returns:
+        Its path in the cache; None where the repository has no such file, or nothing is fetched.
+
+    Raises:
+        BasisBenchError: disk or network failed.
+    """
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if located.revision is None or located.offline:
+        return None
+    try:
+        return download(located.where, file, located.revision)
+    except EntryNotFoundError:
+        return None
 
 
 def commit_of(repository: str, revision: str | None = None) -> str:

@@ -1,25 +1,22 @@
-"""What is wrong when a repository of the hub cannot be had, in one line.
+"""Say in one line what is wrong when a repository of the hub cannot be had.
 
-1. transformers and SAELens wrap what the hub's client raises: every error is followed to its causes, and the first that
-   is known here gives the line.
-2. The client's errors about disk and network do not say which file was fetched, nor how large it is. Both are taken
-   from the client's own frames that the error went through; where they are not found there, the line does without.
+1. Other libraries wrap what the hub's client raises: every error is followed to its causes, and the first that is known
+   here gives the line.
+2. The client's errors about disk and network do not say which file was fetched. Files that are asked for one by one
+   (`basisbench.models.hub.download`) are named; where another library fetches, the line names the repository alone.
 """
 
 from __future__ import annotations
 
 import errno
 import shutil
-import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from basisbench.errors import BasisBenchError
 
-_CLIENT = "huggingface_hub"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _FULL_IN_RUST = "(os error 28)"
@@ -44,8 +41,10 @@ def one_line(owner: str, repository: str, revision: str | None = None) -> Iterat
             # The client goes on all the same; if there is really no room, the error below says so.
             warnings.filterwarnings("ignore", message="Not enough free disk space to download the file")
             yield
-    except BasisBenchError:
-        raise
+    except BasisBenchError as error:
+        if str(error).startswith(owner):
+            raise
+        raise BasisBenchError(f"{owner}: {error}") from error
     except Exception as error:
         line = _line(error, repository, revision)
         if line is None:
@@ -53,15 +52,38 @@ def one_line(owner: str, repository: str, revision: str | None = None) -> Iterat
         raise BasisBenchError(f"{owner}: {line}") from error
 
 
-def _line(error: Exception, repository: str, revision: str | None) -> str | None:
+def _line(error: BaseException, repository: str, revision: str | None) -> str | None:
     """Say what an error of the hub's client means; None for any other."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in _causes(error):
         line = _of_the_hub(cause, repository, revision) or _of_disk_or_network(cause, repository)
         if line is not None:
             return line
-        cause = cause.__cause__ or cause.__context__
     return None
+
+
+def line_of_file(error: BaseException, repository: str, file: str, address: str) -> str | None:
+    """Say what went wrong with disk or network while one file was fetched; None for what the hub has answered.
+
+    Args:
+        error: what the client has raised.
+        repository: repository id.
+        file: path in the repository.
+        address: where on the hub the file is, to ask how large it is.
+    """
+    for cause in _causes(error):
+        if _of_the_hub(cause, repository, None) is not None:
+            return None
+        line = _of_disk_or_network(cause, repository, file, address)
+        if line is not None:
+            return line
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def _of_the_hub(error: BaseException, repository: str, revision: str | None) -> str | None:
@@ -105,26 +127,25 @@ def _not_cached(repository: str, revision: str | None) -> str:
     )
 
 
-def _of_disk_or_network(error: BaseException, repository: str) -> str | None:
+def _of_disk_or_network(error: BaseException, repository: str, file: str = "", address: str = "") -> str | None:
     """Say what went wrong on the way into the cache."""
-    download = _download(error)
+    what = f"{file} of {repository}" if file else repository
     number = error.errno if isinstance(error, OSError) else None
     if number in _FULL or _FULL_IN_RUST in str(error):
-        room = _room(download.size if download else None)
         return (
-            f"no space left on the disk of the cache {cache_root()} for {_what(download, repository)}{room}; free "
-            "some, or set HF_HOME to a folder on a larger disk"
+            f"no space left on the disk of the cache {cache_root()} for {what}{_room(address)}; free some, or set "
+            "HF_HOME to a folder on a larger disk"
         )
-    if number in _FORBIDDEN and (download or _in_the_cache(error)):
+    if number in _FORBIDDEN and (file or _in_the_cache(error)):
         reason, where = getattr(error, "strerror", None), getattr(error, "filename", None)
         return (
-            f"the cache {cache_root()} cannot take {_what(download, repository)}: {reason}"
+            f"the cache {cache_root()} cannot take {what}: {reason}"
             f"{f' ({where})' if where else ''}; make it writable, or set HF_HOME to a folder that is"
         )
-    if download and (_is_of_the_network(error) or str(error).startswith("Consistency check failed")):
+    if _is_of_the_network(error) or str(error).startswith("Consistency check failed"):
         return (
-            f"the connection to the hub broke while {_what(download, repository)} was fetched ({_first_line(error)}); "
-            "run again: whole files are kept"
+            f"the connection to the hub broke while {what} was fetched ({_first_line(error)}); run again: whole files "
+            "are kept"
         )
     return None
 
@@ -134,41 +155,14 @@ def _is_of_the_network(error: BaseException) -> bool:
     return any(base.__name__ == "TransportError" for base in type(error).__mro__)
 
 
-@dataclass(frozen=True)
-class _Download:
-    """What the client was busy with when an error was raised.
+def _room(address: str) -> str:
+    """Say how much a file needs and how much there is, as far as that is known."""
+    from huggingface_hub import get_hf_file_metadata
 
-    Attributes:
-        file: path in the repository, if it was known.
-        size: bytes of the file, if they were known.
-    """
-
-    file: str | None
-    size: int | None
-
-
-def _download(error: BaseException) -> _Download | None:
-    """Return what the client was fetching; None where the error did not go through it."""
-    names: list[str] = []
-    sizes: list[int] = []
-    inside = False
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        module = str(frame.f_globals.get("__name__"))
-        inside = inside or module.partition(".")[0] == _CLIENT
-        if module == f"{_CLIENT}.file_download":
-            name, size = frame.f_locals.get("filename"), frame.f_locals.get("expected_size")
-            names += [name] if isinstance(name, str) else []
-            sizes += [size] if isinstance(size, int) else []
-    return _Download(names[-1] if names else None, sizes[-1] if sizes else None) if inside else None
-
-
-def _what(download: _Download | None, repository: str) -> str:
-    file = download.file if download else None
-    return f"{file} of {repository}" if file else repository
-
-
-def _room(size: int | None) -> str:
-    """Say how much is needed and how much there is, as far as that is known."""
+    size = None
+    if address:
+        with suppress(Exception):  # the hub may have gone meanwhile; the line does without
+            size = get_hf_file_metadata(address).size
     try:
         free = f"{_bytes(shutil.disk_usage(cache_root()).free)} free"
     except OSError:

@@ -1,6 +1,6 @@
-"""From a name to a loaded model: a checkpoint folder or a repository of the Hugging Face hub.
+"""Load a model by its name: a checkpoint folder or a repository of the Hugging Face hub.
 
-1. The device is tried, and the repository's configuration is fetched: whatever cannot be had is told before weights
+1. The device is tried, and the repository's configuration is fetched: whatever cannot be had is reported before weights
    are loaded (`basisbench.models.hub`).
 2. Tokenizer and weights come from the commit that the configuration came from.
 3. A checkpoint that lacks weights, mixes types, or is not causal is refused: it would give numbers all the same.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.examine import examine
-from basisbench.models.hub import Located, locate
+from basisbench.models.hub import Located, fetch, locate
 from basisbench.models.hub_errors import one_line
 from basisbench.models.model import Model
 from basisbench.models.sites import refused
@@ -77,6 +77,7 @@ def load_tokenizer(owner: str, located: Located) -> Any:
     missing = f"{owner}: no usable tokenizer in {located.where}; expected its tokenizer.json"
     try:
         with one_line(owner, located.where, located.revision):
+            fetch(located, "tokenizer.json")
             tokenizer = AutoTokenizer.from_pretrained(located.where, **located.options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise BasisBenchError(f"{missing}: {_reason(error)}") from error
@@ -87,7 +88,7 @@ def load_tokenizer(owner: str, located: Located) -> Any:
 
 
 def placement(device: str) -> Mapping[str, Any]:
-    """Return how `from_pretrained` is told where to put weights, after trying the device."""
+    """Return the options of `from_pretrained` that say where weights go, after trying the device."""
     import torch
 
     if device == AUTO:
@@ -123,13 +124,12 @@ def _load_body(owner: str, located: Located, dtype: str | None, where: Mapping[s
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from basisbench.models.batching import is_out_of_memory
-
     if dtype is not None and dtype not in DTYPES:
         raise BasisBenchError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}")
     try:
         # The attention implementation is the architecture's own default: some refuse a given one.
         with quiet_loading(), one_line(owner, located.where, located.revision):
+            _fetch_weights(located)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 located.where,
                 **located.options,
@@ -159,6 +159,15 @@ def _load_body(owner: str, located: Located, dtype: str | None, where: Mapping[s
             f"{owner}: does not fit on the GPUs of this machine; use --dtype bfloat16, or a machine with more of them"
         )
     return body
+
+
+def _fetch_weights(located: Located) -> None:
+    """Fetch the files of weights one by one; transformers finds them in the cache, and fetches any others."""
+    if fetch(located, "model.safetensors") is None:
+        index = fetch(located, "model.safetensors.index.json")
+        shards = {} if index is None else json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        for file in sorted(set(shards.values())):
+            fetch(located, file)
 
 
 def _check_one_type(owner: str, located: Located, body: Any) -> None:

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import Batching
 from basisbench.models.hooks import Edit, Place, edited, observed
-from basisbench.models.onednn import PackedWeights, pack_linears, packed_twin
-from basisbench.models.sites import ARCHITECTURES, SITE_HOOKS, SiteKind
+from basisbench.models.onednn import OneDnnLinears, onednn_linears, onednn_twin
+from basisbench.models.sites import ARCHITECTURES, SITES, SiteKind
 from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -50,7 +50,6 @@ class Model:
         bridge: TransformerLens's view of the same parameters.
         tokenizer: the fast tokenizer of the checkpoint.
         meter: counts forward passes.
-        batching: how large one pass may be, where memory has run out before.
     """
 
     spec: ModelSpec
@@ -59,7 +58,11 @@ class Model:
     tokenizer: Any
     _modules: Mapping[int, str]
     meter: Meter = field(default_factory=Meter)
-    batching: Batching = field(default_factory=Batching)
+
+    @cached_property
+    def batching(self) -> Batching:
+        """How large one pass may be, where memory has run out before."""
+        return Batching(self.name, self.device)
 
     @property
     def name(self) -> str:
@@ -102,7 +105,12 @@ class Model:
         """Return the TransformerLens hook name of a kind of site in one layer."""
         known = ARCHITECTURES.get(self.architecture)
         other = None if known is None else known.hooks.get(kind)
-        return (other or SITE_HOOKS[kind]).format(layer=layer)
+        return (other or SITES[kind].hook).format(layer=layer)
+
+    def affine_output(self, kind: SiteKind, layer: int) -> SiteKind | None:
+        """Return the kind of site that is an affine map of another one in a layer; None where a norm lies between."""
+        site = SITES[kind]
+        return None if site.norm and hasattr(self.component(f"blocks.{layer}"), site.norm) else site.affine_output
 
     @cached_property
     def hook_points(self) -> Mapping[str, nn.Module]:
@@ -173,7 +181,7 @@ class Model:
         edits: Mapping[Place, Edit] | None = None,
         *,
         past: Any = None,
-        packed: bool = False,
+        fast: bool = False,
     ) -> Float[Tensor, "row vocab"]:
         """Return the logits at the last position, before any final soft-cap, in at least float32.
 
@@ -181,24 +189,24 @@ class Model:
             tokens: token ids, all prompts of one length.
             edits: interventions to apply during the pass.
             past: key-value cache of the positions before the tokens, which the pass may change.
-            packed: run with packed weights where that is possible (basisbench.models.onednn); same up to rounding.
+            fast: run with oneDNN's weights where they are faster (basisbench.models.onednn); same up to rounding.
         """
         head = self.place("unembed.hook_out")
-        body = self.quick_body if packed else self.body
+        body = self.fast_body if fast else self.body
         with edited(body, edits or {}), observed(body, {"logits": head}) as seen:
             body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=1)
         self.meter.forward_equivalents += len(tokens)
         return at_least_float32(seen["logits"][:, -1].to(self.device))
 
     @cached_property
-    def packed_weights(self) -> PackedWeights:
-        """Packed copies of the linear layers, where there can be any."""
-        return pack_linears(self.body)
+    def onednn_linears(self) -> OneDnnLinears:
+        """The linear layers with oneDNN's weights, where these are faster."""
+        return onednn_linears(self.body)
 
     @cached_property
-    def quick_body(self) -> Any:
-        """The body with packed linear layers where that is possible; the body itself elsewhere."""
-        return packed_twin(self.body, self.packed_weights) if self.packed_weights else self.body
+    def fast_body(self) -> Any:
+        """The body whose linear layers run with oneDNN's weights where that is faster; the body itself elsewhere."""
+        return onednn_twin(self.body, self.onednn_linears) if self.onednn_linears else self.body
 
     @cached_property
     def weights_hash(self) -> str:

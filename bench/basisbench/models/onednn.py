@@ -1,16 +1,21 @@
-"""Linear maps with weights packed for oneDNN, on CPUs where that is faster than PyTorch's own product.
+"""Linear maps with oneDNN's weights, on CPUs where that is faster than PyTorch's own product.
 
 PyTorch multiplies float32 matrices with MKL, which does not use AVX-512 on every processor that has it; oneDNN does
-(measured on one such processor: 225 against 92 GFLOP/s, one thread, 600 x 128 by 128 x 1024). Arithmetic stays
-float32; results differ from PyTorch's by rounding. Gradients with respect to the input go through a second packed
-copy, made when the first one is asked for; weights get no gradient. Where packing is not possible or not right, the
-plain product is used.
+(measured on one such processor: 225 against 92 GFLOP/s, one thread, 600 x 128 by 128 x 1024).
+
+1. Weights are packed once into oneDNN's own layout. Arithmetic stays float32; results differ from PyTorch's by
+   rounding.
+2. Gradients with respect to the input go through a second packed copy, made when the first one is asked for; weights
+   get no gradient.
+3. Both products are timed once per shape and process (`onednn_is_worth_it`). Noise must not choose: PyTorch's own is
+   taken only where it is clearly faster, or where packing is not possible.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache, cached_property
@@ -25,6 +30,13 @@ if TYPE_CHECKING:
 _WORTH_PACKING = 2**28
 """Multiplications from which weights that are used once are packed. A shape that oneDNN has not met costs about half
 a millisecond and half a megabyte (measured), which it keeps: small products of ever new shapes are left to MKL."""
+
+_CLEARLY = 0.9
+"""PyTorch's own product is taken where it needs less than this share of oneDNN's time."""
+
+_TIMED_WIDTH, _TIMED_PRODUCTS, _TIMED_RUNS = 512, 2**24, 5
+"""A shape is timed with its sides rounded up to a power of two and cut to this width, on rows for this many
+multiplications: few shapes are timed, for some milliseconds each."""
 
 
 @cache
@@ -43,8 +55,8 @@ def largest_bytes() -> int:
 LinearMap = Callable[["Tensor"], "Tensor"]
 
 
-class PackedLinear:
-    """x -> x @ weight.T + bias with packed weights, differentiable with respect to x."""
+class OneDnnLinear:
+    """x -> x @ weight.T + bias with oneDNN's weights, differentiable with respect to x."""
 
     def __init__(self, weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> None:
         self._weight = weight.detach()
@@ -80,39 +92,60 @@ def _differentiable_product() -> Any:
 
     class Product(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Tensor, linear: PackedLinear) -> Tensor:
+        def forward(ctx: Any, x: Tensor, linear: OneDnnLinear) -> Tensor:
             ctx.linear = linear
             return linear.forward(x)
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-            linear: PackedLinear = ctx.linear
+            linear: OneDnnLinear = ctx.linear
             return linear.backward(gradient), None
 
     return Product
 
 
-def packed_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> PackedLinear | None:
-    """Return x -> x @ weight.T + bias with packed weights.
+def onednn_linear(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> OneDnnLinear | None:
+    """Return x -> x @ weight.T + bias with oneDNN's weights.
 
     Args:
         weight: float32 weights on the CPU.
         bias: their bias, if any.
 
     Returns:
-        None where weights of this type, or on this machine, cannot be packed.
+        None where weights of this type, or on this machine, cannot be packed, or PyTorch's own product is faster.
     """
     import torch
 
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or not _packing_works():
         return None
-    return PackedLinear(weight, bias)
+    outputs, inputs = (min(1 << (size - 1).bit_length(), _TIMED_WIDTH) for size in weight.shape)
+    return OneDnnLinear(weight, bias) if onednn_is_worth_it(outputs, inputs) else None
+
+
+@cache
+def onednn_is_worth_it(outputs: int, inputs: int) -> bool:
+    """Return whether oneDNN's product of a shape is not clearly slower than PyTorch's own; timed once per process."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    x = torch.randn(min(2048, _TIMED_PRODUCTS // (outputs * inputs)), inputs, generator=generator)
+    plain, packed = _plain_map(weight, None), OneDnnLinear(weight, None)
+
+    def seconds(product: LinearMap) -> float:
+        start = time.perf_counter()
+        product(x)
+        return time.perf_counter() - start
+
+    with torch.inference_mode():
+        runs = [(seconds(plain), seconds(packed)) for _ in range(_TIMED_RUNS + 1)][1:]  # the first one warms up
+    return min(own for own, _ in runs) > _CLEARLY * min(other for _, other in runs)
 
 
 def linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None, *, pack: bool = True) -> LinearMap:
-    """Return x -> x @ weight.T + bias, packed where that is asked for and possible."""
-    return (packed_linear(weight, bias) if pack else None) or _plain_map(weight, bias)
+    """Return x -> x @ weight.T + bias, with oneDNN's weights where that is asked for and worth it."""
+    return (onednn_linear(weight, bias) if pack else None) or _plain_map(weight, bias)
 
 
 def passing_linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " out"] | None) -> LinearMap:
@@ -122,7 +155,7 @@ def passing_linear_map(weight: Float[Tensor, "out in"], bias: Float[Tensor, " ou
     def apply(x: Tensor) -> Tensor:
         if x.numel() * len(weight) < _WORTH_PACKING:
             return plain(x)
-        return (packed_linear(weight, bias) or plain)(x)
+        return (onednn_linear(weight, bias) or plain)(x)
 
     return apply
 
@@ -166,12 +199,12 @@ def _packing_works() -> bool:
     return torch.allclose(found, torch.nn.functional.linear(x, weight, bias), rtol=1e-4, atol=1e-5)
 
 
-PackedWeights = Mapping[int, PackedLinear]
-"""Packed linear layers by the identity of their weight parameter."""
+OneDnnLinears = Mapping[int, OneDnnLinear]
+"""Linear layers with oneDNN's weights by the identity of their weight parameter."""
 
 
-def pack_linears(body: nn.Module) -> PackedWeights:
-    """Pack the linear layers of a model whose weights are constants.
+def onednn_linears(body: nn.Module) -> OneDnnLinears:
+    """Return oneDNN's form of the linear layers of a model whose weights are constants.
 
     Args:
         body: a model in evaluation mode.
@@ -181,37 +214,37 @@ def pack_linears(body: nn.Module) -> PackedWeights:
     """
     if sum(parameter.nbytes for parameter in body.parameters()) > largest_bytes():
         return {}
-    packed: dict[int, PackedLinear] = {}
+    found: dict[int, OneDnnLinear] = {}
     for module in body.modules():
         weight = _weight_of(module)
-        if weight is not None and id(module.weight) not in packed:
-            linear = packed_linear(weight, getattr(module, "bias", None))
+        if weight is not None and id(module.weight) not in found:
+            linear = onednn_linear(weight, getattr(module, "bias", None))
             if linear is not None:
-                packed[id(module.weight)] = linear
-    return packed
+                found[id(module.weight)] = linear
+    return found
 
 
-def packed_twin(body: nn.Module, weights: PackedWeights) -> nn.Module:
-    """Return a copy of a model that shares every parameter but runs its linear layers packed."""
+def onednn_twin(body: nn.Module, linears: OneDnnLinears) -> nn.Module:
+    """Return a copy of a model that shares every parameter but runs its linear layers with oneDNN's weights."""
     shared = {id(tensor): tensor for tensor in [*body.parameters(), *body.buffers()]}
     twin = copy.deepcopy(body, shared)
-    for module, linear in _packed_modules(twin, weights):
+    for module, linear in _replaced_modules(twin, linears):
         module.forward = linear
     return twin
 
 
 @contextmanager
-def running_packed(tree: nn.Module, weights: PackedWeights) -> Iterator[None]:
-    """Run the linear layers of a module tree packed inside the block; the tree is left as it was."""
+def running_onednn(tree: nn.Module, linears: OneDnnLinears) -> Iterator[None]:
+    """Run the linear layers of a module tree with oneDNN's weights inside the block; the tree is left as it was."""
     with ExitStack() as stack:
-        for module, linear in _packed_modules(tree, weights):
+        for module, linear in _replaced_modules(tree, linears):
             stack.enter_context(replaced_forward(module, linear))
         yield
 
 
-def _packed_modules(tree: nn.Module, weights: PackedWeights) -> Iterator[tuple[Any, PackedLinear]]:
+def _replaced_modules(tree: nn.Module, linears: OneDnnLinears) -> Iterator[tuple[Any, OneDnnLinear]]:
     for module in tree.modules():
-        linear = None if _weight_of(module) is None else weights.get(id(module.weight))
+        linear = None if _weight_of(module) is None else linears.get(id(module.weight))
         if linear is not None:
             yield module, linear
 

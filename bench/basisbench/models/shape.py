@@ -1,4 +1,4 @@
-"""The shape of a model, without its weights: from its configuration, or from what its ModelSpec says.
+"""Read the shape of a model without its weights: from its configuration, or from what its ModelSpec says.
 
 Parameters are counted on torch's meta device, which allocates nothing.
 """

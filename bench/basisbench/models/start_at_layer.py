@@ -1,7 +1,7 @@
-"""Run a model from the middle: replay its last blocks on given residual streams.
+"""Run a model from the middle: its last blocks on residual streams that an ordinary pass has left.
 
-1. One ordinary pass over a batch is recorded: the residual stream that enters every block, and the other
-   arguments (masks, rotary embeddings) that the model itself passes to the block.
+1. One ordinary pass over a batch keeps what enters every block: the residual stream, and the other arguments (masks,
+   rotary embeddings) that the model itself passes to the block.
 2. Later passes over the same prompts start at any block, with those arguments, and end at the unembedding.
 
 No modeling code is copied: the blocks, the final norm and the head are the model's own modules. Between these a
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Recording:
-    """One pass over a batch, from which the last blocks can be replayed.
+class BlockInputs:
+    """What entered every block in one pass over a batch.
 
     Attributes:
         model: the model that was run.
@@ -48,8 +48,8 @@ class Recording:
             edits: interventions; places before the block are never reached.
         """
         if not self.residual:
-            return self.model.logits(self.tokens, edits, packed=True)
-        body = self.model.quick_body
+            return self.model.logits(self.tokens, edits, fast=True)
+        body = self.model.fast_body
         hidden = self.residual[layer]
         with edited(body, edits):
             called = zip(_blocks(self.model), self.positional, self.arguments, strict=True)
@@ -62,10 +62,10 @@ class Recording:
         self.model.meter.forward_equivalents += len(hidden) * share
         return at_least_float32(logits[:, -1].to(self.model.device))
 
-    def repeated(self, times: int) -> Recording:
-        """Return the recording of the same batch repeated `times` times, copy after copy."""
+    def repeated(self, times: int) -> BlockInputs:
+        """Return the same for the batch repeated `times` times, copy after copy."""
         rows = len(self.tokens)
-        return Recording(
+        return BlockInputs(
             self.model,
             self.tokens.repeat(times, 1),
             tuple(repeated_rows(residual, rows, times) for residual in self.residual),
@@ -97,10 +97,10 @@ def repeated_rows(value: Any, rows: int, times: int) -> Any:
     return map_rows(value, rows, lambda tensor: tensor.repeat(times, *(1,) * (tensor.ndim - 1)))
 
 
-def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
-    """Run the model once and keep what a replay needs."""
+def block_inputs(model: Model, tokens: Int[Tensor, "row pos"]) -> BlockInputs:
+    """Run the model once and keep what enters its blocks."""
     if not model.verified:
-        return Recording(model, tokens, (), (), ())
+        return BlockInputs(model, tokens, (), (), ())
     residual: list[Tensor] = []
     positional: list[tuple[Any, ...]] = []
     arguments: list[Mapping[str, Any]] = []
@@ -112,20 +112,20 @@ def record(model: Model, tokens: Int[Tensor, "row pos"]) -> Recording:
 
     handles = [block.register_forward_pre_hook(watch, with_kwargs=True) for block in _blocks(model)]
     try:
-        model.logits(tokens, packed=True)
+        model.logits(tokens, fast=True)
     finally:
         for handle in handles:
             handle.remove()
-    return Recording(model, tokens, tuple(residual), tuple(positional), tuple(arguments))
+    return BlockInputs(model, tokens, tuple(residual), tuple(positional), tuple(arguments))
 
 
 def _blocks(model: Model) -> list[nn.Module]:
     return [
-        model.quick_body.get_submodule(model.place(model.hook("resid_post", layer)).module)
+        model.fast_body.get_submodule(model.place(model.hook("resid_post", layer)).module)
         for layer in range(model.layers)
     ]
 
 
 def _final_norm(model: Model) -> nn.Module:
-    norm: nn.Module = model.quick_body.get_submodule(model.place("ln_final.hook_out").module)
+    norm: nn.Module = model.fast_body.get_submodule(model.place("ln_final.hook_out").module)
     return norm

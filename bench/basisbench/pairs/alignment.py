@@ -19,8 +19,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from basisbench.errors import TaskError
 from basisbench.pairs.tokens import AlignedPair, collect, tokenizer_name
 from basisbench.types import SPLITS, ContrastPair, Pairs, PairSet, Split
@@ -238,6 +236,8 @@ def _head(group: Pairs, size: int) -> Pairs:
 
 
 def _build(task: str, version: str, split: Split, key: str, group: Sequence[AlignedPair]) -> Pairs:
+    import numpy as np
+
     return Pairs(
         task=task,
         version=version,

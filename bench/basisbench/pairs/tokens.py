@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from basisbench.errors import TaskError
 from basisbench.types import ContrastPair, Segment
 
@@ -187,6 +185,8 @@ def _single_token(prompt: tuple[int, ...], continued: tuple[int, ...]) -> int | 
 
 def _segment_counts(segments: Sequence[Segment], ends: Sequence[int]) -> tuple[int, ...]:
     """Count the tokens whose last character lies in each segment."""
+    import numpy as np
+
     borders = np.cumsum([len(segment.text) for segment in segments])
     # A token that ends at a border still has its last character before it.
     owners = np.searchsorted(borders, np.maximum(ends, 1), side="left")

@@ -8,8 +8,13 @@ Records come from strangers, so every string in them is hostile: the template es
 text, and the page forbids itself inline scripts and every connection.
 """
 
-from __future__ import annotations
+from typing import TYPE_CHECKING
 
-from basisbench.report.write import write_report
+from basisbench.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from basisbench.report.write import write_report
 
 __all__ = ["write_report"]
+
+__getattr__, __dir__ = lazy_names(__name__, {"write_report": "write"})

@@ -62,6 +62,8 @@ _SYMBOLS: Mapping[str, str] = {
     "D": "diamond",
     "P": "cross",
     "h": "hexagon",
+    "p": "pentagon",
+    "*": "star",
     "^": "triangle-up",
     "v": "triangle-down",
     "<": "triangle-left",

@@ -24,6 +24,7 @@ from basisbench.results.bootstrap import interval_ends
 from basisbench.results.conditions import basis_order, layers_text, method_order
 from basisbench.results.metrics import STATISTICS, CurveValues, Normalised, circuit_bits, estimate, normalise
 from basisbench.results.record import Record, read_record
+from basisbench.results.store import RECORDS_FOLDER, hint_of_local, is_local
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 Column: TypeAlias = "float | int | str | bool | None"
@@ -278,7 +279,8 @@ def record_files(path: Path) -> list[Path]:
     """Return the record files of one path, sorted.
 
     Args:
-        path: a record file, a folder of records, a results folder, or a tree with such folders somewhere below.
+        path: a record file, a folder of records, a results folder, or a tree with such folders somewhere below; the
+            user's own runs in a tree (`store.is_local`) are left out.
 
     Raises:
         RecordError: there are none.
@@ -287,11 +289,14 @@ def record_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise RecordError(f"{path}: no such file or folder; expected records or a results folder")
-    folders = [path / "records"] if (path / "records").is_dir() else [path]
+    folders = [path / RECORDS_FOLDER] if (path / RECORDS_FOLDER).is_dir() else [path]
     files = sorted(file for folder in folders for file in folder.glob("*.json"))
-    files = files or sorted(path.glob("**/records/*.json"))
     if not files:
-        raise RecordError(f"{path}: holds no records; expected *.json there or in a folder named records")
+        below = path.glob(f"**/{RECORDS_FOLDER}/*.json")
+        files = sorted(file for file in below if not is_local(path / file.relative_to(path).parts[0], path))
+    if not files:
+        problem = f"{path}: holds no records; expected *.json there or in a folder named records"
+        raise RecordError(problem + hint_of_local(path))
     return files
 
 

@@ -21,6 +21,9 @@ SUBMISSION_FILE = "submission.json"
 VERIFICATION_FILE = "verification.json"
 """What a results folder may hold besides: whose its records are, and who ran some of them again."""
 
+LOCAL_FOLDER = "local"
+"""Where a user's own runs go in a tree of results, unless they are told another folder."""
+
 STALE_SECONDS = 60.0
 """A temporary file lives for milliseconds; one older than this belongs to a run that was killed."""
 
@@ -28,6 +31,23 @@ STALE_SECONDS = 60.0
 def file_name(cell_id: str) -> str:
     """Return the name of a cell's record file."""
     return f"{cell_id}.json"
+
+
+def is_local(folder: Path, tree: Path) -> bool:
+    """Tell whether a folder holds a user's own runs, which are no part of the tree of results that they lie in.
+
+    Whoever means them gives their own path. A submission of that name is one like any other.
+
+    Args:
+        folder: a folder below the tree.
+        tree: the path that is searched for records.
+    """
+    return folder.name == LOCAL_FOLDER and folder.parent == tree and not (folder / SUBMISSION_FILE).exists()
+
+
+def hint_of_local(tree: Path) -> str:
+    """Say where a user's own runs are, for a message that a tree holds no records; nothing where there are none."""
+    return f"; your own runs are in {tree / LOCAL_FOLDER}: give that path" if (tree / LOCAL_FOLDER).is_dir() else ""
 
 
 @dataclass(frozen=True)

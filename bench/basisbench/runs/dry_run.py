@@ -1,60 +1,54 @@
-"""What a run would do, before anything large is loaded: cells, passes, memory, disk and time.
+"""Says what a run would take before it starts: cells, passes, memory, disk and time, all of them estimates.
 
-Only configurations and tokenizers are fetched, where they can be had; a model that cannot be had is estimated from
-its published shape. The arithmetic is `basisbench.runs.estimate`'s.
+Configurations and tokenizers are fetched where they can be had; a model that cannot be had is estimated from its
+published shape. One pass of a model whose weights are at hand is timed; elsewhere a rate is assumed. The arithmetic is
+`basisbench.runs.estimate`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.onednn import largest_bytes
-from basisbench.models.shape import Known, look_up
+from basisbench.models.shape import look_up
 from basisbench.protocols import BasisSpec, Task, no_weights
 from basisbench.runs.estimate import (
-    RECORD_BYTES,
     BasisSize,
     Memory,
     Prompts,
-    dictionary_bytes,
-    expected_forwards,
-    expected_memory,
-    expected_seconds,
+    Work,
+    dictionary_size,
     item_bytes,
+    pass_operations,
 )
 from basisbench.runs.run import Plan
 from basisbench.runs.runner import Group
-from basisbench.types import ModelShape, ModelSpec
+from basisbench.types import ModelSpec
 
 _ASSUMED_WIDTH = 16
 """Units per dimension of a dictionary that nothing tells the width of."""
 
+_RECORD_BYTES = 40_000
+"""A record of 100 examples and 20 sizes."""
+
 _WORDS = 200
 """Candidates whose words are counted where there is no tokenizer."""
 
+_TIMED_TOKENS, _TIMED_PASSES = 1000, 5
+"""Tokens of a pass that is timed, and how often it is: the fastest counts, for the first ones pack weights."""
 
-@dataclass(frozen=True)
-class GroupEstimate:
-    """What a group of cells would take.
-
-    Attributes:
-        group: the cells.
-        prompts: its aligned groups.
-        forwards: passes over one prompt.
-        seconds: at the assumed rate.
-        memory: in use at the peak.
-    """
-
-    group: Group
-    prompts: tuple[Prompts, ...]
-    forwards: float
-    seconds: float
-    memory: Memory
+_RATES: Mapping[tuple[bool, bool], float] = {
+    (True, False): 3.5e11,
+    (True, True): 0.5e11,
+    (False, False): 1e13,
+    (False, True): 5e13,
+}
+"""Assumed multiplications and additions a second, by (on a CPU, in half precision): two CPU cores with packed weights,
+as measured, and without them; a data-centre GPU, a tenth of what its makers give."""
 
 
 @dataclass(frozen=True)
@@ -62,39 +56,41 @@ class Estimate:
     """What a run would take.
 
     Attributes:
-        groups: group by group.
-        downloads: bytes of models and dictionaries that lie on the hub.
+        work: of each group of cells.
+        downloads: bytes of models and dictionaries that are not at hand.
+        timed: whether every rate is that of a pass that was timed.
         notes: what could not be had, and what was assumed instead.
     """
 
-    groups: tuple[GroupEstimate, ...]
+    work: Mapping[Group, Work]
     downloads: int
+    timed: bool
     notes: tuple[str, ...]
 
     @property
     def cells(self) -> int:
         """All cells."""
-        return sum(len(estimate.group.cells) for estimate in self.groups)
+        return sum(len(group.cells) for group in self.work)
 
     @property
-    def forwards(self) -> float:
+    def passes(self) -> float:
         """Passes over one prompt."""
-        return sum(estimate.forwards for estimate in self.groups)
+        return sum(work.passes for work in self.work.values())
 
     @property
     def seconds(self) -> float:
-        """Seconds at the assumed rate, in one process."""
-        return sum(estimate.seconds for estimate in self.groups)
+        """Seconds in one process."""
+        return sum(work.seconds for work in self.work.values())
 
     @property
     def memory(self) -> Memory:
         """The largest of any group's memory."""
-        return max((estimate.memory for estimate in self.groups), key=lambda memory: memory.total)
+        return max((work.memory for work in self.work.values()), key=lambda memory: memory.total)
 
     @property
     def disk(self) -> int:
         """Bytes of downloads and records."""
-        return self.downloads + self.cells * RECORD_BYTES
+        return self.downloads + self.cells * _RECORD_BYTES
 
 
 def estimate_run(plan: Plan) -> Estimate:
@@ -106,73 +102,88 @@ def estimate_run(plan: Plan) -> Estimate:
     Raises:
         BasisBenchError: nothing is known of a model, not even its shape.
     """
-    notes: dict[str, None] = {}
-    models = {spec.name: _Model(spec, plan, notes) for spec in plan.models}
-    estimates = []
-    for group in plan.groups:
-        first = group.cells[0]
-        model = models[first.model]
-        prompts = model.prompts(plan.registry.get("task", first.task), group, notes)
-        sizes = {cell.basis: model.size(plan.registry.get("basis", cell.basis), cell.layers) for cell in group.cells}
-        forwards = expected_forwards(group.cells, prompts, model.shape, sizes, post_norms=model.post_norms)
-        where = {"device": plan.settings.device, "dtype": model.dtype}
-        estimates.append(
-            GroupEstimate(
-                group,
-                prompts,
-                forwards,
-                expected_seconds(forwards, prompts, model.shape, sizes, group.cells, **where),
-                expected_memory(group.cells, prompts, model.shape, sizes, **where, packing=largest_bytes()),
-            )
-        )
-    return Estimate(tuple(estimates), sum(model.downloads for model in models.values()), tuple(notes))
+    models = {spec.name: _Model(spec, plan) for spec in plan.models}
+    work = {group: models[group.cells[0].model].work(group) for group in plan.groups}
+    notes = dict.fromkeys(note for model in models.values() for note in model.notes)
+    downloads = sum(model.downloads for model in models.values())
+    return Estimate(work, downloads, all(model.timed for model in models.values()), tuple(notes))
 
 
 class _Model:
     """What is known of one model of the run, and of the bases on it."""
 
-    def __init__(self, spec: ModelSpec, plan: Plan, notes: dict[str, None]) -> None:
-        self.known: Known = look_up(spec)
-        if self.known.shape is None:
-            raise BasisBenchError(self.known.problem)
-        self.shape: ModelShape = self.known.shape
-        if self.known.problem:
-            notes[f"{self.known.problem}; estimated from its published shape"] = None
-        self.spec = spec
-        self.dtype = plan.settings.dtype or self.shape.dtype
-        self.downloads = 0
-        if not Path(spec.path).is_absolute():
-            self.downloads = self.shape.parameters * item_bytes(self.shape.dtype)
-        self._units: Mapping[str, int] = plan.suite.dictionary_units
+    def __init__(self, spec: ModelSpec, plan: Plan) -> None:
+        known = look_up(spec)
+        if known.shape is None:
+            raise BasisBenchError(known.problem)
+        self.notes = [f"{known.problem}; estimated from its published shape"] if known.problem else []
+        self._spec, self._plan, self._shape, self._located = spec, plan, known.shape, known.located
+        self._device, self._dtype = plan.settings.device, plan.settings.dtype or known.shape.dtype
+        stored = known.shape.parameters * item_bytes(known.shape.dtype)
+        at_hand = known.located is not None and any(known.located.file.parent.glob("*.safetensors"))
+        self.downloads = 0 if at_hand else stored
         self._sizes: dict[str, BasisSize] = {}
-        self._notes = notes
-        self._tokenizer: Any = self._load_tokenizer()
-
-    @property
-    def post_norms(self) -> bool:
-        """Whether a norm follows the MLP: Gemma 2 and 3."""
-        name = f"{self.spec.path} {self.spec.name}".lower()
-        return any(mark in name for mark in ("gemma-2", "gemma-3", "gemma2", "gemma3"))
+        self._tokenizer = self._load_tokenizer()
+        # A model that fills the memory is not loaded for an estimate of its memory.
+        rate = self._timed_rate() if at_hand and stored <= largest_bytes() else None
+        self.timed = rate is not None
+        self.rate = rate or _RATES[self._device == "cpu", item_bytes(self._dtype) == 2]
 
     def _load_tokenizer(self) -> Any:
         from basisbench.models.load import load_tokenizer
 
-        if self.known.located is None:
+        if self._located is None:
             return None
         try:
-            return load_tokenizer(f"model '{self.spec.name}'", self.known.located)
+            return load_tokenizer(f"model '{self._spec.name}'", self._located)
         except BasisBenchError as error:
-            self._notes[str(error)] = None
+            self.notes.append(str(error))
             return None
 
-    def prompts(self, task: Task, group: Group, notes: dict[str, None]) -> tuple[Prompts, ...]:
+    def _timed_rate(self) -> float | None:
+        """Return the multiplications and additions a second of a pass; None where the model cannot be loaded."""
+        import torch
+
+        from basisbench.attribution.cost import now
+        from basisbench.models.load import load_model
+
+        try:
+            model = load_model(self._spec, device=self._device, dtype=self._dtype)
+        except BasisBenchError as error:
+            self.notes.append(f"no pass is timed: {error}")
+            return None
+        positions = 10
+        tokens = model.tokens([[0] * positions] * (_TIMED_TOKENS // positions))
+        seconds = []
+        with torch.no_grad():
+            for _ in range(_TIMED_PASSES):
+                began = now(model)
+                model.logits(tokens, fast=True)
+                seconds.append(now(model) - began)
+        return pass_operations(self._shape, _TIMED_TOKENS) / min(seconds)
+
+    def work(self, group: Group) -> Work:
+        """Return what is to be done for cells of this model and one task."""
+        registry, cells = self._plan.registry, group.cells
+        return Work(
+            cells,
+            self._prompts(registry.get("task", cells[0].task), group),
+            self._shape,
+            {cell.basis: self._size(registry.get("basis", cell.basis), cell.layers) for cell in cells},
+            {cell.method: registry.get("method", cell.method) for cell in cells},
+            self._device,
+            self._dtype,
+            self.rate,
+        )
+
+    def _prompts(self, task: Task, group: Group) -> tuple[Prompts, ...]:
         """Return the aligned groups of a task; one of average length where there is no tokenizer."""
         from basisbench.pairs.alignment import load_splits
 
         cell = group.cells[0]
         if self._tokenizer is not None:
             try:
-                splits = load_splits(
+                attribution, evaluation = load_splits(
                     task,
                     self._tokenizer,
                     attribution=cell.attribution_pairs,
@@ -180,93 +191,82 @@ class _Model:
                     seed=cell.seed,
                 )
             except BasisBenchError as error:
-                notes[str(error)] = None
+                self.notes.append(str(error))
             else:
-                other = {pairs.group: len(pairs) for pairs in splits[0]}
-                return tuple(Prompts(other[pairs.group], len(pairs), pairs.length) for pairs in splits[1])
-        texts = [
-            pair.clean_text for pair, _ in zip(task.candidates("evaluation", cell.seed), range(_WORDS), strict=False)
-        ]
-        notes["prompts are counted in words where there is no tokenizer"] = None
-        words = mean(len(text.split()) for text in texts)
+                counts = {pairs.group: len(pairs) for pairs in attribution}
+                return tuple(Prompts(counts[pairs.group], len(pairs), pairs.length) for pairs in evaluation)
+        candidates = zip(range(_WORDS), task.candidates("evaluation", cell.seed), strict=False)
+        self.notes.append("prompts are counted in words where there is no tokenizer")
+        words = mean(len(pair.clean_text.split()) for _, pair in candidates)
         return (Prompts(cell.attribution_pairs, cell.evaluation_pairs, round(1.2 * words) + 1),)
 
-    def size(self, basis: BasisSpec, layers: tuple[int, ...] | None) -> BasisSize:
-        """Return how large a basis is on this model."""
+    def _size(self, basis: BasisSpec, layers: tuple[int, ...] | None) -> BasisSize:
+        """Return how large a basis is on this model, on the layers that the run compares."""
         if basis.name not in self._sizes:
-            self._sizes[basis.name] = self._measured(basis)
+            self._sizes[basis.name] = self._size_of_all_layers(basis)
         size = self._sizes[basis.name]
         return size if layers is None else replace(size, units=size.units[: len(layers)])
 
-    def _measured(self, basis: BasisSpec) -> BasisSize:
-        shape = self.shape
+    def _size_of_all_layers(self, basis: BasisSpec) -> BasisSize:
+        shape, folder = self._shape, self._spec.dictionaries.get(basis.name)
         if basis.fingerprint is no_weights:  # neurons, or a rotation of them
-            width = shape.mlp_width if basis.name.startswith("mlp_act") else shape.width
-            return BasisSize((width,) * shape.layers, 0, exact=True)
-        folder = self.spec.dictionaries.get(basis.name)
+            width = shape.width if basis.units is None else basis.units(shape)
+            return BasisSize((width,) * shape.layers)
         if folder is not None:
             stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            units = stored // (8 * shape.width * shape.layers)  # float32, encoder and decoder
-            return BasisSize((max(1, units),) * shape.layers, stored, exact=False, layer=stored // shape.layers)
-        wide = self._units.get(basis.name)
-        if wide is None:
-            wide = _ASSUMED_WIDTH * shape.width
-            self._notes[f"basis '{basis.name}': its width is not known before it is loaded; assumed {wide} units"] = (
-                None
+            row = dictionary_size(1, shape, cross_layer=basis.cross_layer)
+            return dictionary_size(max(1, stored // row.stored), shape, cross_layer=basis.cross_layer)
+        units = self._plan.suite.dictionary_units.get(basis.name)
+        if units is None:
+            units = _ASSUMED_WIDTH * shape.width
+            self.notes.append(
+                f"basis '{basis.name}': its width is not known before it is loaded; assumed {units} units"
             )
-        stored, layer = dictionary_bytes(basis.name, wide, shape, 4)  # dictionaries are used in float32
-        if basis.repositories:
-            self.downloads += stored
-        return BasisSize((wide,) * shape.layers, stored, exact=False, layer=layer)
+        size = dictionary_size(units, shape, cross_layer=basis.cross_layer)
+        self.downloads += size.stored if basis.repositories else 0
+        return size
 
 
 def render(estimate: Estimate, plan: Plan) -> str:
     """Write an estimate as text."""
     memory = estimate.memory
-    rows = [
-        (
-            each.group.title,
-            str(len(each.group.cells)),
-            _pairs(each.prompts),
-            f"{each.forwards:,.0f}",
-            _gib(each.memory.total),
-        )
-        for each in estimate.groups
-    ]
     heads = ("group", "cells", "pairs per split", "passes over a prompt", "memory")
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    rows = [heads]
+    for group, work in estimate.work.items():
+        cells, passes = str(len(group.cells)), f"{work.passes:,.0f}"
+        rows.append((group.title, cells, _pairs(work.prompts), passes, _gib(work.memory.total)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rate = "at the rate of a pass that was timed now" if estimate.timed else "at an assumed rate of this kind of device"
     lines = [
-        f"{plan.suite.name}: nothing is loaded and nothing written; figures are estimates",
+        f"{plan.suite.name}: nothing is written; every figure is an estimate",
         "",
-        *(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in [heads, *rows]
-        ),
+        *("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows),
         "",
-        f"cells    {estimate.cells} in {len(estimate.groups)} groups",
-        f"passes   {estimate.forwards:,.0f} over one prompt; a backward pass counts as two",
+        f"cells    {estimate.cells} in {len(estimate.work)} groups",
+        f"passes   {estimate.passes:,.0f} over one prompt; a backward pass counts as two",
         f"memory   {_gib(memory.total)} at the peak on {plan.settings.device}: model {_gib(memory.model)}, "
         f"largest basis {_gib(memory.dictionary)}, kept {_gib(memory.kept)}, largest pass {_gib(memory.passing)}"
         + (f", runtime {_gib(memory.runtime)}" if memory.runtime else ""),
-        *(
-            [f"         {_gib(memory.smallest)} where layers of a basis are let go of and loaded anew in every pass"]
-            if memory.smallest < memory.total
-            else []
-        ),
+    ]
+    if memory.smallest < memory.total:
+        lines.append(
+            f"         {_gib(memory.smallest)} where layers of a basis are freed and loaded anew in every pass"
+        )
+    lines += [
         f"disk     {_gib(estimate.disk)}: downloads {_gib(estimate.downloads)}, "
         f"records {_gib(estimate.disk - estimate.downloads)}",
-        f"time     {_time(estimate.seconds)} in one process, at an assumed rate of this kind of device",
+        f"time     {_time(estimate.seconds)} in one process, {rate}",
     ]
     if estimate.notes:
         lines += ["", *(f"note: {note}" for note in estimate.notes)]
     return "\n".join(lines)
 
 
-def _pairs(prompts: tuple[Prompts, ...]) -> str:
-    """Write the pairs of a group, and how long their prompts are."""
-    lengths = [part.positions for part in prompts]
+def _pairs(prompts: Sequence[Prompts]) -> str:
+    """Write the pairs of both splits, and how long their prompts are."""
+    lengths = [group.positions for group in prompts]
     span = str(lengths[0]) if min(lengths) == max(lengths) else f"{min(lengths)} to {max(lengths)}"
-    pairs = f"{sum(part.attribution for part in prompts)}/{sum(part.evaluation for part in prompts)}"
+    pairs = f"{sum(group.attribution for group in prompts)}/{sum(group.evaluation for group in prompts)}"
     return f"{pairs} of {span} tokens"
 
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Describes where a record was made: packages, Python, processor, threads, device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from basisbench.results.record_fields import Environment
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
-
 
 _PACKAGES = ("torch", "transformers", "transformer_lens", "sae_lens", "datasets", "numpy", "tokenizers")
 

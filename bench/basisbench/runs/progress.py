@@ -1,4 +1,4 @@
-"""What a run tells while it works: a bar on a terminal, one line per task elsewhere, nothing when asked to be quiet."""
+"""Shows the progress of a run: a bar on a terminal, a line per group of cells elsewhere, failures alone if quiet."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Progress:
         self._shown = shown
         self._groups = groups
         self._ended = 0
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._bar: Any = None
         if shown and self._stream.isatty():
             from tqdm import tqdm
@@ -67,9 +67,9 @@ class Progress:
 
     def show(self, event: Event) -> None:
         """Take note of an event."""
-        if event.state == "failed" and event.message not in self._told:
-            self._told.add(event.message)  # a missing dictionary fails every method alike: one line is enough
-            self.tell(f"{describe_cell(event.cell)}: failed: {event.message}")
+        if event.state == "failed" and event.message not in self._reported:
+            self._reported.add(event.message)  # a missing dictionary fails every method alike: one line is enough
+            self.write(f"{describe_cell(event.cell)}: failed: {event.message}")
         if self._bar is None:
             return
         if event.state == "started":
@@ -91,9 +91,9 @@ class Progress:
         counts = {state: sum(event.state == state for event in events) for state in ("finished", "kept", "failed")}
         parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         seconds = time.monotonic() - started
-        self.tell(f"[{self._ended}/{self._groups}] {title}: {parts or 'no cells'} in {seconds:.1f} s")
+        self.write(f"[{self._ended}/{self._groups}] {title}: {parts or 'no cells'} in {seconds:.1f} s")
 
-    def tell(self, line: str) -> None:
+    def write(self, line: str) -> None:
         """Write one line, above the bar if there is one."""
         if self._bar is not None:
             self._bar.write(line, file=self._stream)

@@ -18,18 +18,18 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from basisbench.errors import BasisBenchError, unknown_name
+from basisbench.errors import BasisBenchError
 from basisbench.results.record import CellConfig, Record
 from basisbench.results.store import Store
+from basisbench.runs.executor import Executor
 from basisbench.runs.progress import Event
 from basisbench.runs.runner import Group, Runner, Settings
-
-Listener = Callable[[Event], None]
-GroupListener = Callable[[Group, list[Event], float], None]
+from basisbench.runs.workers import GroupListener, Listener, available_cores
 
 _REACH_SECONDS = 10.0
+"""How long a cluster may take to answer."""
 
 MOST_DEATHS = 3
 """Workers that may die over one cell before it counts as failed."""
@@ -230,12 +230,12 @@ class _Driver:
             return
         left = self._left(worker)
         if left:
-            # A worker that dies before its first cell would die again: its first cell answers for it.
-            culprit = worker.at if worker.at in left else left[0]
-            self._deaths[culprit] += 1
-            if self._deaths[culprit] >= MOST_DEATHS:
-                worker.ended.add(culprit)
-                self._end(worker, Event("failed", culprit, message=_cause_of_deaths(error)))
+            # A worker that dies before its first cell would die again: its first cell is the failing one.
+            failing = worker.at if worker.at in left else left[0]
+            self._deaths[failing] += 1
+            if self._deaths[failing] >= MOST_DEATHS:
+                worker.ended.add(failing)
+                self._end(worker, Event("failed", failing, message=_cause_of_deaths(error)))
                 left = self._left(worker)
         if left:
             self._waiting.appendleft(_Piece(worker.piece.group, left))
@@ -286,8 +286,6 @@ def _import_ray() -> Any:
 
 def _join(ray: Any, address: str, cores: float | None) -> None:
     """Start a cluster on this machine, or connect to a running one."""
-    from basisbench.runs.workers import available_cores
-
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     if not address:
         options["num_cpus"] = max(available_cores(), int(cores or 0))
@@ -315,10 +313,10 @@ def _check_reachable(address: str) -> None:
 
 
 def _room(ray: Any, cpus: float, gpus: float, memory: int | None) -> int:
-    """Return how many workers the cluster has room for.
+    """Return how many workers the cluster has room for, one at least.
 
     Raises:
-        BasisBenchError: none.
+        BasisBenchError: it has room for none.
     """
     found = ray.cluster_resources()
     asked = {"CPU": cpus, "GPU": gpus, "memory": float(memory or 0)}
@@ -328,59 +326,3 @@ def _room(ray: Any, cpus: float, gpus: float, memory: int | None) -> int:
         has = ", ".join(f"{found.get(name, 0):g} {name}" for name in asked)
         raise BasisBenchError(f"the Ray cluster has no room for a worker: it needs {needs}; the cluster has {has}")
     return room
-
-
-Kind = Literal["local", "ray"]
-
-
-@dataclass(frozen=True)
-class Executor:
-    """Where cells are done, and what one worker asks for.
-
-    Attributes:
-        kind: "local" for this machine, "ray" for a Ray cluster.
-        address: of the Ray cluster, for example "auto" or "10.0.0.1:6379"; empty starts one on this machine.
-        worker_gpus: GPUs of one Ray worker; None for one on a CUDA device and none on a CPU.
-        worker_cpus: cores of one Ray worker; None for one.
-        worker_memory: bytes of memory that one Ray worker reserves; None reserves nothing.
-    """
-
-    kind: Kind = "local"
-    address: str = ""
-    worker_gpus: float | None = None
-    worker_cpus: float | None = None
-    worker_memory: int | None = None
-
-
-LOCAL = Executor()
-
-
-def parse_executor(
-    text: str,
-    *,
-    worker_gpus: float | None = None,
-    worker_cpus: float | None = None,
-    worker_memory_gib: float | None = None,
-) -> Executor:
-    """Read what `--executor` is given: "local", "ray", or "ray:ADDRESS".
-
-    Args:
-        text: the executor.
-        worker_gpus: GPUs of one worker.
-        worker_cpus: cores of one worker.
-        worker_memory_gib: memory of one worker in GiB.
-
-    Raises:
-        BasisBenchError: it is none of these, or a worker is described to the local executor.
-    """
-    kind, _, address = text.partition(":")
-    if kind not in ("local", "ray"):
-        raise unknown_name("executor", kind, ["local", "ray", "ray:ADDRESS"])
-    if kind == "local":
-        if address:
-            raise BasisBenchError(f"executor '{text}': 'local' takes no address; expected local, ray or ray:ADDRESS")
-        if (worker_gpus, worker_cpus, worker_memory_gib) != (None, None, None):
-            raise BasisBenchError("--worker-gpus, --worker-cpus and --worker-memory need --executor ray")
-        return LOCAL
-    memory = None if worker_memory_gib is None else int(worker_memory_gib * 2**30)
-    return Executor("ray", address, worker_gpus, worker_cpus, memory)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, TypeAlias
 from basisbench.errors import BasisBenchError
 from basisbench.registry import Registry
 from basisbench.results.store import Store
+from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
-from basisbench.runs.ray_executor import LOCAL, Executor, parse_executor
 from basisbench.runs.runner import Group, Runner, Settings, group_cells
 from basisbench.runs.suite import Suite, expand, few_cells, load_suite
 from basisbench.types import Ablation, ErrorPolicy, Granularity, ModelSpec
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 FEW_PAIRS = 16
-"""Pairs per split in a run of a few cells, unless told otherwise."""
+"""Pairs per split in a run of a few cells, unless a number is given."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def run_request(request: Request) -> Outcome:
 
 
 def default_jobs(device: str) -> int:
-    """Return how many worker processes the command line uses when it is not told.
+    """Return how many worker processes the command line uses by default.
 
     Two on a CPU with two cores or more: small models leave a second thread half idle, and a worker holds less than
     1.3 GiB of the suite's 3. One on a device, which two workers would have to share.

@@ -162,7 +162,7 @@ class Runner:
         """Do one cell, unless it is finished."""
         basis, method = self.registry.get("basis", cell.basis), self.registry.get("method", cell.method)
         asked = _on_layers(cell, session.model.layers)
-        identifier = cell_id(asked, session.identity(asked, basis, method))
+        identifier = cell_id(asked, session.identity(basis, method, asked.layers))
         if self.settings.resume and records.finished(identifier) is not None:
             return Event("kept", cell, identifier)
         record = session.run(asked, basis, method)

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.errors import BasisBenchError
-from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory, release
+from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
@@ -53,6 +53,7 @@ class Session:
         attribution: pairs that scores and mean references come from.
         evaluation: pairs that curves come from.
         groups: the aligned groups, in the order of the record's examples.
+        seed: seed of the pairs and of random scores.
         task_code: digest of the task's source; None where it has none.
     """
 
@@ -60,6 +61,7 @@ class Session:
     attribution: PairSet
     evaluation: PairSet
     groups: tuple[GroupPair, ...]
+    seed: int = 0
     task_code: str | None = None
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
 
@@ -78,33 +80,53 @@ class Session:
                 digest.update(ids.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def identity(self, cell: CellConfig, spec: BasisSpec, method: Method) -> Identities:
+    def identity(
+        self, spec: BasisSpec, method: Method | None = None, layers: tuple[int, ...] | None = None
+    ) -> Identities:
         """Return what a cell would be run on; nothing is built for it but a basis that has to be fitted.
 
         Args:
-            cell: what is asked.
-            spec: the basis that the cell names.
-            method: the method that the cell names.
+            spec: the basis.
+            method: the method, whose code is left out when None.
+            layers: the layers that the basis is restricted to; None for all.
 
         Raises:
             BasisError: the basis has to be fitted, and cannot be.
         """
         if spec.fit is not None:
-            weights = self._built(cell, spec).fingerprint
+            weights = self.basis(spec, layers).fingerprint
         else:
             if spec.name not in self._fingerprints:
                 self._fingerprints[spec.name] = spec.fingerprint(self.model.spec)
             weights = self._fingerprints[spec.name]
-        digests = {"task": self.task_code, "basis": code_digest(spec), "method": code_digest(method)}
-        code: Mapping[PlugIn, str] = {part: digest for part, digest in digests.items() if digest}  # type: ignore[misc]
+        digests: dict[PlugIn, str | None] = {"task": self.task_code, "basis": code_digest(spec)}
+        digests["method"] = None if method is None else code_digest(method)
+        code = {part: digest for part, digest in digests.items() if digest}
         return Identities(model=self.model.weights_hash, dictionary=weights, data=self.data_hash, code=code)
 
-    def _key(self, cell: CellConfig, spec: BasisSpec) -> basis_cache.Key:
-        return basis_cache.Key(spec.name, cell.layers, "" if spec.fit is None else self.data_hash)
+    def basis(self, spec: BasisSpec, layers: tuple[int, ...] | None = None) -> CachedBasis:
+        """Build a basis, or take the one that was built before.
 
-    def _built(self, cell: CellConfig, spec: BasisSpec) -> CachedBasis:
-        activations = TaskActivations([group.attribution for group in self.groups])
-        return basis_cache.build(self.model, spec, self._key(cell, spec), activations)
+        Args:
+            spec: the basis.
+            layers: the layers that it is restricted to; None for all.
+
+        Raises:
+            BasisError: it cannot be built.
+        """
+        key = self._make_room(spec, layers)
+        return basis_cache.build(self.model, spec, key, TaskActivations([group.attribution for group in self.groups]))
+
+    def _make_room(self, spec: BasisSpec, layers: tuple[int, ...] | None) -> basis_cache.Key:
+        """Drop what belongs to other bases, so that one can be built."""
+        for group in self.groups:
+            group.forget_other_bases(spec.name)
+        key = self._key(spec, layers)
+        basis_cache.make_room(self.model, key)
+        return key
+
+    def _key(self, spec: BasisSpec, layers: tuple[int, ...] | None) -> basis_cache.Key:
+        return basis_cache.Key(spec.name, layers, "" if spec.fit is None else self.data_hash)
 
     def run(self, cell: CellConfig, spec: BasisSpec, method: Method, *, at: Collection[int] | None = None) -> Record:
         """Run one cell.
@@ -125,7 +147,7 @@ class Session:
                 shared was changed in place, and the session is of no further use.
             MemoryExhaustedError: the cell does not fit into memory.
         """
-        key = self._key(cell, spec)
+        key = self._key(spec, cell.layers)
         for _ in range(_ATTEMPTS):
             exhausted = ""
             try:
@@ -139,7 +161,7 @@ class Session:
                 group.forget_other_bases("")
             # Weights of the basis go before passes become smaller still.
             less = basis_cache.keep_less(self.model, key)
-            release(self.model)
+            self.model.batching.release()
             if exhausted and not less:
                 raise MemoryExhaustedError(exhausted)
             if not less and not self.model.batching.halve_all():
@@ -153,11 +175,9 @@ class Session:
     def _measured(self, cell: CellConfig, spec: BasisSpec, method: Method, at: Collection[int] | None) -> Record:
         """Run one cell as far as memory allows."""
         model = self.model
-        for group in self.groups:
-            group.forget_other_bases(spec.name)
-        basis_cache.make_room(model, self._key(cell, spec))
+        self._make_room(spec, cell.layers)
         reset_peak_memory(model.device)
-        built = self._built(cell, spec)
+        built = self.basis(spec, cell.layers)
         basis = built.basis
         start = now(model)
         fit = None if basis.exact else measure_fit(basis, [group.attribution for group in self.groups])
@@ -203,7 +223,7 @@ class Session:
         self._refuse_changes(spec, method)
         measured = Measured(basis, fit, self.groups, rankings, curves, sizes, cost)
         dropped = self.attribution.dropped, self.evaluation.dropped
-        return make_record(cell, self.identity(cell, spec, method), model, measured, dropped)
+        return make_record(cell, self.identity(spec, method, cell.layers), model, measured, dropped)
 
     def _refuse_changes(self, spec: BasisSpec, method: Method) -> None:
         """Hold that the cell has left alone what it shares with others.
@@ -269,6 +289,6 @@ def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation
         GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
         for pairs in evaluation
     )
-    session = Session(model, attribution, evaluation, groups, code_digest(task))
+    session = Session(model, attribution, evaluation, groups, seed, code_digest(task))
     session.changed()  # from now on
     return session

@@ -1,7 +1,7 @@
 """Re-runs a random sample of a folder's cells and compares them with its records.
 
-1. Draw cells and sizes (`basisbench.submissions.sampling`) and read their records; look every name up before anything is loaded.
-2. Re-run each cell and compare (`basisbench.runs.rerun`, `basisbench.submissions.rerun_agreement`).
+1. Draw cells and sizes (`submissions.sampling`) and read their records; look every name up before anything is loaded.
+2. Re-run each cell and compare (`submissions.rerun_agreement`).
 3. Make sure that the records are still the same; write `verification.json`, whole, whether or not the sample passed.
 
 What cannot be re-run at all (an unknown name, weights that cannot be had, too little memory) proves nothing for or
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import Registry
-from basisbench.results.record import CellConfig, Record, read_record, write_whole
+from basisbench.results.record import Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
@@ -38,6 +38,16 @@ if TYPE_CHECKING:
     from basisbench.protocols import BasisSpec, Method, Task
     from basisbench.results.record_fields import Environment
     from basisbench.runs.session import Session
+
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A record that was drawn, and the sizes at which it is compared besides 0 and all nodes."""
+
+    record: Record
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,15 @@ class Sample:
     cells_in_folder: int
     sampling: Sampling
     drawn: tuple[Drawn, ...]
+
+
+@dataclass(frozen=True)
+class Items:
+    """What a cell's names stand for here."""
+
+    task: Task
+    basis: BasisSpec
+    method: Method
 
 
 def draw_sample(
@@ -121,10 +140,10 @@ def verify(
     path = Path(out) if out is not None else sample.folder / VERIFICATION_FILE
     _check_writable(path)
     registry = Settings(path, plugins=tuple(plugins), task_files=tuple(task_files)).registry()
-    parts = {drawn.record.id: look_up(drawn.record, registry) for drawn in sample.drawn}
+    items = {drawn.record.id: _look_up(drawn.record, registry) for drawn in sample.drawn}
     cells: list[VerifiedCell] = []
-    for members in by_model(sample.drawn):
-        done, environment, used = rerun_model(members, parts, registry, device=device, dtype=dtype, on_cell=on_cell)
+    for members in _by_model(sample.drawn):
+        done, environment, used = _rerun_model(members, items, registry, device=device, dtype=dtype, on_cell=on_cell)
         cells.extend(done)
     if records_digest(sample.folder) != sample.digest:
         raise RecordError(f"{sample.folder}: its records changed while they were verified; run basisbench verify again")
@@ -159,27 +178,7 @@ def _check_writable(path: Path) -> None:
         )
 
 
-_COMMIT = re.compile(r"[0-9a-f]{7,64}")
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A record that was drawn, and the sizes at which it is compared besides 0 and all nodes."""
-
-    record: Record
-    sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What a cell's names stand for here."""
-
-    task: Task
-    basis: BasisSpec
-    method: Method
-
-
-def look_up(record: Record, registry: Registry) -> Parts:
+def _look_up(record: Record, registry: Registry) -> Items:
     """Return what a record's names stand for.
 
     Raises:
@@ -188,7 +187,7 @@ def look_up(record: Record, registry: Registry) -> Parts:
     cell = record.cell
     try:
         find_models([cell.model], registry, _commits(record))
-        parts = Parts(
+        items = Items(
             registry.get("task", cell.task), registry.get("basis", cell.basis), registry.get("method", cell.method)
         )
     except BasisBenchError as error:
@@ -196,12 +195,12 @@ def look_up(record: Record, registry: Registry) -> Parts:
             f"cell {record.id} cannot be re-run: {error}; give the file that provides it with --plugin FILE, or "
             "install its package"
         ) from error
-    if parts.task.version != cell.task_version:
+    if items.task.version != cell.task_version:
         raise BasisBenchError(
             f"cell {record.id} cannot be re-run: it has version {cell.task_version} of task '{cell.task}', here is "
-            f"version {parts.task.version}; install the package, or give the --plugin FILE, that has that version"
+            f"version {items.task.version}; install the package, or give the --plugin FILE, that has that version"
         )
-    return parts
+    return items
 
 
 def _commits(record: Record) -> dict[str, str]:
@@ -212,14 +211,14 @@ def _commits(record: Record) -> dict[str, str]:
     return dict(record.sources)
 
 
-def by_model(drawn: Sequence[Drawn]) -> Iterator[list[Drawn]]:
+def _by_model(drawn: Sequence[Drawn]) -> Iterator[list[Drawn]]:
     """Yield the records of each model: the same name, commits and type of weights."""
     return _grouped(drawn, lambda record: (record.cell.model, sorted(record.sources.items()), record.environment.dtype))
 
 
-def rerun_model(
+def _rerun_model(
     members: Sequence[Drawn],
-    parts: Mapping[str, Parts],
+    items: Mapping[str, Items],
     registry: Registry,
     *,
     device: str,
@@ -230,7 +229,7 @@ def rerun_model(
 
     Args:
         members: the records.
-        parts: id of a cell to what its names stand for.
+        items: id of a cell to what its names stand for here.
         registry: where the model is looked up.
         device: device of the model.
         dtype: type of its weights; the records' when None.
@@ -243,13 +242,21 @@ def rerun_model(
         BasisBenchError: the model, its pairs or a dictionary cannot be had, or a cell does not fit into memory.
     """
     from basisbench.runs.environment import describe_environment
+    from basisbench.runs.session import open_session
 
     weights, model = _load(members[0].record, registry, device, dtype)
     done = []
     for same_task in _grouped(members, _task_key):
-        session = _open(model, same_task[0].record.cell, parts[same_task[0].record.id].task)
+        first = same_task[0].record
+        session = open_session(
+            model,
+            items[first.id].task,
+            attribution_pairs=first.cell.attribution_pairs,
+            evaluation_pairs=first.cell.evaluation_pairs,
+            seed=first.cell.seed,
+        )
         for drawn in same_task:
-            done.append(_verify_cell(session, drawn, parts[drawn.record.id], weights))
+            done.append(_verify_cell(session, drawn, items[drawn.record.id], weights))
             on_cell(done[-1])
     return done, describe_environment(model), str(model.device)
 
@@ -280,30 +287,18 @@ def _load(record: Record, registry: Registry, device: str, dtype: str | None) ->
     return weights, model
 
 
-def _open(model: Model, cell: CellConfig, task: Task) -> Session:
-    from basisbench.runs.session import open_session
-
-    return open_session(
-        model,
-        task,
-        attribution_pairs=cell.attribution_pairs,
-        evaluation_pairs=cell.evaluation_pairs,
-        seed=cell.seed,
-    )
-
-
-def _verify_cell(session: Session, drawn: Drawn, parts: Parts, weights: str) -> VerifiedCell:
+def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> VerifiedCell:
     """Compare the identities of one cell, and if they are the record's, re-run it."""
     recorded, dtype = drawn.record, str(session.model.dtype).removeprefix("torch.")
     try:
-        here = session.identity(recorded.cell, parts.basis, parts.method).model_copy(update={"model": weights})
+        here = session.identity(items.basis, items.method, recorded.cell.layers).model_copy(update={"model": weights})
         problems = [*compare_identities(recorded, here)]
-        if parts.basis.family != recorded.cell.family:
-            problems.append(f"cell.family: {recorded.cell.family}, the basis is of {parts.basis.family}: not re-run")
+        if items.basis.family != recorded.cell.family:
+            problems.append(f"cell.family: {recorded.cell.family}, the basis is of {items.basis.family}: not re-run")
         if problems:
             return refused(recorded, here, dtype, problems)
         try:
-            found = session.run(recorded.cell, parts.basis, parts.method, at=drawn.sizes)
+            found = session.run(recorded.cell, items.basis, items.method, at=drawn.sizes)
         except ValidationError as error:  # for example, a value that is not finite
             return refused(recorded, here, dtype, [f"the re-run gives no record: {describe_problem(error)}"[:1000]])
     except BasisBenchError as error:

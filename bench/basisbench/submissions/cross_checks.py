@@ -25,9 +25,9 @@ from basisbench.submissions.invariants import first_apart, tolerance_of
 
 Key: TypeAlias = "tuple[object, ...]"
 
-MOST_CAMPS = 20
-"""So many different values of one number are told apart; who comes with a further one is alone. A file of thousands of
-values that all differ takes no longer."""
+MOST_CLUSTERS = 20
+"""Clusters of records that agree on one number; a record that fits none of so many is an outlier. Thousands of records
+that all differ take no longer."""
 
 
 class Trust(IntEnum):
@@ -137,24 +137,30 @@ def _by_key(items: Iterable[tuple[Member, Shared, Trust]]) -> Iterator[list[tupl
 
 
 def _check_group(group: Sequence[tuple[Member, Shared, Trust]], notes: Notes, blame: Trust | None = None) -> None:
-    """Divide a group into camps that agree, and note those that leave the right one; `blame` only records of a kind."""
-    camps: list[list[tuple[Member, Shared, Trust]]] = []
-    loners: list[tuple[Member, Shared, Trust]] = []
+    """Cluster records that agree, and note those outside the right cluster.
+
+    Args:
+        group: values that must be one.
+        notes: where problems are noted.
+        blame: whose records are noted; everybody's when None.
+    """
+    clusters: list[list[tuple[Member, Shared, Trust]]] = []
+    outliers: list[tuple[Member, Shared, Trust]] = []
     for item in sorted(group, key=lambda item: -item[2]):
-        for camp in camps:
-            if _apart(camp[0][1], item[1], max(camp[0][0].tolerance, item[0].tolerance)) is None:
-                camp.append(item)
+        for cluster in clusters:
+            if _apart(cluster[0][1], item[1], max(cluster[0][0].tolerance, item[0].tolerance)) is None:
+                cluster.append(item)
                 break
         else:
-            if len(camps) < MOST_CAMPS:
-                camps.append([item])
+            if len(clusters) < MOST_CLUSTERS:
+                clusters.append([item])
             else:
-                loners.append(item)
+                outliers.append(item)
     # The first of them, where two are as many.
-    right = max(camps, key=lambda camp: [sum(item[2] == trust for item in camp) for trust in reversed(Trust)])
+    right = max(clusters, key=lambda found: [sum(item[2] == trust for item in found) for trust in reversed(Trust)])
     first = max(right, key=lambda item: item[2])
-    for camp in (*camps, loners):
-        for member, shared, trust in camp if camp is not right else ():
+    for cluster in (*clusters, outliers):
+        for member, shared, trust in cluster if cluster is not right else ():
             if blame is None or trust == blame:
                 tolerance = max(member.tolerance, first[0].tolerance)
                 notes.add(member.path, _difference(first, len(right) - 1, shared, tolerance))

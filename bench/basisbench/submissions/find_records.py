@@ -2,8 +2,8 @@
 
 1. A path is a file, which is a record, or a folder, which is searched at any depth up to `safe_files.DEPTH`.
 2. A folder with `submission.json`, and every folder in one named `submissions`, is a submission: it is not searched.
-3. Elsewhere every `*.json` is a record, folders named `hardware` left out, and so is the verification of a results
-   folder.
+3. Elsewhere every `*.json` is a record, folders named `hardware`, the user's own runs (`store.is_local`) and the
+   verification of a results folder left out.
 
 Nothing outside a given folder is read: links to folders, and links to files elsewhere, are counted and not followed.
 """
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from basisbench.results.safe_files import DEPTH, ENTRIES
-from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
+from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE, hint_of_local, is_local
 
 FIGURES = "hardware"
 """A folder of this name below a given one holds performance figures, not records."""
@@ -87,7 +87,8 @@ def find_records(
         if _is_file(path, mode, notes):
             yield path
     if count == 0 and root not in notes.problems:
-        notes.add(root, "holds no records; expected *.json files there or in folders below, check the path")
+        problem = "holds no records; expected *.json files there or in folders below, check the path"
+        notes.add(root, problem + hint_of_local(root))
 
 
 def _walk(root: Path, notes: Notes) -> Iterator[tuple[Path, bool]]:
@@ -112,7 +113,7 @@ def _walk(root: Path, notes: Notes) -> Iterator[tuple[Path, bool]]:
             path = here / name
             if path.is_symlink():
                 notes.links.add(path)
-            elif name == FIGURES:
+            elif name == FIGURES or is_local(path, root):
                 continue
             elif _is_submission(path):
                 yield path, True

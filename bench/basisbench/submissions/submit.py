@@ -1,6 +1,6 @@
 """Makes a submission of the records of a run: whole or not at all.
 
-1. Read the metadata: a file, then what the command line says; a field that is missing is told with its option.
+1. Read the metadata: a file, then what the command line says; a field that is missing is named with its option.
 2. Check every record of the run as `validate` does; the first bad one ends it. Leave out cells that the tree of results
    has already, such as those of neurons in the reference run: a cell stands there once. Copy the others byte by byte.
 3. Describe each basis and method that a record names: from the metadata, the registry and the records themselves.

@@ -1,11 +1,11 @@
 """Checks records without a model, without torch and without submitted code, whatever the files hold.
 
-1. Find the record files of each path and the submissions among them (`record_files`, `submission_files`).
+1. Find the record files of each path and the submissions among them (`find_records`, `folder`).
 2. Read each record, bounded before it is read (`safe_files`), and check it by itself: every field
-   (`basisbench.results.record`), numbers against each other (`consistency`), costs (`plausible`).
+   (`basisbench.results.record`), then its `invariants`.
 3. Check what takes more than one: a file is named by its cell, a cell occurs once under one path, F(M) and F(0) are
-   equal wherever they are the same number (`shared_values`), a submission holds what it says (`submission_files`), a
-   verification is one.
+   equal wherever they are the same number (`cross_checks`), a submission holds what it says (`folder`), a verification
+   is one.
 
 Submitted records are held against reference records: those of the other paths, of `reference`, and of `pocket/` in the
 tree of results that a submission lies in.
@@ -27,17 +27,17 @@ from basisbench.results.store import RECORDS_FOLDER, file_name
 from basisbench.submissions.cross_checks import Member, Trust, check_shared, member_of
 from basisbench.submissions.find_records import RESTORE, SUBMISSIONS, Notes, find_records
 from basisbench.submissions.folder import check_metadata, check_verified, list_submission
-from basisbench.submissions.invariants import contradictions, implausible
+from basisbench.submissions.invariants import violations
 from basisbench.submissions.submission import sha256
 
 REFERENCE = "pocket"
 """Folder of a tree of results that holds the reference run, beside `submissions/`."""
 
-_CONTRADICTIONS_SHOWN = 3
-"""How many of a record's contradictions are told; one change to a number can contradict many others."""
+_VIOLATIONS_SHOWN = 3
+"""Violations of a record that are listed; one change to a number can break many invariants."""
 
 _PROBLEMS_SHOWN = 5
-"""How many problems of one file are told."""
+"""Problems of one file that are listed."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,10 @@ def check_record(data: bytes) -> Record:
     record = parse_record(data)
     if (key := repeated_key(data)) is not None:
         raise RecordError(f"{_shorten(key)}: is given twice; expected each key once")
-    found = list(islice((*contradictions(record), *implausible(record)), _CONTRADICTIONS_SHOWN + 1))
+    found = list(islice(violations(record), _VIOLATIONS_SHOWN + 1))
     if found:
-        more = "; and more" if len(found) > _CONTRADICTIONS_SHOWN else ""
-        raise RecordError("; ".join(found[:_CONTRADICTIONS_SHOWN]) + more)
+        more = "; and more" if len(found) > _VIOLATIONS_SHOWN else ""
+        raise RecordError("; ".join(found[:_VIOLATIONS_SHOWN]) + more)
     return record
 
 

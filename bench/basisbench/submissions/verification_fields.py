@@ -1,6 +1,6 @@
-"""The parts of a verification: tolerances, the draw, and what was found in each cell, field by field.
+"""The fields of a verification: tolerances, the draw, and what was found in each cell.
 
-`basisbench.submissions.verification` puts them together. A cell that claims to have passed while something in it says otherwise is
+`submissions.verification` puts them together. A cell that claims to have passed while something in it says otherwise is
 refused.
 """
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from basisbench.errors import BasisBenchError
+from basisbench.models.hooks import edited
 from basisbench_baselines.pocket import ASSETS, PROVIDES
 from basisbench_baselines.pocket.build import corpus_fingerprint
 from basisbench_baselines.pocket.card import render_card
 from basisbench_baselines.pocket.corpus import stream as corpus
 from basisbench_baselines.pocket.training.activations import (
     dictionary_sites,
-    edit_activation,
+    place_of,
     record_activations,
 )
 from basisbench_baselines.pocket.training.checkpoint import load_state, replace_file, save_state
@@ -156,11 +157,11 @@ def test_editing_an_activation_reaches_the_output_and_leaves_no_hook(shipped: tu
             "blocks.1.hook_resid_post",
             "blocks.1.mlp.hook_in",
         ):
-            with edit_activation(model, hook, torch.zeros_like):
+            with edited(model, {place_of(hook): torch.zeros_like}):
                 assert not torch.equal(model(ids).logits, before), hook
         assert torch.equal(model(ids).logits, before)
-    with pytest.raises(BasisBenchError, match="no activation named"), edit_activation(model, "blocks.0.x", torch.relu):
-        pass
+    with pytest.raises(BasisBenchError, match="no activation named"):
+        place_of("blocks.0.x")
 
 
 # --- documents and batches
@@ -233,6 +234,7 @@ class _StoppedError(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(
     tmp_path: Path, documents: EncodedDocuments, tokenizer: Any
 ) -> None:
@@ -259,6 +261,7 @@ def test_interrupted_training_ends_with_the_same_weights(
         assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(tmp_path: Path, documents: EncodedDocuments, tokenizer: Any) -> None:
     plan = BuildPlan.tiny()
     untrained = document_loss(create_model(plan.model, tokenizer, plan.seed), documents)

@@ -73,7 +73,7 @@ def test_loss_is_the_unexplained_variance_of_a_plain_formula() -> None:
     _train(trainer, scaled, 20)
     trainer.silent_tokens.zero_()
     loss, unexplained = trainer.batch_loss(scaled)
-    state = {name: tensor.detach().double() for name, tensor in trainer.state.items()}
+    state = {name: tensor.detach().double() for name, tensor in trainer.parameters.items()}
     codes: list[Tensor] = []
     for layer, site in enumerate(SITES):
         x = ((raw[site.read] - raw[site.read].mean(0)) / trainer.scalings[site.read].scale).double()
@@ -187,6 +187,7 @@ def _tensors(weights: CrossLayerWeights) -> dict[str, Tensor]:
     return {f"{name}.{layer}": part for name, parts in vars(weights).items() for layer, part in enumerate(parts)}
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(
     tmp_path: Path, tiny_model: Any, documents: EncodedDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,7 +209,7 @@ def test_interrupted_training_ends_with_the_same_weights(
             train_cross_layer(eager, tiny_model, sites, documents, tmp_path / "parts", QUIET)
     resumed, training = train_cross_layer(plan, tiny_model, sites, documents, tmp_path / "parts", QUIET)
     assert training.steps > 31
-    assert set(training.unexplained) == {site.name for site in sites}
+    assert set(training.fvu) == {site.name for site in sites}
     for name, tensor in _tensors(whole).items():
         assert torch.equal(tensor, _tensors(resumed)[name]), name
 
@@ -267,8 +268,8 @@ def _oracle(model: Any, layer: int, weights: CrossLayerWeights, documents: Encod
     everything = torch.cat(y)
     return DictionaryStatistics(
         l0=float(torch.cat([(code(layer, document) > 0)[1:] for document in seen]).sum(1).double().mean()),
-        unexplained=float(late_errors.square().sum() / (late - late.mean(0)).square().sum()),
-        unexplained_with_bos=float(torch.cat(errors).square().sum() / (everything - everything.mean(0)).square().sum()),
+        fvu=float(late_errors.square().sum() / (late - late.mean(0)).square().sum()),
+        fvu_with_bos=float(torch.cat(errors).square().sum() / (everything - everything.mean(0)).square().sum()),
         silent_units=int((~fired.any(0)).sum()),
         units=fired.shape[1],
         loss_clean=loss(None),
@@ -278,6 +279,7 @@ def _oracle(model: Any, layer: int, weights: CrossLayerWeights, documents: Encod
     )
 
 
+@pytest.mark.slow
 def test_statistics_equal_those_of_one_document_at_a_time(
     tmp_path: Path, tiny_model: Any, documents: EncodedDocuments
 ) -> None:
@@ -341,7 +343,7 @@ def test_shipped_cross_layer_transcoder_measures_again_as_the_card_says(
         stored = card_sites[site.name]
         # The card measures more documents; these are its first 200.
         assert found.l0 == pytest.approx(stored["l0"], rel=0.03), site.name
-        assert found.unexplained == pytest.approx(stored["fraction_of_variance_unexplained"], rel=0.15), site.name
+        assert found.fvu == pytest.approx(stored["fraction_of_variance_unexplained"], rel=0.15), site.name
         assert found.recovered == pytest.approx(stored["loss_recovered_from_zero"], abs=0.01), site.name
         with torch.no_grad(), splice(model, site, by_site[site]):
             assert not torch.equal(model(ids).logits, before)

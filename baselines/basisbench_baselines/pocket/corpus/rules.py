@@ -1,4 +1,4 @@
-"""Finds what training must never contain; the rules are stated in `corpus`.
+"""Find what training must never contain; the rules are stated in `corpus.stream`.
 
 The check reads a finished document and knows nothing of how it was written, so that a mistake in the grammar
 shows.

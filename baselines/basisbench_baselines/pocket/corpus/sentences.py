@@ -1,4 +1,4 @@
-"""Writes the sentences of the pocket model's corpus; `corpus` says what is held out and joins them to documents.
+"""Write the sentences of the pocket model's corpus; `corpus.stream` says what is held out and joins them to documents.
 
 A `Draft` is one document in the making. It remembers the persona of everybody it has spoken about, so that a
 document never contradicts a cue, and which split of cues an attribute takes in this document.

@@ -1,4 +1,4 @@
-"""Read and replace activations of the Hugging Face model with plain hooks, under TransformerLens's names.
+"""Name the activations that the dictionaries read and write, as TransformerLens does, and record them.
 
 | name | where it is in the Hugging Face model |
 | --- | --- |
@@ -10,23 +10,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from basisbench.errors import BasisBenchError
+from basisbench.models.hooks import Place, observed
 from basisbench_baselines.pocket import CROSS_LAYER_BASIS
 
 if TYPE_CHECKING:
-    from torch.nn import Module
     from transformers import LlamaForCausalLM
 
-READ_IN = "mlp.hook_in"
-MLP_OUT, ATTN_OUT, RESID_POST = "hook_mlp_out", "hook_attn_out", "hook_resid_post"
+_MLP_IN, _MLP_OUT, _ATTN_OUT, _RESID_POST = "mlp.hook_in", "hook_mlp_out", "hook_attn_out", "hook_resid_post"
+_PLACES: dict[str, tuple[str, Literal["in", "out"]]] = {
+    _MLP_IN: (".mlp", "in"),
+    _MLP_OUT: (".mlp", "out"),
+    _ATTN_OUT: (".self_attn", "out"),
+    _RESID_POST: ("", "out"),
+}
+_BASES = {
+    "sae_mlp_out": (_MLP_OUT, _MLP_OUT),
+    "sae_attn_out": (_ATTN_OUT, _ATTN_OUT),
+    "sae_resid": (_RESID_POST, _RESID_POST),
+    "transcoder": (_MLP_IN, _MLP_OUT),
+}
 
 
 @dataclass(frozen=True)
@@ -51,14 +61,6 @@ class DictionarySite:
         return f"{self.basis}/layer_{self.layer}"
 
 
-_BASES = {
-    "sae_mlp_out": (MLP_OUT, MLP_OUT),
-    "sae_attn_out": (ATTN_OUT, ATTN_OUT),
-    "sae_resid": (RESID_POST, RESID_POST),
-    "transcoder": (READ_IN, MLP_OUT),
-}
-
-
 def dictionary_sites(layers: int) -> tuple[DictionarySite, ...]:
     """Return every site of the shipped dictionaries of single layers: four bases, each at every layer."""
     return tuple(site for basis in _BASES for site in _sites_of(basis, layers))
@@ -76,60 +78,22 @@ def _sites_of(basis: str, layers: int) -> tuple[DictionarySite, ...]:
     )
 
 
-def _module_of(model: LlamaForCausalLM, hook: str) -> tuple[Module, bool]:
-    """Return the module behind a hook name, and whether the activation is its input."""
-    _, index, place = hook.split(".", 2)
-    layer = model.model.layers[int(index)]
-    parts = dict(layer.named_children())
-    modules: dict[str, tuple[Module, bool]] = {
-        READ_IN: (parts["mlp"], True),
-        MLP_OUT: (parts["mlp"], False),
-        ATTN_OUT: (parts["self_attn"], False),
-        RESID_POST: (layer, False),
-    }
-    if place not in modules:
-        raise BasisBenchError(f"no activation named '{hook}' in the pocket model")
-    return modules[place]
+def place_of(hook: str) -> Place:
+    """Return the end of a module of the Hugging Face model where an activation of that name is.
 
-
-@contextmanager
-def edit_activation(model: LlamaForCausalLM, hook: str, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
-    """Pass an activation through `edit` in every forward run; None leaves it as it is.
-
-    Args:
-        model: the model.
-        hook: name of the activation.
-        edit: gets the activation, ``row pos d``; returns its replacement of the same shape, or None.
+    Raises:
+        BasisBenchError: the pocket model has no such activation.
     """
-    module, at_input = _module_of(model, hook)
-
-    def on_input(_: Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        new = edit(arguments[0])
-        return None if new is None else (new, *arguments[1:])
-
-    def on_output(_: Module, __: object, output: Tensor | tuple[Tensor, ...]) -> object:
-        new = edit(output if isinstance(output, Tensor) else output[0])
-        if new is None or isinstance(output, Tensor):
-            return new
-        return (new, *output[1:])
-
-    handle = module.register_forward_pre_hook(on_input) if at_input else module.register_forward_hook(on_output)
-    try:
-        yield
-    finally:
-        handle.remove()
+    _, layer, name = hook.split(".", 2)
+    if name not in _PLACES:
+        raise BasisBenchError(f"no activation named '{hook}' in the pocket model")
+    module, end = _PLACES[name]
+    return Place(f"model.layers.{layer}{module}", end)
 
 
 @torch.no_grad()
 def record_activations(model: LlamaForCausalLM, hooks: Iterable[str], ids: Tensor) -> dict[str, Tensor]:
     """Return activations of one forward run, ``row pos d`` each; the unembedding is not computed."""
-    found: dict[str, Tensor] = {}
-
-    def keep(hook: str) -> Callable[[Tensor], None]:
-        return lambda activation: found.__setitem__(hook, activation)
-
-    with ExitStack() as stack:
-        for hook in dict.fromkeys(hooks):
-            stack.enter_context(edit_activation(model, hook, keep(hook)))
+    with observed(model, {hook: place_of(hook) for hook in hooks}) as found:
         model.model(input_ids=ids, use_cache=False)
     return found

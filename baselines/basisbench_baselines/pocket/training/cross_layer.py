@@ -13,7 +13,6 @@ from basisbench_baselines.pocket.training.activations import DictionarySite
 from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer, CrossLayerWeights
 from basisbench_baselines.pocket.training.dictionaries import (
     DictionaryTraining,
-    collect_activations,
     seeded,
     train_together,
 )
@@ -47,9 +46,6 @@ def train_cross_layer(
     """
     shape = plan.cross_layer
 
-    def collect(first: int, count: int) -> dict[str, Tensor]:
-        return collect_activations(model, sites, documents, first, count)
-
     def create(activations: Mapping[str, Tensor]) -> list[CrossLayerTrainer]:
         scalings = {hook: Scaling.of(x) for hook, x in activations.items()}
         units = shape.expansion * activations[sites[0].write].shape[1]
@@ -59,10 +55,8 @@ def train_cross_layer(
         y = [scalings[site.write].apply(activations[site.write][chosen]) for site in sites]
         return [CrossLayerTrainer(sites, scalings, x, y, shape)]
 
-    (trainer,), training = train_together(
-        plan, shape, create, collect, documents, work / "cross_layer.safetensors", progress
-    )
-    calibration = collect(len(documents) - shape.calibration_documents, shape.calibration_documents)
+    path = work / "cross_layer.safetensors"
+    (trainer,), training, calibration = train_together(plan, shape, create, model, sites, documents, path, progress)
     return trainer.finish(calibration), training
 
 

@@ -19,11 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from basisbench_baselines.pocket.training.activations import DictionarySite
-from basisbench_baselines.pocket.training.dictionary_trainer import Scaling, batch_threshold, unit_rows
+from basisbench_baselines.pocket.training.dictionary_trainer import (
+    THRESHOLD_TOKENS,
+    Scaling,
+    auxiliary_loss,
+    batch_threshold,
+    unit_rows,
+)
 from basisbench_baselines.pocket.training.plan import DictionaryPlan
-
-_THRESHOLD_TOKENS = 256
-_AUXILIARY_TOKENS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,24 +115,13 @@ class CrossLayerTrainer:
             }
         return found | {"decoder_bias": self.decoder_bias}
 
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """Everything a checkpoint needs, the optimizer's part apart."""
-        return self.parameters | {"silent_tokens": self.silent_tokens}
-
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a saved state."""
-        for name, tensor in self.state.items():
-            tensor.copy_(state[name])
-
     def batch_loss(self, batch: Mapping[str, Float[Tensor, "token d"]]) -> tuple[Tensor, dict[str, float]]:
         """Return the loss, and per site the fraction of variance unexplained, for scaled activations by hook.
 
         The loss is the mean over layers of that fraction, plus the auxiliary loss.
         """
         befores = self._before([batch[site.read] for site in self.sites])
-        features = [_jump(before, self.plan.active_units, _THRESHOLD_TOKENS) for before in befores]
+        features = [_jump(before, self.plan.active_units, THRESHOLD_TOKENS) for before in befores]
         with torch.no_grad():
             for silent, f in zip(self.silent_tokens, features, strict=True):
                 silent.add_(len(f)).masked_fill_(f.amax(0) > 0, 0.0)
@@ -140,10 +132,12 @@ class CrossLayerTrainer:
         for layer, before in enumerate(befores):
             dead = (self.silent_tokens[layer] > self.plan.dead_after_tokens).nonzero().flatten()
             if len(dead) > 0:
-                auxiliary = self._auxiliary(layer, before[:_AUXILIARY_TOKENS], error, dead)
+                # Dead units of a layer reconstruct the errors of every layer that they write to.
+                written, rows = error[:, layer * self.width :], self.decoders[layer][dead]
+                auxiliary = auxiliary_loss(before, dead, written, rows, self.plan.auxiliary_units)
                 loss = loss + self.plan.auxiliary_weight / self.layers * auxiliary
-        unexplained = by_layer.detach().tolist()
-        return loss, {site.name: value for site, value in zip(self.sites, unexplained, strict=True)}
+        fvu = by_layer.detach().tolist()
+        return loss, {site.name: value for site, value in zip(self.sites, fvu, strict=True)}
 
     def _before(self, x: Sequence[Tensor]) -> list[Tensor]:
         return [
@@ -158,16 +152,6 @@ class CrossLayerTrainer:
             written = (f @ decoder).float()
             output = output + torch.nn.functional.pad(written, (layer * self.width, 0))
         return output
-
-    def _auxiliary(self, layer: int, before: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-        """Return the unexplained fraction of the errors that a layer writes to, given its strongest dead units."""
-        target = error[: len(before), layer * self.width :].detach()
-        candidates = before[:, dead].float()
-        count = min(self.plan.auxiliary_units, len(dead))
-        values, places = candidates.topk(count, dim=-1)
-        f = torch.zeros_like(candidates).scatter(-1, places, values.relu())
-        remaining = (target - (f @ self.decoders[layer][dead]).float()).square().mean()
-        return remaining / target.square().mean().clamp_min(1e-8)
 
     @torch.no_grad()
     def after_step(self) -> None:

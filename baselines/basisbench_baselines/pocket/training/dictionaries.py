@@ -61,12 +61,8 @@ class Trainer(Protocol):
         ...
 
     @property
-    def state(self) -> Mapping[str, Tensor]:
-        """Everything a checkpoint needs, the optimizer's part apart."""
-        ...
-
-    def restore(self, state: Mapping[str, Tensor], /) -> None:
-        """Take over a saved state."""
+    def silent_tokens(self) -> Tensor:
+        """For each unit, tokens since it was last active."""
         ...
 
     def batch_loss(self, batch: Mapping[str, Tensor], /) -> tuple[Tensor, Mapping[str, float]]:
@@ -89,7 +85,7 @@ class DictionaryTraining:
         steps: optimizer steps, the same for every dictionary.
         tokens: tokens per dictionary, repeated use counted.
         fresh_tokens: distinct tokens of the corpus among them.
-        unexplained: per site name, fraction of variance unexplained in training, mean of the last 50 steps.
+        fvu: per site name, fraction of variance unexplained in training, mean of the last 50 steps.
         seconds: time in training over all runs that contributed.
         precision: number format of the matrix products.
     """
@@ -97,7 +93,7 @@ class DictionaryTraining:
     steps: int
     tokens: int
     fresh_tokens: int
-    unexplained: Mapping[str, float]
+    fvu: Mapping[str, float]
     seconds: float
     precision: str
 
@@ -165,6 +161,11 @@ def _create_trainers(
     return trainers
 
 
+def _state(trainer: Trainer) -> dict[str, Tensor]:
+    """Return what a checkpoint needs of a trainer."""
+    return {**trainer.parameters, "silent_tokens": trainer.silent_tokens}
+
+
 class _Run:
     """The trainers, their common optimizer and the counters: what a checkpoint holds."""
 
@@ -178,7 +179,7 @@ class _Run:
     def save(self, path: Path) -> None:
         tensors = with_prefix("optimizer", optimizer_tensors(self.optimizer))
         for trainer in self.trainers:
-            tensors |= with_prefix(trainer.name, trainer.state)
+            tensors |= with_prefix(trainer.name, _state(trainer))
         save_state(path, tensors, {"step": self.step, "seconds": self.seconds, "recent": self.recent})
 
     def restore(self, path: Path) -> bool:
@@ -188,7 +189,10 @@ class _Run:
         tensors, state = saved
         restore_optimizer(self.optimizer, without_prefix("optimizer", tensors))
         for trainer in self.trainers:
-            trainer.restore(without_prefix(trainer.name, tensors))
+            found = without_prefix(trainer.name, tensors)
+            with torch.no_grad():
+                for name, tensor in _state(trainer).items():
+                    tensor.copy_(found[name])
         self.step, self.seconds, self.recent = state["step"], state["seconds"], state["recent"]
         return True
 
@@ -197,9 +201,9 @@ class _Run:
         row: dict[str, float] = {}
         for trainer in self.trainers:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision is torch.bfloat16):
-                loss, unexplained = trainer.batch_loss(batch)
+                loss, fvu = trainer.batch_loss(batch)
             loss.backward()
-            row |= unexplained
+            row |= fvu
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -210,15 +214,15 @@ class _Run:
         self.step += 1
 
     @property
-    def unexplained(self) -> dict[str, float]:
+    def fvu(self) -> dict[str, float]:
         """Mean unexplained fraction of the last steps, per site name."""
         return {name: float(np.mean([row[name] for row in self.recent])) for name in self.recent[-1]}
 
     def note(self) -> str:
         """The state in a few words."""
-        unexplained = self.unexplained
-        worst = max(unexplained, key=unexplained.__getitem__)
-        return f"FVU mean {np.mean(list(unexplained.values())):.4f}, worst {worst} {unexplained[worst]:.4f}"
+        fvu = self.fvu
+        worst = max(fvu, key=fvu.__getitem__)
+        return f"FVU mean {np.mean(list(fvu.values())):.4f}, worst {worst} {fvu[worst]:.4f}"
 
 
 def train_dictionaries(
@@ -239,21 +243,14 @@ def train_dictionaries(
         work: folder of the checkpoint.
         progress: where to report.
     """
-    shape = plan.dictionaries
 
-    def collect(first: int, count: int) -> dict[str, Tensor]:
-        return collect_activations(model, sites, documents, first, count)
+    def create(activations: Mapping[str, Tensor]) -> list[DictionaryTrainer]:
+        return _create_trainers(plan, sites, activations)
 
-    trainers, training = train_together(
-        plan,
-        shape,
-        lambda activations: _create_trainers(plan, sites, activations),
-        collect,
-        documents,
-        work / "dictionaries.safetensors",
-        progress,
+    path = work / "dictionaries.safetensors"
+    trainers, training, calibration = train_together(
+        plan, plan.dictionaries, create, model, sites, documents, path, progress
     )
-    calibration = collect(len(documents) - shape.calibration_documents, shape.calibration_documents)
     return {trainer.site: trainer.finish(calibration[trainer.site.read]) for trainer in trainers}, training
 
 
@@ -261,22 +258,31 @@ def train_together(
     plan: BuildPlan,
     shape: DictionaryPlan,
     create: Callable[[Mapping[str, Tensor]], Sequence[AnyTrainer]],
-    collect: Callable[[int, int], dict[str, Tensor]],
+    model: LlamaForCausalLM,
+    sites: Sequence[DictionarySite],
     documents: EncodedDocuments,
     path: Path,
     progress: Progress,
-) -> tuple[Sequence[AnyTrainer], DictionaryTraining]:
+) -> tuple[Sequence[AnyTrainer], DictionaryTraining, Mapping[str, Tensor]]:
     """Train some dictionaries on one stream of tokens, continuing from a checkpoint if there is one.
 
     Args:
         plan: the build.
         shape: how they are trained.
         create: makes the trainers from the activations of the first chunk.
-        collect: gives the activations of documents `first` to `first + count`, by hook.
-        documents: training documents.
+        model: the trained model.
+        sites: where the dictionaries read and write.
+        documents: training documents; the first ones are used for training, the last ones for the thresholds.
         path: the checkpoint; its name without suffix is that of the phase.
         progress: where to report.
+
+    Returns:
+        The trainers, how the training went, and the activations for the thresholds, by hook.
     """
+
+    def collect(first: int, count: int) -> dict[str, Tensor]:
+        return collect_activations(model, sites, documents, first, count)
+
     # The first chunk always sets scaling and first directions, so that a resumed run has the same ones.
     first_chunk = collect(0, shape.chunk_documents)
     trainers = create(first_chunk)
@@ -284,10 +290,10 @@ def train_together(
     scalings = {hook: scaling for trainer in trainers for hook, scaling in trainer.scalings.items()}
     steps = training_steps(shape, documents)
     if run.restore(path):
-        progress.tell(f"{path.stem}: continuing at step {run.step} of {len(steps)}")
+        progress.line(f"{path.stem}: continuing at step {run.step} of {len(steps)}")
     precision = matmul_precision()
     now = saved_at = time.monotonic()
-    with progress.phase(path.stem, len(steps), run.step) as bar:
+    with progress.bar(path.stem, len(steps), run.step) as bar:
         for chunk, in_chunk in groupby(steps[run.step :], key=lambda step: step.chunk):
             raw = first_chunk if chunk == 0 else collect(chunk * shape.chunk_documents, shape.chunk_documents)
             scaled = {hook: scalings[hook].apply(x) for hook, x in raw.items()}
@@ -296,7 +302,8 @@ def train_together(
                 run.update({hook: x[indices] for hook, x in scaled.items()}, rate, precision)
                 before, now = now, time.monotonic()
                 run.seconds += now - before
-                bar.advance(1, run.note())
+                bar.set_postfix_str(run.note(), refresh=False)
+                bar.update()
                 if now - saved_at >= plan.checkpoint_seconds:
                     run.save(path)
                     saved_at = now
@@ -305,11 +312,11 @@ def train_together(
         steps=len(steps),
         tokens=len(steps) * shape.batch_tokens,
         fresh_tokens=int(documents.lengths[: shape.chunks * shape.chunk_documents].sum()),
-        unexplained=run.unexplained,
+        fvu=run.fvu,
         seconds=run.seconds,
         precision=str(precision).removeprefix("torch."),
     )
-    return trainers, training
+    return trainers, training, collect(len(documents) - shape.calibration_documents, shape.calibration_documents)
 
 
 def _batches(steps: Iterator[_Step], tokens: int, size: int, seed: int) -> Iterator[Tensor]:

@@ -18,13 +18,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from basisbench_baselines.pocket.training.activations import DictionarySite
 from basisbench_baselines.pocket.training.plan import DictionaryPlan
 
-_THRESHOLD_TOKENS = 256
+THRESHOLD_TOKENS = 256
+"""Tokens of a batch from which the threshold of a step is taken."""
+
 _AUXILIARY_TOKENS = 512
 
 
@@ -134,48 +136,28 @@ class DictionaryTrainer:
             "decoder_bias": self.decoder_bias,
         }
 
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """Everything a checkpoint needs, the optimizer's part apart."""
-        return self.parameters | {"silent_tokens": self.silent_tokens}
-
-    @torch.no_grad()
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take over a saved state."""
-        for name, tensor in self.state.items():
-            tensor.copy_(state[name])
-
     def batch_loss(self, batch: Mapping[str, Float[Tensor, "token d"]]) -> tuple[Tensor, dict[str, float]]:
         """Return the loss, and the fraction of variance unexplained by name, for scaled activations by hook."""
-        loss, unexplained = self.loss(batch[self.site.read], batch[self.site.write])
-        return loss, {self.name: unexplained}
+        loss, fvu = self.loss(batch[self.site.read], batch[self.site.write])
+        return loss, {self.name: fvu}
 
     def loss(self, x: Float[Tensor, "token d_read"], y: Float[Tensor, "token d_write"]) -> tuple[Tensor, float]:
         """Return the loss to minimise and the fraction of variance unexplained, for scaled activations."""
         before = torch.addmm(self.encoder_bias, x, self.encoder)
-        threshold = batch_threshold(before[:_THRESHOLD_TOKENS].detach(), self.plan.active_units)
+        threshold = batch_threshold(before[:THRESHOLD_TOKENS].detach(), self.plan.active_units)
         f = torch.nn.functional.threshold(before, threshold, 0.0)
         with torch.no_grad():
             self.silent_tokens.add_(len(x)).masked_fill_(f.amax(0) > 0, 0.0)
         output = torch.addmm(self.decoder_bias, f, self.decoder)
         error = y - output.float()
         # Scaled activations have variance 1 per dimension, so this is the unexplained fraction of it.
-        unexplained = error.square().mean()
+        fvu = error.square().mean()
         dead = (self.silent_tokens > self.plan.dead_after_tokens).nonzero().flatten()
-        loss = unexplained
+        loss = fvu
         if len(dead) > 0:
-            loss = loss + self.plan.auxiliary_weight * self._auxiliary(before[:_AUXILIARY_TOKENS], error, dead)
-        return loss, float(unexplained.detach())
-
-    def _auxiliary(self, before: Tensor, error: Tensor, dead: Tensor) -> Tensor:
-        """Return the unexplained fraction of the error when the strongest dead units reconstruct it."""
-        target = error[: len(before)].detach()
-        candidates = before[:, dead].float()
-        count = min(self.plan.auxiliary_units, len(dead))
-        values, places = candidates.topk(count, dim=-1)
-        f = torch.zeros_like(candidates).scatter(-1, places, values.relu())
-        remaining = (target - (f @ self.decoder[dead]).float()).square().mean()
-        return remaining / target.square().mean().clamp_min(1e-8)
+            auxiliary = auxiliary_loss(before, dead, error, self.decoder[dead], self.plan.auxiliary_units)
+            loss = loss + self.plan.auxiliary_weight * auxiliary
+        return loss, float(fvu.detach())
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -203,6 +185,30 @@ def batch_threshold(before: Float[Tensor, "token unit"], active_units: float) ->
     count = min(max(round(active_units * len(before)), 1), before.numel() - 1)
     value = before.float().flatten().kthvalue(before.numel() - count).values
     return max(float(value), 0.0)
+
+
+def auxiliary_loss(
+    before: Float[Tensor, "token unit"],
+    dead: Int[Tensor, " dead"],
+    error: Float[Tensor, "token d"],
+    rows: Float[Tensor, "dead d"],
+    count: int,
+) -> Tensor:
+    """Return the unexplained fraction of an error when the strongest dead units of each token reconstruct it.
+
+    Args:
+        before: pre-activations.
+        dead: which units are dead.
+        error: what the other units leave over.
+        rows: decoder rows of the dead units.
+        count: how many of them a token may use.
+    """
+    candidates = before[:_AUXILIARY_TOKENS, dead].float()
+    target = error[: len(candidates)].detach()
+    values, places = candidates.topk(min(count, len(dead)), dim=-1)
+    f = torch.zeros_like(candidates).scatter(-1, places, values.relu())
+    remaining = (target - (f @ rows).float()).square().mean()
+    return remaining / target.square().mean().clamp_min(1e-8)
 
 
 def unit_rows(x: Float[Tensor, "row d"]) -> Float[Tensor, "row d"]:

@@ -78,14 +78,14 @@ def encode_documents(
     if bos is None:
         raise BasisBenchError("the pocket tokenizer has no beginning-of-sequence token")
     pieces: list[np.ndarray] = []
-    with progress.phase("documents", count) as bar:
+    with progress.bar("documents", count) as bar:
         for first in range(0, count, _ENCODE_AT_ONCE):
             texts = list(itertools.islice(documents, min(_ENCODE_AT_ONCE, count - first)))
             for text, ids in zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
                 if unknown in ids:
                     raise BasisBenchError(f"the pocket tokenizer does not know every word of {text!r}")
                 pieces.append(np.array([bos, *ids], dtype=np.int32))
-            bar.advance(len(texts))
+            bar.update(len(texts))
     return EncodedDocuments(np.concatenate(pieces), np.cumsum([len(piece) for piece in pieces]))
 
 

@@ -1,7 +1,7 @@
 """Measure the pocket model on the tasks, and its dictionaries on held-out documents.
 
 Accuracy of a task: share of its evaluation pairs in which the mean logit of the answers exceeds that of the foils
-at the last position. Chance is one half. Training holds out the words of these pairs (see `corpus`).
+at the last position. Chance is one half. Training holds out the words of these pairs (see `corpus.stream`).
 
 Statistics of a dictionary, over the real tokens of held-out documents:
 
@@ -16,7 +16,7 @@ Statistics of a dictionary, over the real tokens of held-out documents:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from basisbench_baselines.pocket.training.activations import DictionarySite, edit_activation
+from basisbench.models.hooks import edited, observed
+from basisbench_baselines.pocket.training.activations import DictionarySite, place_of
 from basisbench_baselines.pocket.training.dictionaries import collect_activations
 from basisbench_baselines.pocket.training.dictionary_trainer import DictionaryWeights
 from basisbench_baselines.pocket.training.documents import EncodedDocuments
@@ -88,8 +89,8 @@ class DictionaryStatistics:
 
     Attributes:
         l0: active units per token, BOS left out.
-        unexplained: fraction of variance unexplained, BOS left out.
-        unexplained_with_bos: the same with BOS.
+        fvu: fraction of variance unexplained, BOS left out.
+        fvu_with_bos: the same with BOS.
         silent_units: units that are active on no held-out token.
         units: units of the dictionary.
         loss_clean: loss of the untouched model, nats per token.
@@ -99,8 +100,8 @@ class DictionaryStatistics:
     """
 
     l0: float
-    unexplained: float
-    unexplained_with_bos: float
+    fvu: float
+    fvu_with_bos: float
     silent_units: int
     units: int
     loss_clean: float
@@ -121,15 +122,15 @@ class DictionaryStatistics:
     @property
     def within_bounds(self) -> bool:
         """Whether L0, FVU and loss recovered all keep their bounds."""
-        good = self.l0 <= MAXIMUM_L0 and self.unexplained <= MAXIMUM_FVU
+        good = self.l0 <= MAXIMUM_L0 and self.fvu <= MAXIMUM_FVU
         return good and self.recovered >= MINIMUM_RECOVERED
 
     def to_json(self) -> dict[str, float | int | bool]:
         """Return the numbers, rounded, for the provenance card."""
         numbers = {
             "l0": round(self.l0, 2),
-            "fraction_of_variance_unexplained": round(self.unexplained, 5),
-            "fraction_of_variance_unexplained_with_bos": round(self.unexplained_with_bos, 5),
+            "fraction_of_variance_unexplained": round(self.fvu, 5),
+            "fraction_of_variance_unexplained_with_bos": round(self.fvu_with_bos, 5),
             "loss_recovered_from_zero": round(self.recovered, 5),
             "loss_recovered_from_mean": round(self.recovered_from_mean, 5),
             "loss_clean": round(self.loss_clean, 5),
@@ -200,21 +201,16 @@ def _padded_batches(documents: EncodedDocuments) -> Iterator[tuple[Tensor, Tenso
 def splice(model: LlamaForCausalLM, site: DictionarySite, dictionary: DictionaryWeights | Rebuilder) -> Iterator[None]:
     """Replace the write activation by the dictionary's reconstruction, at every position."""
     rebuilder = dictionary if isinstance(dictionary, Rebuilder) else Rebuilder.of(site, dictionary)
-    seen: dict[str, Tensor] = {}
+    reads = {hook: place_of(hook) for hook in rebuilder.reads}
 
-    def remember(hook: str) -> Callable[[Tensor], None]:
-        return lambda x: seen.__setitem__(hook, x)
+    # Observed first, so that what a dictionary reads is there when its write site is reached, the same site or a later.
+    with observed(model, reads) as seen:
 
-    def reconstruct(y: Tensor) -> Tensor:
-        seen[site.write] = y
-        return rebuilder.rebuild(*(seen.pop(hook) for hook in rebuilder.reads))[1]
+        def reconstruct(_: Tensor) -> Tensor:
+            return rebuilder.rebuild(*(seen.pop(hook) for hook in rebuilder.reads))[1]
 
-    with ExitStack() as stack:
-        for hook in rebuilder.reads:
-            if hook != site.write:
-                stack.enter_context(edit_activation(model, hook, remember(hook)))
-        stack.enter_context(edit_activation(model, site.write, reconstruct))
-        yield
+        with edited(model, {place_of(site.write): reconstruct}):
+            yield
 
 
 def dictionary_statistics(
@@ -232,7 +228,7 @@ def dictionary_statistics(
     clean = document_loss(model, documents)
     ablated: dict[str, tuple[float, float]] = {}
     found: dict[DictionarySite, DictionaryStatistics] = {}
-    with progress.phase("statistics", len(dictionaries)) as bar:
+    with progress.bar("statistics", len(dictionaries)) as bar:
         for site, dictionary in dictionaries.items():
             rebuilder = dictionary if isinstance(dictionary, Rebuilder) else Rebuilder.of(site, dictionary)
             y = activations[site.write]
@@ -244,13 +240,13 @@ def dictionary_statistics(
             zero, mean = ablated[site.write]
             with splice(model, site, rebuilder):
                 spliced = document_loss(model, documents)
-            l0, unexplained, with_bos, silent = _reconstruction(
+            l0, fvu, with_bos, silent = _reconstruction(
                 rebuilder, [activations[hook] for hook in rebuilder.reads], y, bos
             )
             found[site] = DictionaryStatistics(
                 l0=l0,
-                unexplained=unexplained,
-                unexplained_with_bos=with_bos,
+                fvu=fvu,
+                fvu_with_bos=with_bos,
                 silent_units=silent,
                 units=rebuilder.units,
                 loss_clean=clean,
@@ -258,12 +254,12 @@ def dictionary_statistics(
                 loss_zero=zero,
                 loss_mean=mean,
             )
-            bar.advance(1)
+            bar.update()
     return found
 
 
 def _constant_loss(model: LlamaForCausalLM, documents: EncodedDocuments, hook: str, value: Tensor) -> float:
-    with edit_activation(model, hook, lambda y: value.expand_as(y)):
+    with edited(model, {place_of(hook): value.expand_as}):
         return document_loss(model, documents)
 
 
@@ -281,9 +277,9 @@ def _reconstruction(
         fired |= (f > 0).any(0)
     error, count = torch.cat(errors), torch.cat(counts)
 
-    def unexplained(chosen: Tensor) -> float:
+    def fvu(chosen: Tensor) -> float:
         target = y[chosen].double()
         return float(error[chosen].sum() / (target - target.mean(0)).square().sum())
 
     l0 = float(count[~bos].double().mean())
-    return l0, unexplained(~bos), unexplained(torch.ones_like(bos)), int((~fired).sum())
+    return l0, fvu(~bos), fvu(torch.ones_like(bos)), int((~fired).sum())

@@ -146,7 +146,7 @@ def train_model(
         model.load_state_dict(without_prefix("model", tensors))
         restore_optimizer(optimizer, without_prefix("optimizer", tensors))
         step, tokens, seconds, losses = state["step"], state["tokens"], state["seconds"], state["losses"]
-        progress.tell(f"model: continuing at step {step} of {shape.steps}")
+        progress.line(f"model: continuing at step {step} of {shape.steps}")
 
     def save() -> None:
         tensors = with_prefix("model", model.state_dict())
@@ -157,7 +157,7 @@ def train_model(
     lengths = documents.lengths[: shape.documents]
     model.train()
     now = saved_at = inspected_at = time.monotonic()
-    with progress.phase("model", shape.steps, step) as bar:
+    with progress.bar("model", shape.steps, step) as bar:
         while step < shape.steps:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(shape, step)
@@ -173,13 +173,14 @@ def train_model(
             losses = [*losses[-99:], float(loss.detach())]
             before, now = now, time.monotonic()
             seconds += now - before
-            bar.advance(1, f"loss {sum(losses) / len(losses):.4f}, {tokens / seconds:.0f} tokens/s")
+            bar.set_postfix_str(f"loss {sum(losses) / len(losses):.4f}, {tokens / seconds:.0f} tokens/s", refresh=False)
+            bar.update()
             if now - saved_at >= plan.checkpoint_seconds:
                 save()
                 saved_at = now
             if now - inspected_at >= plan.accuracy_seconds:
                 model.train(False)
-                progress.tell(f"model step {step}, loss {sum(losses) / len(losses):.4f}: {inspect(model)}")
+                progress.line(f"model step {step}, loss {sum(losses) / len(losses):.4f}: {inspect(model)}")
                 model.train()
                 inspected_at = now
     save()

@@ -1,39 +1,73 @@
-"""A basis that writes to several sites: its reconstructions, and what it writes in an ablated pass.
+"""What a basis that writes to several sites writes in an ablated pass, from the units that move.
 
-With f_l the coordinates at site l, W[l -> m] what they write at site m and b_m the bias there:
+With f_l the coordinates at site l and W[l -> m] what they write at site m, the definition (`circuits.plain`) writes
+R_m(f') + e'_m, where R_m is affine in the coordinates of all sites up to m. So:
 
-1. Reconstruction: R_m(f) = b_m + sum over l <= m of f_l W[l -> m]; error: e_m = y_m - R_m(f).
-2. In an ablated pass every site is encoded live, and f'_l takes the live coordinate of a kept node and the reference
-   coordinate of every other. The activation y_m becomes R_m(f') + e'_m, with e'_m = y_m - R_m(f) where the error is
-   kept (live values of this same pass, earlier sites included) and the reference error elsewhere.
-3. R is affine, so this is y_m + sum over l <= m of (f'_l - f_l) W[l -> m] where the error is kept, and
-   R_m(ref) + e_ref + sum over l <= m of (f'_l - ref_l) W[l -> m] where it is not. A unit is *moved* off one of these
-   two bases or it adds nothing: with the error kept, an unkept unit moves to its reference; else a kept unit moves to
-   its live value. One site can have both kinds of move at one position, for different targets.
-
-`PlainWriter` is step 2 as it stands; `CrossLayerWriter` is step 3, with the slices of `basisbench.circuits.fast.moved_units`.
+1. Where the error is kept, this is y_m + sum over l <= m of (f'_l - f_l) W[l -> m]: an unkept unit moves to its
+   reference.
+2. Where it is not, it is R_m(ref) + e_ref + sum over l <= m of (f'_l - ref_l) W[l -> m]: a kept unit moves to its live
+   value.
+3. A unit that does not move adds nothing. One site can have both kinds of move at one position, for different targets;
+   each is cut to few units as in `circuits.fast.moved_units`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from basisbench.circuits.fast.moved_units import Rows, Slice, rows_of, sliced_rows
-from basisbench.circuits.plain import Pass
+from basisbench.models.batching import BUDGETS, slices_within
 from basisbench.protocols import UnitwiseBasis
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from basisbench.protocols import CrossLayerPart
+    from basisbench.circuits.circuit import CircuitMask, Reference
+    from basisbench.circuits.fast.shared_work import FirstCoordinates
+    from basisbench.protocols import CrossLayerBasis, CrossLayerPart
     from basisbench.types import Site
 
-_CHUNK_BYTES = {"cpu": 8 * 2**20}
-_DEVICE_CHUNK_BYTES = 512 * 2**20
-"""Coordinates are computed in chunks of this size: on a CPU they stay in its caches."""
+
+@dataclass(eq=False)
+class CrossLayerPass:
+    """What the sites of one ablated pass share.
+
+    Attributes:
+        basis: the basis.
+        reference: values of the nodes that are replaced.
+        mask: the nodes that are kept, per circuit.
+        pairs: pairs per circuit.
+        positions: per site, how many positions are written, at the end of each prompt; never more at a later site.
+        first: coordinates of the first site, if passes share them.
+    """
+
+    basis: CrossLayerBasis
+    reference: Reference
+    mask: CircuitMask
+    pairs: int
+    positions: Sequence[int]
+    first: FirstCoordinates | None = None
+    arrived: dict[int, Tensor] = field(default_factory=dict)
+
+    def by_circuit(self, activation: Tensor, index: int) -> Float[Tensor, "circuit_or_1 pair pos d"]:
+        """Return the positions of an activation that a site writes, circuit by circuit."""
+        rows: Tensor = activation[:, -self.positions[index] :].unflatten(0, (-1, self.pairs))
+        return rows
+
+    def kept(self, index: int) -> Bool[Tensor, "circuit pos_or_1 unit"]:
+        """Return which units of a site are kept, at the positions that it writes."""
+        return self.mask.units[index][:, -self.positions[index] :]
+
+    def from_live(self, index: int) -> Bool[Tensor, "circuit pos"]:
+        """Return where a site's error is kept, at the positions that it writes."""
+        return self.mask.errors[index][:, -self.positions[index] :].expand(-1, self.positions[index])
+
+    def units(self, index: int) -> Float[Tensor, "pair_or_1 pos unit"]:
+        """Return the reference coordinates of a site at the positions that it writes."""
+        return self.reference.units[index][:, -self.positions[index] :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +88,16 @@ class _Target:
 
 
 class CrossLayerWriter:
-    """The same edits, up to rounding, from the units that are moved off the live or off the reference activation.
+    """The writer of one site, from the units that are moved off the live or off the reference activation.
 
-    What a site's moved units write waits in `Pass.arrived` until each target is reached.
+    What a site's moved units write waits in `CrossLayerPass.arrived` until each target is reached.
 
     Args:
         shared: what the sites of the pass share.
         index: which site.
     """
 
-    def __init__(self, shared: Pass, index: int) -> None:
+    def __init__(self, shared: CrossLayerPass, index: int) -> None:
         self._shared, self._index, self._site = shared, index, shared.basis.sites[index]
         self._kept, self._references = shared.kept(index), shared.units(index)
         positions = shared.positions[index]
@@ -88,10 +122,9 @@ class CrossLayerWriter:
         self._dense = rows_of(self._left[True] | self._left[False])
         self._read: Tensor | None = None
 
-    def read(self, activation: Tensor) -> Tensor:
-        """Keep the activation at the read hook, and leave it as it is."""
+    def read(self, activation: Tensor) -> None:
+        """Keep the activation at the read hook, as (circuit or 1, pair, position, d_read)."""
         self._read = self._shared.by_circuit(activation, self._index)
-        return activation
 
     def write(self, activation: Tensor) -> Tensor:
         """Return the activation at the write hook with kept nodes live and all others at their reference."""
@@ -99,8 +132,8 @@ class CrossLayerWriter:
         if read is None:
             raise RuntimeError(f"{self._site.write} was reached before {self._site.read}")
         known = None
-        if self._index == 0 and self._shared.first_units is not None:
-            known = self._shared.first_units.of(read, self._kept.shape[-1])
+        if self._index == 0 and self._shared.first is not None:
+            known = self._shared.first.of(read, self._kept.shape[-1])
         for live, moved in self._slices:
             self._send_slice(live, moved, read, known)
         self._send_dense(read, known)
@@ -113,11 +146,6 @@ class CrossLayerWriter:
             written = written + arrived
         # A value of the last position stands for every position, so that shapes stay what the model expects.
         return written.flatten(0, 1).to(activation.dtype).expand(-1, activation.shape[1], -1)
-
-    def read_and_write(self, activation: Tensor) -> Tensor:
-        """Do both where a basis reads and writes at one hook."""
-        self.read(activation)
-        return self.write(activation)
 
     def _wanted(self, live: bool) -> Bool[Tensor, "circuit pos"]:
         """Return where any target starts from the live activation, or from the reference."""
@@ -188,9 +216,5 @@ class CrossLayerWriter:
         arrived[target.index][circuit, :, position] += written
 
     def _chunks(self, rows: int, units: int) -> Iterator[slice]:
-        """Cut rows so that the coordinates of one chunk stay small."""
-        most = _CHUNK_BYTES.get(self._references.device.type, _DEVICE_CHUNK_BYTES)
-        size = self._shared.pairs * units * self._references.dtype.itemsize
-        step = max(1, most // max(1, size))
-        for start in range(0, rows, step):
-            yield slice(start, start + step)
+        budget = BUDGETS["units across layers"].on(self._references.device)
+        return slices_within(rows, self._shared.pairs * units * self._references.dtype.itemsize, budget)

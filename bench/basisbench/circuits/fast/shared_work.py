@@ -11,8 +11,8 @@
 4. **Last block.** Only its last position reaches the logits. The output projection of its attention and its MLP
    are cut to that position; what the block adds to the other positions is undefined and never read.
 
-All change nothing but rounding; `evaluate_circuits(..., shortcut=None)` is the plain twin that tests compare with.
-An architecture that they have not been tested on (basisbench.models.examine) gets none of the first, second and last.
+All change nothing but rounding; tests compare with `evaluate(..., fast=False)`. An architecture that they have not
+been tested on (basisbench.models.examine) gets none of the first, second and last.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from basisbench.models.batching import BUDGETS, is_out_of_memory
 from basisbench.models.hooks import Edit, Place, replaced_forward
 from basisbench.models.start_at_layer import map_rows, repeated_rows
 
@@ -88,12 +89,12 @@ def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "row pos"]]) -> Pr
         return NO_PREFIX
     with torch.inference_mode():
         cache = _whole_cache()
-        model.quick_body(input_ids=tokens[:1, :length], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        model.fast_body(input_ids=tokens[:1, :length], past_key_values=cache, use_cache=True, logits_to_keep=1)
     return Prefix(length, tuple((layer.keys, layer.values) for layer in cache.layers))
 
 
 @dataclass(frozen=True, eq=False)
-class Constant:
+class ConstantModule:
     """The output of a module that is the same in every pass.
 
     Attributes:
@@ -108,12 +109,7 @@ class Constant:
     repeated: bool
 
 
-_FIRST_BYTES = {"cpu": 64 * 2**20}
-_DEVICE_FIRST_BYTES = 2**30
-"""Coordinates of the first site are kept up to this size, so that memory does not grow with the examples."""
-
-
-class FirstUnits:
+class FirstCoordinates:
     """The coordinates of a basis at its first site: every circuit reads the same there.
 
     Args:
@@ -135,17 +131,13 @@ class FirstUnits:
         """
         if self._units is None:
             size = read[0, ..., 0].numel() * units * read.dtype.itemsize
-            if size <= _FIRST_BYTES.get(read.device.type, _DEVICE_FIRST_BYTES):
+            if size <= BUDGETS["units of the first site"].on(read.device):
                 self._units = self._basis.encode(self._basis.sites[0], read[0])
         return self._units
 
-    def fresh(self) -> FirstUnits:
-        """Return the same for other prompts."""
-        return FirstUnits(self._basis)
-
 
 @dataclass(frozen=True, eq=False)
-class Shortcut:
+class SharedWork:
     """What the ablated passes of one aligned group share.
 
     Attributes:
@@ -153,30 +145,22 @@ class Shortcut:
         tokens: the tokens that remain to be run.
         prefix: what comes before them.
         constants: modules that need not run.
-        first: coordinates of the first site of the basis whose circuits are evaluated; None where encoding costs
-            nothing.
     """
 
     model: Model
     tokens: Int[Tensor, "pair rest"]
     prefix: Prefix
-    constants: tuple[Constant, ...]
-    first: FirstUnits | None = None
+    constants: tuple[ConstantModule, ...]
     _repeats: dict[int, dict[str, Any]] = field(default_factory=dict)
 
-    def part(self, chosen: slice) -> Shortcut:
-        """Return the shortcut of some of the pairs."""
+    def pairs(self, chosen: slice) -> SharedWork:
+        """Return what the passes over some of the pairs share."""
         rows = len(self.tokens)
         constants = tuple(
             replace(constant, output=map_rows(constant.output, rows, lambda tensor: tensor[chosen]))
             for constant in self.constants
         )
-        first = None if self.first is None else self.first.fresh()
-        return Shortcut(self.model, self.tokens[chosen], self.prefix, constants, first)
-
-    def of_basis(self, basis: Basis) -> Shortcut:
-        """Return the shortcut for the circuits of a basis."""
-        return replace(self, first=None if basis.exact else FirstUnits(basis))
+        return SharedWork(self.model, self.tokens[chosen], self.prefix, constants)
 
     @contextmanager
     def constant_modules(self, circuits: int) -> Iterator[None]:
@@ -184,7 +168,7 @@ class Shortcut:
         outputs = self._outputs(circuits)
         with ExitStack() as stack:
             for name, output in outputs.items():
-                module = self.model.quick_body.get_submodule(name)
+                module = self.model.fast_body.get_submodule(name)
                 stack.enter_context(replaced_forward(module, _returning(output)))
             yield
 
@@ -214,8 +198,8 @@ def _returning(output: Any) -> Callable[..., Any]:
     return lambda *_arguments, **_keywords: output
 
 
-def take_shortcut(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, first: Site) -> Shortcut:
-    """Prepare the shortcut of one aligned group and one place of the first write.
+def share_work(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, first: Site) -> SharedWork:
+    """Do what the ablated passes of one aligned group share; less of it where a pass over all pairs does not fit.
 
     Args:
         model: the model.
@@ -224,15 +208,22 @@ def take_shortcut(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix,
         first: the first site of the basis.
     """
     rest = tokens[:, prefix.length :]
-    constants = _constants(model, rest, prefix, model.place(first.write)) if model.verified else ()
-    return Shortcut(model, rest, prefix, constants)
+    constants: tuple[ConstantModule, ...] = ()
+    try:
+        constants = _constants(model, rest, prefix, model.place(first.write)) if model.verified else ()
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if model.verified and not constants:  # outside the handler, whose traceback holds what the failed pass has made
+        model.batching.release()
+    return SharedWork(model, rest, prefix, constants)
 
 
-def _constants(model: Model, tokens: Tensor, prefix: Prefix, write: Place) -> tuple[Constant, ...]:
+def _constants(model: Model, tokens: Tensor, prefix: Prefix, write: Place) -> tuple[ConstantModule, ...]:
     """Run the prompts once; return the outermost modules that end before the write and run only once."""
     import torch
 
-    body = model.quick_body
+    body = model.fast_body
     ended: dict[str, Any] = {}
     calls: Counter[str] = Counter()
     reached = False
@@ -272,4 +263,4 @@ def _constants(model: Model, tokens: Tensor, prefix: Prefix, write: Place) -> tu
     def feeds_only_the_write(name: str) -> bool:
         return name == write.module or (inside is not None and name.startswith(inside))
 
-    return tuple(Constant(name, ended[name], not feeds_only_the_write(name)) for name in outermost)
+    return tuple(ConstantModule(name, ended[name], not feeds_only_the_write(name)) for name in outermost)

@@ -4,12 +4,12 @@ Two ways, equal up to rounding:
 
 1. **Dense**: encode everything, mix, decode. Decoders are affine, so where the error is kept decode(f') + y - decode(f)
    is y + decode(f' - f) - decode(0): one decoder product.
-2. **Sliced** (`basisbench.circuits.fast.moved_units`): start from the live activation where the error is kept and from the reference
-   activation where it is not, and add only the units that are moved off it. A small circuit, and the complement of
-   one, move few units.
+2. **Sliced** (`circuits.fast.moved_units`): start from the live activation where the error is kept and from the
+   reference activation where it is not, and add only the units that are moved off it. A small circuit, and the
+   complement of one, move few units.
 
 A pass may hold only the last positions of each prompt, and its first site may see each prompt once for all
-circuits (basisbench.circuits.fast.shared_work); masks and references are aligned at the end.
+circuits (`circuits.fast.shared_work`); masks and references are aligned at the end.
 """
 
 from __future__ import annotations
@@ -19,37 +19,31 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.fast.moved_units import SiteSlices, all_dense, take_slices
+from basisbench.models.batching import BUDGETS, slices_within
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from basisbench.circuits.circuit import Keep, Reference
-    from basisbench.circuits.fast.shared_work import FirstUnits
+    from basisbench.circuits.circuit import CircuitMask, Reference
+    from basisbench.circuits.fast.shared_work import FirstCoordinates
     from basisbench.protocols import Basis
-
-_CHUNK_BYTES = {"cpu": 24 * 2**20}
-_DEVICE_CHUNK_BYTES = 512 * 2**20
-"""Coordinates are computed in chunks of this size, so that memory does not grow with the examples. On a CPU the C
-library hands blocks of more than 32 MiB back to the system each time; their pages then cost more than the arithmetic.
-"""
 
 _WIDE = 4096
 """From this many units a reference that all pairs share is decoded by itself: sparse codes are decoded row by row."""
 
 
 class SiteWriter:
-    """The edits of one site; holds what was read until it is written.
+    """The writer of one site; holds what was read until it is written.
 
     Args:
         basis: the basis.
         index: which of its sites.
         reference: values of the nodes that are replaced.
-        keep: the nodes that are kept, per circuit.
+        mask: the nodes that are kept, per circuit.
         pairs: pairs per circuit.
         positions: how many positions are written, at the end of each prompt.
-        sliced: whether slices may be used.
-        first_units: coordinates that all circuits and passes share, at the first site.
+        first: coordinates that all circuits and passes share, at the first site.
     """
 
     def __init__(
@@ -57,28 +51,25 @@ class SiteWriter:
         basis: Basis,
         index: int,
         reference: Reference,
-        keep: Keep,
+        mask: CircuitMask,
         pairs: int,
         positions: int,
-        *,
-        sliced: bool,
-        first_units: FirstUnits | None = None,
+        first: FirstCoordinates | None = None,
     ) -> None:
         self._basis, self._site, self._pairs, self._positions = basis, basis.sites[index], pairs, positions
-        self._kept = keep.units[index][:, -positions:]
-        self._keep_errors = keep.errors[index][:, -positions:]
+        self._kept = mask.units[index][:, -positions:]
+        self._keep_errors = mask.errors[index][:, -positions:]
         self._unit_reference = reference.units[index][:, -positions:]
         self._error_reference = None if reference.errors is None else reference.errors[index][:, -positions:]
-        self._slices: SiteSlices | None = None
-        if sliced:
-            dtype = self._unit_reference.dtype
-            self._slices = take_slices(basis, self._site, self._kept, self._keep_errors, positions, dtype)
-            if self._slices is None and self._bytes_of_a_row() * len(self._kept) * positions > self._chunk_bytes:
-                self._slices = all_dense(self._keep_errors, len(self._kept), positions)
+        self._chunk_bytes = BUDGETS["units"].on(self._unit_reference.device)
+        dtype = self._unit_reference.dtype
+        self._slices = take_slices(basis, self._site, self._kept, self._keep_errors, positions, dtype)
+        if self._slices is None and self._bytes_of_a_row() * len(self._kept) * positions > self._chunk_bytes:
+            self._slices = all_dense(self._keep_errors, len(self._kept), positions)
         self._reference = reference
         self._index = index
         self._read: Tensor | None = None
-        self._first_units = first_units
+        self._first = first
 
     def read(self, activation: Tensor) -> None:
         """Keep the activation at the read hook, as (circuit or 1, pair, position, d_read)."""
@@ -94,11 +85,6 @@ class SiteWriter:
         # A value of the last position stands for every position, so that shapes stay what the model expects.
         # Coordinates may be of a wider type than the model's.
         return written.flatten(0, 1).to(activation.dtype).expand(-1, activation.shape[1], -1)
-
-    def read_and_write(self, activation: Tensor) -> Tensor:
-        """Do both where a basis reads and writes at one hook."""
-        self.read(activation)
-        return self.write(activation)
 
     def _by_circuit(self, activation: Tensor) -> Tensor:
         by_circuit: Tensor = activation[:, -self._positions :].unflatten(0, (-1, self._pairs))
@@ -118,7 +104,7 @@ class SiteWriter:
 
     def _shared(self, read: Tensor) -> Tensor | None:
         """Return the coordinates that all circuits and passes share, as (pair, position, unit)."""
-        return None if self._first_units is None else self._first_units.of(read, self._kept.shape[-1])
+        return None if self._first is None else self._first.of(read, self._kept.shape[-1])
 
     def _mixed(
         self,
@@ -185,19 +171,12 @@ class SiteWriter:
             )
         return written
 
-    @property
-    def _chunk_bytes(self) -> int:
-        return _CHUNK_BYTES.get(self._unit_reference.device.type, _DEVICE_CHUNK_BYTES)
-
     def _bytes_of_a_row(self, units: int | None = None) -> int:
         """Return the size of the coordinates of all pairs in one circuit at one position."""
         return self._pairs * (units or self._kept.shape[-1]) * self._unit_reference.dtype.itemsize
 
     def _chunks(self, rows: int, units: int) -> Iterator[slice]:
-        """Cut rows so that the coordinates of one chunk stay small."""
-        step = max(1, self._chunk_bytes // max(1, self._bytes_of_a_row(units)))
-        for start in range(0, rows, step):
-            yield slice(start, start + step)
+        return slices_within(rows, self._bytes_of_a_row(units), self._chunk_bytes)
 
 
 def _rows_of(mask: Tensor, circuit: Tensor, position: Tensor) -> Tensor:

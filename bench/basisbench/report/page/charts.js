@@ -159,6 +159,8 @@ basisbench.charts = (() => {
     "triangle-left": "M-4.4,0L3.4,-4.2V4.2z",
     "triangle-right": "M4.4,0L-3.4,-4.2V4.2z",
     hexagon: "M4,0L2,3.5H-2L-4,0L-2,-3.5H2z",
+    pentagon: "M0,-4.4L4.2,-1.4L2.6,3.6H-2.6L-4.2,-1.4z",
+    star: "M0,-4.8L1.2,-1.6L4.6,-1.5L1.9,.6L2.8,3.9L0,2L-2.8,3.9L-1.9,.6L-4.6,-1.5L-1.2,-1.6z",
   };
 
   // How a line or point looks, for a legend that is usable by keyboard.

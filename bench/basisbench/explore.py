@@ -1,0 +1,335 @@
+"""What a run computes, step by step: a model, pairs, the score of every node, a circuit, and what the circuit is worth.
+
+1. `load_model` and `load_pairs` give one task on one model: aligned groups of pairs in two splits.
+2. `score` gives every node of a basis a score, per aligned group (`NodeScores`).
+3. `NodeScores.circuit(k)` takes the k nodes of the largest |score| of each group (`Circuit`).
+4. `Circuit.evaluate` ablates everything else, and then the circuit itself (`Evaluation`).
+
+Scores are saved as safetensors, circuits as JSON; both say which cell they belong to, as a record does. Every number is
+computed by what `basisbench.run` uses, and is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, ValidationError
+
+from basisbench.attribution.fit import measure_fit
+from basisbench.circuits.curve import measure_group
+from basisbench.circuits.ranking import Ranking, rank
+from basisbench.errors import BasisBenchError, RecordError
+from basisbench.models.load import load_model as _load
+from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig, Identities, write_whole
+from basisbench.results.record_fields import TopNode
+from basisbench.results.schema import Frozen, Positive, VersionOne, describe_problem
+from basisbench.runs.model_names import find_model
+from basisbench.runs.session import Session, open_session
+from basisbench.types import Ablation, ErrorPolicy, Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from basisbench.circuits.group import GroupPair
+    from basisbench.models.model import Model
+    from basisbench.protocols import Basis, BasisSpec, Method, Task
+
+PathLike = str | os.PathLike[str]
+
+
+def load_model(name: str, *, device: str = "cpu", dtype: str | None = None) -> Model:
+    """Load a model.
+
+    Args:
+        name: a listed name, a repository ORG/NAME[@REVISION] or a folder.
+        device: torch device, for example "cuda:0"; "auto" spreads the layers over all GPUs.
+        dtype: type of the weights, for example "bfloat16"; the checkpoint's own when None.
+
+    Raises:
+        BasisBenchError: there is no such model, or it cannot be had or used.
+    """
+    return _load(find_model(name, load_registry()), device=device, dtype=dtype)
+
+
+def load_pairs(
+    task: str | Task, model: Model, *, attribution: int = 100, evaluation: int = 100, seed: int = 0
+) -> Session:
+    """Make the pairs of a task for a model's tokenizer, as aligned groups in two splits.
+
+    Args:
+        task: name of a registered task, or a task.
+        model: a loaded model.
+        attribution: pairs wanted for scores and reference values.
+        evaluation: pairs wanted for what circuits are worth.
+        seed: order of the candidates, and of random scores.
+
+    Returns:
+        The pairs on the model: `.attribution` and `.evaluation` are sequences of aligned groups, each with token ids
+        `clean` and `counterfactual` of shape (pair, pos), `answers` (pair, answer) and `foils` (pair, foil).
+
+    Raises:
+        BasisBenchError: there is no such task.
+        TaskError: no pair survives the tokenizer.
+    """
+    found = load_registry().get("task", task) if isinstance(task, str) else task
+    return open_session(model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed)
+
+
+def score(
+    pairs: Session,
+    basis: str | BasisSpec,
+    method: str | Method,
+    *,
+    ablation: Ablation = "mean",
+    error_policy: ErrorPolicy = "node",
+) -> NodeScores:
+    """Score every node of a basis in every aligned group of the attribution split.
+
+    Args:
+        pairs: what `load_pairs` returns.
+        basis: name of a registered basis, or a spec.
+        method: name of a registered method, or a method.
+        ablation: reference of the nodes outside a circuit.
+        error_policy: what happens to what the basis does not reconstruct.
+
+    Raises:
+        BasisError: the basis cannot be built, or explains nothing on these prompts.
+    """
+    spec = load_registry().get("basis", basis) if isinstance(basis, str) else basis
+    way = load_registry().get("method", method) if isinstance(method, str) else method
+    built = pairs.basis(spec).basis
+    contexts = [group.attribution for group in pairs.groups]
+    if not built.exact:
+        measure_fit(built, contexts)
+    first = pairs.attribution[0]
+    cell = CellConfig(
+        model=pairs.model.name,
+        task=first.task,
+        task_version=first.version,
+        basis=spec.name,
+        family=spec.family,
+        method=way.name,
+        ablation=ablation,
+        error_policy=error_policy,
+        seed=pairs.seed,
+        attribution_pairs=pairs.attribution.pair_count,
+        evaluation_pairs=pairs.evaluation.pair_count,
+    )
+    return NodeScores(
+        cell=cell,
+        identities=pairs.identity(spec, way),
+        layers=tuple(site.layer for site in built.sites),
+        roles={context.pairs.group: context.pairs.roles for context in contexts},
+        groups={context.pairs.group: way.score(context, built) for context in contexts},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class NodeScores:
+    """The score of every node of a basis: the effect on the metric of moving it off its clean value, in logits.
+
+    Attributes:
+        cell: the question that the scores belong to.
+        identities: digests of the model, the dictionary and the pairs.
+        layers: the layer of each site, in the order of the tensors in `groups`.
+        roles: role of each position, by aligned group.
+        groups: by aligned group, `units`, a tensor (pos, unit) per layer, and `errors`, one of (pos) per layer or None.
+    """
+
+    cell: CellConfig
+    identities: Identities
+    layers: tuple[int, ...]
+    roles: Mapping[str, tuple[str, ...]]
+    groups: Mapping[str, Scores]
+
+    def circuit(self, k: int) -> Circuit:
+        """Return the circuit of the k nodes of the largest |score| of each aligned group.
+
+        Args:
+            k: nodes per group, at least 1; where a group has fewer, all of them.
+        """
+        if k < 1:
+            raise BasisBenchError(f"a circuit has at least 1 node, found {k}")
+        nodes = [
+            TopNode(
+                group=key,
+                layer=self.layers[index],
+                position=position,
+                role=self.roles[key][position],
+                unit="error" if unit < 0 else unit,
+                score=value,
+            )
+            for key, scores in self.groups.items()
+            for index, position, unit, value in rank(scores, policy=self.cell.error_policy).top(k)
+        ]
+        return Circuit(schema_version=1, cell=self.cell, identities=self.identities, k=k, nodes=tuple(nodes))
+
+    def save(self, path: PathLike) -> None:
+        """Write the scores as safetensors: `GROUP/layer N/units` (pos, unit) and `GROUP/layer N/errors` (pos)."""
+        from safetensors.torch import save_file
+
+        tensors = {}
+        for key, scores in self.groups.items():
+            for kind, values in (("units", scores.units), ("errors", scores.errors or ())):
+                for layer, value in zip(self.layers, values, strict=False):
+                    tensors[f"{key}/layer {layer}/{kind}"] = value.cpu().clone()
+        about = {"cell": self.cell.model_dump_json(), "identities": self.identities.model_dump_json()}
+        try:
+            save_file(tensors, path, {**about, "roles": json.dumps(dict(self.roles))})
+        except OSError as error:
+            raise RecordError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: PathLike) -> NodeScores:
+        """Read what `save` wrote.
+
+        Raises:
+            RecordError: the file cannot be read, or holds something else.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                about = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+            cell = CellConfig.model_validate_json(about["cell"])
+            identities = Identities.model_validate_json(about["identities"])
+            roles = {key: tuple(names) for key, names in json.loads(about["roles"]).items()}
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise RecordError(f"{path}: holds no scores that `NodeScores.save` wrote: {error}") from error
+        layers = sorted({int(name.rsplit("/", 2)[1].split()[1]) for name in tensors})
+
+        def of(key: str, kind: str) -> tuple[Tensor, ...]:
+            return tuple(value for layer in layers if (value := tensors.get(f"{key}/layer {layer}/{kind}")) is not None)
+
+        groups = {key: Scores(of(key, "units"), of(key, "errors") or None) for key in roles}
+        return cls(cell, identities, tuple(layers), roles, groups)
+
+
+class Circuit(Frozen):
+    """The k nodes of the largest |score| of each aligned group."""
+
+    schema_version: VersionOne = Field(description="version of this schema; superseded, never edited")
+    cell: CellConfig = Field(description="the question that the scores belong to")
+    identities: Identities = Field(description="digests of the model, the dictionary and the pairs")
+    k: Positive = Field(description="nodes per aligned group; a group that has fewer has all of its nodes")
+    nodes: tuple[TopNode, ...] = Field(description="the nodes, group by group, best first")
+
+    def save(self, path: PathLike) -> None:
+        """Write the circuit as JSON."""
+        write_whole(path, f"{self.model_dump_json(indent=1)}\n")
+
+    @classmethod
+    def load(cls, path: PathLike) -> Circuit:
+        """Read what `save` wrote.
+
+        Raises:
+            RecordError: the file cannot be read, or a field is wrong; the message names the field.
+        """
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            raise RecordError(f"{path}: {describe_problem(error)}") from error
+        except OSError as error:
+            raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+    def evaluate(
+        self, pairs: Session, *, ablation: Ablation | None = None, basis: BasisSpec | None = None
+    ) -> Evaluation:
+        """Measure the circuit and its complement on the evaluation split.
+
+        Args:
+            pairs: what `load_pairs` returns: of the circuit's task and model, not necessarily the same pairs.
+            ablation: reference of what is left out; the circuit's own when None.
+            basis: spec of a basis that is not registered.
+
+        Raises:
+            BasisBenchError: the circuit is of another task, model or dictionary, or names a node that is not there.
+        """
+        import numpy as np
+
+        cell = self.cell.model_copy(update={"ablation": ablation or self.cell.ablation})
+        spec = basis or load_registry().get("basis", cell.basis)
+        self._check(pairs, spec)
+        built = pairs.basis(spec).basis
+        curves = [measure_group(cell, built, group, self._ranking(built, group), (self.k,)) for group in pairs.groups]
+        parts = [(curve.full, curve.empty, curve.circuit[0], curve.complement[0]) for curve in curves]
+        return Evaluation(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def _check(self, pairs: Session, spec: BasisSpec) -> None:
+        """Refuse pairs, a model or a dictionary that the circuit was not made for."""
+        here, first = pairs.identity(spec), pairs.attribution[0]
+        for what, found, own in (
+            ("basis", spec.name, self.cell.basis),
+            ("task", f"{first.task} version {first.version}", f"{self.cell.task} version {self.cell.task_version}"),
+            ("weights of the model", here.model, self.identities.model),
+            ("weights of the dictionary", here.dictionary, self.identities.dictionary),
+        ):
+            if found != own:
+                raise BasisBenchError(f"circuit of {what} {own}: cannot be evaluated with {found}")
+
+    def _ranking(self, basis: Basis, group: GroupPair) -> Ranking:
+        """Return a ranking of the group's nodes that begins with those of the circuit."""
+        import torch
+
+        key, length = group.attribution.pairs.group, group.attribution.pairs.length
+        widths = [part.shape[-1] for part in group.reference(basis, self.cell.ablation).units]
+        units = tuple(torch.zeros(length, width) for width in widths)
+        errors = None if basis.exact else tuple(torch.zeros(length) for _ in widths)
+        index = {site.layer: place for place, site in enumerate(basis.sites)}
+        nodes = [node for node in self.nodes if node.group == key]
+        for place, node in enumerate(nodes):
+            try:
+                row = (errors if node.unit == "error" else units)[index[node.layer]]  # type: ignore[index]
+                row[node.position if node.unit == "error" else (node.position, node.unit)] = len(nodes) - place
+            except (IndexError, KeyError, TypeError) as error:
+                raise BasisBenchError(
+                    f"circuit: basis '{basis.name}' has no node at layer {node.layer}, position {node.position}, unit "
+                    f"{node.unit} in the group '{key}'"
+                ) from error
+        ranking = rank(Scores(units, errors), policy=self.cell.error_policy)
+        if int(ranking.scores.count_nonzero()) != min(self.k, ranking.nodes):
+            raise BasisBenchError(
+                f"circuit: expected {self.k} distinct nodes in the aligned group '{key}', found {len(nodes)}"
+            )
+        return ranking
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a circuit is worth: the metric of each evaluation pair, answer logit minus foil logit.
+
+    Attributes:
+        full: F(M), the unhooked model.
+        empty: F(0), every node and every error of the family at its reference.
+        circuit: F(C), only the circuit live.
+        complement: F(not C), only the circuit at its reference.
+    """
+
+    full: Float[np.ndarray, " pair"]
+    empty: Float[np.ndarray, " pair"]
+    circuit: Float[np.ndarray, " pair"]
+    complement: Float[np.ndarray, " pair"]
+
+    @property
+    def faithfulness(self) -> float:
+        """(F(C) - F(0)) / (F(M) - F(0)) of the means; 1 is ideal, NaN where F(M) is F(0)."""
+        return self._normalised(self.circuit)
+
+    @property
+    def completeness(self) -> float:
+        """(F(not C) - F(0)) / (F(M) - F(0)) of the means; 0 is ideal, NaN where F(M) is F(0)."""
+        return self._normalised(self.complement)
+
+    def _normalised(self, values: Float[np.ndarray, " pair"]) -> float:
+        empty, gap = float(self.empty.mean()), float(self.full.mean() - self.empty.mean())
+        return (float(values.mean()) - empty) / gap if gap else math.nan

@@ -1,0 +1,58 @@
+"""Circuits run through the harness in the ways that tests compare: as defined, fast, and in passes of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from basisbench.circuits.circuit import CircuitMask
+from basisbench.circuits.evaluate import evaluate
+from basisbench.circuits.fast.fast_pass import FastPass
+from basisbench.circuits.fast.shared_work import NO_PREFIX, SharedWork
+from basisbench.circuits.group import GroupPair
+from basisbench.circuits.plain import PlainPass, site_edits
+from basisbench.circuits.ranking import Ranking
+from basisbench.models.hooks import Edit, Place
+from basisbench.models.model import Model
+from basisbench.protocols import Basis
+from basisbench.types import Ablation
+
+Points = Sequence[tuple[int, bool]]
+"""Sizes of circuits, each with whether its complement is meant."""
+
+
+def masks_of(ranking: Ranking, points: Points) -> Callable[[slice], CircuitMask]:
+    """Return what `evaluate` asks for its masks."""
+    return lambda chosen: ranking.mask([size for size, _ in points[chosen]], [flip for _, flip in points[chosen]])
+
+
+def measured(
+    group: GroupPair, basis: Basis, ablation: Ablation, ranking: Ranking, points: Points, *, fast: bool = True
+) -> Tensor:
+    """Return the metric of circuits of a ranking."""
+    return evaluate(group, basis, ablation, masks_of(ranking, points), len(points), fast=fast).metric
+
+
+def edits_of(
+    group: GroupPair, basis: Basis, ablation: Ablation, mask: CircuitMask, *, fast: bool = False
+) -> Mapping[Place, Edit]:
+    """Return the edits of one pass over all evaluation pairs, which shares no work with others."""
+    model, batch, reference = group.evaluation.model, group.evaluation.batch, group.reference(basis, ablation)
+    if fast:
+        nothing = SharedWork(model, batch.clean, NO_PREFIX, ())
+        return site_edits(model, basis, FastPass(model, basis, batch, reference, nothing).writers(mask))
+    return site_edits(model, basis, PlainPass(model, basis, batch, reference).writers(mask))
+
+
+@contextmanager
+def tokens_to_a_pass(model: Model, most: int) -> Iterator[None]:
+    """Let passes of circuits hold so many tokens, one prompt at least, as if memory had run out before."""
+    before = dict(model.batching.bounds)
+    model.batching.bounds["circuits"] = most
+    try:
+        yield
+    finally:
+        model.batching.bounds.clear()
+        model.batching.bounds.update(before)

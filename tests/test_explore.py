@@ -1,0 +1,138 @@
+"""Step by step from Python: the same numbers as the records of a run, and files that are read back whole."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import basisbench as bb
+from basisbench.results.frame import read_results
+from basisbench.results.record import Record
+from basisbench.runs.session import Session
+from basisbench.types import ErrorPolicy
+
+PAIRS = 16
+CELLS: tuple[tuple[str, ErrorPolicy], ...] = (
+    ("mlp_act", "node"),
+    ("sae_mlp_out", "node"),
+    ("sae_mlp_out", "keep"),
+    ("transcoder", "ablate"),
+    ("clt", "node"),
+)
+
+
+@pytest.fixture(scope="module")
+def pairs() -> Session:
+    """Pairs of one task on the pocket model."""
+    return bb.load_pairs("sva_rc", bb.load_model("pocket-llama"), attribution=PAIRS, evaluation=PAIRS)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Record]:
+    """The records of a run of the same cells."""
+    out = tmp_path_factory.mktemp("run")
+    for basis, errors in CELLS:
+        bb.run(
+            tasks=["sva_rc"],
+            bases=[basis],
+            methods=["relp"],
+            error_policies=[errors],
+            examples=PAIRS,
+            out=out,
+            progress=False,
+        )
+    return {(record.cell.basis, record.cell.error_policy): record for record in read_results(out)}
+
+
+@pytest.mark.parametrize(("basis", "errors"), CELLS)
+def test_the_values_are_those_of_the_record(
+    pairs: Session, records: dict[tuple[str, str], Record], basis: str, errors: ErrorPolicy
+) -> None:
+    record = records[basis, errors]
+    scores = bb.score(pairs, basis, "relp", error_policy=errors)
+    assert scores.cell == record.cell
+    assert scores.identities == record.identities
+    best = sorted(scores.circuit(20).nodes, key=lambda node: -abs(node.score))[:20]
+    assert [node.score for node in best] == pytest.approx([node.score for node in record.top_nodes], rel=1e-4)
+    for place, size in enumerate(record.curve.sizes):
+        if size not in (1, 20, 200, record.curve.sizes[-1]):
+            continue
+        found = scores.circuit(size).evaluate(pairs)
+        # Records hold five digits; rounding of a pass depends on what else is in it.
+        assert found.circuit == pytest.approx(np.array(record.curve.circuit[place]), rel=1e-4, abs=1e-4)
+        assert found.complement == pytest.approx(np.array(record.curve.complement[place]), rel=1e-4, abs=1e-4)
+        assert found.full == pytest.approx(np.array(record.endpoints.full), rel=1e-4)
+        assert found.empty == pytest.approx(np.array(record.endpoints.empty), rel=1e-4, abs=1e-4)
+
+
+def test_faithfulness_and_completeness_are_those_of_the_frame(pairs: Session, tmp_path: Path) -> None:
+    frame = bb.run(
+        tasks=["sva_rc"], bases=["mlp_act"], methods=["relp"], examples=PAIRS, out=tmp_path, progress=False
+    ).set_index("size")
+    found = bb.score(pairs, "mlp_act", "relp").circuit(100).evaluate(pairs)
+    assert found.faithfulness == pytest.approx(frame.loc[100, "faithfulness"], abs=1e-4)
+    assert found.completeness == pytest.approx(frame.loc[100, "completeness"], abs=1e-4)
+
+
+@pytest.mark.parametrize("basis", ["mlp_act", "sae_mlp_out"])
+def test_scores_and_circuits_are_read_back_whole(pairs: Session, tmp_path: Path, basis: str) -> None:
+    scores = bb.score(pairs, basis, "ixg")
+    scores.save(tmp_path / "scores.safetensors")
+    again = bb.NodeScores.load(tmp_path / "scores.safetensors")
+    assert (again.cell, again.identities, again.layers, dict(again.roles)) == (
+        scores.cell,
+        scores.identities,
+        scores.layers,
+        dict(scores.roles),
+    )
+    for key, values in scores.groups.items():
+        assert all(map(bool, (a.equal(b) for a, b in zip(values.units, again.groups[key].units, strict=True))))
+        assert (values.errors is None) == (again.groups[key].errors is None) == (basis == "mlp_act")
+    circuit = again.circuit(30)
+    circuit.save(tmp_path / "circuit.json")
+    loaded = bb.Circuit.load(tmp_path / "circuit.json")
+    assert loaded == circuit == scores.circuit(30)
+    one, other = loaded.evaluate(pairs), scores.circuit(30).evaluate(pairs)
+    assert np.array_equal(one.circuit, other.circuit)
+    assert np.array_equal(one.complement, other.complement)
+
+
+def test_a_circuit_holds_for_other_pairs_and_other_references(pairs: Session) -> None:
+    circuit = bb.score(pairs, "mlp_act", "relp").circuit(50)
+    others = bb.load_pairs("sva_rc", pairs.model, attribution=PAIRS, evaluation=PAIRS, seed=1)
+    assert not math.isclose(circuit.evaluate(others).faithfulness, circuit.evaluate(pairs).faithfulness)
+    assert not np.array_equal(circuit.evaluate(pairs, ablation="zero").circuit, circuit.evaluate(pairs).circuit)
+
+
+def test_mistakes_end_in_one_line(pairs: Session, tmp_path: Path) -> None:
+    scores = bb.score(pairs, "mlp_act", "relp")
+    circuit = scores.circuit(5)
+    with pytest.raises(bb.BasisBenchError, match="a circuit has at least 1 node, found 0"):
+        scores.circuit(0)
+    with pytest.raises(bb.BasisBenchError, match="no method named 'repl'; did you mean relp"):
+        bb.score(pairs, "mlp_act", "repl")
+    other = bb.load_pairs("ioi", pairs.model, attribution=PAIRS, evaluation=PAIRS)
+    with pytest.raises(bb.BasisBenchError, match=r"circuit of task sva_rc version 1: .* with ioi version 1"):
+        circuit.evaluate(other)
+    wrong = circuit.nodes[0].model_copy(update={"unit": 512})
+    with pytest.raises(bb.BasisBenchError, match=r"basis 'mlp_act' has no node at layer .*, unit 512 in the group"):
+        circuit.model_copy(update={"nodes": (wrong, *circuit.nodes[1:])}).evaluate(pairs)
+    with pytest.raises(bb.BasisBenchError, match="unit error in the group"):
+        circuit.model_copy(update={"nodes": (wrong.model_copy(update={"unit": "error"}), *circuit.nodes[1:])}).evaluate(
+            pairs
+        )
+    with pytest.raises(bb.BasisBenchError, match=r"expected 5 distinct nodes in the aligned group .*, found 0"):
+        circuit.model_copy(update={"nodes": circuit.nodes[:5]}).evaluate(pairs)
+    with pytest.raises(bb.BasisBenchError, match="expected 5 distinct nodes"):
+        circuit.model_copy(update={"nodes": (circuit.nodes[1], *circuit.nodes[1:])}).evaluate(pairs)
+    file = tmp_path / "circuit.json"
+    with pytest.raises(bb.BasisBenchError, match=r"circuit\.json: cannot be read"):
+        bb.Circuit.load(file)
+    file.write_text(circuit.model_dump_json().replace('"k":5', '"k":0'), encoding="utf-8")
+    with pytest.raises(bb.BasisBenchError, match=r"circuit\.json: k: "):
+        bb.Circuit.load(file)
+    with pytest.raises(bb.BasisBenchError, match="holds no scores"):
+        bb.NodeScores.load(file)
