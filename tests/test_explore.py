@@ -15,6 +15,7 @@ from basisbench.runs.session import Session
 from basisbench.types import ErrorPolicy
 
 PAIRS = 16
+pytestmark = pytest.mark.slow
 CELLS: tuple[tuple[str, ErrorPolicy], ...] = (
     ("mlp_act", "node"),
     ("sae_mlp_out", "node"),

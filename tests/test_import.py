@@ -8,9 +8,11 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from types import SimpleNamespace
 
 import pytest
 
+from basisbench.models.batching import Batching
 from basisbench.old_paths import MOVED, RENAMED
 from basisbench.registry import load_registry
 
@@ -37,6 +39,7 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stderr.split())
 
 
+@pytest.mark.slow
 def test_errors_load_nothing_else() -> None:
     loaded = loaded_by("import basisbench.errors")
     ours = {name for name in loaded if name.partition(".")[0] == "basisbench"}
@@ -44,11 +47,13 @@ def test_errors_load_nothing_else() -> None:
     assert not loaded & (HEAVY | {"numpy", "pydantic", "jaxtyping", "yaml"})
 
 
+@pytest.mark.slow
 def test_packages_load_nothing_until_they_are_asked() -> None:
     loaded = loaded_by("; ".join(f"import basisbench.{package}" for package in (*PACKAGES, "circuits", "checks")))
     assert not loaded & (HEAVY | {"numpy", "pydantic"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["models", "tasks", "bases", "methods"])
 def test_listing_loads_no_numbers_and_no_records(kind: str) -> None:
     loaded = loaded_by(f"from basisbench.cli import main; main(['list', '{kind}'])")
@@ -93,6 +98,14 @@ def test_an_old_path_gives_the_names_of_the_new_one(old: str) -> None:
     assert all(getattr(module, name) is getattr(new, name) for name in vars(new) if not name.startswith("__"))
     for before, now in RENAMED.get(old, {}).items():
         assert getattr(module, before) is getattr(new, now)
+
+
+def test_what_was_a_function_and_is_a_method_now_works_as_before() -> None:
+    sys.modules.pop("basisbench.batching", None)
+    with pytest.warns(DeprecationWarning, match="basisbench.batching has moved"):
+        in_parts = import_module("basisbench.batching").in_parts
+    model = SimpleNamespace(batching=Batching("a model", "cpu"))  # type: ignore[arg-type]
+    assert in_parts(model, "curve", 5, 1, lambda rows: (rows.start, rows.stop), most=2) == [(0, 2), (2, 4), (4, 5)]
 
 
 def test_a_path_that_never_was_is_not_found() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.plots.curves import plot_curves, plot_results
+from basisbench.plots.curves import plot_curves
+from basisbench.plots.pictures import plot_results
 from basisbench.results.compare import compare_table, render_markdown, render_text
-from basisbench.results.conditions import split_settings
+from basisbench.results.conditions import split_conditions
 from basisbench.results.frame import frame_of, load_results, summarise
 from basisbench.results.metrics import METRICS
 from basisbench.results.record import Record, read_record
@@ -26,7 +27,7 @@ def of_version(record: Record, version: str) -> Record:
 
 
 def titles_of(records: list[Record]) -> list[str]:
-    return [title for title, _ in split_settings(summarise(records))]
+    return [title for title, _ in split_conditions(summarise(records))]
 
 
 def test_versions_of_basisbench_stand_in_tables_of_their_own(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_versions_of_basisbench_stand_in_tables_of_their_own(tmp_path: Path) -> 
         assert not table[[f"{name}_best" for name in METRICS]].to_numpy().any(), "no best of two versions"
         for text in (render_text(summarise(records)), render_markdown(summarise(records))):
             assert all(title in text for title in titles)
-        with pytest.raises(BasisBenchError, match=r"2 settings in one picture; select one of: .*0\.1\.0.*0\.2\.0"):
+        with pytest.raises(BasisBenchError, match=r"2 sets of conditions in one picture; .*0\.1\.0.*0\.2\.0"):
             plot_curves(frame_of(records))
     store = Store(tmp_path / "run")
     for basis in ("mlp_act", "mlp_out"):
@@ -102,7 +103,7 @@ def test_data_that_changed_without_a_version_is_refused(tmp_path: Path, capsys: 
         (line,) = capsys.readouterr().err.splitlines()
         assert "differ only in their data; read the results folders one at a time" in line
     with pytest.raises(RecordError, match="differ only in their data"):
-        split_settings(load_results(tmp_path))
+        split_conditions(load_results(tmp_path))
 
 
 def test_old_records_stay_apart_from_new_ones(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_old_records_stay_apart_from_new_ones(tmp_path: Path) -> None:
         store.write(record)
     frame = load_results(tmp_path)
     assert frame["cell_id"].nunique() == len(records) > len(old)
-    titles = [title for title, _ in split_settings(frame)]
+    titles = [title for title, _ in split_conditions(frame)]
     assert [sum(f"BasisBench {version}" in title for title in titles) for version in ("0.1.0", "0.2.0", "0.3.0")] == [
         1
     ] * 3

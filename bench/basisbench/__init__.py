@@ -22,7 +22,8 @@ from basisbench.version import __version__
 if TYPE_CHECKING:
     from basisbench.errors import BasisBenchError
     from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
-    from basisbench.plots.curves import plot_curves, plot_results
+    from basisbench.plots.curves import plot_curves
+    from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
     from basisbench.results.frame import load_results, summarise
     from basisbench.runs.run import run
@@ -55,7 +56,7 @@ __getattr__, __dir__ = lazy_names(
         "load_pairs": "explore",
         "load_results": "results.frame",
         "plot_curves": "plots.curves",
-        "plot_results": "plots.curves",
+        "plot_results": "plots.pictures",
         "run": "runs.run",
         "score": "explore",
         "summarise": "results.frame",

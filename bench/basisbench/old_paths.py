@@ -19,7 +19,7 @@ MOVED: Mapping[str, str] = {
     "basisbench.check": "basisbench.checks.check",
     "basisbench.frame": "basisbench.results.frame",
     "basisbench.lexicon": "basisbench.pairs.lexicon",
-    "basisbench.plot": "basisbench.plots.curves",
+    "basisbench.plot": "basisbench.plots",
     "basisbench.projection": "basisbench.attribution.projection",
     "basisbench.record": "basisbench.results.record",
     "basisbench.record_parts": "basisbench.results.record_fields",
@@ -30,8 +30,13 @@ MOVED: Mapping[str, str] = {
 }
 """Module of 0.4.0 to the module that has its names now."""
 
-RENAMED: Mapping[str, Mapping[str, str]] = {}
+RENAMED: Mapping[str, Mapping[str, str]] = {"basisbench_baselines.rows": {"RowsPart": "SelectedUnits"}}
 """Module of 0.4.0 to its names that have changed, old to new."""
+
+
+def in_parts(model: Any, *arguments: Any, **options: Any) -> Any:
+    """Do what the method `Batching.in_parts` of a model does; it was a function of `basisbench.batching`."""
+    return model.batching.in_parts(*arguments, **options)
 
 
 class _Forward:
@@ -46,6 +51,8 @@ class _Forward:
         new = import_module(MOVED[old])
 
         def get(name: str) -> Any:
+            if (old, name) == ("basisbench.batching", "in_parts"):
+                return in_parts
             return getattr(new, RENAMED.get(old, {}).get(name, name))
 
         module.__doc__ = new.__doc__

@@ -26,8 +26,9 @@ from types import ModuleType
 from typing import Literal, TypeAlias, overload
 
 from basisbench.errors import BasisBenchError, unknown_name
-from basisbench.protocols import BasisScheme, BasisSpec, Method, Task
-from basisbench.types import ModelSpec
+from basisbench.protocols import ORDER, BasisScheme, BasisSpec, Method, Task, order_of, style_of
+from basisbench.results.display import Display
+from basisbench.types import ModelSpec, Style
 
 Kind = Literal["model", "task", "basis", "method", "scheme"]
 Provided: TypeAlias = ModelSpec | Task | BasisSpec | Method | BasisScheme
@@ -117,6 +118,12 @@ class Registry:
                 if isinstance(entry.item, BasisScheme) and name.startswith(f"{entry.item.prefix}:"):
                     return entry.item.resolve(name)
         raise unknown_name(kind, name, [entry.name for entry in self.of(kind)])
+
+    def display(self) -> Display:
+        """Return the places and styles that bases and methods declare."""
+        bases = [self.get("basis", entry.name) for entry in self.of("basis")]
+        methods = [self.get("method", entry.name) for entry in self.of("method")]
+        return Display(_places(bases), _places(methods), _styles(bases), _styles(methods))
 
     def adding(self, items: Iterable[object], source: str) -> Registry:
         """Return a registry with more objects.
@@ -261,3 +268,13 @@ def _entry(item: object, source: str) -> Entry:
     if not isinstance(name, str) or not name or not name.isprintable():
         raise BasisBenchError(f"{source}: provides a {kind} whose name is {name!r}; expected a printable string")
     return Entry(kind, name, item, source)
+
+
+def _places(items: Iterable[BasisSpec | Method]) -> dict[str, float]:
+    """Return the places of those that declare one; all others share the last."""
+    return {item.name: place for item in items if (place := order_of(item)) != ORDER}
+
+
+def _styles(items: Iterable[BasisSpec | Method]) -> dict[str, Style]:
+    """Return the styles of those that declare one."""
+    return {item.name: style for item in items if (style := style_of(item)) is not None}

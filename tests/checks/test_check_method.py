@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
 
-from basisbench.attribution.context import GroupContext
 from basisbench.attribution.projection import projected_scores
+from basisbench.checks import left_behind
 from basisbench.checks import method as checks
 from basisbench.checks.check import check, iterate
 from basisbench.models.load import load_model
@@ -29,12 +28,17 @@ def tiny(tiny_llama: ModelSpec) -> Model:
     return load_model(tiny_llama, dtype="float32")
 
 
+@pytest.fixture(scope="module")
+def pocket() -> Model:
+    return load_model(REGISTRY.get("model", "pocket-llama"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.of("method")])
-def test_every_built_in_method_holds_every_property_on_the_pocket_model(name: str) -> None:
-    found = check(REGISTRY.get("method", name))
+def test_every_built_in_method_holds_every_property_on_the_pocket_model(name: str, pocket: Model) -> None:
+    found = check(REGISTRY.get("method", name), pocket)
     assert [str(each) for each in found if not each.holds] == []
-    assert len(found) == len(checks.CHECKS)
+    assert len(found) == len(checks.CHECKS) + len(left_behind.CHECKS) + len(checks.INFORMATION)
 
 
 @dataclass
@@ -43,19 +47,9 @@ class Honest:
 
     name: str = "honest"
     summary: str = "a cheat"
-    state: dict[str, Any] = field(default_factory=dict)
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         return projected_scores(context, basis, "ixg")
-
-
-class RemembersScores(Honest):
-    """Learns from earlier cells."""
-
-    def score(self, context: ScoringContext, basis: Basis) -> Scores:
-        scores = super().score(context, basis)
-        self.state["cells"] = self.state.get("cells", 0) + 1
-        return Scores(tuple(units * (1 + 0.1 * self.state["cells"]) for units in scores.units), scores.errors)
 
 
 class DrawsFromGlobalState(Honest):
@@ -79,13 +73,6 @@ class WritesIntoTheContext(Honest):
         return scores
 
 
-class KeepsScores(Honest):
-    def score(self, context: ScoringContext, basis: Basis) -> Scores:
-        scores = super().score(context, basis)
-        self.state[str(len(self.state))] = scores
-        return scores
-
-
 class LeavesOutErrors(Honest):
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         return Scores(super().score(context, basis).units, None)
@@ -105,6 +92,14 @@ class ScoresTheFirstSiteTwice(Honest):
         return scores
 
 
+class SwallowsErrors(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        try:
+            return super().score(context, basis)
+        except RuntimeError:
+            return Scores(tuple(torch.zeros(3, 4) for _ in basis.sites), None)
+
+
 class LeavesAHookWhenInterrupted(Honest):
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         handle = context.model.body.register_forward_hook(lambda *_: None)
@@ -119,29 +114,6 @@ class ChangesAWeight(Honest):
         return super().score(context, basis)
 
 
-class AsksForGradients(Honest):
-    def score(self, context: ScoringContext, basis: Basis) -> Scores:
-        context.model.body.get_submodule("model.norm").weight.requires_grad_(True)
-        scores = super().score(context, basis)
-        return Scores(tuple(units.detach() for units in scores.units), scores.errors)
-
-
-class ChangesAConstant(Honest):
-    def score(self, context: ScoringContext, basis: Basis) -> Scores:
-        context.model.body.get_submodule("model.norm").variance_epsilon = 0.1
-        return super().score(context, basis)
-
-
-class ReplacesTheHarness(Honest):
-    def score(self, context: ScoringContext, basis: Basis) -> Scores:
-        original = ORIGINAL
-        GroupContext.clean_metric = lambda self: original(self)  # type: ignore[method-assign]
-        return super().score(context, basis)
-
-
-ORIGINAL = GroupContext.clean_metric
-
-
 class SeedsTorch(Honest):
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         torch.manual_seed(0)
@@ -149,28 +121,18 @@ class SeedsTorch(Honest):
 
 
 CHEATS: tuple[tuple[Honest, str], ...] = (
-    (RemembersScores(), "the same again"),
+    (Honest(summary="two\nlines"), "metadata"),
+    (GivesErrorsToAll(), "scores of neurons"),
+    (LeavesOutErrors(), "scores of a dictionary"),
+    (ScoresTheFirstSiteTwice(), "scores of a cross-layer transcoder"),
     (DrawsFromGlobalState(), "the same again"),
     (LooksAtThePairs(), "context alone"),
     (WritesIntoTheContext(), "leaves the context alone"),
-    (KeepsScores(), "state"),
-    (LeavesOutErrors(), "scores of a dictionary"),
-    (GivesErrorsToAll(), "scores of neurons"),
-    (ScoresTheFirstSiteTwice(), "scores of a cross-layer transcoder"),
+    (SwallowsErrors(), "interruption"),
     (LeavesAHookWhenInterrupted(), "hooks"),
-    (ChangesAWeight(), "weights"),
-    (AsksForGradients(), "gradients"),
-    (ChangesAConstant(), "forward"),
-    (ReplacesTheHarness(), "code"),
+    (ChangesAWeight(), "forward"),
     (SeedsTorch(), "settings"),
-    (Honest(summary="two\nlines"), "metadata"),
 )
-
-
-@pytest.fixture
-def _original_code() -> Iterator[None]:
-    yield
-    GroupContext.clean_metric = ORIGINAL  # type: ignore[method-assign]
 
 
 @pytest.mark.slow
@@ -179,18 +141,15 @@ def test_what_every_cheat_is_made_from_is_honest(tiny: Model) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_original_code")
 @pytest.mark.parametrize(("method", "fails"), CHEATS, ids=[type(method).__name__ for method, _ in CHEATS])
 def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, method: Honest, fails: str) -> None:
-    fresh = replace(method, state={})
-    found = next(each for each in iterate(fresh, tiny) if each.name == fails)
+    found = next(each for each in iterate(method, tiny) if each.name == fails)
     assert found.outcome == "FAILED", found
     assert (found.bound == "no exception") == isinstance(method, LooksAtThePairs), found
 
 
 def test_every_property_of_a_method_can_fail() -> None:
-    information = {"sign", "seed"}  # told, not held to a bound
-    assert {each.name for each in checks.CHECKS} - information <= {fails for _, fails in CHEATS}
+    assert {each.name for each in (*checks.CHECKS, *left_behind.CHECKS)} == {fails for _, fails in CHEATS}
 
 
 @pytest.mark.slow

@@ -78,12 +78,6 @@ class HidesSharedWords(SharesWords):
             yield replace(pair, words=(f"{split}word",))
 
 
-class SharesPrompts(Cheat):
-    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
-        for pair in HONEST.candidates("attribution", seed):
-            yield replace(pair, words=tuple(f"{split}{word}" for word in pair.words))
-
-
 class AnswersAreFoils(Cheat):
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         for index, pair in enumerate(HONEST.candidates(split, seed)):
@@ -123,7 +117,6 @@ CHEATS: tuple[tuple[Cheat, str], ...] = (
     (RepeatsItself(), "candidates"),
     (SharesWords(), "disjoint words"),
     (HidesSharedWords(), "words named"),
-    (SharesPrompts(), "disjoint prompts"),
     (AnswersAreFoils(), "contrast"),
     (DrawsAnew(), "the same again"),
     (FollowsHashes(), "another process"),

@@ -8,6 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from basisbench.registry import built_in
+
+DISPLAY = built_in().display()
+"""Order and styles that the built-in bases and methods declare."""
+
 
 def drawn(figure: Figure) -> list[Axes]:
     """Draw the figure and return the axes in use; no visible text may stick out of the figure."""

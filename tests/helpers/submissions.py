@@ -11,7 +11,7 @@ from basisbench.registry import load_registry
 from basisbench.results.record import Record
 from basisbench.results.store import SUBMISSION_FILE, Store
 from basisbench.submissions.submission import sha256
-from basisbench.submissions.submit import Request, submit
+from basisbench.submissions.submit import SubmissionRequest, submit
 from basisbench.submissions.validate import validate
 from helpers.synthetic_records import synthetic_record, synthetic_suite, write_suite
 
@@ -30,7 +30,7 @@ def make_submission(folder: Path, records: list[Record] | None = None, **given: 
     run = folder / f"run-{fields['name']}"
     write_suite(run, some_records() if records is None else records)
     out = folder / "results" / "submissions" / fields["name"]
-    return submit(Request(results=[run], out=out, given=fields, registry=load_registry())).folder
+    return submit(SubmissionRequest(results=[run], out=out, given=fields, registry=load_registry())).folder
 
 
 def write_results(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from basisbench.results.record import read_record, write_whole
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.submissions.rerun_agreement import compare_records, tolerance_for
 from basisbench.submissions.sampling import sample_cells
-from basisbench.submissions.verification import Verification, record_files, records_digest
+from basisbench.submissions.verification import Verification, list_records, records_digest
 from basisbench.submissions.verification_fields import Sampling
 
 FLOAT32 = tolerance_for("float32")
@@ -17,7 +17,7 @@ FLOAT32 = tolerance_for("float32")
 
 def verification_of(folder: Path, seed: int = 5, cells: int = 3, **changes: Any) -> Verification:
     """Return what a verifier whose re-run gives the very records would write."""
-    drawn = sample_cells([path.stem for path in record_files(folder)], cells, seed)
+    drawn = sample_cells([path.stem for path in list_records(folder)], cells, seed)
     records = [read_record(folder / "records" / f"{name}.json") for name in drawn]
     verified = tuple(compare_records(record, record, record.identities, FLOAT32) for record in records)
     content: dict[str, Any] = {
@@ -26,7 +26,7 @@ def verification_of(folder: Path, seed: int = 5, cells: int = 3, **changes: Any)
         "environment": records[0].environment.model_dump(),
         "device": "cpu",
         "records_digest": records_digest(folder),
-        "cells_in_folder": len(record_files(folder)),
+        "cells_in_folder": len(list_records(folder)),
         "sampling": Sampling(seed=seed, cells=cells, points=4).model_dump(),
         "tolerances": {"float32": FLOAT32.model_dump()},
         "cells": [cell.model_dump() for cell in verified],

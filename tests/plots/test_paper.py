@@ -23,14 +23,15 @@ from PIL import Image
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
-from basisbench.plots.curves import plot_curves, plot_results
-from basisbench.plots.paper import WIDTHS, Width, inches
-from basisbench.plots.paper_cost import plot_paper_cost
-from basisbench.plots.style import basis_styles
+from basisbench.plots.cost import plot_cost
+from basisbench.plots.curves import plot_curves
+from basisbench.plots.look import WIDTHS, Width, inches, look_of
+from basisbench.plots.pictures import plot_results
+from basisbench.plots.style import COLOURS, basis_styles
 from basisbench.plots.text import unbroken
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.record import Record
-from helpers.drawn_figures import drawn, is_shown, legend_labels, line
+from helpers.drawn_figures import DISPLAY, drawn, is_shown, legend_labels, line
 from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -112,7 +113,8 @@ def test_every_kind_fits_its_width(
     check_texts(plot_curves(cross, lines="basis and method", quantity="faithfulness", style="paper", width=width))
     for cells in (records, long_names):
         summary = summarise(cells)
-        check_texts(plot_paper_cost(summary, basis_styles(list(summary["basis"].unique())), width))
+        styles = basis_styles(list(summary["basis"].unique()), DISPLAY)
+        check_texts(plot_cost(summary, styles, DISPLAY, look=look_of("paper", width)))
     check_texts(plot_curves(frame_of(long_names), quantity="faithfulness", style="paper", width=width))
 
 
@@ -144,12 +146,12 @@ def test_lines_differ_without_colour(long_names: list[Record], frame: pd.DataFra
         looks = {(handle.get_linestyle(), handle._unscaled_dash_pattern, handle.get_marker()) for handle in handles}
         assert len(looks) == len(handles) > 1
     # A picture has the raw neurons and every n-th of the other bases: they must differ in line and marker for every n.
-    styles = list(basis_styles([f"plug_in_{number:02}" for number in range(30)]).values())
+    styles = list(basis_styles([f"plug_in_{number:02}" for number in range(30)], DISPLAY).values())
     for step in range(1, 7):
         chunk = styles[::step][:5]
         assert len({(style.line, style.marker) for style in chunk}) == len(chunk)
     for style in styles:
-        assert colorsys.rgb_to_hls(*to_rgb(style.colour))[1] < 0.75, "too pale for white paper"
+        assert colorsys.rgb_to_hls(*to_rgb(COLOURS[style.colour]))[1] < 0.75, "too pale for white paper"
 
 
 def test_values_outside_and_undefined_curves_are_told_in_the_caption() -> None:
@@ -207,7 +209,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_picture_has_three_files_and_a_caption(written: Path) -> None:
     stems = {path.stem for path in written.iterdir()}
     assert stems == {
-        *("faithfulness_mlp", "completeness_mlp", "faithfulness_bits_mlp", "cross_neurons_methods", "cost"),
+        *("faithfulness_mlp", "completeness_mlp", "faithfulness_bits_mlp", "cross_bases_methods", "cost"),
         *("methods_mlp_act", "methods_mlp_out"),
     }
     for stem in stems:
@@ -255,7 +257,7 @@ def test_the_same_bytes_in_another_process_at_another_time(tmp_path: Path) -> No
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder, seed in zip(folders, ("1", "2"), strict=True):
         code = (
-            "from basisbench.plots.curves import plot_results\n"
+            "from basisbench.plots.pictures import plot_results\n"
             f"plot_results({str(tmp_path / 'results')!r}, {str(folder)!r}, style='paper')\n"
             f"plot_results({str(tmp_path / 'results')!r}, {str(folder / 'ordinary')!r}, formats=('pdf', 'svg'))\n"
         )

@@ -11,10 +11,11 @@ from PIL import Image
 
 from basisbench.errors import BasisBenchError
 from basisbench.plots.cost import plot_cost
-from basisbench.plots.curves import plot_curves, plot_results
+from basisbench.plots.curves import plot_curves
+from basisbench.plots.pictures import plot_results
 from basisbench.plots.style import basis_styles
 from basisbench.results.frame import frame_of, read_results, summarise
-from helpers.drawn_figures import drawn, title_of
+from helpers.drawn_figures import DISPLAY, drawn, title_of
 from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 def test_cost_against_sparsity() -> None:
     records = list(synthetic_suite(tasks=TASKS[:3]))
     summary = summarise(records)
-    figure = plot_cost(summary, basis_styles(list(summary["basis"].unique())))
+    figure = plot_cost(summary, basis_styles(list(summary["basis"].unique()), DISPLAY), DISPLAY)
     axes = drawn(figure)
     assert [ax.get_title() for ax in axes] == ["family mlp", "family attn", "family resid"]
     own = summary[(summary["basis"] == "mlp_act") & (summary["method"] == "relp")]
@@ -83,7 +84,7 @@ def test_all_pictures_of_a_suite(tmp_path: Path) -> None:
         "methods_mlp_out.png",
         "methods_transcoder.png",
         "methods_resid.png",
-        "cross_neurons_methods.png",
+        "cross_bases_methods.png",
         "cost.png",
     }
     for path in written:
@@ -104,12 +105,12 @@ def test_other_formats_and_small_results(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "cost.pdf").read_bytes().startswith(b"%PDF")
 
 
-def test_settings_go_to_folders_of_their_own(tmp_path: Path) -> None:
+def test_conditions_go_to_folders_of_their_own(tmp_path: Path) -> None:
     write_suite(tmp_path, [synthetic_record(), synthetic_record(ablation="zero")])
     written = plot_results(tmp_path, tmp_path / "out")
     assert {path.parent.name for path in written} == {
-        "setting-1-pocket-llama-mean-node-position-0",
-        "setting-2-pocket-llama-zero-node-position-0",
+        "conditions-1-pocket-llama-mean-node-position-0",
+        "conditions-2-pocket-llama-zero-node-position-0",
     }
 
 
@@ -118,7 +119,7 @@ def test_layers_are_named_and_never_mixed(tmp_path: Path) -> None:
     restricted = [synthetic_record(basis=basis, layers=(0, 2)) for basis in ("resid", "sae_resid")]
     frame = frame_of([records[0], *restricted])
     assert "resid on layers 0, 2 only" in title_of(plot_curves(frame))
-    with pytest.raises(BasisBenchError, match=r"2 settings.*all layers; .*resid on layers 0, 2 only"):
+    with pytest.raises(BasisBenchError, match=r"2 sets of conditions.*all layers; .*resid on layers 0, 2 only"):
         plot_curves(frame_of([*records, *restricted]))
     written = plot_results([*records, *restricted], tmp_path)
     folders = {path.parent.name for path in written if path.stem == "faithfulness_resid"}
@@ -143,7 +144,7 @@ def test_a_name_with_dollar_signs_is_no_mathematics(tmp_path: Path, style: str) 
     """Matplotlib would refuse to draw what it cannot read as mathematics."""
     from typing import cast
 
-    from basisbench.plots.curves import Look
+    from basisbench.plots.look import StyleName
 
     name = r"$\bad$ x"
     records = [
@@ -151,7 +152,7 @@ def test_a_name_with_dollar_signs_is_no_mathematics(tmp_path: Path, style: str) 
         for basis in (name, "mlp_act")
         for record in [synthetic_record("ioi", "mlp_act", "relp")]
     ]
-    paths = plot_results(records, tmp_path, style=cast("Look", style), formats=("svg",))
+    paths = plot_results(records, tmp_path, style=cast("StyleName", style), formats=("svg",))
     assert any(path.suffix == ".svg" for path in paths)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,17 +12,19 @@ from matplotlib.colors import to_hex
 
 from basisbench.errors import BasisBenchError
 from basisbench.plots.cost import plot_cost
-from basisbench.plots.curves import plot_curves, plot_results
-from basisbench.plots.style import (
-    BASIS_STYLES,
-    METHOD_STYLES,
-    basis_styles,
-    method_styles,
-)
+from basisbench.plots.curves import plot_curves
+from basisbench.plots.pictures import plot_results
+from basisbench.plots.style import COLOURS, basis_styles, method_styles
+from basisbench.protocols import Basis, BasisSpec
+from basisbench.registry import built_in
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.record import Record
-from helpers.drawn_figures import drawn, legend_labels, line, title_of
+from basisbench.types import Style
+from helpers.drawn_figures import DISPLAY, drawn, legend_labels, line, title_of
 from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite
+
+if TYPE_CHECKING:
+    from basisbench.models.model import Model
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -147,7 +150,7 @@ def test_what_cannot_be_drawn_is_refused(frame: pd.DataFrame) -> None:
     with pytest.raises(BasisBenchError, match="need the columns of `load_results`; missing: size, bits"):
         plot_curves(summarise([synthetic_record()]))
     mixed = frame_of([synthetic_record(), synthetic_record(basis="mlp_out", ablation="zero")])
-    with pytest.raises(BasisBenchError, match=r"2 settings.*mean ablation.*zero ablation"):
+    with pytest.raises(BasisBenchError, match=r"2 sets of conditions.*mean ablation.*zero ablation"):
         plot_curves(mixed)
 
 
@@ -182,7 +185,7 @@ def test_long_names_are_short_in_the_legend_and_full_below(long_names: list[Reco
     methods = plot_curves(frame_of(long_names[:2]), quantity="faithfulness", lines="method")
     assert " = " not in methods.legends[0].get_title().get_text(), "no basis is named in a legend of methods"
     summary = summarise(long_names)
-    cost = plot_cost(summary, basis_styles(list(summary["basis"].unique())))
+    cost = plot_cost(summary, basis_styles(list(summary["basis"].unique()), DISPLAY), DISPLAY)
     (axes,) = drawn(cost)
     assert labels < {text.get_text() for text in axes.get_legend().get_texts()}
     assert f"sae:16k = {LONG[0]}" in cost.legends[0].get_title().get_text().splitlines()
@@ -208,12 +211,41 @@ def test_names_that_look_alike_in_a_file_name_keep_their_pictures(tmp_path: Path
 
 
 def test_styles_are_fixed_and_distinct() -> None:
-    for table in (BASIS_STYLES, METHOD_STYLES):
+    for table in (DISPLAY.basis_styles, DISPLAY.method_styles):
         assert len(set(table.values())) == len(table)
-    few, many = basis_styles(["transcoder", "mine"]), basis_styles(["mlp_act", "mine", "transcoder", "yours"])
-    assert few["transcoder"] == many["transcoder"] == BASIS_STYLES["transcoder"]
+    few = basis_styles(["transcoder", "mine"], DISPLAY)
+    many = basis_styles(["mlp_act", "mine", "transcoder", "yours"], DISPLAY)
+    assert few["transcoder"] == many["transcoder"] == DISPLAY.basis_styles["transcoder"]
     assert len(set(many.values())) == 4
-    assert method_styles(["new"])["new"] not in METHOD_STYLES.values()
-    family = [BASIS_STYLES[name] for name in ("mlp_act", "mlp_out", "mlp_act_rotated", "sae_mlp_out", "transcoder")]
+    assert method_styles(["new"], DISPLAY)["new"] not in DISPLAY.method_styles.values()
+    family = [DISPLAY.basis_styles[n] for n in ("mlp_act", "mlp_out", "mlp_act_rotated", "sae_mlp_out", "transcoder")]
     for attribute in ("colour", "line", "marker"):
         assert len({getattr(style, attribute) for style in family}) == 5
+
+
+def test_every_built_in_basis_and_method_declares_its_style() -> None:
+    """A table of styles in the harness once gave one to `cross_layer_transcoder`, a basis that is called `clt`."""
+    assert set(DISPLAY.basis_styles) == {entry.name for entry in built_in().of("basis")}
+    assert set(DISPLAY.method_styles) == {entry.name for entry in built_in().of("method")}
+    declared = DISPLAY.basis_styles["clt"]
+    for others in (["mlp_act"], ["mlp_act", "mine", "sae_mlp_out"], []):
+        assert basis_styles(["clt", *others], DISPLAY)["clt"] == declared
+    figure = plot_curves(frame_of([synthetic_record(), synthetic_record(basis="transcoder", name="clt")]))
+    drawn_line = next(item for item in drawn(figure)[0].get_lines() if item.get_label() == "clt")
+    assert (to_hex(drawn_line.get_color()).upper(), drawn_line.get_linestyle()) == (COLOURS[declared.colour], "-")
+    assert declared.line == "solid"
+
+
+def neurons(model: Model) -> Basis:
+    raise AssertionError(f"a picture builds no basis for {model}")
+
+
+def test_a_plug_in_s_own_place_and_style_reach_the_picture() -> None:
+    declared = Style("orange", "dotted", "*")
+    spec = BasisSpec("mine", "mlp", "of a stranger", build=neurons, order=0, style=declared)
+    display = built_in().adding([spec], "a test").display()
+    frame = frame_of([synthetic_record(), synthetic_record(basis="transcoder", name="mine")])
+    figure = plot_curves(frame, quantity="faithfulness", display=display)
+    assert legend_labels(figure) == ["mine", "mlp_act", "ideal"]
+    handle = figure.legends[0].get_lines()[0]
+    assert (handle.get_color(), handle.get_marker()) == (COLOURS["orange"], "*")

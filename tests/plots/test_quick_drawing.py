@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator
 from PIL import Image
 
 from basisbench.plots.curves import plot_curves
-from basisbench.plots.panels import save_figure, with_palette
+from basisbench.plots.save import save_figure, with_palette
 from basisbench.plots.style import draw_grid, set_size_axis
 from basisbench.results.frame import frame_of
 from helpers.synthetic_records import synthetic_suite

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from basisbench.plots.paper_cost import nice_times
+from basisbench.plots.cost import nice_times
 from basisbench.plots.text import escape, fitted, legend_columns, text_width
 
 pytestmark = pytest.mark.filterwarnings("error")

@@ -41,7 +41,7 @@ def laid_out(*records: Any, **more: Any) -> Layout:
         )
         for name, own in more.items()
     ]
-    return lay_out(sources)
+    return lay_out(sources, load_registry().display())
 
 
 def column(layout: Layout, name: str) -> list[Any]:

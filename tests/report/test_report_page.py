@@ -195,12 +195,14 @@ def test_a_curves_hover_value_equals_the_records(opened: Opened, page_tree: Path
 
 
 def test_curves_are_drawn_in_the_pictures_colours_with_bands(opened: Opened) -> None:
-    from basisbench.plots.style import BASIS_STYLES
+    from basisbench.plots.style import COLOURS
+    from basisbench.registry import built_in
 
     page = opened("curves")
     plot = drawn(page, "#curve-figures").first
     traces = plot.evaluate("plot => plot.data.filter(trace => trace.meta).map(trace => [trace.name, trace.line.color])")
-    assert all(colour == BASIS_STYLES[name].colour for name, colour in traces if name in BASIS_STYLES)
+    declared = built_in().display().basis_styles
+    assert all(colour == COLOURS[declared[name].colour] for name, colour in traces if name in declared)
     assert [name for name, _ in traces][:3] == ["mlp_act", "mlp_act [rotor]", "mlp_out"]
     count = plot.evaluate("plot => plot.data.length")
     assert count == 2 * len(traces)

@@ -11,13 +11,17 @@ import pandas as pd
 import pytest
 
 from basisbench.errors import RecordError
+from basisbench.registry import built_in
 from basisbench.results.compare import compare_table, paired_difference, render_markdown, render_text, write_csv
-from basisbench.results.conditions import layers_text, split_settings
+from basisbench.results.conditions import layers_text, split_conditions
+from basisbench.results.display import Display
 from basisbench.results.frame import normalised, summarise
 from basisbench.results.metrics import METRICS, nodes_to
 from basisbench.results.record import Record
 from basisbench.results.tables import Entry, headline_tables
 from helpers.synthetic_records import synthetic_record, synthetic_suite
+
+DISPLAY = built_in().display()
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,27 @@ def test_the_best_of_each_group_is_marked(full: pd.DataFrame) -> None:
 def test_nothing_is_best_without_a_rival() -> None:
     table = compare_table(summarise([synthetic_record()]))
     assert not table[[f"{name}_best" for name in METRICS]].to_numpy().any()
+
+
+def test_bases_and_methods_stand_in_the_order_that_they_declare(tmp_path: Path) -> None:
+    cells = [("sae_mlp_out", "ig"), ("mlp_out", "ig"), ("mlp_act", "relp"), ("mlp_act", "ig"), ("aaa", "relp")]
+    records = [
+        synthetic_record(basis="transcoder" if basis == "aaa" else basis, method=method, name=basis)
+        for basis, method in cells
+    ]
+    summary = summarise(records)
+    table = headline_tables(summary, DISPLAY)[0]
+    assert table.header == ("family", "basis", "relp", "ig")
+    assert [row[1].text for row in table.rows] == ["mlp_act", "mlp_out", "aaa", "sae_mlp_out"]
+    assert "Each task under relp" in render_text(summary, DISPLAY)
+    write_csv(summary, tmp_path / "all.csv", DISPLAY)
+    written = pd.read_csv(tmp_path / "all.csv")
+    assert list(zip(written["basis"], written["method"], strict=True)) == [
+        *(("mlp_act", "relp"), ("mlp_act", "ig"), ("mlp_out", "ig"), ("aaa", "relp"), ("sae_mlp_out", "ig")),
+    ]
+    assert headline_tables(summary, Display())[0].header == ("family", "basis", "ig", "relp")
+    attention = ["attn_out", "attn_z", "another", "sae_attn_out (aaaaaaaa)", "attn_out (bbbbbbbb)"]
+    assert sorted(attention, key=DISPLAY.basis_order)[:3] == ["attn_z", "attn_out", "attn_out (bbbbbbbb)"]
 
 
 def test_reaching_a_target_beats_not_reaching_it() -> None:
@@ -70,7 +95,7 @@ def test_cells_that_differ_in_their_setting_never_meet(change: dict[str, str]) -
         assert "ioi v1" in text
         assert "ioi v2" in text
     else:
-        titles = [title for title, _ in split_settings(table)]
+        titles = [title for title, _ in split_conditions(table)]
         assert len(set(titles)) == 2
         assert all(title in text for title in titles)
 
@@ -78,7 +103,7 @@ def test_cells_that_differ_in_their_setting_never_meet(change: dict[str, str]) -
 def test_settings_that_look_alike_get_full_titles() -> None:
     records = [synthetic_record(), synthetic_record()]
     records[1] = records[1].model_copy(update={"basisbench": "9.9.9"})
-    titles = [title for title, _ in split_settings(summarise(records))]
+    titles = [title for title, _ in split_conditions(summarise(records))]
     assert len(set(titles)) == 2
     assert any("9.9.9" in title for title in titles)
 
@@ -97,7 +122,7 @@ def test_one_family_on_some_layers_leaves_one_comparison() -> None:
         "resid": "0-2, 7",
         "sae_resid": "0-2, 7",
     }
-    ((title, part),) = split_settings(summary)
+    ((title, part),) = split_conditions(summary)
     assert title.endswith("resid on layers 0-2, 7 only")
     assert len(part) == 4
     text = render_text(summary)
@@ -106,7 +131,7 @@ def test_one_family_on_some_layers_leaves_one_comparison() -> None:
     best = compare_table(summary).set_index("basis")["nodes_to_80_best"]
     assert best[["mlp_act", "transcoder"]].sum() == best[["resid", "sae_resid"]].sum() == 1
     # A picture of the other family has nothing to say of layers.
-    assert "layers" not in split_settings(summary[summary["family"] == "mlp"])[0][0]
+    assert "layers" not in split_conditions(summary[summary["family"] == "mlp"])[0][0]
 
 
 @pytest.mark.slow
@@ -115,7 +140,7 @@ def test_all_layers_and_some_are_never_put_side_by_side() -> None:
     records += [synthetic_record(basis=basis, layers=(2, 3)) for basis in ("resid", "sae_resid")]
     records += [synthetic_record(basis="resid", layers=(10,))]
     summary = summarise(records)
-    parts = split_settings(summary)
+    parts = split_conditions(summary)
     assert [title.split("examples, ")[1] for title, _ in parts] == [
         "all layers",
         "resid on layers 2-3 only",
@@ -134,7 +159,7 @@ def test_all_layers_and_some_are_never_put_side_by_side() -> None:
 
 def test_restrictions_of_two_families_split_together() -> None:
     records = [synthetic_record(basis=b, layers=layers) for b in ("mlp_act", "resid") for layers in (None, (0, 1))]
-    titles = [title for title, _ in split_settings(summarise(records))]
+    titles = [title for title, _ in split_conditions(summarise(records))]
     assert titles[1].endswith("mlp on layers 0-1 only, resid on layers 0-1 only")
     assert len(titles) == 2
 
@@ -156,7 +181,7 @@ def test_cells_that_differ_only_in_their_data_are_refused() -> None:
 
 @pytest.mark.slow
 def test_the_terminal_s_summary_fits_a_screen(full: pd.DataFrame) -> None:
-    lines = render_text(full).splitlines()
+    lines = render_text(full, DISPLAY).splitlines()
     assert len(lines) <= 130
     assert max(map(len, lines)) <= 120
     text = "\n".join(lines)
@@ -168,11 +193,11 @@ def test_the_terminal_s_summary_fits_a_screen(full: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_another_method_can_be_shown_in_detail(full: pd.DataFrame) -> None:
-    assert "Each task under ig" in render_text(full, method="ig")
+    assert "Each task under ig" in render_text(full, DISPLAY, method="ig")
 
 
 def test_medians_are_over_tasks(full: pd.DataFrame) -> None:
-    nodes = headline_tables(compare_table(full))[0]
+    nodes = headline_tables(compare_table(full), DISPLAY)[0]
     assert nodes.header == ("family", "basis", "relp", "ig", "ixg", "magnitude", "random")
     row = next(row for row in nodes.rows if row[1].text == "mlp_act")
     own = full[(full["basis"] == "mlp_act") & (full["method"] == "relp")]["nodes_to_80"]
@@ -209,7 +234,7 @@ def test_a_median_over_fewer_tasks_is_told_and_no_rival() -> None:
     summary.loc[summary["basis"] == "transcoder", "nodes_to_80"] = 1.0
     summary.loc[summary["basis"] == "mlp_out", "nodes_to_80"] = 50.0
     summary.loc[summary["basis"] == "mlp_act", "nodes_to_80"] = 60.0
-    rows = {row[1].text: row[2] for row in headline_tables(summary)[0].rows}
+    rows = {row[1].text: row[2] for row in headline_tables(summary, DISPLAY)[0].rows}
     assert rows["transcoder"] == Entry("1.0 [1 task]", best=False)
     assert rows["mlp_out"] == Entry("50", best=True)
     assert rows["mlp_act"] == Entry("60", best=False)
@@ -232,7 +257,7 @@ def test_degenerate_cells_are_not_applicable() -> None:
 
 @pytest.mark.slow
 def test_markdown_tables_are_well_formed(full: pd.DataFrame) -> None:
-    text = render_markdown(full)
+    text = render_markdown(full, DISPLAY)
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(blocks) == 3 + 9 * 3
     for block in blocks:

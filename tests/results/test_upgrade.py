@@ -1,10 +1,8 @@
-"""Old records stay readable and keep their ids; a later schema is refused with advice; upgrades form a chain."""
+"""Old records stay readable and keep their ids; a later schema is refused with advice."""
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,7 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.errors import RecordError
-from basisbench.results.record import (
-    SCHEMA_VERSION,
-    UPGRADES,
-    Content,
-    Record,
-    parse_record,
-    read_record,
-    upgraded,
-    write_record,
-)
+from basisbench.results.record import Record, read_record
 from basisbench.submissions.validate import validate
 from helpers.rich_records import rich_record
 
@@ -54,7 +43,7 @@ def test_old_records_are_valid_beside_new_ones(tmp_path: Path) -> None:
     assert (report.valid, report.problems) == (len(OLD), {})
 
 
-# --- a chain of upgrades ---
+# --- other schemas ---
 
 
 def content_of(record: Record) -> dict[str, Any]:
@@ -62,62 +51,12 @@ def content_of(record: Record) -> dict[str, Any]:
     return content
 
 
-def from_zero(content: Content) -> Content:
-    """A made-up version 0 called `endpoints` `ends` and counted bytes in kibibytes."""
-    new = {key: value for key, value in content.items() if key != "ends"}
-    cost = {**content["cost"], "peak_memory_bytes": content["cost"]["peak_memory_bytes"] * 1024}
-    return {**new, "endpoints": content["ends"], "cost": cost}
-
-
-def to_zero(content: dict[str, Any]) -> dict[str, Any]:
-    """Write a record as that made-up version would have."""
-    old = copy.deepcopy(content)
-    old["schema_version"] = 0
-    old["ends"] = old.pop("endpoints")
-    old["cost"]["peak_memory_bytes"] //= 1024
-    return old
-
-
-def test_a_record_of_an_earlier_schema_is_upgraded_on_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    base = rich_record()
-    whole = base.cost.model_copy(update={"peak_memory_bytes": 2**30})
-    record = base.model_copy(update={"cost": whole})
-    path = tmp_path / f"{record.id}.json"
-    old = json.dumps(to_zero(content_of(record)))
-    path.write_text(old, encoding="utf-8")
-    with pytest.raises(RecordError, match="schema_version: input should be 1, found 0"):
-        read_record(path)
-    monkeypatch.setitem(UPGRADES, 0, from_zero)
-    assert read_record(path) == record
-    assert read_record(path).id == record.id == path.stem, "an upgrade leaves the id alone"
-    assert validate([path]).problems == {}
-    assert path.read_text(encoding="utf-8") == old, "the file stays as it is"
-    write_record(read_record(path), path)
-    assert content_of(read_record(path))["schema_version"] == SCHEMA_VERSION
-
-
-def test_upgrades_are_applied_one_after_the_other_and_are_pure() -> None:
-    def first(content: Content) -> Content:
-        return {**content, "trace": [*content["trace"], "0 to 1"]}
-
-    def second(content: Content) -> Content:
-        return {**content, "trace": [*content["trace"], "1 to 2"]}
-
-    chain = {0: first, 1: second}
-    content = {"schema_version": 0, "trace": []}
-    before = copy.deepcopy(content)
-    assert upgraded(content, 2, chain) == {"schema_version": 2, "trace": ["0 to 1", "1 to 2"]}
-    assert content == before
-    assert upgraded({"schema_version": 1, "trace": []}, 2, chain)["trace"] == ["1 to 2"]
-    present = {"schema_version": 2, "trace": []}
-    assert upgraded(present, 2, chain) is present
-    unknown = {"schema_version": -1}
-    assert upgraded(unknown, 2, chain) is unknown, "no function begins there; the schema says the rest"
-
-
-def test_every_earlier_schema_has_its_upgrade() -> None:
-    """Whoever raises SCHEMA_VERSION adds the function that leads to it."""
-    assert sorted(UPGRADES) == list(range(1, SCHEMA_VERSION))
+def test_an_unknown_earlier_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "earlier.json"
+    for version in (0, -1):
+        path.write_text(json.dumps({**content_of(rich_record()), "schema_version": version}), encoding="utf-8")
+        with pytest.raises(RecordError, match=f"schema_version: input should be 1, found {version}"):
+            read_record(path)
 
 
 @pytest.mark.parametrize("version", [2, 17, 10**12, 10**400])
@@ -133,14 +72,3 @@ def test_a_later_schema_is_refused_with_advice(
             found = version if version < 10**9 else "a huge number"
             assert f"{path}: schema_version: found {found}, but BasisBench " in line
             assert "knows versions up to 1; upgrade BasisBench to read it" in line
-
-
-def test_an_old_file_that_is_damaged_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(UPGRADES, 0, from_zero)
-    old = to_zero(content_of(rich_record()))
-    changes: list[Mapping[str, Any]] = [{"cost": 3}, {"cost": {}}, {"cost": {"peak_memory_bytes": {}}}]
-    for change in changes:
-        with pytest.raises(RecordError, match="schema_version: is 0, but the file is not what that version calls for"):
-            parse_record(json.dumps({**old, **change}).encode())
-    with pytest.raises(RecordError, match=r"endpoints\.accuracy: "):
-        parse_record(json.dumps({**old, "ends": {**old["ends"], "accuracy": 0.5}}).encode())

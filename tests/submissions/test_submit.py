@@ -15,7 +15,7 @@ from basisbench.errors import BasisBenchError, RecordError
 from basisbench.results.record import Record, write_record
 from basisbench.results.store import SUBMISSION_FILE, Store
 from basisbench.submissions.submission import Submission, read_submission
-from basisbench.submissions.submit import Request, submit
+from basisbench.submissions.submit import SubmissionRequest, submit
 from basisbench.submissions.validate import validate
 from basisbench.submissions.verification import records_digest
 from helpers.submissions import edit_json, make_submission, some_records
@@ -237,7 +237,7 @@ def test_a_folder_that_cannot_be_written_is_told(run: Path, tmp_path: Path) -> N
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
     with pytest.raises(BasisBenchError, match="cannot be written"):
-        submit(Request([run], closed / "mine", {"name": "mine", "authors": ["A"], "licence": "MIT"}))
+        submit(SubmissionRequest([run], closed / "mine", {"name": "mine", "authors": ["A"], "licence": "MIT"}))
 
 
 def test_a_submission_that_leaves_the_reference_is_not_written(tmp_path: Path) -> None:

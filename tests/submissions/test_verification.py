@@ -18,8 +18,8 @@ from basisbench.results.store import VERIFICATION_FILE
 from basisbench.submissions.verification import (
     Verification,
     check_verification,
+    list_records,
     read_verification,
-    record_files,
     standing,
 )
 from helpers.synthetic_records import synthetic_suite, write_suite
@@ -54,7 +54,7 @@ def test_without_a_file_a_folder_is_self_reported(folder: Path) -> None:
 
 
 def test_an_edited_added_removed_or_renamed_record_makes_it_self_reported_again(folder: Path) -> None:
-    files = record_files(folder)
+    files = list_records(folder)
     content = files[0].read_bytes()
     files[0].write_bytes(content.replace(b"1", b"2", 1))
     assert standing(folder) == "self-reported"
@@ -173,7 +173,7 @@ def test_links_pipes_folders_and_giants_are_refused_unread(folder: Path, tmp_pat
     elsewhere.rename(path)
     assert standing(folder) == "verified"
     # The same for the records that it is bound to.
-    record = record_files(folder)[0]
+    record = list_records(folder)[0]
     target = record.rename(tmp_path / record.name)
     record.symlink_to(target)
     assert standing(folder) == "self-reported"

@@ -251,3 +251,7 @@ class SelectedUnits:
     def project(self, gradient: Float[Tensor, "*b d_write"]) -> Float[Tensor, "*b part"]:
         """Return the product of a gradient with each unit's decoder row."""
         return passing_linear_map(self._rows, None)(gradient)
+
+
+RowsPart = SelectedUnits
+"""The name of version 0.4.0, kept for one version."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 TOKENS_PER_SWEEP = 2048
 """Bound on rows times positions in one pass of integrated gradients that takes several steps."""
 
-_GRAPH_WIDTHS = 10
+GRAPH_WIDTHS = 10
 """Activations of the model's and the MLP's width that autograd keeps per block (tests/models/test_memory_limits.py)."""
 
 Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
@@ -76,7 +76,7 @@ def gradient_field(rule: str, model: Model, batch: Batch, hooks: Sequence[str], 
 def gradient_tokens(model: Model) -> int:
     """Return how many tokens one gradient pass holds: autograd keeps the inside of every block until the way back."""
     configuration = model.bridge.cfg
-    widths = _GRAPH_WIDTHS * (int(configuration.d_model) + int(configuration.d_mlp))
+    widths = GRAPH_WIDTHS * (int(configuration.d_model) + int(configuration.d_mlp))
     bytes_of_a_token = model.layers * widths * max(4, model.dtype.itemsize)
     return BUDGETS["gradients"].on(model.device) // bytes_of_a_token
 

@@ -9,7 +9,7 @@ from typing import Generic, Literal, TypeVar
 from basisbench.errors import BasisBenchError
 
 Outcome = Literal["ok", "FAILED", "info"]
-Stage = TypeVar("Stage")
+Stage = TypeVar("Stage", contravariant=True)
 
 _LONGEST = 160
 """Characters of a message that a line shows."""
@@ -92,18 +92,18 @@ def _measured(check: Check[Stage], stage: Stage) -> Finding:
     try:
         return check.measure(stage)
     except Exception as error:
-        return Finding(told(error), "no exception", "FAILED")
+        return Finding(_told(error), "no exception", "FAILED")
 
 
-def told(error: BaseException) -> str:
+def _told(error: BaseException) -> str:
     """Return an exception as one short line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
     kind = "" if isinstance(error, BasisBenchError) else f"{type(error).__name__}: "
-    return shortened(f"{kind}{text}")
+    return _shortened(f"{kind}{text}")
 
 
-def shortened(text: str) -> str:
+def _shortened(text: str) -> str:
     """Cut a text that is too long for a line."""
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 
@@ -117,19 +117,14 @@ def nothing(found: Sequence[object], what: str) -> Finding:
     """Hold that a list is empty; the first entries are shown where it is not."""
     shown = ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
     text = f"{len(found)} {what}" + (f": {shown}" if found else "")
-    return Finding(shortened(text), "none", "FAILED" if found else "ok")
+    return Finding(_shortened(text), "none", "FAILED" if found else "ok")
 
 
 def holds(true: bool, measured: str, bound: str) -> Finding:
     """Hold that something is so."""
-    return Finding(shortened(measured), bound, "ok" if true else "FAILED")
+    return Finding(_shortened(measured), bound, "ok" if true else "FAILED")
 
 
 def information(measured: str) -> Finding:
     """Tell a value of which nothing is asked."""
-    return Finding(shortened(measured), "", "info")
-
-
-def not_measured(reason: str) -> Finding:
-    """Tell why a property was not measured."""
-    return Finding(f"not measured: {reason}", "", "info")
+    return Finding(_shortened(measured), "", "info")

@@ -1,7 +1,6 @@
 """All checks of a method: the shape of its scores, what they may depend on, and what it must leave as it was.
 
-1. It scores neurons, a dictionary and a cross-layer transcoder on short prompts; the model's own ones where it names
-   them, stand-ins with random weights elsewhere.
+1. It scores neurons, a dictionary and a cross-layer transcoder, all three stand-ins with random weights.
 2. It does so again in a new context, after other cells, under other random states, and through a context that has
    nothing but the members of `ScoringContext`: the same scores must come out.
 3. Its scores of some nodes are compared with exact patching: information on their sign and size, not a bound.
@@ -9,21 +8,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice, product
+from typing import TYPE_CHECKING, cast, get_args
 
+from basisbench.checks import left_behind
 from basisbench.checks.basis_claims import complaints
-from basisbench.checks.finding import Check, Finding, Property, at_most, holds, information, nothing, run_checks, told
-from basisbench.checks.method_stage import KINDS, Interrupted, MethodStage, OnlyTheProtocol, open_method_stage
-from basisbench.checks.reachable import reachable_bytes
-from basisbench.checks.snapshots import take_snapshot
-from basisbench.checks.stage import logits_of, row_difference
+from basisbench.checks.finding import Check, Finding, Property, at_most, holds, information, nothing, run_checks
+from basisbench.checks.left_behind import ModelState, state_of
+from basisbench.checks.stage import Prompts, find_prompts
+from basisbench.checks.stand_ins import Kind, OnlyTheProtocol, stand_in
+from basisbench.runs.layer_subset import restrict
 
 if TYPE_CHECKING:
+    from basisbench.attribution.context import GroupContext
     from basisbench.models.model import Model
-    from basisbench.protocols import Method
-    from basisbench.types import Scores, Side
+    from basisbench.protocols import Basis, Method, ScoringContext
+    from basisbench.types import Scores
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _SAME = 1e-5
 """Largest relative difference of scores that are the same."""
@@ -32,27 +37,64 @@ _SAMPLE = 120
 """Nodes that are patched one by one."""
 
 
+@dataclass(frozen=True, eq=False)
+class MethodStage:
+    """A method on one model.
+
+    Attributes:
+        method: the method.
+        model: the model.
+        prompts: what is scored.
+        others: other prompts, for a cell in between.
+        before: the model before anything was scored.
+    """
+
+    method: Method
+    model: Model
+    prompts: Prompts
+    others: Prompts
+    before: ModelState
+
+    def context(self, *, seed: int = 0, others: bool = False) -> GroupContext:
+        """Return the attribution split as a run gives it to a method, with nothing computed yet."""
+        return (self.others if others else self.prompts).on(self.model, seed=seed).attribution
+
+    @cached_property
+    def bases(self) -> Mapping[Kind, Basis]:
+        """A basis of each kind on the last two layers: what is done again and again need not take long."""
+        return {kind: restrict(stand_in(kind, self.model), range(self.model.layers)[-2:]) for kind in KINDS}
+
+    @cached_property
+    def scores(self) -> Mapping[Kind, Scores]:
+        """The first scores of each kind of basis."""
+        return {kind: self.method.score(self.context(), basis) for kind, basis in self.bases.items()}
+
+
 def check_method(method: Method, model: Model) -> Iterator[Property]:
     """Yield every property of a method.
 
     Raises:
         TaskError: no registered task gives prompts for the model's tokenizer.
     """
-    yield from run_checks(f"method {method.name}", CHECKS, open_method_stage(method, model))
+    prompts = list(islice(find_prompts(model, shortest_first=True), 2))
+    before = state_of(model, model.tokens(prompts[0].evaluation.clean))
+    stage = MethodStage(method, model, prompts[0], prompts[-1], before)
+    yield from run_checks(f"method {method.name}", CHECKS, stage)
+    yield from run_checks(f"method {method.name}", (*left_behind.CHECKS, *INFORMATION), stage)
 
 
 def _metadata(stage: MethodStage) -> Finding:
     return nothing(complaints(stage.method.name, stage.method.summary), "mistakes")
 
 
-def _shapes(stage: MethodStage, kind: str) -> Finding:
+def _shapes(stage: MethodStage, kind: Kind) -> Finding:
     """Hold that every node has one finite score."""
     basis, context, found = stage.bases[kind], stage.context(), list[str]()
     scores = stage.method.score(context, basis)
     if len(scores.units) != len(basis.sites):
         return holds(False, f"{len(scores.units)} tensors for {len(basis.sites)} sites", "one per site")
     if (scores.errors is None) != basis.exact or (scores.errors and len(scores.errors) != len(basis.sites)):
-        found.append("errors are there for an exact basis, or missing for one with errors")
+        return holds(False, "errors are there for an exact basis, or missing", "errors where the basis has them")
     for index, site in enumerate(basis.sites):
         units, _ = context.coordinates(basis, site, "clean")
         here = [(scores.units[index], tuple(units.shape[1:]))]
@@ -68,7 +110,7 @@ def _shapes(stage: MethodStage, kind: str) -> Finding:
     return nothing(found, f"mistakes on {basis.name}")
 
 
-def difference(found: Scores, expected: Scores) -> float:
+def _difference(found: Scores, expected: Scores) -> float:
     """Return the largest difference of a score, relative to the largest score of its kind and site."""
     worst = 0.0
     for one, other in ((found.units, expected.units), (found.errors or (), expected.errors or ())):
@@ -81,71 +123,68 @@ def difference(found: Scores, expected: Scores) -> float:
 
 
 def _again(stage: MethodStage) -> Finding:
-    """Hold that scores are the same in a new context, after other cells, under other random states."""
+    """Hold that scores are the same in a new context, after other cells, under another random state."""
     import random
 
     import torch
 
-    worst = 0.0
+    worst, state = 0.0, random.getstate()
+    stage.scores  # noqa: B018 -- the first scores come before any other cell
     with torch.random.fork_rng(devices=[]):
-        state = random.getstate()
-        for turn, (kind, basis) in enumerate(stage.small.items()):
+        for turn, (kind, basis) in enumerate(stage.bases.items()):
             torch.manual_seed(turn + 1)
             random.seed(turn + 1)
-            stage.scores[kind]
-            stage.method.score(stage.context(others=True), stage.small[KINDS[turn - 1]])
-            worst = max(worst, difference(stage.method.score(stage.context(), basis), stage.scores[kind]))
+            other = stage.bases[KINDS[turn - 1]]
+            stage.method.score(stage.context(others=True), other)
             shared = stage.context()
-            stage.method.score(shared, stage.small[KINDS[turn - 2]])
-            worst = max(worst, difference(stage.method.score(shared, basis), stage.scores[kind]))
-        random.setstate(state)
+            stage.method.score(shared, other)
+            for context in (stage.context(), shared):
+                worst = max(worst, _difference(stage.method.score(context, basis), stage.scores[kind]))
+    random.setstate(state)
     return at_most(worst, _SAME, "largest relative difference")
 
 
 def _context_alone(stage: MethodStage) -> Finding:
-    worst = 0.0
-    for kind in ("neurons", "dictionary"):
-        context: Any = OnlyTheProtocol(stage.context())
-        worst = max(worst, difference(stage.method.score(context, stage.small[kind]), stage.scores[kind]))
-    return at_most(worst, _SAME, "largest relative difference")
+    context = cast("ScoringContext", OnlyTheProtocol(stage.context()))
+    found = stage.method.score(context, stage.bases["dictionary"])
+    return at_most(_difference(found, stage.scores["dictionary"]), _SAME, "largest relative difference")
 
 
 def _leaves_context(stage: MethodStage) -> Finding:
-    """Hold that what the context gives is unchanged for the next method, and so is the basis."""
-    used, fresh, changed = stage.context(), stage.context(), list[str]()
-    sides: tuple[Side, ...] = ("clean", "counterfactual")
-    for basis in stage.small.values():
-        stage.method.score(used, basis)
-        for site, side in product(basis.sites, sides):
-            for hook in {site.read, site.write}:
-                if row_difference(used.activation(hook, side), fresh.activation(hook, side)) > _SAME:
-                    changed.append(f"the {side} activation at {hook}")
-            one, other = (each.coordinates(basis, site, side) for each in (used, fresh))
-            for values, reference in zip(one, other, strict=True):
-                if values is not None and reference is not None and row_difference(values, reference) > 10 * _SAME:
-                    changed.append(f"the {side} coordinates or errors of {basis.name} at {site.read}")
-    neurons = {site.write: site for site in stage.small["neurons"].sites}
-    for rule, hook in list(used._fields):
-        if hook in neurons:
-            expected = fresh.gradient_field(rule, neurons[hook])
-            if row_difference(used._fields[rule, hook], expected) > 10 * _SAME:
-                changed.append(f"the gradient field of {rule} at {hook}")
+    """Hold that what the context gave is unchanged for the next method."""
+    changed = list[str]()
+    for basis in stage.bases.values():
+        context = OnlyTheProtocol(stage.context())
+        stage.method.score(cast("ScoringContext", context), basis)
+        changed += [f"{member} for {basis.name}" for member, now, then in context.given if not now.equal(then)]
     return nothing(changed, "tensors changed")
 
 
-def _state(stage: MethodStage) -> Finding:
-    stage.scores  # noqa: B018
-    before = reachable_bytes(stage.method, stage.model)
-    stage.method.score(stage.context(others=True), stage.small["dictionary"])
-    stage.method.score(stage.context(), stage.small["neurons"])
-    return at_most(reachable_bytes(stage.method, stage.model) - before, 64, "bytes held more than before:")
+def _interrupted(stage: MethodStage) -> Finding:
+    """Hold that an error in the middle of scoring ends it; what it leaves behind is looked at afterwards."""
+    swallowed = list[str]()
+    for basis, uses in product(stage.bases.values(), (0, 1, 3, 6)):
+        context = OnlyTheProtocol(stage.context(), uses)
+        try:
+            stage.method.score(cast("ScoringContext", context), basis)
+        except Exception:
+            continue
+        if context.interrupted:
+            swallowed.append(f"after {uses} uses of the context for {basis.name}")
+    return nothing(swallowed, "errors turned into scores")
+
+
+def _seed(stage: MethodStage) -> Finding:
+    scores = stage.method.score(stage.context(seed=1), stage.bases["dictionary"])
+    changed = _difference(scores, stage.scores["dictionary"]) > _SAME
+    return information("they depend on the seed" if changed else "they do not depend on the seed")
 
 
 def _sign(stage: MethodStage) -> Finding:
     """Correlate scores with the exact effect of patching single nodes, half of them the best, half drawn."""
     import torch
 
-    basis, scores, context = stage.small["dictionary"], stage.scores["dictionary"], stage.context()
+    basis, scores, context = stage.bases["dictionary"], stage.scores["dictionary"], stage.context()
     generator = torch.Generator().manual_seed(0)
     expected, effects = [], []
     baseline = context.clean_metric()
@@ -174,71 +213,30 @@ def _sign(stage: MethodStage) -> Finding:
     )
 
 
-def _seed(stage: MethodStage) -> Finding:
-    kind = "dictionary"
-    changed = difference(stage.method.score(stage.context(seed=1), stage.small[kind]), stage.scores[kind]) > _SAME
-    return information("they depend on the seed" if changed else "they do not depend on the seed")
-
-
-def _after_failures(stage: MethodStage, kind: str, what: str) -> Finding:
-    """Compare the model after scoring, and after scoring that was interrupted."""
-    for basis in stage.small.values():
-        stage.method.score(stage.context(), basis)
-        for calls in (1, 3, 6):
-            context: Any = OnlyTheProtocol(stage.context(), calls)
-            try:
-                stage.method.score(context, basis)
-            except Interrupted:
-                continue
-            except Exception as error:
-                if not isinstance(error.__cause__ or error.__context__, Interrupted):
-                    return holds(False, f"an interruption became {told(error)}", "none")
-    return nothing(stage.before.changes(take_snapshot(stage.model), kind), what)
-
-
-def _at_the_end(stage: MethodStage, kind: str, what: str) -> Finding:
-    return nothing(stage.before.changes(take_snapshot(stage.model), kind), what)
-
-
-def _forward(stage: MethodStage) -> Finding:
-    now = logits_of(stage.model, stage.model.tokens(stage.prompts.evaluation.clean))
-    worst = max(
-        float((after - before).double().abs().max() / before.double().abs().max())
-        for before, after in zip(stage.logits_before, now, strict=True)
-    )
-    return at_most(worst, 1e-6, "logits differ from those before by")
-
-
 CHECKS: tuple[Check[MethodStage], ...] = (
     Check("metadata", "name and a summary of one line are there", _metadata),
     Check(
-        "scores of neurons", "every node of a basis without errors has a score", lambda stage: _shapes(stage, KINDS[0])
+        "scores of neurons", "every node of a basis without errors has a score", lambda stage: _shapes(stage, "neurons")
     ),
     Check(
         "scores of a dictionary",
         "every node of a basis with errors has a score, errors too",
-        lambda stage: _shapes(stage, KINDS[1]),
+        lambda stage: _shapes(stage, "dictionary"),
     ),
     Check(
         "scores of a cross-layer transcoder",
         "every node of a basis that writes at later layers has a score",
-        lambda stage: _shapes(stage, KINDS[2]),
+        lambda stage: _shapes(stage, "cross-layer transcoder"),
     ),
     Check("the same again", "scores do not depend on earlier cells, contexts or random states", _again),
     Check("context alone", "it asks for nothing but ScoringContext, so never for the evaluation split", _context_alone),
-    Check("leaves the context alone", "activations, coordinates and gradients stay as they are", _leaves_context),
-    Check("state", "it keeps nothing of what it has scored", _state),
-    Check(
-        "hooks",
-        "no hook is left on the model, after an interruption neither",
-        lambda stage: _after_failures(stage, "hooks", "hooks left"),
-    ),
-    Check("weights", "the model's weights stay", lambda stage: _at_the_end(stage, "weights", "weights changed")),
-    Check("gradients", "no weight asks for a gradient", lambda stage: _at_the_end(stage, "gradients", "weights")),
-    Check("forward", "all views of the model compute what they computed before", _forward),
-    Check("code", "no function was replaced", lambda stage: _at_the_end(stage, "code", "functions replaced")),
-    Check("settings", "settings and random states stay", lambda stage: _at_the_end(stage, "settings", "changed")),
+    Check("leaves the context alone", "tensors that the context gives stay as they are", _leaves_context),
+    Check("interruption", "an error of the context ends the scoring", _interrupted),
+)
+"""In the order of the report; what it leaves behind follows."""
+
+INFORMATION: tuple[Check[MethodStage], ...] = (
     Check("seed", "whether scores depend on the cell's seed", _seed),
     Check("sign", "agreement with exact patching", _sign),
 )
-"""In the order of the report."""
+"""What is told and held to no bound."""

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.fitting import TaskActivations
-from basisbench.checks.snapshots import Snapshot, take_snapshot
+from basisbench.checks.left_behind import ModelState, state_of
 from basisbench.circuits.group import GroupPair
 from basisbench.errors import BasisBenchError, TaskError
 from basisbench.pairs.alignment import load_splits
+from basisbench.registry import load_registry
 from basisbench.types import ContrastPair, Pairs, Split
 
 if TYPE_CHECKING:
-    import torch
-    from jaxtyping import Float, Int
+    from jaxtyping import Float
     from torch import Tensor
 
     from basisbench.models.model import Model
@@ -44,20 +44,34 @@ class Prompts:
     attribution: Pairs
     evaluation: Pairs
 
+    def on(self, model: Model, *, seed: int = 0) -> GroupPair:
+        """Return the group as the harness holds it, with nothing computed yet."""
+        return GroupPair(GroupContext(model, self.attribution, seed), GroupContext(model, self.evaluation, seed))
 
-def find_prompts(model: Model, tasks: Mapping[str, Task]) -> Prompts:
-    """Return prompts of the first task that the model's tokenizer can do, a task of longer prompts first.
+
+def find_prompts(model: Model, *, shortest_first: bool = False) -> Iterator[Prompts]:
+    """Yield prompts of each registered task that the model's tokenizer can do.
+
+    Args:
+        model: the model.
+        shortest_first: whether tasks come by the length of their first prompt, and not by name.
 
     Raises:
         TaskError: no task gives pairs for this tokenizer.
     """
-    preferred = [name for name in ("ioi", "sva_rc", "sva_nounpp") if name in tasks]
-    for name in (*preferred, *sorted(tasks.keys() - set(preferred))):
+    registry, found = load_registry(), False
+    tasks: list[Task] = [registry.get("task", entry.name) for entry in registry.of("task")]
+    if shortest_first:
+        tasks.sort(key=lambda task: sum(len(pair.clean_text) for pair in islice(task.candidates("attribution", 0), 1)))
+    for task in tasks:
         try:
-            return prompts_of(model, tasks[name])
+            prompts = prompts_of(model, task)
         except TaskError:
             continue
-    raise TaskError(f"no registered task gives {ATTRIBUTION} pairs for the tokenizer of model '{model.name}'")
+        found = True
+        yield prompts
+    if not found:
+        raise TaskError(f"no registered task gives {ATTRIBUTION} pairs for the tokenizer of model '{model.name}'")
 
 
 def prompts_of(model: Model, task: Task) -> Prompts:
@@ -106,11 +120,6 @@ class _FirstOf:
         return islice(self.task.candidates(split, seed), _FIRST)
 
 
-def contexts_of(model: Model, prompts: Prompts, *, seed: int = 0) -> GroupPair:
-    """Return the group as the harness holds it, with nothing computed yet."""
-    return GroupPair(GroupContext(model, prompts.attribution, seed), GroupContext(model, prompts.evaluation, seed))
-
-
 @dataclass(frozen=True, eq=False)
 class BasisStage:
     """A basis on one model.
@@ -119,16 +128,14 @@ class BasisStage:
         spec: how it is built.
         model: the model, in the type at hand.
         prompts: what it is tried on.
-        before: the model and the code before the basis was built.
-        logits_before: of each view of the model, before the basis was built.
+        before: the model before the basis was built.
         rebuilds: whether `spec.build` makes a new basis each time.
     """
 
     spec: BasisSpec
     model: Model
     prompts: Prompts
-    before: Snapshot
-    logits_before: Sequence[Tensor]
+    before: ModelState
     rebuilds: bool = True
 
     @cached_property
@@ -144,63 +151,63 @@ class BasisStage:
         """Return a basis that has seen nothing yet, where it can be built anew."""
         return self._built() if self.rebuilds else self.basis
 
+    def encode(self, site: Site, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b unit"]:
+        """Encode without gradients."""
+        return without_gradients(self.basis.encode, site, x)
+
+    def decode(self, site: Site, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d"]:
+        """Decode without gradients."""
+        return without_gradients(self.basis.decode, site, f)
+
     @cached_property
     def group(self) -> GroupPair:
         """The prompts as the harness holds them."""
-        return contexts_of(self.model, self.prompts)
+        return self.prompts.on(self.model)
 
     def activation(self, hook: str, *, split: str = "attribution", side: Side = "clean") -> Float[Tensor, "pair pos d"]:
         """Return a copy of an activation of the unhooked model."""
         context = self.group.attribution if split == "attribution" else self.group.evaluation
         return context.activation(hook, side).clone()
 
-    def read(self, site: Site, *, split: str = "attribution", side: Side = "clean") -> Float[Tensor, "pair pos d"]:
-        """Return a copy of what the basis reads at a site."""
-        return self.activation(site.read, split=split, side=side)
+    def read(self, site: Site) -> Float[Tensor, "pair pos d"]:
+        """Return a copy of what the basis reads at a site in the clean attribution prompts."""
+        return self.activation(site.read)
 
-    def changes(self, kind: str) -> list[str]:
-        """Return what differs from before the basis was built."""
-        return self.before.changes(take_snapshot(self.model), kind)
+    def read_others(self, site: Site) -> Float[Tensor, "pair pos d"]:
+        """Return a copy of what it reads there in fewer and different prompts."""
+        return self.activation(site.read, split="evaluation", side="counterfactual")
 
     @property
     def rounding(self) -> float:
-        """Relative difference that the order of sums may make in the type of the coordinates."""
-        return rounding(self.model.dtype)
+        """Relative difference that the order of sums may make: coordinates are of float32 at least."""
+        return 1e-9 if str(self.model.dtype) == "torch.float64" else 1e-4
 
 
 def open_stage(spec: BasisSpec, model: Model, prompts: Prompts, *, rebuilds: bool = True) -> BasisStage:
-    """Note the state of the model and of the code; the basis is built when it is first asked for."""
-    logits = logits_of(model, model.tokens(prompts.evaluation.clean))
-    return BasisStage(spec, model, prompts, take_snapshot(model), logits, rebuilds)
+    """Note the state of the model; the basis is built when it is first asked for."""
+    return BasisStage(spec, model, prompts, state_of(model, model.tokens(prompts.evaluation.clean)), rebuilds)
 
 
-def logits_of(model: Model, tokens: Int[Tensor, "pair pos"]) -> list[Tensor]:
-    """Return the logits of each view of the model."""
+def without_gradients(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Call a function without gradients."""
     import torch
 
     with torch.no_grad():
-        return [
-            model.body(input_ids=tokens, use_cache=False).logits.clone(),
-            model.fast_body(input_ids=tokens, use_cache=False).logits.clone(),
-            model.bridge(tokens).clone(),
-        ]
+        return function(*arguments)
 
 
-def rounding(dtype: torch.dtype) -> float:
-    """Return the relative difference that the order of sums may make: coordinates are of float32 at least."""
-    import torch
+def row_difference(
+    found: Float[Tensor, "*b d"], expected: Float[Tensor, "*b d"], scale: Float[Tensor, "*b e"] | None = None
+) -> float:
+    """Return the largest difference of a row, relative to the Euclidean norm of the row.
 
-    return 1e-9 if dtype == torch.float64 else 1e-4
-
-
-def row_difference(found: Float[Tensor, "*b d"], expected: Float[Tensor, "*b d"], *, spare: bool = True) -> float:
-    """Return the largest relative difference of a row, in the Euclidean norm.
+    In single precision the worst hundredth of the rows is left out: a unit next to its threshold may go either way by
+    rounding alone. Nothing is left out in float64.
 
     Args:
         found: rows.
         expected: rows of the same shape.
-        spare: in single precision leave out the worst hundredth of the rows: a unit next to its threshold may go
-            either way by rounding alone. Nothing is left out in float64.
+        scale: rows whose norm differences are relative to; `expected` when None.
 
     Raises:
         BasisBenchError: the shapes differ.
@@ -209,14 +216,13 @@ def row_difference(found: Float[Tensor, "*b d"], expected: Float[Tensor, "*b d"]
 
     if found.shape != expected.shape:
         raise BasisBenchError(f"shape {tuple(found.shape)} instead of {tuple(expected.shape)}")
-    single = found.dtype != torch.float64
-    found, expected = found.double().flatten(0, -2), expected.double().flatten(0, -2)
-    if not len(found):
+    if not found.numel():
         return 0.0
-    size = torch.maximum(found.norm(dim=-1), expected.norm(dim=-1))
+    difference = (found.double() - expected.double()).norm(dim=-1).flatten()
+    size = (expected if scale is None else scale).double().norm(dim=-1).flatten()
     # A row of zeros is compared with the others' size: what is nothing to them is nothing.
-    relative = (found - expected).norm(dim=-1) / size.maximum(1e-6 * size.max()).clamp_min(1e-30)
+    relative = difference / size.maximum(1e-6 * size.max()).clamp_min(1e-30)
     if not relative.isfinite().all():
         return float("inf")
-    left = len(relative) - (len(relative) // 100 if single and spare else 0)
+    left = len(relative) - (0 if found.dtype == torch.float64 else len(relative) // 100)
     return float(relative.sort().values[left - 1])

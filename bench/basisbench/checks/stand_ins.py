@@ -1,12 +1,15 @@
-"""Bases that exist for every model, so that a method can be tried where no dictionary was trained."""
+"""What a method is checked on: bases that exist for every model, and a context of no more than the protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from types import MethodType
+from typing import TYPE_CHECKING, Any, Literal
 
 from basisbench.models.model import at_least_float32
+from basisbench.protocols import ScoringContext
 from basisbench.types import Family, Site
 
 if TYPE_CHECKING:
@@ -15,7 +18,49 @@ if TYPE_CHECKING:
 
     from basisbench.models.model import Model
 
+Kind = Literal["neurons", "dictionary", "cross-layer transcoder"]
+
 _UNITS = 48
+_MEMBERS = sorted(name for name in vars(ScoringContext) if not name.startswith("_"))
+
+
+class OnlyTheProtocol:
+    """A context that has the members of `ScoringContext` and nothing else.
+
+    Args:
+        context: the whole context.
+        uses: after how many uses it raises an error; never when None.
+
+    Attributes:
+        given: the tensors that it gave: by which member, the tensor, and a copy made when it was given.
+        interrupted: whether it has raised its error.
+    """
+
+    def __init__(self, context: ScoringContext, uses: int | None = None) -> None:
+        self.given: list[tuple[str, Tensor, Tensor]] = []
+        self.interrupted = False
+        self._context = context
+        self._left = uses
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a member of the protocol; what its methods return is noted."""
+        if name not in _MEMBERS:
+            raise AttributeError(f"ScoringContext has no member '{name}'; it has {', '.join(_MEMBERS)}")
+        if self._left == 0:
+            self.interrupted = True
+            raise RuntimeError("raised on purpose in the middle of scoring")
+        self._left = None if self._left is None else self._left - 1
+        member = getattr(self._context, name)
+        return partial(self._called, name, member) if isinstance(member, MethodType) else member
+
+    def _called(self, name: str, member: MethodType, *arguments: Any, **keywords: Any) -> Any:
+        import torch
+
+        result = member(*arguments, **keywords)
+        for each in result if isinstance(result, tuple) else (result,):
+            if isinstance(each, torch.Tensor):
+                self.given.append((name, each, each.detach().clone()))
+        return result
 
 
 @dataclass(frozen=True)
@@ -73,7 +118,7 @@ class StandInCrossLayer(StandInDictionary):
         return f @ self.decoders[site.layer] / (1 + to.layer - site.layer)
 
 
-def stand_in(kind: str, model: Model) -> StandInNeurons | StandInDictionary:
+def stand_in(kind: Kind, model: Model) -> StandInNeurons | StandInDictionary:
     """Return neurons, a dictionary, or a cross-layer transcoder for a model."""
     import torch
 

@@ -12,8 +12,8 @@ value, its bound, and whether it holds. THING is a registered name, MODULE:NAME 
 or a tuple of them such as PROVIDES. With --plugin FILE and no THING, everything that the file provides is checked.
 
 A basis is tried as a function (same again, row by row, coordinates alone, affine decoder), inside the model
-(write-back, both ends of the curve, fast path against a plain one), and for what it leaves behind (hooks, weights,
-code, state).
+(write-back, both ends of the curve, fast path against a plain one), and for what it leaves behind (hooks, changed
+weights and settings).
 The exit code is 2 where a property fails.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from basisbench.commands.options import Commands, add_command
+from basisbench.commands.options import Commands, add_command, add_plugin
 
 
 def add(commands: Commands) -> None:
@@ -25,27 +25,30 @@ def add(commands: Commands) -> None:
     parser.add_argument("--reported", metavar="SUITE", help=(
         "put the values that others reported for a suite beside ours, for example 'paper'"
     ))  # fmt: skip
+    add_plugin(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
     """Print the comparison of results, and write it where asked."""
+    from basisbench.registry import load_registry
     from basisbench.results.compare import csv_text, render_markdown, render_text, write_csv
     from basisbench.results.frame import summarise
     from basisbench.results.record import write_whole
 
     summary = summarise(options.results)
+    display = load_registry(options.plugin).display()
     if options.csv == "-":
-        print(csv_text(summary), end="")
+        print(csv_text(summary, display), end="")
     elif options.csv:
-        write_csv(summary, options.csv)
+        write_csv(summary, options.csv, display)
     if options.markdown == "-":
-        print(render_markdown(summary), end="")
+        print(render_markdown(summary, display), end="")
     elif options.markdown:
-        write_whole(options.markdown, render_markdown(summary))
+        write_whole(options.markdown, render_markdown(summary, display))
     if options.reported:
         from basisbench.results.frame import load_results
         from basisbench.results.reported import read_reported, render_reported
 
         print(render_reported(load_results(options.results), read_reported(options.reported)))
     elif "-" not in (options.csv, options.markdown):
-        print(render_text(summary))
+        print(render_text(summary, display))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from basisbench.commands.options import Commands, add_command
+from basisbench.commands.options import Commands, add_command, add_plugin
 
 
 def add(commands: Commands) -> None:
@@ -31,14 +31,16 @@ def add(commands: Commands) -> None:
     parser.add_argument("--width", metavar="WIDTH", help=(
         "of paper figures: column (3.3 inches, the default), page (6.9 inches), or inches"
     ))  # fmt: skip
+    add_plugin(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
     """Draw the pictures of results and print their paths."""
     from basisbench.errors import BasisBenchError
-    from basisbench.plots.curves import checked_formats, plot_results
-    from basisbench.plots.panels import undisturbed
-    from basisbench.plots.paper import inches
+    from basisbench.plots.look import inches
+    from basisbench.plots.pictures import checked_formats, plot_results
+    from basisbench.plots.save import undisturbed
+    from basisbench.registry import load_registry
     from basisbench.results.frame import read_results
 
     if options.width is not None and options.style != "paper":
@@ -46,7 +48,10 @@ def execute(options: argparse.Namespace) -> None:
     names = None if options.format is None else [name.strip() for name in options.format.split(",")]
     formats = checked_formats(names, options.style)
     width = inches(options.width or "column")
+    display = load_registry(options.plugin).display()
     records = read_results(options.results)
     with undisturbed():
-        for path in plot_results(records, options.out, formats=formats, style=options.style, width=width):
+        for path in plot_results(
+            records, options.out, formats=formats, style=options.style, width=width, display=display
+        ):
             print(path)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.types import Ablation, ErrorPolicy, Granularity
+
+if TYPE_CHECKING:
+    from basisbench.results.display import Display
 
 _HELP = """\
 Run a suite: every combination of its models, tasks, bases, methods and settings is a cell.
@@ -98,6 +101,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
+    from basisbench.registry import load_registry
     from basisbench.runs.executor import parse_executor
     from basisbench.runs.run import Request, plan_request, run_request
     from basisbench.runs.runner import Settings
@@ -141,25 +145,25 @@ def execute(options: argparse.Namespace) -> None:
         return
     outcome = run_request(request)
     if outcome.records:
-        _publish(outcome.records, options.out)
+        _publish(outcome.records, options.out, load_registry(options.plugin).display())
         states = Counter(event.state for event in outcome.events)
         counts = ", ".join(f"{states[state]} {state}" for state in ("finished", "kept", "failed") if states[state])
         print(f"cells: {counts}; {outcome.seconds:.0f} s; records, tables and pictures in {options.out}")
     outcome.raise_failures()
 
 
-def _publish(records: tuple[Path, ...], out: Path) -> None:
+def _publish(records: tuple[Path, ...], out: Path, display: Display) -> None:
     """Print the comparison of this run's cells; write it, and the pictures, into the results folder."""
-    from basisbench.plots.curves import plot_results
-    from basisbench.plots.panels import undisturbed
+    from basisbench.plots.pictures import plot_results
+    from basisbench.plots.save import undisturbed
     from basisbench.results.compare import render_markdown, render_text, write_csv
     from basisbench.results.frame import read_results, summarise
     from basisbench.results.record import write_whole
 
     read = read_results(records)
     summary = summarise(read)
-    print(render_text(summary))
-    write_csv(summary, out / "summary.csv")
-    write_whole(out / "summary.md", render_markdown(summary))
+    print(render_text(summary, display))
+    write_csv(summary, out / "summary.csv", display)
+    write_whole(out / "summary.md", render_markdown(summary, display))
     with undisturbed():
-        plot_results(read, out / "pictures", summary=summary)
+        plot_results(read, out / "pictures", summary=summary, display=display)

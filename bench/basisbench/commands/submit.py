@@ -43,10 +43,10 @@ def execute(options: argparse.Namespace) -> None:
     """Write a submission and say what to do with it."""
     from basisbench.registry import load_registry
     from basisbench.submissions.submission import read_submission
-    from basisbench.submissions.submit import Request, steps, submit
+    from basisbench.submissions.submit import SubmissionRequest, steps, submit
 
     code = {"repository": options.repository, "revision": options.revision}
-    request = Request(
+    request = SubmissionRequest(
         results=options.results,
         out=options.out,
         given={

@@ -1,23 +1,39 @@
-"""What a circuit costs against how small it is: one picture per setting.
+"""What a circuit costs against how small it is: one picture per set of conditions.
 
-A point is a basis under a method, the median over tasks of both; whiskers span the middle half of the tasks. Points
-whose median does not reach the target stand in a strip above the axis: they are censored, not large.
+1. A point is a basis under a method, the median over tasks of both; whiskers span the middle half of the tasks.
+2. Points whose median does not reach the target stand in a strip above the axis: they are censored, not large.
+3. On the screen colour tells the basis and the marker the method. In print both tell the basis, under one method: in
+   grey nothing would be left of the basis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from basisbench.plots.panels import name_lines
-from basisbench.plots.style import Style, short_number
-from basisbench.plots.text import legend_columns, plain
-from basisbench.results.conditions import basis_order, family_order, method_order, split_settings, unique
+from basisbench.plots.caption import cost_caption
+from basisbench.plots.look import (
+    SCREEN,
+    Look,
+    add_legend,
+    grid_columns,
+    legend_rows,
+    make_figure,
+    panel_room,
+    print_height,
+    set_frame,
+)
+from basisbench.plots.style import COLOURS, DARK, GRID, short_number
+from basisbench.plots.text import Description, legend_columns, name_lines, plain
+from basisbench.results.conditions import split_conditions
+from basisbench.results.display import Display, family_order, unique
 from basisbench.results.labels import label_notes, short_labels
+from basisbench.types import Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,45 +41,64 @@ if TYPE_CHECKING:
 
 METHOD_MARKERS = ("o", "s", "D", "^", "X", "P", "v", "<", ">", "h")
 
-
-@dataclass(frozen=True)
-class Points:
-    """Sizes of what the picture holds, in points."""
-
-    marker: float = 7.0
-    line: float = 1.0
+Marker: TypeAlias = "Callable[[str, str], str]"
+"""Gives the marker of a basis under a method."""
 
 
-def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Mapping[str, str] | None = None) -> Figure:
+def plot_cost(
+    summary: pd.DataFrame,
+    styles: Mapping[str, Style],
+    display: Display,
+    *,
+    labels: Mapping[str, str] | None = None,
+    look: Look = SCREEN,
+) -> Figure:
     """Draw seconds per cell against nodes to 80% faithfulness, a panel per family.
 
     Args:
-        summary: rows of one setting, as `summarise` returns them.
-        styles: a style per basis, of which the colour is used; methods have the markers.
+        summary: rows of one set of conditions, as `summarise` returns them.
+        styles: a style per basis.
+        display: order of bases and methods.
         labels: short labels of bases; by default those of `basisbench.results.labels`.
+        look: of the picture; in print it has the first method alone.
+
+    Returns:
+        A figure; in print its label (`figure.get_label()`) is the caption in LaTeX.
     """
-    from matplotlib.figure import Figure
+    ((conditions, part),) = split_conditions(summary)
+    methods = sorted(unique(part, "method"), key=display.method_order)
+    part = part if look.width is None else part[part["method"] == methods[0]]
+    bases = sorted(unique(part, "basis"), key=display.basis_order)
+    named = {name: (labels or short_labels(bases))[name] for name in bases}
+    entries = {name: plain(label + _fewer_tasks(part, name)) for name, label in named.items()}
+    if look.width is None:
+        return _on_screen(part, styles, methods, conditions, named, entries)
+    return _in_print(part, styles, methods[0], conditions, named, entries, look)
+
+
+def _on_screen(
+    part: pd.DataFrame,
+    styles: Mapping[str, Style],
+    methods: Sequence[str],
+    conditions: str,
+    named: Mapping[str, str],
+    entries: Mapping[str, str],
+) -> Figure:
+    """Draw all methods, with a legend of bases below each panel and one of methods below all."""
     from matplotlib.lines import Line2D
 
-    ((setting, part),) = split_settings(summary)
-    named = labels or short_labels(unique(part, "basis"))
-    families = sorted(unique(part, "family"), key=family_order)
-    methods = sorted(unique(part, "method"), key=method_order)
+    look = replace(SCREEN, title=11.0, label=10.0, small=9.0)
     markers = {name: METHOD_MARKERS[index % len(METHOD_MARKERS)] for index, name in enumerate(methods)}
-    width = max(7.5, 4.2 * len(families))
-    short = label_notes({name: named[name] for name in unique(part, "basis")})
+    columns = part["family"].nunique()
+    width = max(7.5, 4.2 * columns)
+    notes = label_notes(named)
     # Long names take a line each, and a legend of one column.
-    figure = Figure(figsize=(width, 5.8 + 0.3 * len(short)), layout="constrained")
-    grid = figure.subplots(1, len(families), squeeze=False, sharex=True, sharey=True).ravel()
-    span = span_of(part)
-    for axes, family in zip(grid, families, strict=True):
-        rows = part[part["family"] == family]
-        draw_points(axes, rows, styles, lambda _, method: markers[method], span, Points())
-        axes.grid(color="#dddddd", linewidth=0.6)
-        axes.tick_params(labelsize=9)
-        names = sorted(unique(rows, "basis"), key=basis_order)
-        entries = {n: plain(named[n] + fewer_tasks(part, n)) for n in names}
-        handles = [Line2D([], [], color=styles[n].colour, linewidth=4, label=entries[n]) for n in names]
+    figure = make_figure(width, 5.8 + 0.3 * len(notes), look)
+    for axes, family in _draw_families(figure, part, styles, lambda _, method: markers[method], columns, look):
+        axes.set_title(f"family {family}", fontsize=look.title)
+        axes.set_xlabel("time per cell (seconds, log)", fontsize=look.label)
+        names = [name for name in entries if name in set(part.loc[part["family"] == family, "basis"])]
+        handles = [Line2D([], [], color=COLOURS[styles[n].colour], linewidth=4, label=entries[n]) for n in names]
         axes.legend(
             handles=handles,
             title="basis (colour)",
@@ -72,53 +107,75 @@ def plot_cost(summary: pd.DataFrame, styles: Mapping[str, Style], *, labels: Map
             frameon=False,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.14),
-            ncols=legend_columns(list(entries.values()), 9, width / len(families), handle=0.6, most=2),
+            ncols=legend_columns([entries[n] for n in names], 9, width / columns, handle=0.6, most=2),
         )
-        axes.set_title(f"family {family}", fontsize=11)
-        axes.set_xlabel("time per cell (seconds, log)", fontsize=10)
-    grid[0].set_ylabel("nodes to 80% faithfulness (log; fewer is sparser)", fontsize=10)
+    figure.axes[0].set_ylabel("nodes to 80% faithfulness (log; fewer is sparser)", fontsize=look.label)
     tasks = part.groupby(["task", "task_version"]).ngroups
     over = f"medians over {tasks} tasks; whiskers: middle half of the tasks" if tasks > 1 else unique(part, "task")[0]
-    figure.suptitle(plain(f"Cost against sparsity: {over}\n{setting}"), fontsize=11, wrap=True)
-    handles = [
-        Line2D([], [], color="#555555", marker=markers[name], linestyle="none", markersize=7, label=plain(name))
-        for name in methods
-    ]
-    handles.append(
-        Line2D(
-            [],
-            [],
-            color="#555555",
-            marker="o",
-            markerfacecolor="none",
-            linestyle="none",
-            markersize=7,
-            label="hollow: not reached",
-        )
-    )
-    threads = unique(part, "threads")
-    where = f"{', '.join(unique(part, 'device'))}, {', '.join(threads)} thread{'' if threads == ['1'] else 's'}"
-    notes = [f"Method (marker). Time of all phases on {where}; shared work counts in each cell."]
-    notes += name_lines(short, width)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        fontsize=9.5,
-        frameon=False,
-        title=plain("\n".join(notes)),
-        title_fontsize=9,
-    )
+    figure.suptitle(plain(f"Cost against sparsity: {over}\n{conditions}"), fontsize=11, wrap=True)
+    key: dict[str, Any] = {"color": "#555555", "linestyle": "none", "markersize": 7}
+    handles = [Line2D([], [], marker=markers[name], label=plain(name), **key) for name in methods]
+    handles.append(Line2D([], [], marker="o", markerfacecolor="none", label="hollow: not reached", **key))
+    reading = f"Method (marker). Time of all phases on {_hardware(part)}; shared work counts in each cell."
+    below = plain("\n".join([reading, *name_lines(notes, width)]))
+    add_legend(figure, handles, width, look, ncols=len(handles), handlelength=None, title=below, title_fontsize=9)
     return figure
 
 
-def fewer_tasks(part: pd.DataFrame, basis: str) -> str:
+def _in_print(
+    part: pd.DataFrame,
+    styles: Mapping[str, Style],
+    method: str,
+    conditions: str,
+    named: Mapping[str, str],
+    entries: Mapping[str, str],
+    look: Look,
+) -> Figure:
+    """Draw one method, with one legend of bases and the caption as the figure's label."""
+    from matplotlib.lines import Line2D
+
+    key: dict[str, Any] = {"linestyle": "none", "markersize": 4}
+    handles = [
+        Line2D([], [], color=COLOURS[styles[name].colour], marker=styles[name].marker, label=entry, **key)
+        for name, entry in entries.items()
+    ]
+    families = sorted(unique(part, "family"), key=family_order)
+    width = look.width or 0.0
+    columns = grid_columns(len(families), look)
+    rows = -(-len(families) // columns)
+    room = panel_room(width, columns, labels=0.7)
+    height = print_height(rows, room * 1.3, legend_rows(handles, width, look))
+    figure = make_figure(width, height, look)
+    for axes, family in _draw_families(figure, part, styles, lambda basis, _: styles[basis].marker, columns, look):
+        if families.index(family) + columns >= len(families):
+            axes.set_xlabel("time per cell (s)", fontsize=look.label, labelpad=look.pads[1])
+        if len(families) > 1:
+            axes.set_title(family, fontsize=look.title, pad=look.pads[0])
+    _thin_out(figure.axes[0], _span(part)[1], room, height / rows - 0.4)
+    figure.supylabel("nodes to 80% faithfulness", fontsize=look.outer_label)
+    add_legend(figure, handles, width, look)
+    tasks = part.groupby(["task", "task_version"]).ngroups
+    over = f"medians over {tasks} tasks, whiskers over the middle half of the tasks"
+    over = over if tasks > 1 else f"task {unique(part, 'task')[0]}"
+    panels = f"famil{'y' if len(families) == 1 else 'ies'} {', '.join(families)}: {over}"
+    about = Description(f"Cost against sparsity under {method}", conditions, panels, named)
+    figure.set_label(cost_caption(about, _hardware(part)))
+    return figure
+
+
+def _hardware(part: pd.DataFrame) -> str:
+    """Return devices and threads in words."""
+    threads = unique(part, "threads")
+    return f"{', '.join(unique(part, 'device'))}, {', '.join(threads)} thread{'' if threads == ['1'] else 's'}"
+
+
+def _fewer_tasks(part: pd.DataFrame, basis: str) -> str:
     """Return " (2 of 9 tasks)" for a basis whose medians are over fewer tasks than there are, nothing for others."""
     own, every = (rows.groupby(["task", "task_version"]).ngroups for rows in (part[part["basis"] == basis], part))
     return f" ({own} of {every} tasks)" if own < every else ""
 
 
-def span_of(part: pd.DataFrame) -> tuple[float, float]:
+def _span(part: pd.DataFrame) -> tuple[float, float]:
     """Return the lowest and the largest number of nodes to show.
 
     Fractions of a node are rare: the stretch from 0 to 1 is shown only where a point needs it.
@@ -126,24 +183,32 @@ def span_of(part: pd.DataFrame) -> tuple[float, float]:
     return 0.0 if float(part["nodes_to_80"].min()) < 1 else 1.0, float(part["total_nodes"].max())
 
 
-def draw_points(
+def _draw_families(
+    figure: Figure, part: pd.DataFrame, styles: Mapping[str, Style], marker_of: Marker, columns: int, look: Look
+) -> Iterator[tuple[Axes, str]]:
+    """Draw the points of every family on a grid of so many columns; yield the axes with the family."""
+    families = sorted(unique(part, "family"), key=family_order)
+    rows = -(-len(families) // columns)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes in grid[len(families) :]:
+        axes.set_axis_off()
+    for index, (axes, family) in enumerate(zip(grid, families, strict=False)):
+        _draw_points(axes, part[part["family"] == family], styles, marker_of, _span(part), look)
+        set_frame(axes, look, bottom=index + columns >= len(families), left=index % columns == 0)
+        axes.grid(color=GRID, linewidth=look.grid)
+        axes.set_axisbelow(True)
+        yield axes, family
+
+
+def _draw_points(
     axes: Axes,
     rows: pd.DataFrame,
     styles: Mapping[str, Style],
-    marker_of: Callable[[str, str], str],
+    marker_of: Marker,
     span: tuple[float, float],
-    points: Points,
+    look: Look,
 ) -> None:
-    """Draw a point with whiskers per basis and method, on axes that it scales.
-
-    Args:
-        axes: where to draw.
-        rows: cells of one family.
-        styles: a style per basis, of which the colour is used.
-        marker_of: the marker of a basis under a method.
-        span: as `span_of` returns it.
-        points: how large.
-    """
+    """Draw a point with whiskers per basis and method, on axes that it scales."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     lowest, top = span
@@ -156,19 +221,19 @@ def draw_points(
         low, high = np.quantile(nodes, [0.25, 0.75], method="inverted_cdf")
         middle = np.median(nodes)
         quick, seconds, slow = np.quantile(cells["seconds"].astype(float), [0.25, 0.5, 0.75])
-        colour = styles[basis].colour
+        colour = COLOURS[styles[basis].colour]
         reached = bool(np.isfinite(middle))
         y = max(float(middle), 0.1) if reached else strip
-        axes.plot([quick, slow], [y, y], color=colour, linewidth=points.line, alpha=0.7)
+        axes.plot([quick, slow], [y, y], color=colour, linewidth=look.whisker, alpha=0.7)
         if reached:
             ends = [max(float(low), 0.1), min(float(high), strip)]
-            axes.plot([seconds] * 2, ends, color=colour, linewidth=points.line, alpha=0.7)
+            axes.plot([seconds] * 2, ends, color=colour, linewidth=look.whisker, alpha=0.7)
         axes.plot(
             [seconds],
             [y],
             color=colour,
             marker=marker_of(basis, method),
-            markersize=points.marker,
+            markersize=look.point,
             linestyle="none",
             markerfacecolor=colour if reached else "none",
         )
@@ -185,5 +250,45 @@ def draw_points(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_ylim(lowest, strip * 1.8)
-    axes.axhline(top * 1.35, color="#444444", linewidth=0.8, linestyle="--")
-    axes.set_axisbelow(True)
+    axes.axhline(top * 1.35, color=DARK, linewidth=0.8, linestyle="--")
+
+
+def _thin_out(axes: Axes, top: float, room: float, height: float) -> None:
+    """Label no more times and no more powers of ten than fit into a panel of that many inches."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
+    axes.xaxis.set_major_locator(FixedLocator(nice_times(*axes.get_xlim(), most=max(2, int(room / 0.3)))))
+    strip = top * 3
+    # A label needs a line of its own, also below that of the strip.
+    powers = [10**power for power in range(13) if 10**power * 8 <= strip]
+    step = next((s for s in (1, 2) if height / (len(powers) + 1) * s >= 0.13), 3)
+    axes.yaxis.set_major_locator(FixedLocator([0, *powers[::step], strip]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: ">N" if value == strip else short_number(value)))
+
+
+def nice_times(low: float, high: float, *, most: int) -> list[float]:
+    """Return round values between two times, at least two where there are, and at most so many.
+
+    Args:
+        low: lower end of a logarithmic axis.
+        high: upper end.
+        most: most values, at least 2.
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found: list[float] = []
+    for steps in (
+        (1.0,),
+        (1.0, 3.0),
+        (1.0, 2.0, 5.0),
+        (1.0, 1.5, 2.0, 3.0, 5.0, 7.0),
+        tuple(n / 10 for n in range(10, 100)),
+    ):
+        values = [
+            float(f"{step}e{power}") for power in powers for step in steps if low <= float(f"{step}e{power}") <= high
+        ]
+        if len(values) > most and len(found) >= 2:
+            return found
+        found = values[:: -(-len(values) // most)] if values else []
+        if len(found) >= 3:
+            return found
+    return found

@@ -1,119 +1,113 @@
-"""How pictures look: one colour per basis and method everywhere, axes with a place for size 0.
+"""How pictures look: one style per basis and method everywhere, axes with a place for size 0.
 
-Colours are Okabe and Ito's (safe for colour-blind readers); line style and marker differ too, so that print in grey
-stays readable. A basis and a method look the same in every picture.
+Bases and methods declare their styles (`basisbench.types.Style`); those that declare none get a free one, the same in
+every picture and page of the same results. Colours are Okabe and Ito's (safe for colour-blind readers); line style and
+marker differ too, so that print in grey stays readable.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from basisbench.results.conditions import basis_order, method_order
+from basisbench.plots.look import SCREEN, Look
+from basisbench.results.display import Display
+from basisbench.types import Colour, Line, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#7F7F7F"
+COLOURS: Mapping[Colour, str] = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "purple": "#CC79A7",
+    "grey": "#7F7F7F",
+}
+DARK, GRID = "#444444", "#dddddd"
 
-LineStyle: TypeAlias = "Literal['-'] | tuple[int, tuple[float, ...]]"
-DASHED: LineStyle = (0, (5.0, 1.6))
-DOTTED: LineStyle = (0, (1.2, 1.4))
-DASH_DOT: LineStyle = (0, (6.0, 1.4, 1.2, 1.4))
-LONG: LineStyle = (0, (9.0, 2.0))
-
-MAJOR_LENGTH = 3.5
-"""Length of a tick in points, matplotlib's own."""
+Dashes: TypeAlias = "str | tuple[int, tuple[float, ...]]"
+DASHES: Mapping[Line, Dashes] = {
+    "solid": "-",
+    "dashed": (0, (5.0, 1.6)),
+    "dotted": (0, (1.2, 1.4)),
+    "dash-dot": (0, (6.0, 1.4, 1.2, 1.4)),
+    "long-dash": (0, (9.0, 2.0)),
+}
+"""Lines as matplotlib breaks them, in multiples of their width."""
 
 WINDOW = (-0.25, 1.5)
-"""Range of faithfulness and completeness that pictures show; what lies outside is marked and told."""
+"""Range of faithfulness and completeness that pictures show; what lies outside is marked and named."""
 
-
-@dataclass(frozen=True)
-class Style:
-    """How one line is drawn.
-
-    Attributes:
-        colour: as hexadecimal RGB.
-        line: matplotlib line style.
-        marker: matplotlib marker.
-    """
-
-    colour: str
-    line: LineStyle
-    marker: str
-
-
-BASIS_STYLES: Mapping[str, Style] = {
-    "mlp_act": Style(BLUE, "-", "o"),
-    "mlp_out": Style(VERMILLION, DASHED, "s"),
-    "mlp_act_rotated": Style(GREY, DOTTED, "X"),
-    "sae_mlp_out": Style(GREEN, DASH_DOT, "D"),
-    "transcoder": Style(PURPLE, LONG, "^"),
-    "cross_layer_transcoder": Style(SKY, "-", "v"),
-    "resid": Style(BLACK, "-", "o"),
-    "sae_resid": Style(SKY, DASH_DOT, "D"),
-    "attn_out": Style(ORANGE, "-", "s"),
-    "sae_attn_out": Style(GREEN, LONG, "P"),
-}
-METHOD_STYLES: Mapping[str, Style] = {
-    "relp": Style(BLUE, "-", "o"),
-    "ig": Style(VERMILLION, DASHED, "s"),
-    "ig_inputs": Style(ORANGE, LONG, "v"),
-    "ixg": Style(GREEN, DASH_DOT, "D"),
-    "patching": Style(BLACK, "-", "P"),
-    "magnitude": Style(PURPLE, LONG, "^"),
-    "random": Style(GREY, DOTTED, "X"),
-}
-_LINES_AND_MARKERS: tuple[tuple[LineStyle, str], ...] = (
-    (DASHED, "v"),
-    (DASH_DOT, "P"),
-    (DOTTED, "<"),
-    ("-", ">"),
-    (LONG, "h"),
-    (DASHED, "p"),
-    (DOTTED, "*"),
+_LINES_AND_MARKERS: tuple[tuple[Line, str], ...] = (
+    ("dashed", "v"),
+    ("dash-dot", "P"),
+    ("dotted", "<"),
+    ("solid", ">"),
+    ("long-dash", "h"),
+    ("dashed", "p"),
+    ("dotted", "*"),
 )
-_COLOURS = (SKY, BLACK, ORANGE, BLUE, PURPLE)
+_FREE_COLOURS: tuple[Colour, ...] = ("sky", "black", "orange", "blue", "purple")
 # Seven and five have no common divisor: every pair occurs once, and the next style differs in line, marker and colour.
 _FREE = tuple(
-    Style(_COLOURS[index % 5], *_LINES_AND_MARKERS[index % 7])
-    for index in range(len(_COLOURS) * len(_LINES_AND_MARKERS))
+    Style(_FREE_COLOURS[index % 5], *_LINES_AND_MARKERS[index % 7])
+    for index in range(len(_FREE_COLOURS) * len(_LINES_AND_MARKERS))
 )
 
 
-def basis_styles(names: Sequence[str]) -> dict[str, Style]:
-    """Return a style for every basis, fixed for the built-in ones; call it with all bases of the results."""
-    return _assign(sorted(names, key=basis_order), BASIS_STYLES)
+def basis_styles(names: Sequence[str], display: Display) -> dict[str, Style]:
+    """Return a style for every basis, the declared one or a free one; call it with all bases of the results."""
+    return _assign(sorted(names, key=display.basis_order), display.basis_styles)
 
 
-def method_styles(names: Sequence[str]) -> dict[str, Style]:
-    """Return a style for every method, fixed for the built-in ones."""
-    return _assign(sorted(names, key=method_order), METHOD_STYLES)
+def method_styles(names: Sequence[str], display: Display) -> dict[str, Style]:
+    """Return a style for every method, the declared one or a free one."""
+    return _assign(sorted(names, key=display.method_order), display.method_styles)
 
 
-def set_size_axis(axes: Axes, largest: float, *, linear_below: float = 1.0) -> None:
+def _assign(names: Sequence[str], declared: Mapping[str, Style]) -> dict[str, Style]:
+    styles = {name: declared[name] for name in names if name in declared}
+    used = set(styles.values())
+    free = [style for style in _FREE if style not in used]
+    others = [name for name in names if name not in declared]
+    return styles | {name: free[index % len(free)] for index, name in enumerate(others)}
+
+
+def set_size_axis(axes: Axes, largest: float, *, linear_below: float = 1.0, room: float = math.inf) -> None:
     """Make x logarithmic from `linear_below` on and linear below it, with 0 on the axis.
 
     Args:
         axes: where to draw; axes that share their x-axis with it follow.
         largest: largest value to show.
         linear_below: 1 for nodes (the only whole number below is 0), 10 for bits.
+        room: inches for the labels; where all powers of ten would touch, every second or third has one.
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+    powers = _powers(largest, linear_below)
+    # The widest label, "100k", takes a quarter of an inch at 7 points.
+    step = next((s for s in (1, 2, 3) if room / (len(powers) + 1) * s >= 0.3), 4)
+    labelled = {0, *powers[step - 1 :: step]}
     axes.set_xscale("symlog", linthresh=linear_below, linscale=0.35)
-    axes.xaxis.set_major_locator(FixedLocator([0, *_powers(largest, linear_below)]))
+    axes.xaxis.set_major_locator(FixedLocator([0, *powers]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value) if value in labelled else ""))
     axes.set_xlim(-0.12 * linear_below, largest * 1.3)
 
 
 def draw_grid(
-    axes: Axes, largest: float, *, linear_below: float = 1.0, x_labels: bool = True, y_labels: bool = True
+    axes: Axes,
+    largest: float,
+    *,
+    linear_below: float = 1.0,
+    x_labels: bool = True,
+    y_labels: bool = True,
+    look: Look = SCREEN,
 ) -> None:
     """Draw the grid and the ticks in a few lines; matplotlib's own ticks stay where they carry labels.
 
@@ -126,12 +120,13 @@ def draw_grid(
         linear_below: as given to `set_size_axis`.
         x_labels: whether the x-axis carries labels.
         y_labels: whether the y-axis does.
+        look: of the picture.
     """
     from matplotlib.lines import Line2D
     from matplotlib.transforms import ScaledTranslation
 
     minor = [m * power for power in _powers(largest, linear_below) for m in (2, 5) if m * power <= largest * 1.3]
-    _mark(axes, "x", minor, 2.0, 0.6)
+    _mark(axes, "x", minor, look.minor_tick)
     for name, axis, labels in (("x", axes.xaxis, x_labels), ("y", axes.yaxis, y_labels)):
         places = [float(place) for place in axis.get_ticklocs()]
         broken = [value for place in places for value in (place, place, math.nan)]
@@ -140,18 +135,19 @@ def draw_grid(
             line = Line2D(broken, across, transform=axes.get_xaxis_transform())
         else:
             line = Line2D(across, broken, transform=axes.get_yaxis_transform())
-        line.set(color="#dddddd", linewidth=0.6, zorder=0.5, in_layout=False)
+        line.set(color=GRID, linewidth=look.grid, zorder=0.5, in_layout=False)
         axes.add_line(line)
         axis.set_visible(labels)
         if not labels:
-            _mark(axes, name, places, MAJOR_LENGTH, 0.8)
+            _mark(axes, name, places, look.tick)
     # An axis that is not visible leaves no room for its ticks when panels are laid out: keep it free.
-    aside = ScaledTranslation(-MAJOR_LENGTH / 72, -MAJOR_LENGTH / 72, axes.figure.dpi_scale_trans)
+    outside = -look.tick[0] / 72
+    aside = ScaledTranslation(outside, outside, axes.figure.dpi_scale_trans)
     axes.add_line(Line2D([0, 1], [0, 1], transform=axes.transAxes + aside, linestyle="none", clip_on=False))
 
 
-def _mark(axes: Axes, name: str, places: Sequence[float], length: float, width: float) -> None:
-    """Draw ticks of an axis as the markers of one line; length and width in points."""
+def _mark(axes: Axes, name: str, places: Sequence[float], size: tuple[float, float]) -> None:
+    """Draw ticks of an axis, of a length and a width in points, as the markers of one line."""
     from matplotlib.lines import Line2D
 
     edge = [0.0] * len(places)
@@ -159,7 +155,7 @@ def _mark(axes: Axes, name: str, places: Sequence[float], length: float, width: 
         line = Line2D(places, edge, transform=axes.get_xaxis_transform(), marker=3)  # matplotlib.markers.TICKDOWN
     else:
         line = Line2D(edge, places, transform=axes.get_yaxis_transform(), marker=0)  # TICKLEFT
-    line.set(color="black", linestyle="none", markersize=length, markeredgewidth=width)
+    line.set(color="black", linestyle="none", markersize=size[0], markeredgewidth=size[1])
     line.set(clip_on=False, zorder=0.5, in_layout=False)
     axes.add_line(line)
 
@@ -175,11 +171,3 @@ def short_number(value: float) -> str:
         if value >= bound:
             return f"{value / bound:g}{letter}"
     return f"{value:g}"
-
-
-def _assign(names: Sequence[str], fixed: Mapping[str, Style]) -> dict[str, Style]:
-    styles = {name: fixed[name] for name in names if name in fixed}
-    used = set(styles.values())
-    free = [style for style in _FREE if style not in used]
-    others = [name for name in names if name not in fixed]
-    return styles | {name: free[index % len(free)] for index, name in enumerate(others)}

@@ -1,8 +1,27 @@
-"""How wide text is before it is drawn, so that legends and titles fit a figure of fixed width."""
+"""Words of pictures: what a picture says of itself, how wide text is before it is drawn, and text in LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a picture says of itself: around the panels on the screen, in a caption in print.
+
+    Attributes:
+        heading: what is drawn.
+        conditions: what the panels have in common.
+        panels: what tells the panels apart, for a caption.
+        labels: label by name of the bases that the picture names.
+    """
+
+    heading: str
+    conditions: str
+    panels: str
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def plain(text: str) -> str:
@@ -46,16 +65,27 @@ def fitted(text: str, size: float, width: float) -> str:
     """Shorten a line of text in its middle until it fits.
 
     Args:
-        text: one line.
+        text: one line, without mathematics.
         size: of the font, in points.
         width: what there is, in inches.
     """
     kept = len(text)
     short = text
-    while text_width(short, size) > width and kept > 3:
+    while text_width(plain(short), size) > width and kept > 3:
         kept -= 1
         short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
     return short
+
+
+def wrapped(text: str, width: float) -> list[str]:
+    """Wrap a line of a title to a figure's width in inches, between its pieces where it has any."""
+    bound = text.replace(" ", "\u00a0").replace(",\u00a0", ", ").replace(".\u00a0", ". ") if ", " in text else text
+    return [line.replace("\u00a0", " ") for line in textwrap.wrap(bound, int(width * 12))]
+
+
+def name_lines(notes: Sequence[str], width: float) -> list[str]:
+    """Return a line per note on a name, broken anywhere where it is longer than a figure of that width in inches."""
+    return [line for text in notes for line in textwrap.wrap(text, int(width * 14), break_on_hyphens=False)]
 
 
 _SPECIAL = {

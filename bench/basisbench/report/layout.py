@@ -1,10 +1,10 @@
 """From records to what the page shows: a row per cell, and its curve.
 
 1. Lay all cells out with `summarise` and `frame_of`, in the order of tables, runs that are no submissions first.
-2. Tell apart what must not be mixed: a number per setting, a label per task (with its version, and its data where one
-   version was tokenised in several ways), a label per basis (with the submission's name where the same basis occurs in
-   several folders).
-3. Mark the best row of every setting, task, family and method.
+2. Tell apart what must not be mixed: a number per set of conditions (the page calls it a setting), a label per task
+   (with its version, and its data where one version was tokenised in several ways), a label per basis (with the
+   submission's name where the same basis occurs in several folders).
+3. Mark the best row of every method, task and family under the same conditions.
 
 Columns of text are coded: each distinct text once, then an index per row.
 """
@@ -18,13 +18,15 @@ from typing import TypeAlias
 import pandas as pd
 
 from basisbench.plots.cost import METHOD_MARKERS
-from basisbench.plots.style import DASH_DOT, DASHED, DOTTED, LONG, WINDOW, Style, basis_styles, method_styles
+from basisbench.plots.style import COLOURS, WINDOW, basis_styles, method_styles
 from basisbench.report.detail import cell_detail
 from basisbench.report.sources import Cell, Source
 from basisbench.results.compare import mark_best
-from basisbench.results.conditions import basis_order, family_order, method_order, setting_parts, unique
+from basisbench.results.conditions import split_conditions
+from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.metrics import METRICS, not_reached_bound
+from basisbench.types import Line, Style
 
 SHOWN = (
     "nodes_to_80",
@@ -48,12 +50,12 @@ PLACE = ("setting", "task_label", "family")
 
 CELLS_PER_FILE = 20
 
-_DASHES: Mapping[object, str] = {
-    "-": "solid",
-    DASHED: "9px,3px",
-    DOTTED: "2px,3px",
-    DASH_DOT: "11px,3px,2px,3px",
-    LONG: "16px,4px",
+_DASHES: Mapping[Line, str] = {
+    "solid": "solid",
+    "dashed": "9px,3px",
+    "dotted": "2px,3px",
+    "dash-dot": "11px,3px,2px,3px",
+    "long-dash": "16px,4px",
 }
 _SYMBOLS: Mapping[str, str] = {
     "o": "circle",
@@ -88,11 +90,11 @@ class Layout:
     details: tuple[Json, ...]
 
 
-def lay_out(sources: Sequence[Source]) -> Layout:
-    """Lay the records of results folders out for the page."""
+def lay_out(sources: Sequence[Source], display: Display) -> Layout:
+    """Lay the records of results folders out for the page, in the order that bases and methods declare."""
     cells = sorted(
         ((cell, number) for number, source in enumerate(sources) for cell in source.cells),
-        key=lambda item: (_table_order(item[0]), item[1]),
+        key=lambda item: (_table_order(item[0], display), item[1]),
     )
     table = _table(cells, sources)
     places = table.groupby(list(PLACE), sort=True).ngroup()
@@ -100,7 +102,7 @@ def lay_out(sources: Sequence[Source]) -> Layout:
     keys = [str(key) for key in table["key"]]
     details = [cell_detail(cell, sources[number]) for cell, number in cells]
     return Layout(
-        catalogue=_catalogue(table, sources),
+        catalogue=_catalogue(table, sources, display),
         curves=tuple(_curves([cell for cell, _ in cells], places.tolist(), keys)),
         details=tuple(
             dict(zip(keys[start : start + CELLS_PER_FILE], details[start : start + CELLS_PER_FILE], strict=True))
@@ -109,13 +111,13 @@ def lay_out(sources: Sequence[Source]) -> Layout:
     )
 
 
-def _table_order(cell: Cell) -> tuple[object, ...]:
+def _table_order(cell: Cell, display: Display) -> tuple[object, ...]:
     """Put the bases that compete, under one method, next to each other."""
     asked = cell.record.cell
     return (
         *(asked.model, asked.ablation, asked.error_policy, asked.granularity, asked.seed),
         *(family_order(asked.family), asked.task, asked.task_version),
-        *(method_order(asked.method), basis_order(asked.basis), cell.record.id),
+        *(display.method_order(asked.method), display.basis_order(asked.basis), cell.record.id),
     )
 
 
@@ -126,7 +128,7 @@ def _table(cells: Sequence[tuple[Cell, int]], sources: Sequence[Source]) -> pd.D
     table["source"] = [sources[number].name for _, number in cells]
     table["status"] = [sources[number].status for _, number in cells]
     titles = []
-    for number, (title, part) in enumerate(setting_parts(table)):
+    for number, (title, part) in enumerate(split_conditions(table, repeated=True)):
         table.loc[part.index, "setting"] = number
         titles.append(title)
     table["setting"] = table["setting"].astype(int)
@@ -174,15 +176,15 @@ def _distinct(ids: Sequence[str]) -> list[str]:
     return keys
 
 
-def _catalogue(table: pd.DataFrame, sources: Sequence[Source]) -> Json:
+def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display) -> Json:
     best = mark_best(table, [*PLACE, "method"])
     columns: Json = {name: _column(table[name]) for name in table.columns}
     columns["best"] = [
         sum(1 << bit for bit, won in enumerate(row) if won)
         for row in best[[f"{name}_best" for name in SHOWN]].itertuples(index=False)
     ]
-    bases = basis_styles(unique(table, "basis"))
-    methods = method_styles(unique(table, "method"))
+    bases = basis_styles(unique(table, "basis"), display)
+    methods = method_styles(unique(table, "method"), display)
     return {
         "count": len(table),
         "columns": columns,
@@ -193,14 +195,14 @@ def _catalogue(table: pd.DataFrame, sources: Sequence[Source]) -> Json:
             for name, metric in METRICS.items()
         },
         "settings": table.attrs["settings"],
-        "bases": [{"name": name, **_style(bases[name])} for name in sorted(bases, key=basis_order)],
+        "bases": [{"name": name, **_style(bases[name])} for name in sorted(bases, key=display.basis_order)],
         "methods": [
             {
                 "name": name,
                 **_style(methods[name]),
                 "costSymbol": _SYMBOLS[METHOD_MARKERS[index % len(METHOD_MARKERS)]],
             }
-            for index, name in enumerate(sorted(methods, key=method_order))
+            for index, name in enumerate(sorted(methods, key=display.method_order))
         ],
         "families": sorted(unique(table, "family"), key=family_order),
         "window": WINDOW,
@@ -225,7 +227,7 @@ def _shorten(value: float) -> float:
 
 
 def _style(style: Style) -> Json:
-    return {"colour": style.colour, "dash": _DASHES[style.line], "symbol": _SYMBOLS[style.marker]}
+    return {"colour": COLOURS[style.colour], "dash": _DASHES[style.line], "symbol": _SYMBOLS[style.marker]}
 
 
 def _source(source: Source) -> Json:

@@ -73,7 +73,7 @@ def write_sources(sources: Sequence[Source], out: str | os.PathLike[str], *, reg
 
 def _contents(sources: Sequence[Source], registry: Registry) -> dict[str, bytes]:
     """Return every file of the page by its path."""
-    layout = lay_out(sources)
+    layout = lay_out(sources, registry.display())
     records = [cell.record for source in sources for cell in source.cells]
     package = files("basisbench") / "report" / "page"
     contents = {name: (package / name).read_bytes() for name in (*SCRIPTS, *STYLES)}

@@ -4,7 +4,7 @@
    (weights, task version, ablation, error policy, granularity, seed, pairs) never meet.
 2. `render_text` prints medians over tasks, then every task under one method, within a screen's width.
 3. `render_markdown` gives everything with intervals; `write_csv` gives every column.
-4. Long names of bases are shortened in tables (`basisbench.results.labels`) and told below them; the CSV has them in full.
+4. Long names of bases are shortened in tables (`basisbench.results.labels`), and stand in full below and in the CSV.
 
 A target that a curve does not reach is written ">N", N being all nodes of the basis: censored, not missing.
 """
@@ -19,7 +19,8 @@ import pandas as pd
 
 from basisbench.errors import RecordError
 from basisbench.results.bootstrap import Estimate
-from basisbench.results.conditions import SETTING, default_method, family_order, split_settings, unique
+from basisbench.results.conditions import CONDITIONS, split_conditions
+from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import normalised
 from basisbench.results.labels import label_notes, short_labels
 from basisbench.results.metrics import METRICS, STATISTICS
@@ -27,7 +28,10 @@ from basisbench.results.metrics import paired_difference as paired_difference_of
 from basisbench.results.record import Record, write_whole
 from basisbench.results.tables import detail_table, full_table, headline_tables, markdown_lines, plain_text
 
-BEST_WITHIN = (*SETTING, "task", "task_version", "family", "method")
+BY_NAME = Display()
+"""The order of names, where none is declared."""
+
+BEST_WITHIN = (*CONDITIONS, "task", "task_version", "family", "method")
 
 
 def paired_difference(a: Record, b: Record, statistic: str) -> Estimate:
@@ -55,7 +59,7 @@ def paired_difference(a: Record, b: Record, statistic: str) -> Estimate:
 
 
 def compare_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """Mark the best basis of every (setting, task, family, method) in each metric of `metrics.METRICS`.
+    """Mark the best basis of a method, task and family under the same conditions in each metric of `metrics.METRICS`.
 
     Args:
         summary: what `summarise` returned.
@@ -67,7 +71,7 @@ def compare_table(summary: pd.DataFrame) -> pd.DataFrame:
     Raises:
         RecordError: two cells would stand for the same row of a table.
     """
-    split_settings(summary)
+    split_conditions(summary)
     return mark_best(summary, BEST_WITHIN)
 
 
@@ -86,22 +90,23 @@ def mark_best(summary: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def render_text(summary: pd.DataFrame, *, method: str | None = None) -> str:
+def render_text(summary: pd.DataFrame, display: Display = BY_NAME, *, method: str | None = None) -> str:
     """Render the comparison for a terminal: medians over tasks for all methods, then each task under one method.
 
     Args:
         summary: what `summarise` returned.
-        method: method of the second table; by default relp where it is there.
+        display: order of bases and methods.
+        method: method of the second table; by default the first in order.
     """
     blocks: list[str] = []
-    for title, whole in split_settings(compare_table(summary)):
+    for title, whole in split_conditions(compare_table(summary)):
         part, short = _with_labels(whole)
-        chosen = method or default_method(part)
+        chosen = method or display.first_method(part)
         blocks.append(title)
-        blocks += [plain_text(table) for table in headline_tables(part)]
+        blocks += [plain_text(table) for table in headline_tables(part, display)]
         shown = part[part["method"] == chosen]
         if len(shown):
-            blocks.append(plain_text(detail_table(shown, f"Each task under {chosen}")))
+            blocks.append(plain_text(detail_table(shown, f"Each task under {chosen}", display)))
         if short:
             blocks.append("\n".join(["Short names of bases:", *(f"  {line}" for line in short)]))
     notes = (
@@ -114,19 +119,24 @@ def render_text(summary: pd.DataFrame, *, method: str | None = None) -> str:
     return "\n\n".join([*blocks, notes]) + "\n"
 
 
-def render_markdown(summary: pd.DataFrame) -> str:
-    """Render the full comparison as Markdown: medians, then a table per task and family, methods below each other."""
+def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
+    """Render the full comparison as Markdown: medians, then a table per task and family, methods below each other.
+
+    Args:
+        summary: what `summarise` returned.
+        display: order of bases and methods.
+    """
     lines = ["# Comparison of bases", ""]
-    for title, whole in split_settings(compare_table(summary)):
+    for title, whole in split_conditions(compare_table(summary)):
         part, short = _with_labels(whole)
         lines += [f"## {title}", ""]
-        for table in headline_tables(part):
+        for table in headline_tables(part, display):
             lines += [f"### {table.title}", "", *markdown_lines(table), ""]
         groups = sorted(
             part.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
         )
         for (task, version, family), group in groups:
-            table = full_table(group, f"{task} (version {version}), family {family}")
+            table = full_table(group, f"{task} (version {version}), family {family}", display)
             lines += [f"### {table.title}", "", *markdown_lines(table), ""]
         if short:
             lines += ["### Short names of bases", "", *(f"- `{line}`" for line in short), ""]
@@ -142,22 +152,31 @@ def render_markdown(summary: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_csv(summary: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_csv(summary: pd.DataFrame, path: str | os.PathLike[str], display: Display = BY_NAME) -> None:
     """Write every column of the comparison, best marks included; "not reached" is written as inf.
 
     Args:
         summary: what `summarise` returned.
         path: the file; its folder is made when it is missing.
+        display: order of bases and methods.
 
     Raises:
         RecordError: the folder cannot be written.
     """
-    write_whole(path, csv_text(summary))
+    write_whole(path, csv_text(summary, display))
 
 
-def csv_text(summary: pd.DataFrame) -> str:
-    """Return every column of the comparison as CSV, best marks included; "not reached" is written as inf."""
-    text: str = compare_table(summary).to_csv(index=False, na_rep="nan", float_format="%.6g")
+def csv_text(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
+    """Return every column of the comparison as CSV, best marks included; "not reached" is written as inf.
+
+    Args:
+        summary: what `summarise` returned.
+        display: order of bases and methods.
+    """
+    names = ["model", "family", "task", "task_version", "basis", "method", "cell_id"]
+    sort_key = {"basis": display.basis_order, "method": display.method_order}
+    ordered = compare_table(summary).sort_values(names, key=lambda column: column.map(sort_key.get(column.name, str)))
+    text: str = ordered.to_csv(index=False, na_rep="nan", float_format="%.6g")
     return text
 
 

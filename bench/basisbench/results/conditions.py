@@ -1,7 +1,7 @@
-"""Which cells may stand side by side, in which order, and under which title.
+"""Which cells may stand side by side, and under which title.
 
 1. Two cells are comparable when they agree in everything but task, basis and method. The columns that must agree are
-   `SETTING`; tables and pictures are made per setting, and their titles state it.
+   `CONDITIONS`; tables and pictures are made for one set of conditions, and their titles state it.
 2. One of them, the layers that bases are compared on, belongs to a family: a run may restrict one family and not
    another. As bases are compared inside a family only, families of different layers share tables and pictures, whose
    titles name the layers of each; two sets of layers for one family never do.
@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from basisbench.errors import RecordError
-from basisbench.types import FAMILIES
+from basisbench.results.display import family_order, unique
 
-SETTING = (
+CONDITIONS = (
     "model",
     "model_hash",
     "basisbench",
@@ -36,71 +36,23 @@ SETTING = (
 ALL_LAYERS = "all"
 """What the column `layers` says where a family is not restricted."""
 
-NEURONS_FIRST = ("mlp_act", "mlp_out", "resid", "attn_out", "mlp_act_rotated")
-"""Raw neurons lead every table and legend, then their control; other bases follow in alphabetical order."""
 
-METHOD_ORDER = ("relp", "ig", "ig_inputs", "ixg", "patching", "magnitude", "random")
-"""Order of the built-in methods in tables and legends; others follow in alphabetical order."""
-
-
-def basis_order(name: str) -> tuple[int, str]:
-    """Return the sort key of a basis: raw neurons first, then the rotated control, then the rest by name."""
-    bare = name.split(" ")[0]
-    if bare in NEURONS_FIRST:
-        return (NEURONS_FIRST.index(bare), name)
-    return (-1 if bare.startswith("neurons") else len(NEURONS_FIRST), name)
-
-
-def family_order(name: str) -> int:
-    """Return the sort key of a site family."""
-    families: tuple[str, ...] = FAMILIES
-    return families.index(name) if name in families else len(families)
-
-
-def method_order(name: str) -> tuple[int, str]:
-    """Return the sort key of a method."""
-    return (METHOD_ORDER.index(name) if name in METHOD_ORDER else len(METHOD_ORDER), name)
-
-
-def default_method(frame: pd.DataFrame) -> str:
-    """Return the method that pictures and details show when none is asked for: relp, else the first in order."""
-    return min(unique(frame, "method"), key=method_order)
-
-
-def unique(frame: pd.DataFrame, column: str) -> list[str]:
-    """Return the distinct values of a column as text, in order of appearance."""
-    return [str(value) for value in frame[column].drop_duplicates()]
-
-
-def split_settings(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Split a frame of results into comparable parts, each with a title that states its setting.
+def split_conditions(frame: pd.DataFrame, *, repeated: bool = False) -> list[tuple[str, pd.DataFrame]]:
+    """Split a frame of results into comparable parts, each with a title that states its conditions.
 
     Args:
         frame: what `load_results` or `summarise` returned.
+        repeated: whether cells may agree in task, basis and method too, because they are told apart in another way.
 
     Returns:
-        (title, part) for each setting; titles differ from each other, and name the version of BasisBench where there
-        is more than one.
+        (title, part) for each set of conditions; titles differ from each other, and name the version of BasisBench
+        where there is more than one.
 
     Raises:
-        RecordError: two cells of one setting agree in task, basis and method too, so that a picture would mix them.
+        RecordError: two cells under the same conditions agree in task, basis and method too, so that a picture would
+            mix them.
     """
-    parts = setting_parts(frame)
-    for _, part in parts:
-        _refuse_mixtures(part)
-    return parts
-
-
-def setting_parts(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Do the same where cells that agree in task, basis and method are told apart in another way.
-
-    Args:
-        frame: what `load_results` or `summarise` returned.
-
-    Returns:
-        (title, part) for each setting; titles differ from each other.
-    """
-    shared = [name for name in SETTING if name != "layers"]
+    shared = [name for name in CONDITIONS if name != "layers"]
     parts: list[pd.DataFrame] = []
     layers: list[list[str]] = []
     for _, whole in frame.groupby(shared, sort=True):
@@ -110,6 +62,8 @@ def setting_parts(frame: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     titles = [_title(part, named, in_full=False) for part, named in zip(parts, layers, strict=True)]
     if len(set(titles)) < len(titles) or frame["basisbench"].nunique() > 1:
         titles = [_title(part, named, in_full=True) for part, named in zip(parts, layers, strict=True)]
+    for part in parts if not repeated else ():
+        _refuse_mixtures(part)
     return list(zip(titles, parts, strict=True))
 
 

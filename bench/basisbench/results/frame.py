@@ -21,7 +21,7 @@ import pandas as pd
 
 from basisbench.errors import RecordError
 from basisbench.results.bootstrap import interval_ends
-from basisbench.results.conditions import basis_order, layers_text, method_order
+from basisbench.results.conditions import layers_text
 from basisbench.results.metrics import STATISTICS, CurveValues, Normalised, circuit_bits, estimate, normalise
 from basisbench.results.record import Record, read_record
 from basisbench.results.store import RECORDS_FOLDER, hint_of_local, is_local
@@ -38,9 +38,8 @@ def read_results(paths: PathLike | Sequence[PathLike]) -> list[Record]:
             or a tree with such folders somewhere below.
 
     Returns:
-        Records in a stable order: by model, family, task, basis (neurons first), method, then id. Where one basis
-        name stands for different trained weights on one model, the weights' hash is added to the name in
-        `basis_labels`.
+        Records in a stable order: by model, family, task, basis, method, all by name, then id. Where one basis name
+        stands for different trained weights on one model, the weights' hash is added to the name in `basis_labels`.
 
     Raises:
         RecordError: a path holds no record, or a record is malformed; the message names file and field.
@@ -301,17 +300,9 @@ def record_files(path: Path) -> list[Path]:
 
 
 def record_order(record: Record) -> tuple[object, ...]:
-    """Return the sort key of a record: model, family, task, basis (neurons first), method, id."""
+    """Return the sort key of a record: model, family, task, basis, method, all by name, then id."""
     cell = record.cell
-    return (
-        cell.model,
-        cell.family,
-        cell.task,
-        cell.task_version,
-        basis_order(cell.basis),
-        method_order(cell.method),
-        record.id,
-    )
+    return (cell.model, cell.family, cell.task, cell.task_version, cell.basis, cell.method, record.id)
 
 
 def _repeat(value: Column | np.ndarray, count: int) -> np.ndarray:

@@ -1,16 +1,15 @@
 """Short labels for long basis names, so that tables and legends stay readable.
 
-A published dictionary is named by where it lies: `sae:RELEASE:PATTERN`, `sae:/path/of/a/folder`, `clt:ORG/NAME`. What
-such names share says nothing beside each other. Each name gets the first of these that fits and that no other has:
+A published dictionary is named by where it lies: `KIND:RELEASE:PATTERN`, `KIND:/path/of/a/folder`, `KIND:ORG/NAME`.
+What such names share says nothing beside each other. Each name gets the first of these that fits and that no other has:
 
 1. the name itself, where it is short and no path;
 2. the kind and the name without its folders, its organisation or its pattern;
 3. the kind and those words of the name that its likes do not all have;
-4. the kind and those words that none of its likes has;
-5. one of these, or the name, with an ellipsis in its middle;
-6. its beginning and a hash of all of it.
+4. the name with an ellipsis in its middle;
+5. its beginning and a hash of all of it.
 
-A label stands for a name in one table or picture; the full name is told below it, and stays in the CSV.
+A label stands for a name in one table or picture; the full name stands below it, and in the CSV.
 """
 
 from __future__ import annotations
@@ -40,29 +39,21 @@ def short_labels(names: Iterable[str], limit: int = LABEL_LENGTH) -> dict[str, s
     if limit < 12:
         raise ValueError(f"a label needs at least 12 characters, found a limit of {limit}")
     left = sorted(set(names))
-    labels: dict[str, str] = {}
-    telling, own = _telling_words(left)
+    words = _telling_words(left)
     candidates: tuple[Callable[[str], str], ...] = (
         lambda name: name if "/" not in name else "",
         _without_folders,
-        lambda name: telling[name],
-        lambda name: own[name],
-        lambda name: _elided(telling[name] or name, limit),
+        lambda name: words[name],
         lambda name: _elided(name, limit),
         lambda name: f"{name[: limit - 9]}~{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}",
     )
+    labels: dict[str, str] = {}
     for candidate in candidates:
         found = {name: candidate(name) for name in left}
         taken = Counter([*labels.values(), *found.values()])
         labels |= {name: text for name, text in found.items() if 0 < len(text) <= limit and taken[text] == 1}
         left = [name for name in left if name not in labels]
-    # Hashes of eight digits that agree, or a name made to look like one: count.
-    used = set(labels.values())
-    for name in left:
-        number = next(n for n in range(1, len(labels) + len(left) + 2) if f"basis #{n}" not in used)
-        labels[name] = f"basis #{number}"
-        used.add(labels[name])
-    return labels
+    return labels | {name: name for name in left}  # two hashes agree, or a name was made to look like one
 
 
 def label_notes(labels: Mapping[str, str]) -> list[str]:
@@ -71,7 +62,7 @@ def label_notes(labels: Mapping[str, str]) -> list[str]:
 
 
 def _kind(name: str) -> tuple[str, str]:
-    """Split "sae:rest" into "sae:" and the rest; a name without a kind has an empty one."""
+    """Split "kind:rest" into "kind:" and the rest; a name without a kind has an empty one."""
     kind, colon, rest = name.partition(":")
     return (kind + colon, rest) if colon and "/" not in kind else ("", name)
 
@@ -83,25 +74,20 @@ def _without_folders(name: str) -> str:
     return kind + short if short else ""
 
 
-def _telling_words(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return each name's kind with the words that not all names of its form have, and with those that no other has.
-
-    Where a name has no such words the text is empty.
-    """
+def _telling_words(names: Iterable[str]) -> dict[str, str]:
+    """Return each name's kind with the words that not all names of its form have; "" where there are none."""
     alike: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for name in names:
         kind, rest = _kind(name)
         alike[kind, ":" in rest].append(name)
     telling: dict[str, str] = {}
-    own: dict[str, str] = {}
     for (kind, _), group in alike.items():
         words = {name: re.findall(r"[^\s:/@_-]+", _kind(name)[1]) for name in group}
         owners = Counter(word for found in words.values() for word in set(found))
         for name, found in words.items():
-            for texts, most in ((telling, len(group) - 1), (own, 1)):
-                text = "-".join(word for word in found if owners[word] <= most)
-                texts[name] = kind + text if text else ""
-    return telling, own
+            text = "-".join(word for word in found if owners[word] < len(group))
+            telling[name] = kind + text if text else ""
+    return telling
 
 
 def _elided(text: str, limit: int) -> str:

@@ -15,10 +15,10 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
 
@@ -44,7 +44,7 @@ from basisbench.version import __version__
 
 SCHEMA_VERSION: Literal[1] = 1
 _ID_SCHEME = 1
-"""Part of what an id hashes. It stays when the schema gets a new version, so that upgraded records keep their ids."""
+"""Part of what an id hashes. It stays when the schema gets a new version, so that older records keep theirs."""
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -256,13 +256,13 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
 
 
 def read_record(path: str | os.PathLike[str]) -> Record:
-    """Read and check one record; one of an earlier schema is upgraded (`basisbench.results.upgrade`).
+    """Read and check one record.
 
     Args:
         path: a JSON file that `write_record` wrote.
 
     Raises:
-        RecordError: the file cannot be read, is not JSON (line and column are told), or a field is wrong.
+        RecordError: the file cannot be read, is not JSON (at a line and column), or a field is wrong.
     """
     path = Path(path)
     try:
@@ -281,13 +281,9 @@ def parse_record(data: bytes) -> Record:
         RecordError: it is not JSON, a field is wrong, or it is of a later schema. The message begins with the field.
     """
     try:
-        try:
-            record = Record.model_validate_json(data, strict=True)
-        except ValidationError:
-            if (text := upgraded_text(data, SCHEMA_VERSION)) is None:
-                raise
-            record = Record.model_validate_json(text, strict=True)
+        record = Record.model_validate_json(data, strict=True)
     except ValidationError as error:
+        _refuse_later_schema(data)  # a file of an earlier schema is brought into the present one here, and read again
         raise RecordError(describe_problem(error)) from error
     # Their defaults are for records that are made here and now.
     for name in ("basisbench", "created"):
@@ -339,70 +335,16 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         raise RecordError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-Content: TypeAlias = "Mapping[str, Any]"
-
-
-Upgrade: TypeAlias = "Callable[[Content], Content]"
-
-
-UPGRADES: dict[int, Upgrade] = {}
-"""Version n of the record's schema to the function that turns such content into version n + 1."""
-
-
-def upgraded(content: Content, current: int, upgrades: Mapping[int, Upgrade] | None = None) -> Content:
-    """Turn the content of a file into the present schema.
-
-    Args:
-        content: what the file holds.
-        current: the present version.
-        upgrades: functions by version; by default those of the record.
-
-    Returns:
-        Content of the present version; the content itself where it has that version, or none that we know.
-
-    Raises:
-        RecordError: the content is of a later version, or not what its version calls for.
-    """
-    upgrades = UPGRADES if upgrades is None else upgrades
-    version = content.get("schema_version")
-    if type(version) is not int:  # true is an instance of int too
-        return content
-    if version > current:
-        found = str(version) if version < 10**9 else "a huge number"
-        raise RecordError(
-            f"schema_version: found {found}, but BasisBench {__version__} knows versions up to {current}; "
-            "upgrade BasisBench to read it"
-        )
-    while version < current and version in upgrades:
-        try:
-            content = {**upgrades[version](content), "schema_version": version + 1}
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise RecordError(
-                f"schema_version: is {version}, but the file is not what that version calls for: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        version += 1
-    return content
-
-
-def upgraded_text(data: bytes, current: int) -> bytes | None:
-    """Turn the text of a file into the present schema, where it is of another one.
-
-    Args:
-        data: what the file holds; it need not be JSON.
-        current: the present version.
-
-    Returns:
-        JSON of the present version; None where there is nothing to upgrade.
-
-    Raises:
-        RecordError: as `upgraded`.
-    """
+def _refuse_later_schema(data: bytes) -> None:
+    """Refuse a file of a later schema with advice; say nothing of a file that has other faults."""
     try:
         content = json.loads(data)
-    except (ValueError, RecursionError):  # told better by the parser that reads records
-        return None
-    if not isinstance(content, dict):
-        return None
-    new = upgraded(content, current)
-    return None if new is content else json.dumps(new).encode()
+    except (ValueError, RecursionError):  # the parser that reads records says better what is wrong
+        return
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if type(version) is int and version > SCHEMA_VERSION:  # true is an instance of int too
+        found = str(version) if version < 10**9 else "a huge number"
+        raise RecordError(
+            f"schema_version: found {found}, but BasisBench {__version__} knows versions up to {SCHEMA_VERSION}; "
+            "upgrade BasisBench to read it"
+        )

@@ -116,7 +116,7 @@ def describe_problem(error: ValidationError) -> str:
     """Say in one line which field is wrong, what was expected and what was found.
 
     Args:
-        error: what pydantic raised; its first problem is told, the others are counted.
+        error: what pydantic raised; its first problem is described, the others are counted.
 
     Returns:
         For example ``curve.circuit[3][17]: input should be a finite number, found nan``.

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from basisbench.results.conditions import basis_order, family_order, method_order, unique
+from basisbench.results.display import Display, family_order, unique
 from basisbench.results.metrics import METRICS, STATISTICS, not_reached_bound
 
 DETAILS = {
@@ -51,7 +51,7 @@ class Table:
     """A titled table of entries.
 
     Attributes:
-        title: what is compared and under which setting.
+        title: what is compared and under which conditions.
         header: column headings.
         rows: entries, one per heading.
     """
@@ -61,21 +61,22 @@ class Table:
     rows: tuple[tuple[Entry, ...], ...]
 
 
-def headline_tables(part: pd.DataFrame) -> list[Table]:
-    """Return medians over tasks of one setting: family and basis down, methods across.
+def headline_tables(part: pd.DataFrame, display: Display) -> list[Table]:
+    """Return medians over tasks under one set of conditions: family and basis down, methods across.
 
     Args:
-        part: rows of one setting.
+        part: rows of one set of conditions.
+        display: order of bases and methods.
 
     Returns:
         Tables of nodes to 80%, bits to 80%, and log-area of faithfulness with seconds.
     """
     count = part.groupby(["task", "task_version"]).ngroups
     over = f"median over {count} tasks" if count > 1 else f"task {part['task'].iloc[0]}"
-    methods = sorted(unique(part, "method"), key=method_order)
+    methods = sorted(unique(part, "method"), key=display.method_order)
     rows = sorted(
         {(str(family), str(basis)) for family, basis in zip(part["family"], part["basis"], strict=True)},
-        key=lambda row: (family_order(row[0]), basis_order(row[1])),
+        key=lambda row: (family_order(row[0]), display.basis_order(row[1])),
     )
     shown = (
         (("nodes_to_80",), f"Nodes to 80% faithfulness, {over}"),
@@ -172,15 +173,16 @@ def _estimate_text(row: pd.Series, name: str, *, interval: bool) -> str:
     return f"{text} [{low_text}, {high_text}]"
 
 
-def detail_table(part: pd.DataFrame, title: str) -> Table:
+def detail_table(part: pd.DataFrame, title: str, display: Display) -> Table:
     """Return the terminal's table: a row per task and basis.
 
     Args:
-        part: rows of one setting and one method, with best marks.
+        part: rows of one set of conditions and one method, with best marks.
         title: title of the table.
+        display: order of bases.
     """
     rows: list[tuple[Entry, ...]] = []
-    for _, row in _by_task(part).iterrows():
+    for _, row in _by_task(part, display).iterrows():
         entries = [
             Entry(_estimate_text(row, name, interval=name == "nodes_to_80"), bool(row[f"{name}_best"]))
             for name in DETAILS
@@ -189,16 +191,17 @@ def detail_table(part: pd.DataFrame, title: str) -> Table:
     return Table(title, ("task", "basis", *DETAILS.values(), *COSTS.values()), tuple(rows))
 
 
-def full_table(group: pd.DataFrame, title: str) -> Table:
+def full_table(group: pd.DataFrame, title: str, display: Display) -> Table:
     """Return every statistic with its interval: a row per method and basis.
 
     Args:
-        group: rows of one setting, task and family, with best marks.
+        group: rows of one set of conditions, one task and one family, with best marks.
         title: title of the table.
+        display: order of bases and methods.
     """
     order = sorted(
         zip(group["method"], group["basis"], group.index, strict=True),
-        key=lambda key: (method_order(key[0]), basis_order(key[1])),
+        key=lambda key: (display.method_order(key[0]), display.basis_order(key[1])),
     )
     rows: list[tuple[Entry, ...]] = []
     for _, row in group.loc[[key[-1] for key in order]].iterrows():
@@ -213,10 +216,10 @@ def _costs(row: pd.Series) -> list[Entry]:
     return [Entry(_number(float(row[name]), name), bool(row[f"{name}_best"])) for name in COSTS]
 
 
-def _by_task(part: pd.DataFrame) -> pd.DataFrame:
+def _by_task(part: pd.DataFrame, display: Display) -> pd.DataFrame:
     """Order rows by task, family (mlp first) and basis."""
     keys = zip(part["task"], part["task_version"], part["family"], part["basis"], part.index, strict=True)
-    ordered = sorted(keys, key=lambda key: (key[0], key[1], family_order(key[2]), basis_order(key[3])))
+    ordered = sorted(keys, key=lambda key: (key[0], key[1], family_order(key[2]), display.basis_order(key[3])))
     return part.loc[[key[-1] for key in ordered]]
 
 

@@ -20,7 +20,7 @@ from basisbench.runs.estimate import (
     BasisSize,
     Memory,
     Prompts,
-    Work,
+    Workload,
     dictionary_size,
     item_bytes,
     pass_operations,
@@ -62,7 +62,7 @@ class Estimate:
         notes: what could not be had, and what was assumed instead.
     """
 
-    work: Mapping[Group, Work]
+    work: Mapping[Group, Workload]
     downloads: int
     timed: bool
     notes: tuple[str, ...]
@@ -162,10 +162,10 @@ class _Model:
                 seconds.append(now(model) - began)
         return pass_operations(self._shape, _TIMED_TOKENS) / min(seconds)
 
-    def work(self, group: Group) -> Work:
+    def work(self, group: Group) -> Workload:
         """Return what is to be done for cells of this model and one task."""
         registry, cells = self._plan.registry, group.cells
-        return Work(
+        return Workload(
             cells,
             self._prompts(registry.get("task", cells[0].task), group),
             self._shape,

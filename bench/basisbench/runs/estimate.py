@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from basisbench.attribution.gradients import GRAPH_WIDTHS
+from basisbench.models.batching import BUDGETS
 from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import Method, passes_of
 from basisbench.results.metrics import sizes_grid
@@ -26,11 +28,6 @@ _RUNTIME_BYTES = 700 * 2**20
 
 _KEPT_WIDTHS = 4
 """Activations of the model's width that are kept per layer: MLP input and output, attention output, residual stream."""
-
-_GRAPH_WIDTHS = 10
-_GRAPH_BYTES = {"cpu": 2 * 2**30}
-_DEVICE_GRAPH_BYTES = 16 * 2**30
-"""What autograd keeps per block and token, in widths of the model and of the MLP; and at most, in one pass."""
 
 _DICTIONARY_SHARE = 0.25
 """Share of a dictionary's dense products that is left once circuits share units (measured on wide SAEs)."""
@@ -95,7 +92,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """The work of some cells that share a model, a task and a seed.
 
     Attributes:
@@ -180,8 +177,9 @@ class Work:
         # Coordinates of one layer, clean and counterfactual, and what is computed from them.
         passing = 3 * most * max(max(size.units) for size in self.sizes.values()) * item
         if fields:
-            graph = most * shape.layers * _GRAPH_WIDTHS * (shape.width + shape.mlp_width) * max(4, item)
-            passing = max(passing, min(_GRAPH_BYTES.get(self.device, _DEVICE_GRAPH_BYTES), graph))
+            graph = most * shape.layers * GRAPH_WIDTHS * (shape.width + shape.mlp_width) * max(4, item)
+            budget = BUDGETS["gradients"]
+            passing = max(passing, min(budget.cpu if on_cpu else budget.device, graph))
         return Memory(_RUNTIME_BYTES if on_cpu else 0, model, dictionary, least, kept, passing)
 
     @property

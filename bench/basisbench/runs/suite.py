@@ -187,8 +187,39 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
     )
 
 
+def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -> dict[Family, tuple[int, ...] | None]:
+    """Return the layers on which the bases of a run are compared, by family.
+
+    Args:
+        specs: the bases of the run, of one model.
+        model_layers: number of layers of the model, where it is known: a restriction to all of them is none.
+
+    Returns:
+        For each family the layers that all its bases cover; None where no basis misses any.
+
+    Raises:
+        BasisError: two bases of a family share no layer.
+    """
+    covered: dict[Family, tuple[int, ...] | None] = {}
+    first: dict[Family, str] = {}
+    for spec in specs:
+        before = covered.setdefault(spec.family, None)
+        if spec.layers is None:
+            continue
+        layers = tuple(sorted(spec.layers)) if before is None else tuple(x for x in before if x in spec.layers)
+        if not layers:
+            raise BasisError(
+                f"bases '{first[spec.family]}' and '{spec.name}' of family {spec.family} cover no common layer; run "
+                "them apart, or choose other dictionaries"
+            )
+        first.setdefault(spec.family, spec.name)
+        covered[spec.family] = layers
+    whole = None if model_layers is None else tuple(range(model_layers))
+    return {family: None if layers == whole else layers for family, layers in covered.items()}
+
+
 def few_cells(cells: Sequence[CellConfig], count: int) -> tuple[CellConfig, ...]:
-    """Choose a few cells that between them meet as many models, bases, methods, tasks and settings as possible.
+    """Choose a few cells that between them cover as many models, bases, methods, tasks and conditions as possible.
 
     Args:
         cells: an expanded suite.
@@ -197,19 +228,19 @@ def few_cells(cells: Sequence[CellConfig], count: int) -> tuple[CellConfig, ...]
     Returns:
         The chosen cells in the order of the suite.
     """
-    met: set[tuple[str, object]] = set()
+    covered: set[tuple[str, object]] = set()
     chosen: list[int] = []
     left = list(range(len(cells)))
     while left and len(chosen) < count:
-        best = max(left, key=lambda index: (len(_coordinates(cells[index]) - met), -index))
-        met |= _coordinates(cells[best])
+        best = max(left, key=lambda index: (len(_traits(cells[index]) - covered), -index))
+        covered |= _traits(cells[best])
         chosen.append(best)
         left.remove(best)
     return tuple(cells[index] for index in sorted(chosen))
 
 
-def _coordinates(cell: CellConfig) -> set[tuple[str, object]]:
-    """Return what a cell can be the first one to meet."""
+def _traits(cell: CellConfig) -> set[tuple[str, object]]:
+    """Return what few cells should cover between them: model, basis, method, task and conditions."""
     fields = ("model", "basis", "method", "task", "ablation", "error_policy", "granularity")
     return {(field, getattr(cell, field)) for field in fields}
 
@@ -247,34 +278,3 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
         mark = error.problem_mark
         return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
     return " ".join(str(error).split())
-
-
-def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -> dict[Family, tuple[int, ...] | None]:
-    """Return the layers on which the bases of a run are compared, by family.
-
-    Args:
-        specs: the bases of the run, of one model.
-        model_layers: number of layers of the model, where it is known: a restriction to all of them is none.
-
-    Returns:
-        For each family the layers that all its bases cover; None where no basis misses any.
-
-    Raises:
-        BasisError: two bases of a family share no layer.
-    """
-    covered: dict[Family, tuple[int, ...] | None] = {}
-    first: dict[Family, str] = {}
-    for spec in specs:
-        before = covered.setdefault(spec.family, None)
-        if spec.layers is None:
-            continue
-        layers = tuple(sorted(spec.layers)) if before is None else tuple(x for x in before if x in spec.layers)
-        if not layers:
-            raise BasisError(
-                f"bases '{first[spec.family]}' and '{spec.name}' of family {spec.family} cover no common layer; run "
-                "them apart, or choose other dictionaries"
-            )
-        first.setdefault(spec.family, spec.name)
-        covered[spec.family] = layers
-    whole = None if model_layers is None else tuple(range(model_layers))
-    return {family: None if layers == whole else layers for family, layers in covered.items()}

@@ -29,7 +29,7 @@ from basisbench.runs.model_names import find_models
 from basisbench.runs.runner import Settings
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
-from basisbench.submissions.verification import Verification, record_files, records_digest
+from basisbench.submissions.verification import Verification, list_records, records_digest
 from basisbench.submissions.verification_fields import Sampling, VerifiedCell
 from basisbench.version import __version__
 
@@ -94,7 +94,7 @@ def draw_sample(
     """
     folder = Path(folder)
     digest = records_digest(folder)
-    files = {path.stem: path for path in record_files(folder)}
+    files = {path.stem: path for path in list_records(folder)}
     sampling = Sampling(seed=draw_seed() if seed is None else seed, cells=cells, points=points)
     drawn = []
     for name in sample_cells(files, cells, sampling.seed):

@@ -70,7 +70,7 @@ def compare_identities(recorded: Record, here: Identities) -> tuple[str, ...]:
 def refused(recorded: Record, here: Identities, dtype: str, problems: Sequence[str]) -> VerifiedCell:
     """Return the outcome for a record that was made on something else, or claims something impossible: no re-run."""
     return VerifiedCell(
-        **_coordinates(recorded, here, dtype),
+        **_cell_fields(recorded, here, dtype),
         sizes=(),
         full=None,
         empty=None,
@@ -116,7 +116,7 @@ def compare_records(recorded: Record, found: Record, here: Identities, tolerance
         *_other_problems(recorded, found, rows, tolerance),
     ]
     return VerifiedCell(
-        **_coordinates(recorded, here, dtype),
+        **_cell_fields(recorded, here, dtype),
         sizes=sizes,
         full=full,
         empty=empty,
@@ -128,7 +128,7 @@ def compare_records(recorded: Record, found: Record, here: Identities, tolerance
     )
 
 
-def _coordinates(recorded: Record, here: Identities, dtype: str) -> dict[str, object]:
+def _cell_fields(recorded: Record, here: Identities, dtype: str) -> dict[str, object]:
     cell, identities = recorded.cell, recorded.identities
     return {
         "cell_id": recorded.id,

@@ -53,7 +53,7 @@ _FROM_FILE = ("name", "title", "authors", "link", "code", "licence", "bases", "m
 
 
 @dataclass(frozen=True)
-class Request:
+class SubmissionRequest:
     """What to submit, and what is said about it.
 
     Attributes:
@@ -86,7 +86,7 @@ class Submitted:
     left_out: tuple[str, ...]
 
 
-def submit(request: Request) -> Submitted:
+def submit(request: SubmissionRequest) -> Submitted:
     """Write a submission.
 
     Args:
@@ -138,7 +138,7 @@ def steps(submitted: Submitted, submission: Submission) -> str:
     )
 
 
-def _metadata(request: Request) -> dict[str, Any]:
+def _metadata(request: SubmissionRequest) -> dict[str, Any]:
     """Return the fields of the metadata file, those of the command line on top."""
     fields: dict[str, Any] = {}
     if request.metadata is not None:

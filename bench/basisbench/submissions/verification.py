@@ -39,8 +39,8 @@ __all__ = [
     "Verification",
     "VerifiedCell",
     "check_verification",
+    "list_records",
     "read_verification",
-    "record_files",
     "records_digest",
     "standing",
 ]
@@ -105,7 +105,7 @@ class Verification(Frozen):
         return value
 
 
-def record_files(folder: Path) -> tuple[Path, ...]:
+def list_records(folder: Path) -> tuple[Path, ...]:
     """Return the record files of a results or submission folder, by name.
 
     Args:
@@ -133,10 +133,10 @@ def records_digest(folder: Path) -> str:
     """Return one SHA-256 over the names and the contents of a folder's record files, sorted by name.
 
     Raises:
-        RecordError: as `record_files`, or a file cannot be read.
+        RecordError: as `list_records`, or a file cannot be read.
     """
     whole = hashlib.sha256()
-    for path in record_files(folder):
+    for path in list_records(folder):
         content = hashlib.sha256(_read(path, READ_BYTES)).hexdigest()
         whole.update(f"{path.name} {content}\n".encode("utf-8", "replace"))
     return whole.hexdigest()
@@ -199,7 +199,7 @@ def _doubts(folder: Path, *, stale: bool) -> tuple[str, ...]:
         verification = read_verification(folder)
         if verification is None:
             return (f"{path}: there is none",) if stale else ()
-        files = record_files(folder)
+        files = list_records(folder)
         if records_digest(folder) != verification.records_digest:
             return (f"{path}: is of other records than {folder / RECORDS_FOLDER} holds",) if stale else ()
     except RecordError as error:

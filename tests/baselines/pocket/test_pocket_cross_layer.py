@@ -145,7 +145,7 @@ def test_folding_the_scalings_changes_nothing() -> None:
     trainer.silent_tokens.zero_()
     # Thresholds of the whole batch instead of its first tokens.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("basisbench_baselines.pocket.training.cross_layer_trainer._THRESHOLD_TOKENS", 400)
+        patch.setattr("basisbench_baselines.pocket.training.cross_layer_trainer.THRESHOLD_TOKENS", 400)
         _, unexplained = trainer.batch_loss(scaled)
     for target, site in enumerate(SITES):
         y = raw[site.write]

@@ -2,7 +2,7 @@
 "use strict";
 
 basisbench.charts = (() => {
-  const {element, numbers} = basisbench;
+  const {element, find, numbers, offer} = basisbench;
 
   const library = () => basisbench.addScript("plotly.min.js");
 
@@ -188,6 +188,17 @@ basisbench.charts = (() => {
     return picture;
   }
 
+  // The form of a view of charts: which conditions to show, and a call of `show` at every change.
+  function controls(id, show) {
+    const form = find(id);
+    const {titles, mainSetting} = basisbench.table;
+    offer(form.elements.setting, titles(), mainSetting());
+    form.elements.setting.closest("label").hidden = titles().length < 2;
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", () => show());
+    return form;
+  }
+
   function legendEntry(name, look, hidden, redraw) {
     const box = element("input", {
       type: "checkbox",
@@ -253,6 +264,7 @@ basisbench.charts = (() => {
     layout,
     draw,
     savePicture,
+    controls,
     legendEntry,
     figure,
     fillTable,

@@ -14,11 +14,7 @@ basisbench.cost = (() => {
   function start(everything, decoded) {
     catalogue = everything;
     columns = decoded;
-    form = find("cost-controls");
-    offer(form.elements.setting, basisbench.table.titles(), basisbench.table.mainSetting());
-    form.elements.setting.closest("label").hidden = catalogue.settings.length < 2;
-    form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("input", show);
+    form = charts.controls("cost-controls", show);
     find("cost-csv").addEventListener("click", saveValues);
   }
 
@@ -123,15 +119,15 @@ basisbench.cost = (() => {
     fillValues();
   }
 
-  // A median over fewer tasks is another number: it is told.
+  // A median over fewer tasks is another number, so the note names it.
   function fewerTasks() {
     const tasks = (some) => new Set(some.flatMap((point) => point.cells.map((row) => columns.task_label[row]))).size;
     const every = tasks(points);
-    const told = catalogue.bases
+    const fewer = catalogue.bases
       .map(({name}) => [name, tasks(points.filter((point) => point.basis === name))])
       .filter(([, own]) => own > 0 && own < every)
       .map(([name, own]) => `${name} (${own} of ${every})`);
-    return told.length ? `Over fewer tasks: ${told.join(", ")}.` : "";
+    return fewer.length ? `Over fewer tasks: ${fewer.join(", ")}.` : "";
   }
 
   function listen(place) {

@@ -26,11 +26,7 @@ basisbench.curves = (() => {
   function start(everything, decoded) {
     catalogue = everything;
     columns = decoded;
-    form = find("curve-controls");
-    offer(form.elements.setting, basisbench.table.titles(), basisbench.table.mainSetting());
-    form.elements.setting.closest("label").hidden = catalogue.settings.length < 2;
-    form.addEventListener("submit", (event) => event.preventDefault());
-    form.addEventListener("input", () => show());
+    form = charts.controls("curve-controls", show);
     find("curve-csv").addEventListener("click", saveValues);
     for (const [name, {title, note}] of Object.entries(QUANTITIES)) {
       find("curve-figures").append(

@@ -131,7 +131,7 @@ basisbench.table = (() => {
     );
   }
 
-  // Versions of one task are different data: where medians cover several, that is told.
+  // Versions of one task are different data: where medians cover several, the note says so.
   function manyVersions(rows) {
     const labels = new Map();
     for (const row of rows)

@@ -1,0 +1,78 @@
+r"""Captions in LaTeX: what the title and the notes of a picture on the screen say, for print.
+
+LaTeX without packages, names escaped, for `\caption{...}`; a file of it is read with
+`\caption{\protect\input{NAME.tex}}`. Until it is written it is the figure's label, `figure.get_label()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from basisbench.plots.text import Description, escape, unbroken
+
+X_CAPTION: dict[str, str] = {
+    "size": "Horizontal: circuit size $k$ in nodes, logarithmic from 1 on, with 0 at the left end.",
+    "bits": "Horizontal: bits that name a circuit of $k$ nodes, the logarithm to base 2 of the number of ways to "
+    "choose them from all $N$, logarithmic from 10 on and linear below; bits compare bases of different width.",
+}
+Y_CAPTION: dict[str, str] = {
+    "faithfulness": "faithfulness of the circuit $C$, $(F(C) - F(\\emptyset)) / (F(M) - F(\\emptyset))$ "
+    "(0: empty circuit, 1: full model)",
+    "completeness": "completeness, $(F(M \\setminus C) - F(\\emptyset)) / (F(M) - F(\\emptyset))$: what the rest still "
+    "does (0: nothing, ideal; 1: full model)",
+}
+
+
+def curves_caption(
+    about: Description,
+    x: str,
+    quantities: Sequence[str],
+    *,
+    outside: bool,
+    undefined: Sequence[tuple[str, Sequence[str]]],
+) -> str:
+    """Write the caption of a picture of curves.
+
+    Args:
+        about: what the picture shows, in plain text.
+        x: column of the horizontal axis.
+        quantities: columns of the vertical axes.
+        outside: whether values lie outside the axis.
+        undefined: titles of panels with the labels of their lines that are not defined.
+    """
+    sentences = [
+        f"{escape(about.heading)}: {escape(about.conditions)}.",
+        f"{escape(about.panels)}.",
+        X_CAPTION[x],
+        f"Vertical: {'; '.join(Y_CAPTION[name] for name in quantities)}.",
+        "Bands: 95\\% bootstrap intervals over evaluation examples. Dotted: the ideal value.",
+    ]
+    if outside:
+        sentences.append("Triangles: values outside the axis, the farthest is named; bands are cut there.")
+    if undefined:
+        places = "; ".join(f"{escape(', '.join(labels))} in {escape(title)}" for title, labels in undefined)
+        sentences.append(f"Not defined, as $F(M)$ is not above $F(\\emptyset)$: {places}.")
+    return " ".join([*sentences, *_short_names(about)])
+
+
+def cost_caption(about: Description, hardware: str) -> str:
+    """Write the caption of a picture of cost.
+
+    Args:
+        about: what the picture shows, in plain text.
+        hardware: device and threads.
+    """
+    sentences = [
+        f"{escape(about.heading)}, {escape(about.panels)}; {escape(about.conditions)}.",
+        f"Horizontal: seconds of all phases of a cell on {escape(hardware)}, logarithmic; work that cells share "
+        "counts in each.",
+        "Vertical: nodes to 80\\% faithfulness, logarithmic; fewer is sparser. Hollow, at $>N$: not "
+        "reached with all nodes.",
+    ]
+    return " ".join([*sentences, *_short_names(about)])
+
+
+def _short_names(about: Description) -> list[str]:
+    """Return the sentence that says what short labels stand for."""
+    pairs = "; ".join(f"{escape(label)}: {unbroken(name)}" for name, label in about.labels.items() if label != name)
+    return [f"Short names: {pairs}."] if pairs else []

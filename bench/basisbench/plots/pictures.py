@@ -1,0 +1,185 @@
+"""All pictures that results allow, as files.
+
+1. Split the results by their conditions, a folder for each.
+2. Draw every basis under the first method, every method on each basis, the first bases and methods crossed, and cost.
+3. Save each as PNG, SVG or PDF; in print with its caption beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import pandas as pd
+
+from basisbench.errors import unknown_name
+from basisbench.plots.cost import plot_cost
+from basisbench.plots.curves import families_text, plot_curves
+from basisbench.plots.look import StyleName, Width, look_of
+from basisbench.plots.panels import Horizontal, Quantity
+from basisbench.plots.save import FORMATS, save_figure
+from basisbench.plots.style import basis_styles, method_styles
+from basisbench.registry import load_registry
+from basisbench.results.conditions import split_conditions
+from basisbench.results.display import Display, family_order, unique
+from basisbench.results.frame import PathLike, frame_of, records_of, summarise
+from basisbench.results.labels import short_labels
+from basisbench.results.record import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Draw: TypeAlias = "Callable[..., Figure]"
+Pictures: TypeAlias = "Iterator[tuple[str, Callable[[], Figure]]]"
+
+MOST_LINES = 6
+
+
+def plot_results(
+    results: PathLike | Sequence[PathLike] | Sequence[Record],
+    out: str | os.PathLike[str],
+    *,
+    summary: pd.DataFrame | None = None,
+    formats: Sequence[str] | None = None,
+    style: StyleName = "ordinary",
+    width: Width = "column",
+    progress: Callable[[Path], None] | None = None,
+    display: Display | None = None,
+) -> list[Path]:
+    """Draw every picture that the results allow.
+
+    Per family: faithfulness and completeness of all bases under one method (the first in order), and methods side by
+    side for each basis. For the mlp family also curves against bits, and its first two bases crossed with the first two
+    methods. And cost against nodes to 80% faithfulness.
+
+    Args:
+        results: paths as `load_results` takes them, or records already read.
+        out: folder for the pictures, made when missing; a folder per set of conditions inside when there are several.
+        summary: what `summarise` returned for the same results, where it is at hand.
+        formats: file types, some of png, svg and pdf; by default png, and all three in the style "paper".
+        style: "ordinary", or "paper" for figures that go into a paper unscaled, each with its caption
+            beside it in `NAME.tex` (`basisbench.plots.caption` says how LaTeX reads it).
+        width: of paper figures: "column" (3.3 inches), "page" (6.9 inches), or inches.
+        progress: called with the path of each picture when it is written.
+        display: order and styles of bases and methods; by default what the installed ones declare.
+
+    Returns:
+        The files written.
+
+    Raises:
+        RecordError: no record is found, or one is malformed.
+        BasisBenchError: there is no such format, style or width.
+    """
+    look = look_of(style, width)
+    formats = checked_formats(formats, style)
+    display = load_registry().display() if display is None else display
+    records = records_of(results)
+    frame = frame_of(records)
+    summary = summarise(records) if summary is None else summary
+    bases = basis_styles(unique(frame, "basis"), display)
+    methods = method_styles(unique(frame, "method"), display)
+    labels = short_labels(unique(frame, "basis"))
+    parts = split_conditions(frame)
+    written: list[Path] = []
+    for index, ((_, part), (_, sums)) in enumerate(zip(parts, split_conditions(summary), strict=True)):
+        folder = Path(out) if len(parts) == 1 else Path(out) / f"conditions-{index + 1}-{_folder_name(part)}"
+        folder.mkdir(parents=True, exist_ok=True)
+        draw = partial(plot_curves, labels=labels, style=style, width=width, display=display)
+        pictures: dict[str, Callable[[], Figure]] = {
+            **dict(_basis_pictures(part, display, partial(draw, styles=bases))),
+            **_method_pictures(part, labels, display, partial(draw, styles=methods)),
+            **dict(_crossed_picture(part, display, draw)),
+            "cost": partial(plot_cost, sums, bases, display, labels=labels, look=look),
+        }
+        for name, make in pictures.items():
+            figure = make()
+            files = [folder / f"{name}.{suffix}" for suffix in formats]
+            for path in files:
+                save_figure(figure, path, dpi=look.dpi)
+            if style == "paper":
+                files.append(folder / f"{name}.tex")
+                files[-1].write_text(f"{figure.get_label()}\n", encoding="utf-8")
+            written += files
+            if progress is not None:
+                for path in files:
+                    progress(path)
+    return written
+
+
+def checked_formats(formats: Sequence[str] | None, style: StyleName) -> tuple[str, ...]:
+    """Return the file types to write, each once; by default those of the style.
+
+    Raises:
+        BasisBenchError: there is no such format.
+    """
+    chosen = tuple(dict.fromkeys(formats or (("png",) if style == "ordinary" else FORMATS)))
+    for name in chosen:
+        if name not in FORMATS:
+            raise unknown_name("format of pictures", name, FORMATS)
+    return chosen
+
+
+def _basis_pictures(part: pd.DataFrame, display: Display, draw: Draw) -> Pictures:
+    """Yield the pictures with a line per basis, at most six to a panel."""
+    shown = part[part["method"] == display.first_method(part)]
+    for family in sorted(unique(shown, "family"), key=family_order):
+        own = shown[shown["family"] == family]
+        names = sorted(unique(own, "basis"), key=display.basis_order)
+        count = 1 if len(names) <= MOST_LINES else -(-(len(names) - 1) // (MOST_LINES - 1))
+        for number in range(count):
+            # Every picture keeps the first basis to compare with.
+            chunk = names[:1] + names[1:][number::count]
+            rows = own[own["basis"].isin(chunk)]
+            suffix = f"_{number + 1}" if count > 1 else ""
+            views: list[tuple[Quantity, Horizontal, str]] = [
+                ("faithfulness", "size", f"faithfulness_{family}{suffix}"),
+                ("completeness", "size", f"completeness_{family}{suffix}"),
+            ]
+            if family == "mlp":
+                views.append(("faithfulness", "bits", f"faithfulness_bits_{family}{suffix}"))
+            for quantity, x, name in views:
+                yield name, partial(draw, rows, quantity=quantity, x=x)
+
+
+def _method_pictures(
+    part: pd.DataFrame, labels: Mapping[str, str], display: Display, draw: Draw
+) -> dict[str, Callable[[], Figure]]:
+    """Return a picture per basis with a line per method, where there is more than one."""
+    pictures: dict[str, Callable[[], Figure]] = {}
+    for basis in sorted(unique(part, "basis"), key=display.basis_order):
+        rows = part[part["basis"] == basis]
+        names = sorted(unique(rows, "method"), key=display.method_order)
+        for start in range(0, len(names), MOST_LINES) if len(names) > 1 else ():
+            chunk = rows[rows["method"].isin(names[start : start + MOST_LINES])]
+            suffix = f"_{start // MOST_LINES + 1}" if len(names) > MOST_LINES else ""
+            name = f"methods_{_safe(labels[basis])}{suffix}"
+            while name in pictures:  # two names that differ in what no file system takes
+                name += "_"
+            title = f"Faithfulness by method, basis {basis}, {families_text(chunk)}"
+            pictures[name] = partial(draw, chunk, quantity="faithfulness", lines="method", title=title)
+    return pictures
+
+
+def _crossed_picture(part: pd.DataFrame, display: Display, draw: Draw) -> Pictures:
+    """Yield the first two bases of the mlp family crossed with the first two methods (as in arXiv 2601.22594)."""
+    rows = part[part["family"] == "mlp"]
+    bases = sorted(unique(rows, "basis"), key=display.basis_order)[:2]
+    methods = sorted(unique(rows, "method"), key=display.method_order)[:2]
+    rows = rows[rows["basis"].isin(bases) & rows["method"].isin(methods)]
+    if rows.groupby(["basis", "method"]).ngroups == 4:
+        title = f"Two changes, crossed: {bases[0]} instead of {bases[1]}, {methods[0]} instead of {methods[1]}"
+        yield "cross_bases_methods", partial(draw, rows, quantity="faithfulness", lines="basis and method", title=title)
+
+
+def _folder_name(part: pd.DataFrame) -> str:
+    first = part.iloc[0]
+    names = ("model", "ablation", "error_policy", "granularity", "seed")
+    return _safe("-".join(str(first[name]) for name in names))
+
+
+def _safe(text: str) -> str:
+    """Keep what every file system takes."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
