@@ -12,7 +12,7 @@ from basisbench.checks.check import check
 from basisbench.models.load import load_model
 from basisbench.results.record import read_record
 from basisbench.runs.run import Request, run_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 from helpers.plugins import FILES, plugin
 from helpers.tiny_models import build_tiny_tokenizer, save_checkpoint
@@ -64,7 +64,7 @@ def test_they_run_beside_built_in_ones_and_are_kept(
         "methods": ["ixg", "smooth_grad", "zero_baseline", "gim"],
     }
     changes = {"models": [counting_llama.name], "attribution_pairs": 16, "evaluation_pairs": 16, **names}
-    settings = Settings(out=tmp_path / "out", plugins=(*FILES, plugin_with(counting_llama)))
+    settings = RunOptions(out=tmp_path / "out", plugins=(*FILES, plugin_with(counting_llama)))
     for expected in ("finished", "kept"):
         outcome = run_request(Request("pocket", changes, settings, progress=False))
         assert [(event.state, event.message) for event in outcome.events] == [(expected, "")] * 12

@@ -14,7 +14,7 @@ from basisbench.cli import main
 from basisbench.results.record import read_record
 from basisbench.runs.progress import Event
 from basisbench.runs.run import Outcome, Request, run_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 
 Write = Callable[..., Path]
@@ -146,7 +146,7 @@ TOLD_OF_BASES = {
 def run_with(spec: ModelSpec, plugin_with: Write, folder: Path, plugin: str, **names: list[str]) -> Outcome:
     """Run cells on the tiny model, with a plug-in file."""
     (folder / "bad.py").write_text(plugin, encoding="utf-8")
-    settings = Settings(out=folder / "out", plugins=(plugin_with(spec), folder / "bad.py"))
+    settings = RunOptions(out=folder / "out", plugins=(plugin_with(spec), folder / "bad.py"))
     changes: dict[str, Any] = {"models": [spec.name], "attribution_pairs": 16, "evaluation_pairs": 16, **names}
     return run_request(Request("pocket", changes, settings, progress=False))
 

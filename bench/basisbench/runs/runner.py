@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunOptions:
     """What every worker of a run must know; small enough to send to a process.
 
     Attributes:
@@ -62,7 +62,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Group:
+class CellBlock:
     """Cells that share a model, a task and a seed.
 
     Attributes:
@@ -78,10 +78,10 @@ class Group:
         return f"{first.model} {first.task}" + (f" seed {first.seed}" if first.seed else "")
 
 
-def group_cells(cells: Sequence[CellConfig]) -> tuple[Group, ...]:
+def group_cells(cells: Sequence[CellConfig]) -> tuple[CellBlock, ...]:
     """Cut an expanded suite into groups."""
     return tuple(
-        Group(tuple(members)) for _, members in groupby(cells, key=lambda cell: (cell.model, cell.task, cell.seed))
+        CellBlock(tuple(members)) for _, members in groupby(cells, key=lambda cell: (cell.model, cell.task, cell.seed))
     )
 
 
@@ -112,14 +112,14 @@ class Runner:
         records: where records go and finished ones are; the results folder when None.
     """
 
-    settings: Settings
+    settings: RunOptions
     registry: Registry
     records: Records | None = None
     _models: dict[str, Model] = field(default_factory=dict)
     _refused: dict[str, BasisBenchError] = field(default_factory=dict)
     _full: str = ""
 
-    def run_group(self, group: Group) -> Iterator[Event]:
+    def run_group(self, group: CellBlock) -> Iterator[Event]:
         """Do the cells of a group, yielding what happens as it happens.
 
         A user's mistake (BasisBenchError) or a failing plug-in fails the cells that it concerns and no others; any

@@ -26,7 +26,7 @@ from basisbench.results.record import Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
 from basisbench.submissions.verification import Verification, list_records, records_digest
@@ -139,7 +139,7 @@ def verify(
     """
     path = Path(out) if out is not None else sample.folder / VERIFICATION_FILE
     _check_writable(path)
-    registry = Settings(path, plugins=tuple(plugins), task_files=tuple(task_files)).registry()
+    registry = RunOptions(path, plugins=tuple(plugins), task_files=tuple(task_files)).registry()
     items = {drawn.record.id: _look_up(drawn.record, registry) for drawn in sample.drawn}
     cells: list[VerifiedCell] = []
     for members in _by_model(sample.drawn):
