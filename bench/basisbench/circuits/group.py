@@ -99,6 +99,10 @@ class GroupPair:
 
         return torch.cat(model.batching.in_parts("activations", len(tokens), tokens.shape[1], run_part))
 
+    def forget_shared_work(self) -> None:
+        """Drop what ablated passes share, where a basis may have changed it."""
+        self._shared_work.clear()
+
     @cached_property
     def _prefix(self) -> Prefix:
         attribution, evaluation = self.attribution.batch, self.evaluation.batch

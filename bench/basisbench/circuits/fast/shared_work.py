@@ -71,7 +71,7 @@ def _whole_cache() -> Any:
     return DynamicCache()  # given the model's config, it would drop what lies before a window
 
 
-def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "row pos"]]) -> Prefix:
+def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "_row pos"]]) -> Prefix:
     """Run the common beginning of all prompts once.
 
     Args:
