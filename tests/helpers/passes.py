@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from basisbench.circuits.circuit import CircuitMask
@@ -39,7 +40,9 @@ def edits_of(
     group: GroupPair, basis: Basis, ablation: Ablation, mask: CircuitMask, *, fast: bool = False
 ) -> Mapping[Place, Edit]:
     """Return the edits of one pass over all evaluation pairs, which shares no work with others."""
-    model, batch, reference = group.evaluation.model, group.evaluation.batch, group.reference(basis, ablation)
+    model, batch = group.evaluation.model, group.evaluation.batch
+    with torch.inference_mode(False):  # whoever asks: the group keeps what it computes for others
+        reference = group.reference(basis, ablation)
     if fast:
         nothing = SharedWork(model, batch.clean, NO_PREFIX, ())
         return site_edits(model, basis, FastPass(model, basis, batch, reference, nothing).writers(mask))
