@@ -30,7 +30,6 @@ from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Identities, write_whole
 from basisbench.results.record_fields import TopNode
 from basisbench.results.schema import Frozen, Positive, VersionOne, describe_problem
-from basisbench.runs.basis_cache import build, make_room
 from basisbench.runs.model_names import find_model
 from basisbench.runs.session import Session, open_session
 from basisbench.types import Ablation, ErrorPolicy, Scores
@@ -107,7 +106,7 @@ def score(
     """
     spec = load_registry().get("basis", basis) if isinstance(basis, str) else basis
     way = load_registry().get("method", method) if isinstance(method, str) else method
-    built = _built(pairs, spec)
+    built = pairs.basis(spec).basis
     contexts = [group.attribution for group in pairs.groups]
     if not built.exact:
         measure_fit(built, contexts)
@@ -127,7 +126,7 @@ def score(
     )
     return NodeScores(
         cell=cell,
-        identities=pairs.identity(spec),
+        identities=pairs.identity(spec, way),
         layers=tuple(site.layer for site in built.sites),
         roles={context.pairs.group: context.pairs.roles for context in contexts},
         groups={context.pairs.group: way.score(context, built) for context in contexts},
@@ -261,7 +260,7 @@ class Circuit(Frozen):
         cell = self.cell.model_copy(update={"ablation": ablation or self.cell.ablation})
         spec = basis or load_registry().get("basis", cell.basis)
         self._check(pairs, spec)
-        built = _built(pairs, spec)
+        built = pairs.basis(spec).basis
         curves = [measure_group(cell, built, group, self._ranking(built, group), (self.k,)) for group in pairs.groups]
         parts = [(curve.full, curve.empty, curve.circuit[0], curve.complement[0]) for curve in curves]
         return Evaluation(*(np.concatenate(values) for values in zip(*parts, strict=True)))
@@ -334,11 +333,3 @@ class Evaluation:
     def _normalised(self, values: Float[np.ndarray, " pair"]) -> float:
         empty, gap = float(self.empty.mean()), float(self.full.mean() - self.empty.mean())
         return (float(values.mean()) - empty) / gap if gap else math.nan
-
-
-def _built(pairs: Session, spec: BasisSpec) -> Basis:
-    """Build a basis on all of its layers, or take the one that was built before."""
-    for group in pairs.groups:
-        group.forget_other_bases(spec.name)
-    make_room(pairs.model, (spec.name, None))
-    return build(pairs.model, spec, None).basis

@@ -1,20 +1,27 @@
-"""What a task, a basis and a method must do; third parties implement these and nothing else.
-
-Protocols speak of behaviour, never of weights: a basis encodes and decodes, nobody asks it for a matrix.
-"""
+"""What a task, a basis and a method must do; third parties implement these and nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from basisbench.basis_protocols import (
+    Basis,
+    BasisPart,
+    CrossLayerBasis,
+    CrossLayerPart,
+    FittedBasis,
+    StreamedBasis,
+    UnitwiseBasis,
+)
+from basisbench.errors import BasisError
 from basisbench.types import (
+    BackwardRules,
     ContrastPair,
     Family,
     ModelShape,
     ModelSpec,
-    PairSet,
     Passes,
     Scores,
     Side,
@@ -24,15 +31,40 @@ from basisbench.types import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float, Int
     from torch import Tensor
 
     from basisbench.models.model import Model
 
+__all__ = [
+    "ORDER",
+    "Activations",
+    "Basis",
+    "BasisPart",
+    "BasisScheme",
+    "BasisSpec",
+    "CrossLayerBasis",
+    "CrossLayerPart",
+    "FittedBasis",
+    "Method",
+    "ScoringContext",
+    "StreamedBasis",
+    "Task",
+    "UnitwiseBasis",
+    "no_weights",
+    "order_of",
+    "passes_of",
+    "style_of",
+]
+
 
 @runtime_checkable
 class Task(Protocol):
-    """A generator of contrast pairs; its attributes are read, never set, so that a task can be frozen."""
+    """A generator of contrast pairs; the harness tokenises and aligns them (`basisbench.pairs.alignment`).
+
+    Its attributes are read, never set, so that a task can be frozen.
+    """
 
     @property
     def name(self) -> str:
@@ -53,129 +85,34 @@ class Task(Protocol):
         """Yield distinct pairs as text, in an order drawn from `seed`; finite, and the same on every call."""
         ...
 
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        """Return about `count` pairs of a split as aligned groups of single-token answers.
 
-        Raises:
-            TaskError: no candidate survives this tokenizer; names the task, the tokenizer and the reasons.
-        """
-        ...
+class Activations(Protocol):
+    """Where a basis that is fitted gets its data; every pass counts as its cost."""
 
-
-@runtime_checkable
-class Basis(Protocol):
-    """A coordinate system for the activations of one site family."""
-
-    @property
-    def name(self) -> str:
-        """Unique name, for example "mlp_act"."""
-        ...
-
-    @property
-    def family(self) -> Family:
-        """The site family that it is compared in."""
-        ...
-
-    @property
-    def sites(self) -> Sequence[Site]:
-        """One site per layer, in layer order."""
-        ...
-
-    @property
-    def exact(self) -> bool:
-        """True when `decode(encode(x))` is `x`, so that there are no error nodes."""
-        ...
-
-    @property
-    def parameter_bytes(self) -> int:
-        """Bytes of weights that the basis brings along; 0 for neurons."""
-        ...
-
-    def encode(self, site: Site, x: Float[Tensor, "*b d_read"], /) -> Float[Tensor, "*b unit"]:
-        """Map activations at the read hook to coordinates; a function of `x` alone."""
-        ...
-
-    def decode(self, site: Site, f: Float[Tensor, "*b unit"], /) -> Float[Tensor, "*b d_write"]:
-        """Map coordinates to a reconstruction at the write hook; affine in `f` for the gradient methods."""
-        ...
-
-
-class BasisPart(Protocol):
-    """Some units of a basis at one site."""
-
-    def encode(self, x: Float[Tensor, "*b d_read"], /) -> Float[Tensor, "*b part"]:
-        """Return the coordinates of these units: `encode(x)[..., units]`."""
-        ...
-
-    def decode(self, f: Float[Tensor, "*b part"], /) -> Float[Tensor, "*b d_write"]:
-        """Return what these coordinates add to the reconstruction, other units being zero: no bias."""
-        ...
-
-    def project(self, gradient: Float[Tensor, "*b d_write"], /) -> Float[Tensor, "*b part"]:
-        """Return `<gradient, W_dec[i]>` for these units."""
-        ...
-
-
-@runtime_checkable
-class UnitwiseBasis(Basis, Protocol):
-    """A basis each of whose units can be computed without the others: an optional promise, for speed alone."""
-
-    def part(self, site: Site, units: Int[Tensor, " part"], /) -> BasisPart | None:
-        """Return some units of a site; None where units depend on each other (TopK)."""
-        ...
-
-
-@runtime_checkable
-class CrossLayerBasis(Basis, Protocol):
-    """A basis whose units at one site also write at the sites of later layers (a cross-layer transcoder).
-
-    The reconstruction at site m is `decode(m, f_m)` plus, for every earlier site l, `spread(l, f_l, m)`; `decode` alone
-    is what a site's own units write there, with the bias. Its error at m is what that sum leaves over. `sites` are in
-    the order in which a forward pass reaches them.
-    """
-
-    def spread(self, site: Site, f: Float[Tensor, "*b unit"], to: Site, /) -> Float[Tensor, "*b d_write"]:
-        """Return what the units of `site` add at the write hook of `to`: linear in `f`, no bias.
+    def __call__(self, hook: str, corpus: Sequence[str] | None = None) -> Iterator[Float[Tensor, "row d"]]:
+        """Yield activations at a hook in batches, a row per position of a prompt, in the model's type.
 
         Args:
-            site: the site that the units belong to.
-            f: their coordinates.
-            to: the same site or a later one.
+            hook: TransformerLens hook name.
+            corpus: texts to run the model on, a batch each; None for the clean and counterfactual prompts of the task's
+                attribution pairs, without their beginning-of-sequence position.
+
+        Raises:
+            BasisBenchError: the model has no such hook.
         """
-        ...
-
-
-class CrossLayerPart(BasisPart, Protocol):
-    """Some units of a cross-layer basis at one site: what `part` of such a basis returns."""
-
-    def spread(self, f: Float[Tensor, "*b part"], to: Site, /) -> Float[Tensor, "*b d_write"]:
-        """Return what these units add at the write hook of `to`."""
-        ...
-
-
-@runtime_checkable
-class StreamedBasis(Basis, Protocol):
-    """A basis that reads weights when they are needed and lets go of them where they do not fit: for memory alone.
-
-    What it computes does not depend on what is in memory. Sites are asked for in order, pass after pass.
-    """
-
-    @property
-    def streams(self) -> bool:
-        """Whether not all weights fit at once, so that every pass reads some: passes should be few and large."""
-        ...
-
-    def keep_less(self) -> bool:
-        """Hold less in memory from now on; False where that is not possible."""
         ...
 
 
 class ScoringContext(Protocol):
-    """What a method may use: the model, one aligned group of the attribution split, shared fields."""
+    """All that a method may ask: one aligned group of the attribution split on one model.
+
+    Tensors that it gives are shared between cells: a method that changes one in place fails its cell. Metrics and
+    scores are in logits. Every pass is counted as the cell's cost, a backward pass as two forward ones.
+    """
 
     @property
     def model(self) -> Model:
-        """The model under study."""
+        """The model under study: its shape and hook names; nothing of it may be changed."""
         ...
 
     @property
@@ -183,18 +120,84 @@ class ScoringContext(Protocol):
         """Pairs in the group."""
         ...
 
-    def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
-        """Gradient of each pair's metric at the site's write hook under a rule (DESIGN section 3)."""
+    def tokens(self, side: Side) -> Int[Tensor, "pair pos"]:
+        """Token ids of the clean or the counterfactual prompts."""
+        ...
+
+    @property
+    def answers(self) -> Int[Tensor, "pair answer"]:
+        """Ids of the tokens that the clean prompts call for."""
+        ...
+
+    @property
+    def foils(self) -> Int[Tensor, "pair foil"]:
+        """Ids of the tokens that the counterfactual prompts call for."""
         ...
 
     def activation(self, hook: str, side: Side) -> Float[Tensor, "pair pos d"]:
-        """Activation at a hook in the clean or the counterfactual run."""
+        """Activation at any TransformerLens hook in the clean or the counterfactual run, in the model's type.
+
+        Raises:
+            BasisBenchError: the model has no such hook.
+        """
         ...
 
     def coordinates(
         self, basis: Basis, site: Site, side: Side
     ) -> tuple[Float[Tensor, "pair pos unit"], Float[Tensor, "pair pos d_write"] | None]:
         """Coordinates and error (None for an exact basis) in the clean or the counterfactual run."""
+        ...
+
+    def reference(
+        self, basis: Basis, site: Site
+    ) -> tuple[Float[Tensor, "pair_or_1 pos unit"], Float[Tensor, "pair_or_1 pos d_write"] | None]:
+        """Coordinates and error that nodes outside a circuit take: the cell's ablation, on these pairs.
+
+        The mean over the counterfactual prompts (first axis 1), each pair's own counterfactual value, or zero (1).
+        """
+        ...
+
+    def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
+        """Gradient of each pair's metric at the site's write hook, computed once for all bases.
+
+        Args:
+            rule: "ixg" or "relp" at the clean run; "ig", mean over a path of the site; "ig_inputs", of the embeddings.
+            site: a site of any basis.
+        """
+        ...
+
+    def gradients(
+        self,
+        hooks: Sequence[str],
+        *,
+        replace: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        add: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        rules: str | BackwardRules = "ixg",
+    ) -> Mapping[str, Float[Tensor, "pair pos d"]]:
+        """Gradient of each pair's metric at hooks, in one forward and one backward pass over the clean prompts.
+
+        Args:
+            hooks: where gradients are taken, at the values that go on; zero where the metric does not depend on them.
+            replace: by hook, activations that take the place of the run's own; "embed.hook_out" are the embeddings.
+            add: by hook, what is added to the activation.
+            rules: backward rules: "ixg" (autograd), "relp", or part by part (`basisbench.types.BackwardRules`).
+
+        Raises:
+            BasisBenchError: no such hook or rules, or a shape that the hook does not have.
+        """
+        ...
+
+    def metric(
+        self,
+        *,
+        replace: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        add: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        rules: str | BackwardRules = "ixg",
+    ) -> Float[Tensor, " pair"]:
+        """Metric of the clean prompts, differentiable in the tensors that `replace` and `add` hold.
+
+        Args and errors are those of `gradients`.
+        """
         ...
 
     def clean_metric(self) -> Float[Tensor, " pair"]:
@@ -210,8 +213,8 @@ class ScoringContext(Protocol):
         """
         ...
 
-    def generator(self, *key: str | int) -> Any:
-        """A torch.Generator seeded from the cell's seed and `key`."""
+    def generator(self, *key: str | int) -> torch.Generator:
+        """A random generator on the CPU, seeded from the cell's seed, the group and `key`."""
         ...
 
 
@@ -234,7 +237,10 @@ class Method(Protocol):
         ...
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
-        """Score every node of the basis in one aligned group."""
+        """Score every node of the basis in one aligned group: finite numbers, without gradient.
+
+        The sign is that of the metric's change when the node leaves its clean value.
+        """
         ...
 
 
@@ -261,6 +267,11 @@ def no_weights(_model: ModelSpec) -> None:
     """Say that a basis brings no trained weights along."""
 
 
+def not_fitted(_model: Model) -> Basis:
+    """Refuse to build a basis without data, for one that has to be fitted."""
+    raise BasisError("the basis is fitted: it needs activations, not the model alone")
+
+
 @dataclass(frozen=True)
 class BasisSpec:
     """A basis before it meets a model; cheap to import, so that it can be listed.
@@ -269,7 +280,9 @@ class BasisSpec:
         name: name of the basis it builds.
         family: its site family.
         summary: one line for listings.
-        build: makes the basis for a loaded model; may raise BasisError.
+        build: makes the basis for a loaded model; may raise BasisError. Give this or `fit`.
+        fit: makes the basis for a loaded model from activations, once per task; such a basis has a `fingerprint`, the
+            digest of its weights (`FittedBasis`).
         fingerprint: digest of the trained weights that the basis would load for a model, None without any;
             a cell is only reused while it is the same.
         layers: the only layers that the basis covers, None for every layer of the model.
@@ -284,7 +297,8 @@ class BasisSpec:
     name: str
     family: Family
     summary: str
-    build: Callable[[Model], Basis]
+    build: Callable[[Model], Basis] = not_fitted
+    fit: Callable[[Model, Activations], FittedBasis] | None = None
     fingerprint: Callable[[ModelSpec], str | None] = no_weights
     layers: tuple[int, ...] | None = None
     repositories: Mapping[str, str | None] = field(default_factory=dict)

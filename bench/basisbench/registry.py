@@ -221,6 +221,8 @@ def load_module(path: Path) -> ModuleType:
     if not path.is_file():
         raise BasisBenchError(f"plug-in {path}: no such file")
     name = f"basisbench_plugin_{path.stem}"
+    while name in sys.modules and str(getattr(sys.modules[name], "__file__", "")) != str(path):
+        name += "_"  # another file of that name
     specification = importlib.util.spec_from_file_location(name, path)
     if specification is None or specification.loader is None:
         raise BasisBenchError(f"plug-in {path}: not a Python file; its name must end in .py")
@@ -259,7 +261,7 @@ def _entry(item: object, source: str) -> Entry:
     else:
         raise BasisBenchError(
             f"{source}: provides {type(item).__name__} {item!r:.60}, which is no ModelSpec, BasisSpec or BasisScheme, "
-            "and lacks the members of a Task (name, version, summary, candidates, pairs) or a Method (name, summary, "
+            "and lacks the members of a Task (name, version, summary, candidates) or a Method (name, summary, "
             "score)"
         )
     name = item.name

@@ -206,6 +206,33 @@ class Passes:
 
 
 @dataclass(frozen=True)
+class BackwardRules:
+    """What the parts of a model do to a gradient on its way back; forward values stay bit-equal.
+
+    What is left at its default goes back as autograd does it.
+
+    Attributes:
+        norms: of every LayerNorm and RMSNorm; "frozen" takes its scale for a constant.
+        activations: of the MLP's activation a(x); "ratio" makes it x times the constant a(x)/x.
+        gate: share of the gradient that each side of a gated MLP's product gets; 1 is autograd.
+        pattern: of the attention pattern; "frozen" takes it for a constant: queries and keys get no gradient.
+        temperature: the pattern's softmax goes back as p * (g - <g, p>) with p = softmax(scores / temperature).
+        queries: factor of the gradient that the queries get, where they leave their projection.
+        keys: factor of the gradient that the keys get.
+        values: factor of the gradient that the values get.
+    """
+
+    norms: Literal["autograd", "frozen"] = "autograd"
+    activations: Literal["autograd", "ratio"] = "autograd"
+    gate: float = 1.0
+    pattern: Literal["autograd", "frozen"] = "autograd"
+    temperature: float = 1.0
+    queries: float = 1.0
+    keys: float = 1.0
+    values: float = 1.0
+
+
+@dataclass(frozen=True)
 class ModelShape:
     """How large a model is.
 

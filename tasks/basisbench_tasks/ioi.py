@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from basisbench.pairs.alignment import align
 from basisbench.pairs.lexicon import indirect_object_frames, word_lists
 from basisbench.pairs.sentence_frames import CANDIDATE_LIMIT, fill_frame, generator, interleave
 from basisbench.protocols import Task
-from basisbench.types import ContrastPair, PairSet, Split
+from basisbench.types import ContrastPair, Split
 
 ORDERS = ("abba", "baba")
 
@@ -40,14 +38,6 @@ class IndirectObject:
         """Yield distinct pairs, the eight templates in turn, in an order drawn from `seed`."""
         streams = [self._stream(frame, order, split, seed) for frame in indirect_object_frames() for order in ORDERS]
         return interleave(streams)
-
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        """Return about `count` aligned pairs.
-
-        Raises:
-            TaskError: no candidate survives this tokenizer.
-        """
-        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
 
     def _stream(self, frame_name: str, order: str, split: Split, seed: int) -> Iterator[ContrastPair]:
         words = word_lists(split)

@@ -13,9 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from basisbench.pairs.alignment import align
 from basisbench.pairs.lexicon import (
     NUMBERS,
     Inflected,
@@ -29,7 +27,7 @@ from basisbench.pairs.lexicon import (
 )
 from basisbench.pairs.sentence_frames import CANDIDATE_LIMIT, generator, interleave
 from basisbench.protocols import Task
-from basisbench.types import ContrastPair, PairSet, Segment, Split
+from basisbench.types import ContrastPair, Segment, Split
 
 _OTHER: Mapping[Number, Number] = {"singular": "plural", "plural": "singular"}
 
@@ -51,14 +49,6 @@ class Agreement:
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         """Yield distinct pairs, the four templates in turn, in an order drawn from `seed`."""
         return interleave([self._stream(opening, split, seed) for opening in agreement_openings()])
-
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        """Return about `count` aligned pairs.
-
-        Raises:
-            TaskError: no candidate survives this tokenizer.
-        """
-        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
 
     def _stream(self, opening: str, split: Split, seed: int) -> Iterator[ContrastPair]:
         rng = generator(self.name, self.version, split, seed, opening)

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from basisbench.pairs.alignment import align
 from basisbench.pairs.lexicon import attributes
 from basisbench.pairs.sentence_frames import generator, interleave
 from basisbench.protocols import Task
-from basisbench.types import ContrastPair, PairSet, Segment, Split
+from basisbench.types import ContrastPair, Segment, Split
 
 # Counterfactual cues tried for each clean prompt: one fits if it has as many tokens.
 COUNTERFACTUALS = 4
@@ -44,14 +42,6 @@ class UserModeling:
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         """Yield distinct pairs, the four templates in turn, in an order drawn from `seed`."""
         return interleave([self._stream(template, split, seed) for template in range(4)], limit=1600)
-
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        """Return about `count` aligned pairs.
-
-        Raises:
-            TaskError: no candidate survives this tokenizer.
-        """
-        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
 
     def _stream(self, template: int, split: Split, seed: int) -> Iterator[ContrastPair]:
         attribute = attributes()[self.attribute]

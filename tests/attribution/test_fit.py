@@ -54,9 +54,9 @@ def rewritten(folder: Path, change: Any) -> None:
 @pytest.mark.parametrize("name", oracle.DICTIONARIES)
 def test_a_dictionary_that_fits_passes(architecture: str, name: str) -> None:
     fit = measure_fit(oracle.basis(architecture, name), groups(architecture))
-    assert len(fit.unexplained) == len(fit.active) == oracle.LAYERS
-    assert all(0 < value < 1 for value in fit.unexplained)
-    assert all(0 < value < 24 for value in fit.active)
+    assert len(fit.fvu) == len(fit.l0) == oracle.LAYERS
+    assert all(0 < value < 1 for value in fit.fvu)
+    assert all(0 < value < 24 for value in fit.l0)
 
 
 @pytest.mark.parametrize("layer", range(oracle.LAYERS))

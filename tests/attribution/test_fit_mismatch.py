@@ -72,7 +72,7 @@ def refused(basis: Basis) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sae_mlp_out", "sae_attn_out", "sae_resid", "transcoder"])
 def test_dictionaries_where_they_belong_leave_next_to_nothing(name: str) -> None:
-    assert max(measure_fit(built(name, SPEC.dictionaries[name]), groups()).unexplained) < 0.02
+    assert max(measure_fit(built(name, SPEC.dictionaries[name]), groups()).fvu) < 0.02
 
 
 @pytest.mark.slow
@@ -89,8 +89,8 @@ def test_dictionaries_of_another_layer_are_refused_or_seen(tmp_path: Path) -> No
         if name != "sae_resid":
             refused(restrict(shifted, [0]))
         else:
-            right = measure_fit(built(name, SPEC.dictionaries[name]), groups()).unexplained
-            found = measure_fit(shifted, groups()).unexplained
+            right = measure_fit(built(name, SPEC.dictionaries[name]), groups()).fvu
+            found = measure_fit(shifted, groups()).fvu
             assert all(wrong > 8 * own for wrong, own in zip(found, right, strict=True))
 
 
@@ -108,4 +108,4 @@ def test_dictionaries_of_another_model_of_that_width_are_refused_or_seen(name: s
     if name != "sae_attn_out":
         refused(other)
     else:  # most of the activation is the same in every prompt there, and so the error stays below it
-        assert min(measure_fit(other, groups()).unexplained) > 0.7
+        assert min(measure_fit(other, groups()).fvu) > 0.7

@@ -269,8 +269,8 @@ def test_a_cross_layer_transcoder_that_fits_passes_the_guard(architecture: str) 
         outputs = torch.cat([(slow.parts.rebuilt(layer, one.units) + one.errors[layer])[1:] for one in values])
         active = torch.cat([(one.units[layer][1:] != 0).sum(-1) for one in values]).double().mean()
         unexplained = errors.pow(2).sum() / (outputs - outputs.mean(0)).pow(2).sum()
-        assert fit.unexplained[layer] == pytest.approx(float(unexplained), rel=1e-9)
-        assert fit.active[layer] == pytest.approx(float(active))
+        assert fit.fvu[layer] == pytest.approx(float(unexplained), rel=1e-9)
+        assert fit.l0[layer] == pytest.approx(float(active))
 
 
 def test_decoders_that_do_not_fit_are_refused_by_the_guard(copied: tuple[Model, Path]) -> None:

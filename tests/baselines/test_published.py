@@ -194,7 +194,7 @@ def test_the_error_and_its_share_of_the_variance_are_those_of_saelens_alone(name
     model = model_of(release.model)
     group = GroupContext(model, prompts(model), 0)
     fit = measure_fit(basis, [group])
-    for site, found in zip(basis.sites, fit.unexplained, strict=True):
+    for site, found in zip(basis.sites, fit.fvu, strict=True):
         if site not in (basis.sites[0], basis.sites[-1]):
             continue
         read, write = (
@@ -297,7 +297,7 @@ def test_the_cross_layer_transcoder_of_gemma_2_reads_before_the_norm_and_writes_
     expected = f[0] @ stored["W_dec_0"][:, 1] + f[1] @ stored["W_dec_1"][:, 0] + stored["b_dec_1"]
     torch.testing.assert_close(rebuilt, expected, rtol=1e-4, atol=1e-4)
     fit = measure_fit(basis, [GroupContext(model, prompts(model), 0)])
-    assert all(0 < share < 1 for share in fit.unexplained)
+    assert all(0 < share < 1 for share in fit.fvu)
 
 
 @pytest.fixture

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 
 from basisbench.checks import task as checks
 from basisbench.checks.check import check, iterate
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.pairs.alignment import align, check_request
 from basisbench.protocols import Task
 from basisbench.registry import load_registry
-from basisbench.types import ContrastPair, ModelSpec, PairSet, Segment, Split
-from helpers.subword_tokenizer import subword_tokenizer
+from basisbench.types import ContrastPair, ModelSpec, Segment, Split
 
 REGISTRY = load_registry()
 HONEST = REGISTRY.get("task", "sva_rc")
@@ -48,15 +41,6 @@ def test_a_task_is_checked_with_another_tokenizer(tiny_llama: ModelSpec) -> None
     assert [str(each) for each in found if not each.holds] == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [entry.name for entry in REGISTRY.of("task")])
-def test_answers_are_single_tokens_of_a_tokenizer_that_splits_words_too(name: str) -> None:
-    model: Any = SimpleNamespace(tokenizer=subword_tokenizer())
-    (tokens,) = (each for each in checks.CHECKS if each.name == "tokens")
-    found = tokens.measure(checks.TaskStage(REGISTRY.get("task", name), model))
-    assert found.outcome == "ok", found
-
-
 @dataclass(frozen=True)
 class Cheat:
     """Agreement across a relative clause, with something changed."""
@@ -68,16 +52,10 @@ class Cheat:
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         return HONEST.candidates(split, seed)
 
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
-
 
 class NeverEnds(Cheat):
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         return chain.from_iterable(HONEST.candidates(split, seed) for _ in count())
-
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        return HONEST.pairs(tokenizer, split, count, seed)
 
 
 class RepeatsItself(Cheat):
@@ -127,23 +105,10 @@ class IgnoresTheSeed(Cheat):
         return HONEST.candidates(split, 0)
 
 
-class SwapsTokens(Cheat):
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        found = super().pairs(tokenizer, split, count, seed)
-        groups = tuple(replace(group, answers=np.roll(group.answers, 1, 0)) for group in found)
-        return PairSet(groups, found.dropped)
-
-
 class HasFewPairs(Cheat):
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         pairs = HONEST.candidates(split, seed)
         return (pair for _, pair in zip(range(20), pairs, strict=False))
-
-
-class TakesAnySplit(Cheat):
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        known: Split = "evaluation" if split == "evaluation" else "attribution"
-        return super().pairs(tokenizer, known, count, seed)
 
 
 CHEATS: tuple[tuple[Cheat, str], ...] = (
@@ -156,9 +121,7 @@ CHEATS: tuple[tuple[Cheat, str], ...] = (
     (DrawsAnew(), "the same again"),
     (FollowsHashes(), "another process"),
     (IgnoresTheSeed(), "another seed"),
-    (SwapsTokens(), "tokens"),
     (HasFewPairs(), "enough pairs"),
-    (TakesAnySplit(), "refusals"),
 )
 
 
@@ -187,40 +150,6 @@ def test_accuracy_is_told(pocket: Model) -> None:
     found = next(each for each in iterate(HONEST, pocket) if each.name == "accuracy")
     assert (found.outcome, found.bound) == ("info", "")
     assert found.measured.startswith("100% of 9 pairs")
-
-
-@pytest.mark.parametrize(("split", "number", "expected"), [
-    ("validation", 5, "task 'sva_rc' has no split 'validation'; it has attribution and evaluation"),
-    ("attribution", 0, "task 'sva_rc': 0 pairs asked of the attribution split; ask for at least 1"),
-])  # fmt: skip
-def test_a_wrong_request_is_refused_in_one_line(pocket: Model, split: Split, number: int, expected: str) -> None:
-    from basisbench.errors import TaskError
-
-    with pytest.raises(TaskError) as caught:
-        HONEST.pairs(pocket.tokenizer, split, number, 0)
-    assert str(caught.value) == expected
-    check_request("sva_rc", "attribution", 1)
-
-
-@pytest.mark.slow
-def test_a_file_s_task_refuses_wrong_requests_too(pocket: Model, tmp_path: Path) -> None:
-    from basisbench.pairs.task_file import load_task_file
-
-    path = tmp_path / "pairs.jsonl"
-    rows = (
-        json.dumps(
-            {
-                "clean_prefix": f"The {noun}",
-                "patch_prefix": f"The {noun}s",
-                "clean_answer": " is",
-                "patch_answer": " are",
-            }
-        )
-        for noun in ("doctor", "driver", "writer", "dancer")
-    )
-    path.write_text("\n".join(rows), encoding="utf-8")
-    found = next(each for each in iterate(load_task_file(path), pocket) if each.name == "refusals")
-    assert found.outcome == "ok", found
 
 
 def test_segments_without_contrast_are_found(pocket: Model) -> None:

@@ -1,4 +1,4 @@
-"""`basisbench new`: packages that build, install, register, keep the contract and run; CONTRIBUTING shows them."""
+"""`basisbench new`: packages that build, install, register, keep the contract and run; docs/ shows them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from basisbench.results.record import read_record
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NAMES: dict[NewKind, str] = {"task": "distant_agreement", "basis": "cosines", "method": "rule_agreement"}
-"""The examples of CONTRIBUTING."""
+"""The examples of docs/."""
 
 
 @pytest.fixture(scope="module")
@@ -124,12 +124,19 @@ def test_a_plugin_file_needs_no_package(kind: NewKind, made: Path) -> None:
     assert load_registry([made / name / f"{name}.py"]).get(kind, name).name == name  # type: ignore[call-overload]
 
 
+def shown_on(page: str) -> list[str]:
+    """Return the Python blocks of a page of the documentation."""
+    return re.findall(r"^```python\n(.*?)^```$", (CHECKOUT / "docs" / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_contributing_shows_each_whole(kind: NewKind) -> None:
-    shown = re.findall(
-        r"^```python\n(.*?)^```$", (CHECKOUT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M | re.S
-    )
-    assert render(kind, NAMES[kind])[f"{NAMES[kind]}.py"] in shown
+def test_its_page_shows_each_whole(kind: NewKind) -> None:
+    assert render(kind, NAMES[kind])[f"{NAMES[kind]}.py"] in shown_on(f"add-a-{kind}.md")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("basis", "pca"), ("method", "smooth_grad"), ("method", "gim")])
+def test_the_pages_show_plugins_that_are_tested(kind: str, name: str) -> None:
+    assert (CHECKOUT / "tests/plugins" / f"{name}.py").read_text(encoding="utf-8") in shown_on(f"add-a-{kind}.md")
 
 
 @pytest.mark.parametrize(("kind", "most"), [("basis", 34), ("method", 24), ("task", 36)])

@@ -1,7 +1,7 @@
 """Shapes as declared: in the tests every call of the packages that compute is checked against its annotations.
 
-The packages import `Float` and `Tensor` for type checkers alone, so that listing things never loads torch: jaxtyping
-gets these names here. An annotation with any other name that is not there at run time is not checked.
+The packages import `Float` and `Tensor` for type checkers alone, so that listing things never loads torch. Names are
+given to jaxtyping here; an annotation that names anything else that is not there at run time is not checked.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from basisbench.registry import load_registry
 START, UNKNOWN = "<s>", "<unk>"
 
 
-def build_tiny_tokenizer() -> Any:
-    """Return a word tokenizer that knows every word of the built-in tasks and puts `<s>` in front."""
+def build_tiny_tokenizer(*tasks: Any) -> Any:
+    """Return a word tokenizer that knows every word of the built-in tasks, and of others, and puts `<s>` in front."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -20,9 +20,9 @@ def build_tiny_tokenizer() -> Any:
 
     splitter = Whitespace()
     words: set[str] = set()
-    for entry in load_registry().of("task"):
+    for task in (*(entry.item for entry in load_registry().of("task")), *tasks):
         for split in ("attribution", "evaluation"):
-            for pair in load_registry().get("task", entry.name).candidates(split, seed=0):
+            for pair in task.candidates(split, seed=0):
                 text = " ".join((pair.clean_text, pair.counterfactual_text, *pair.answers, *pair.foils))
                 words.update(word for word, _ in splitter.pre_tokenize_str(text))
     vocabulary = {word: index for index, word in enumerate([START, UNKNOWN, *sorted(words)])}

@@ -22,7 +22,7 @@ from basisbench.models.load import load_model
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Record
 from basisbench.runs.run import Request, run_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.runs.session import Session, open_session
 from basisbench.types import ModelSpec
 from helpers.passes import measured
@@ -166,7 +166,7 @@ def test_one_prompt_that_does_not_fit_fails_its_cells_in_one_line(
         "models": ["tiny-llama"], "tasks": ["ioi", "sva_simple"], "bases": ["mlp_act"], "methods": ["ixg"],
         "attribution_pairs": 16, "evaluation_pairs": 16,
     }  # fmt: skip
-    settings = Settings(out=tmp_path / "out", plugins=(plugin_with(tiny_llama),))
+    settings = RunOptions(out=tmp_path / "out", plugins=(plugin_with(tiny_llama),))
     with room_for(monkeypatch, 9):  # sva_simple has shorter prompts than that, ioi has longer ones
         outcome = run_request(Request("pocket", changes, settings, progress=False))
     assert [(event.state, event.cell.task) for event in outcome.events] == [

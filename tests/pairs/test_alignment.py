@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from basisbench.errors import TaskError
 from basisbench.pairs import alignment
 from basisbench.pairs import tokens as token_alignment
-from basisbench.pairs.alignment import align, load_splits, to_dataset
+from basisbench.pairs.alignment import align, load_splits, pairs_of, to_dataset
 from basisbench.registry import load_registry
 from basisbench.types import ContrastPair, PairSet, Segment, Split
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
@@ -252,9 +252,6 @@ class TwoSplits:
         del seed
         return iter(self.by_split[split])
 
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
-
 
 def test_load_splits_keeps_the_groups_that_both_splits_have() -> None:
     more = [pair(f"{noun}s", noun, template="attribution only") for noun in NOUNS]
@@ -287,7 +284,7 @@ def test_load_splits_gives_the_same_groups_and_repeats_itself(task: str) -> None
 
 @pytest.mark.slow
 def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
-    pair_set = TwoSplits({"attribution": GOOD, "evaluation": []}).pairs(build_tokenizer(), "attribution", 10, 0)
+    pair_set = pairs_of(TwoSplits({"attribution": GOOD, "evaluation": []}), build_tokenizer(), "attribution", 10, 0)
     dataset = to_dataset(pair_set)
     assert dataset.num_rows == pair_set.pair_count == 10
     assert dataset[3]["clean_text"] == pair_set[0].clean_text[3]
@@ -295,3 +292,21 @@ def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
     assert dataset[3]["roles"] == ["bos", "opening", "subject"]
     assert str(dataset.info.version) == "7.0.0"
     assert "demo, version 7, attribution split" in dataset.info.description
+
+
+@pytest.mark.parametrize(("split", "number", "expected"), [
+    ("validation", 5, "task 'sva_rc' has no split 'validation'; it has attribution and evaluation"),
+    ("attribution", 0, "task 'sva_rc': 0 pairs asked of the attribution split; ask for at least 1"),
+])  # fmt: skip
+def test_a_wrong_request_is_refused_in_one_line(split: Any, number: int, expected: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        pairs_of(REGISTRY.get("task", "sva_rc"), build_tokenizer(), split, number, 0)
+    assert str(caught.value) == expected
+
+
+def test_a_task_that_never_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignment, "MOST_CANDIDATES", 20)
+    task = TwoSplits({"attribution": GOOD * 3, "evaluation": GOOD * 2})
+    with pytest.raises(TaskError, match="task 'demo' yields more than 20 attribution candidates; a task must end"):
+        pairs_of(task, build_tokenizer(), "attribution", 10, 0)
+    assert pairs_of(task, build_tokenizer(), "evaluation", 10, 0).pair_count == 10

@@ -222,8 +222,6 @@ class Broken:
     def candidates(self, split: str, seed: int) -> Any:
         raise RuntimeError(f"{split} {seed}")
 
-    def pairs(self, tokenizer: Any, split: str, count: int, seed: int) -> Any: ...
-
 
 @pytest.mark.parametrize(
     ("record", "told"),

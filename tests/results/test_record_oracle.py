@@ -21,18 +21,20 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 
 @dataclass(frozen=True)
 class StubTask:
-    """A task whose pairs are random token ids."""
+    """A task whose pairs are random token ids, which `random_splits` gives."""
 
     name: str = "stub"
     version: str = "1"
     summary: str = "random token ids"
 
-    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:  # noqa: ARG002
-        raise AssertionError("the harness asks for pairs")
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:  # noqa: ARG002 -- the protocol's
+        raise AssertionError("its pairs are no text")
 
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:  # noqa: ARG002
-        start = 100 if split == "attribution" else 200
-        sizes = (9, 8) if split == "attribution" else (8, 8)
+
+def random_splits(*_arguments: object, **_options: object) -> tuple[PairSet, PairSet]:
+    """Return two groups in each split, as `load_splits` would."""
+
+    def groups(split: Split, sizes: tuple[int, int], start: int) -> PairSet:
         return PairSet(
             (
                 oracle.random_pairs(sizes[0], 5, start, split=split, group="long"),
@@ -40,6 +42,8 @@ class StubTask:
             ),
             {"a reason": 3},
         )
+
+    return groups("attribution", (9, 8), 100), groups("evaluation", (8, 8), 200)
 
 
 def _naive_sizes(nodes: int) -> list[int]:
@@ -57,16 +61,17 @@ def _five_digits(values: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "granularity"), [("transcoder", "position"), ("mlp_act", "unit")])
-def test_a_record_holds_what_the_slow_evaluator_finds(architecture: str, name: str, granularity: str) -> None:
-    from basisbench_baselines.methods.gradient import GradientMethod
-
+def test_a_record_holds_what_the_slow_evaluator_finds(
+    architecture: str, name: str, granularity: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model: Model = oracle.model(architecture)
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
-    session = open_session(model, StubTask(), attribution_pairs=17, evaluation_pairs=16, seed=0)  # type: ignore[arg-type]
+    monkeypatch.setattr("basisbench.runs.session.load_splits", random_splits)
+    session = open_session(model, StubTask(), attribution_pairs=17, evaluation_pairs=16, seed=0)
     cell = oracle.cell(
         name, method="ixg", granularity=granularity, attribution_pairs=17, evaluation_pairs=16, ablation="mean"
     )
-    record = session.run(cell, oracle.basis_spec(name), GradientMethod("ixg", ""))
+    record = session.run(cell, oracle.basis_spec(name), oracle.gradient_method("ixg"))
 
     groups = [(pair.attribution.pairs, pair.evaluation.pairs) for pair in session.groups]
     assert [len(first) + len(second) for first, second in groups] == [17, 16]

@@ -17,7 +17,7 @@ from basisbench.registry import load_registry
 from basisbench.runs.dry_run import estimate_run, render
 from basisbench.runs.estimate import BasisSize, dictionary_size
 from basisbench.runs.run import Plan, Request, plan_request
-from basisbench.runs.runner import Runner, Settings
+from basisbench.runs.runner import Runner, RunOptions
 from basisbench.runs.suite import expand, load_suite
 from basisbench.types import ModelShape, ModelSpec
 
@@ -35,7 +35,7 @@ CROSS: list[dict[str, Any]] = [
 
 def plan_of(out: Path, tasks: list[str], **changes: Any) -> Plan:
     few = {"tasks": tasks, "attribution_pairs": 12, "evaluation_pairs": 10}
-    return plan_request(Request("pocket", {**few, **changes}, Settings(out=out)))
+    return plan_request(Request("pocket", {**few, **changes}, RunOptions(out=out)))
 
 
 @pytest.mark.slow
@@ -63,12 +63,12 @@ def test_exact_patching_is_counted_as_if_every_node_differed(tmp_path: Path) -> 
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.results.record import read_record
 from basisbench.runs.run import Request, run_request
 
 changes = json.loads(sys.argv[1])
-outcome = run_request(Request("pocket", changes, Settings(out=Path(sys.argv[2])), progress=False))
+outcome = run_request(Request("pocket", changes, RunOptions(out=Path(sys.argv[2])), progress=False))
 print(max(read_record(path).cost.peak_memory_bytes for path in outcome.records))
 """
 
@@ -90,7 +90,7 @@ def test_memory_is_near_the_measured_peak(tmp_path: Path, pairs: int) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     peak = int(done.stdout.split()[-1])
-    expected = estimate_run(plan_request(Request("pocket", changes, Settings(out=tmp_path)))).memory.total
+    expected = estimate_run(plan_request(Request("pocket", changes, RunOptions(out=tmp_path)))).memory.total
     assert 0.75 * peak < expected < 1.33 * peak, f"{expected} expected, {peak} measured"
 
 
@@ -128,14 +128,14 @@ def test_a_large_model_is_not_loaded_for_an_estimate(tmp_path: Path, monkeypatch
 
 
 def test_what_is_not_here_is_estimated_at_an_assumed_rate(tmp_path: Path) -> None:
-    plan = plan_request(Request("pocket", {"tasks": ["ioi"]}, Settings(out=tmp_path, device="cuda")))
+    plan = plan_request(Request("pocket", {"tasks": ["ioi"]}, RunOptions(out=tmp_path, device="cuda")))
     text = render(estimate_run(plan), plan)
     assert "note: no pass is timed: " in text
     assert "at an assumed rate of this kind of device" in text
 
 
 def test_a_model_that_is_not_at_hand_is_estimated_from_its_shape(tmp_path: Path) -> None:
-    settings = Settings(out=tmp_path, device="cuda")
+    settings = RunOptions(out=tmp_path, device="cuda")
     plan = plan_request(
         Request("pocket", {"models": ["llama-3.1-8b"], "bases": ["mlp_act"], "tasks": ["ioi"]}, settings)
     )
@@ -154,7 +154,7 @@ def test_dictionaries_in_a_folder_are_no_download(tmp_path: Path) -> None:
     folder = load_registry().get("model", "pocket-llama").dictionaries["transcoder"]
 
     def downloads(basis: str) -> int:
-        plan = plan_request(Request("pocket", {"bases": [basis], "tasks": ["ioi"]}, Settings(out=tmp_path)))
+        plan = plan_request(Request("pocket", {"bases": [basis], "tasks": ["ioi"]}, RunOptions(out=tmp_path)))
         return estimate_run(plan).downloads
 
     assert downloads(f"sae:{folder}") == 0
@@ -170,7 +170,7 @@ def test_an_unknown_model_that_is_not_at_hand_is_one_line(tmp_path: Path, capsys
 
 @pytest.mark.slow
 def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callable[..., Path], tmp_path: Path) -> None:
-    settings = Settings(out=tmp_path, plugins=(plugin_with(tiny_llama),))
+    settings = RunOptions(out=tmp_path, plugins=(plugin_with(tiny_llama),))
     base = {"models": ["tiny-llama"], "tasks": ["ioi"], "bases": ["mlp_act"], "methods": ["relp"]}
 
     def total(**changes: Any) -> tuple[float, int]:
@@ -186,7 +186,7 @@ def test_more_of_anything_costs_more(tiny_llama: ModelSpec, plugin_with: Callabl
 @pytest.mark.slow
 def test_a_basis_needs_room_for_one_layer_at_least(tmp_path: Path) -> None:
     changes = {"models": ["llama-3.1-8b"], "bases": ["sae:llama_scope_lxm_32x"], "tasks": ["ioi"]}
-    plan = plan_request(Request("paper", changes, Settings(out=tmp_path, device="cuda")))
+    plan = plan_request(Request("paper", changes, RunOptions(out=tmp_path, device="cuda")))
     estimate = estimate_run(plan)
     layer = 2 * 131_072 * 4096 * 4
     assert estimate.memory.dictionary == 32 * layer

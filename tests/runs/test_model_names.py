@@ -11,7 +11,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.registry import load_registry
 from basisbench.runs.model_names import find_model, find_models
 from basisbench.runs.run import Request, plan_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 
 KNOWN = {
@@ -122,7 +122,7 @@ def test_a_run_looks_its_models_up_by_these_names(
     tiny_llama: ModelSpec, plugin_with: Callable[..., Path], tmp_path: Path
 ) -> None:
     """The registry of a run has them, in every worker: settings carry them."""
-    settings = Settings(out=tmp_path, plugins=(plugin_with(tiny_llama),))
+    settings = RunOptions(out=tmp_path, plugins=(plugin_with(tiny_llama),))
     models = ["tiny-llama", "org/model@abc", "openai-community/gpt2", "pocket-llama"]
     plan = plan_request(Request("pocket", {"models": models}, settings))
     names = ["tiny-llama", "org/model@abc", "gpt2-small", "pocket-llama"]

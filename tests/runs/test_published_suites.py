@@ -18,7 +18,7 @@ from basisbench.results.reported import beside_reported, read_reported, render_r
 from basisbench.runs.dry_run import estimate_run
 from basisbench.runs.pin import pin_suite, repositories_of
 from basisbench.runs.run import FEW_PAIRS, Request, plan_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.runs.suite import Suite, expand, few_cells, list_suites, load_suite
 from helpers.synthetic_records import synthetic_record
 
@@ -84,7 +84,7 @@ def test_every_repository_is_pinned_or_said_to_be_open(name: str) -> None:
     suite = load_suite(name)
     assert set(repositories_of(suite, load_registry())) == set(suite.revisions)
     assert all(revision == "main" or COMMIT.fullmatch(revision) for revision in suite.revisions.values())
-    model = plan_request(Request(name, {}, Settings(out=Path("unused")))).models[0]
+    model = plan_request(Request(name, {}, RunOptions(out=Path("unused")))).models[0]
     assert model.revision == suite.revisions[model.path]
     assert COMMIT.fullmatch(str(model.revision)), "a model's commit decides the numbers"
 
@@ -96,7 +96,7 @@ def test_what_a_suite_expects_is_what_a_dry_run_says(name: str, tmp_path: Path) 
     assert not suite.expected.measured
     assert set(suite.dictionary_units) <= set(suite.bases)
     device = "cpu" if "CPU" in suite.expected.machine else "cuda"
-    estimate = estimate_run(plan_request(Request(name, {}, Settings(out=tmp_path, device=device))))
+    estimate = estimate_run(plan_request(Request(name, {}, RunOptions(out=tmp_path, device=device))))
     assert suite.expected.memory_gib == pytest.approx(estimate.memory.total / 2**30, rel=0.3)
     assert suite.expected.least_memory_gib == pytest.approx(estimate.memory.smallest / 2**30, rel=0.3)
     assert suite.expected.disk_gib == pytest.approx(estimate.disk / 2**30, rel=0.1)
@@ -115,11 +115,11 @@ def test_a_few_cells_meet_everything_there_is(name: str, tmp_path: Path) -> None
     assert list(few) == [cell for cell in cells if cell in set(few)], "in the suite's order"
     assert few_cells(cells, 10**6) == cells
 
-    plan = plan_request(Request(name, {}, Settings(out=tmp_path), limit=3))
+    plan = plan_request(Request(name, {}, RunOptions(out=tmp_path), limit=3))
     chosen = [cell for group in plan.groups for cell in group.cells]
     assert len(chosen) == 3
     assert {(cell.attribution_pairs, cell.evaluation_pairs) for cell in chosen} == {(FEW_PAIRS, FEW_PAIRS)}
-    asked = plan_request(Request(name, {"evaluation_pairs": 40}, Settings(out=tmp_path), limit=3))
+    asked = plan_request(Request(name, {"evaluation_pairs": 40}, RunOptions(out=tmp_path), limit=3))
     assert {cell.evaluation_pairs for group in asked.groups for cell in group.cells} == {40}
 
 

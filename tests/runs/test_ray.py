@@ -14,7 +14,7 @@ from basisbench.results.record import read_record
 from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.ray_executor import RayWorker
 from basisbench.runs.run import Request, run_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 
 Write = Callable[..., Path]
@@ -58,7 +58,7 @@ def cluster() -> Iterator[Any]:
 
 
 def run(out: Path, plugins: tuple[Path, ...], bases: list[str], executor: Executor, **rest: Any) -> Any:
-    settings = Settings(out=out, plugins=plugins, **rest)
+    settings = RunOptions(out=out, plugins=plugins, **rest)
     return run_request(Request("pocket", {**WHAT, "bases": bases}, settings, 2, progress=False, executor=executor))
 
 
@@ -78,7 +78,7 @@ def test_an_address_without_a_cluster_is_told(tmp_path: Path) -> None:
         ("auto", "no Ray cluster at 'auto': "),
     ):
         executor = Executor("ray", address)
-        request = Request("pocket", {"tasks": ["ioi"]}, Settings(out=tmp_path), progress=False, executor=executor)
+        request = Request("pocket", {"tasks": ["ioi"]}, RunOptions(out=tmp_path), progress=False, executor=executor)
         with pytest.raises(BasisBenchError, match=expected):
             run_request(request)
 
@@ -109,14 +109,14 @@ def test_a_killed_worker_is_replaced_and_every_record_is_as_from_one_process(
     assert len(set(log.read_text(encoding="utf-8").split())) >= 2, "another process did what the killed one left"
 
     alone = run_request(
-        Request("pocket", {**WHAT, "bases": bases}, Settings(out=tmp_path / "alone", plugins=plugins), progress=False)
+        Request("pocket", {**WHAT, "bases": bases}, RunOptions(out=tmp_path / "alone", plugins=plugins), progress=False)
     )
     assert {path.name for path in alone.records} == {path.name for path in outcome.records}
     for path in alone.records:
         assert values(tmp_path / "ray" / "records" / path.name) == values(path)
 
     cells = tuple(event.cell for event in outcome.events if event.cell.task == "ioi")
-    worker = RayWorker(Settings(out=tmp_path / "elsewhere", plugins=plugins), 1, frozenset(written))
+    worker = RayWorker(RunOptions(out=tmp_path / "elsewhere", plugins=plugins), 1, frozenset(written))
     assert [(event.state, record) for event, record in worker.run(cells)] == [
         (state, None) for _ in cells for state in ("started", "kept")
     ], "what is finished is not done again, though the worker has no results folder"
@@ -130,7 +130,7 @@ def test_a_cell_that_kills_every_worker_fails_alone(
     fatal = tmp_path / "fatal.py"
     fatal.write_text(FATAL.format(mark=str(tmp_path / "mark"), log=str(tmp_path / "log")), encoding="utf-8")
     plugins = (plugin_with(tiny_llama), fatal)
-    settings = Settings(out=tmp_path / "out", plugins=plugins)
+    settings = RunOptions(out=tmp_path / "out", plugins=plugins)
     changes = {**WHAT, "tasks": ["ioi"], "methods": ["random"], "bases": ["always", "resid"]}
     outcome = run_request(Request("pocket", changes, settings, 1, progress=False, executor=Executor("ray")))
     assert sorted((event.cell.basis, event.state) for event in outcome.events) == [
@@ -172,6 +172,6 @@ def test_without_ray_the_error_says_what_to_install(tmp_path: Path, monkeypatch:
     import sys
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    request = Request("pocket", {"tasks": ["ioi"]}, Settings(out=tmp_path), progress=False, executor=Executor("ray"))
+    request = Request("pocket", {"tasks": ["ioi"]}, RunOptions(out=tmp_path), progress=False, executor=Executor("ray"))
     with pytest.raises(BasisBenchError, match=r"needs Ray: python -m pip install 'basisbench\[ray\]'"):
         run_request(request)

@@ -17,7 +17,7 @@ import basisbench
 from basisbench.errors import BasisBenchError
 from basisbench.results.record import read_record
 from basisbench.runs.run import Request, default_jobs, run_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 
 Write = Callable[..., Path]
@@ -32,7 +32,7 @@ CELLS: dict[str, Any] = {
 
 
 def request(out: Path, plugin: Path, jobs: int = 1, resume: bool = True, **changes: Any) -> Request:
-    settings = Settings(out=out, plugins=(plugin,), resume=resume)
+    settings = RunOptions(out=out, plugins=(plugin,), resume=resume)
     return Request(suite="pocket", changes={**CELLS, **changes}, settings=settings, jobs=jobs, progress=False)
 
 
@@ -170,7 +170,7 @@ def test_workers_do_the_same_cells_and_one_that_dies_takes_no_other_along(
     alone = run_request(request(tmp_path / "alone", plugin, tasks=tasks, bases=["resid"], methods=["random"]))
 
     changes = {**CELLS, "tasks": tasks, "bases": ["resid", "deadly"], "methods": ["random"]}
-    settings = Settings(out=tmp_path / "together", plugins=(plugin, deadly))
+    settings = RunOptions(out=tmp_path / "together", plugins=(plugin, deadly))
     together = run_request(Request("pocket", changes, settings, jobs=2, progress=False))
     assert {event.cell.basis for event in together.failures} == {"deadly"}
     assert "a worker process was killed by SIGKILL" in capsys.readouterr().err

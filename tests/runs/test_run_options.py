@@ -18,7 +18,7 @@ import pytest
 from basisbench.cli import main
 from basisbench.results.record import Record, cell_id, read_record
 from basisbench.runs.run import Request, run_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 
 Write = Callable[..., Path]
@@ -29,7 +29,9 @@ FEW: dict[str, Any] = {
 
 
 def run(out: Path, plugin: Path, *, limit: int | None = None, changes: dict[str, Any] = FEW, **settings: Any) -> Any:
-    request = Request("pocket", changes, Settings(out=out, plugins=(plugin,), **settings), progress=False, limit=limit)
+    request = Request(
+        "pocket", changes, RunOptions(out=out, plugins=(plugin,), **settings), progress=False, limit=limit
+    )
     return run_request(request)
 
 
@@ -103,7 +105,7 @@ def test_a_basis_that_misses_layers_restricts_its_family(
         encoding="utf-8",
     )
     changes = {**FEW, "bases": ["late", "resid", "attn_out"], "methods": ["relp"]}
-    settings = Settings(out=tmp_path / "out", plugins=(plugin_with(tiny_llama), partial))
+    settings = RunOptions(out=tmp_path / "out", plugins=(plugin_with(tiny_llama), partial))
     outcome = run_request(Request("pocket", changes, settings, progress=False))
     late, whole, other = records(outcome)
     assert (late.cell.layers, whole.cell.layers, other.cell.layers) == ((1,), (1,), None)
@@ -177,7 +179,7 @@ def test_a_model_that_cannot_be_had_is_asked_for_once_and_others_go_on(
     gone = replace(tiny_llama, name="gone", path=str(tmp_path / "gone"))
     changes = {**FEW, "models": ["gone", "tiny-llama"], "tasks": ["ioi", "sva_simple"], "bases": ["resid"]}
     outcome = run_request(
-        Request("pocket", changes, Settings(out=tmp_path, plugins=(plugin_with(tiny_llama, gone),)), progress=False)
+        Request("pocket", changes, RunOptions(out=tmp_path, plugins=(plugin_with(tiny_llama, gone),)), progress=False)
     )
     assert sorted(event.state for event in outcome.events) == ["failed"] * 4 + ["finished"] * 4
     assert {event.cell.model for event in outcome.failures} == {"gone"}

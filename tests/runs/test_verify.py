@@ -19,7 +19,7 @@ from basisbench.errors import BasisBenchError, RecordError
 from basisbench.results.record import Record, read_record
 from basisbench.results.store import VERIFICATION_FILE, Store
 from basisbench.runs.run import Request, run_request
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.runs.session import Session
 from basisbench.runs.verify import draw_sample, verify
 from basisbench.submissions.verification import (
@@ -40,7 +40,7 @@ PAIRS = 12
 def run(out: Path, **changes: Any) -> None:
     """Run cells of one task on the pocket model, with few pairs."""
     chosen = {"tasks": ["sva_simple"], "bases": BASES, "methods": METHODS, "attribution_pairs": PAIRS}
-    request = Request("pocket", {**chosen, "evaluation_pairs": PAIRS, **changes}, Settings(out=out), progress=False)
+    request = Request("pocket", {**chosen, "evaluation_pairs": PAIRS, **changes}, RunOptions(out=out), progress=False)
     run_request(request).raise_failures()
 
 

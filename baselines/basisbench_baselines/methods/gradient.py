@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from basisbench.attribution.projection import projected_scores
-from basisbench.protocols import Basis, Method, ScoringContext
+from basisbench.protocols import ORDER, Basis, Method, ScoringContext
 from basisbench.types import Passes, Scores, Style
 
 
@@ -23,9 +23,9 @@ class GradientMethod:
 
     name: str
     summary: str
-    order: int
-    style: Style
-    passes: Passes
+    order: float = ORDER
+    style: Style | None = None
+    passes: Passes | None = None
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return gradient times difference, averaged over the pairs of the group."""

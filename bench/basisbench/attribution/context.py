@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from basisbench.attribution.batch import Batch
 from basisbench.attribution.cost import Ledger, Spent, now
-from basisbench.attribution.gradients import gradient_field
+from basisbench.attribution.gradients import gradient_field, gradient_tokens
+from basisbench.attribution.own_pass import Put, activation_inside, gradients_at, metric_of, rules_named
+from basisbench.attribution.patching import patched_metric
 from basisbench.attribution.reconstruction import EarlierWrites
-from basisbench.models.batching import joined_rows
-from basisbench.models.hooks import Edit, observed
+from basisbench.attribution.values import reduced, shaped
+from basisbench.errors import BasisBenchError
+from basisbench.models.batching import BUDGETS, joined_rows
+from basisbench.models.hooks import observed
 from basisbench.models.model import Model
 from basisbench.models.sites import SITES, SiteKind, written_kinds
 from basisbench.models.start_at_layer import BlockInputs, block_inputs
@@ -23,17 +27,15 @@ from basisbench.protocols import CrossLayerBasis
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from basisbench.protocols import Basis
-    from basisbench.types import Pairs, Side, Site
+    from basisbench.types import Ablation, BackwardRules, Pairs, Side, Site
 
 Result = TypeVar("Result")
 
 _TOKENS_PER_PATCH = 4096
-_KEPT_BYTES = 64 * 2**20
-"""Coordinates of the basis at hand are kept for its next method up to this size per group."""
 
 
 class GroupContext:
@@ -48,6 +50,7 @@ class GroupContext:
             foils=model.tokens(pairs.foils),
         )
         self.ledger = Ledger()
+        self.ablation: Ablation = "mean"
         self._model = model
         self._seed = seed
         self._activations: dict[tuple[Side, str], Tensor] = {}
@@ -56,6 +59,26 @@ class GroupContext:
         self._encoded_by: Basis | None = None
         self._encoded: dict[tuple[Site, Side], tuple[Tensor, Tensor]] = {}
         self._earlier: dict[Side, EarlierWrites] = {}
+        self._versions: dict[str, tuple[Tensor, int]] = {}
+        for name in ("clean", "counterfactual", "answers", "foils"):
+            self._keep(f"the {name} tokens", getattr(self.batch, name))
+
+    def start(self, ablation: Ablation) -> None:
+        """Begin a cell: forget what the last one used.
+
+        Args:
+            ablation: of the cell, which fixes the reference values.
+        """
+        self.ablation = ablation
+        self.ledger.start()
+
+    def _keep(self, name: str, tensor: Tensor) -> None:
+        """Note a tensor that is handed out; PyTorch counts the changes made to it, or to any view of it, in place."""
+        self._versions[name] = tensor, tensor._version
+
+    def changed(self) -> list[str]:
+        """Return the names of the shared tensors that something has changed in place."""
+        return [name for name, (tensor, version) in self._versions.items() if tensor._version != version]
 
     @property
     def model(self) -> Model:
@@ -67,15 +90,33 @@ class GroupContext:
         """Pairs in the group."""
         return len(self.pairs)
 
+    def tokens(self, side: Side) -> Int[Tensor, "pair pos"]:
+        """Return the token ids of the clean or the counterfactual prompts."""
+        return self.batch.clean if side == "clean" else self.batch.counterfactual
+
+    @property
+    def answers(self) -> Int[Tensor, "pair answer"]:
+        """Ids of the tokens that the clean prompts call for."""
+        return self.batch.answers
+
+    @property
+    def foils(self) -> Int[Tensor, "pair foil"]:
+        """Ids of the tokens that the counterfactual prompts call for."""
+        return self.batch.foils
+
     def activation(self, hook: str, side: Side) -> Float[Tensor, "pair pos d"]:
         """Return the activation at a hook in the clean or the counterfactual run."""
         import torch
 
         if (side, hook) not in self._activations:
             hooks = {self._model.hook(kind, layer) for kind in SITES for layer in range(self._model.layers)}
-            places = {name: self._model.place(name) for name in sorted(hooks | self._in_every_layer(hook))}
-
-            tokens = self.batch.clean if side == "clean" else self.batch.counterfactual
+            tokens = self.tokens(side)
+            try:
+                wanted = sorted(hooks | self._in_every_layer(hook))
+                places = {name: self._model.place(name) for name in wanted if (side, name) not in self._activations}
+            except BasisBenchError:  # it lies inside a module, or there is none
+                self._model.hook_point(hook)
+                return activation_inside(self._model, tokens, hook)
 
             def run_part(chosen: slice) -> Mapping[str, Tensor]:
                 with torch.no_grad(), observed(self._model.fast_body, places) as seen:
@@ -88,6 +129,7 @@ class GroupContext:
 
             for name, value in self._charged(f"activations:{side}", run).items():
                 self._activations[side, name] = value
+                self._keep(f"the {side} activation at {name}", value)
         self.use_activations(side)
         return self._activations[side, hook]
 
@@ -101,22 +143,34 @@ class GroupContext:
         """Return coordinates and error (None for an exact basis) in the clean or the counterfactual run."""
         activation = self.activation(site.read, side)
         if basis.exact:
-            return basis.encode(site, activation), None
+            return shaped(basis.encode(site, activation), activation.shape[:-1], basis, "encode", site), None
         if self._encoded_by is not basis:
-            self._encoded_by, self._encoded, self._earlier = basis, {}, {}
+            self._forget_coordinates()
+            self._encoded_by = basis
         # Coordinates that are kept were made from this; a cell costs the same whichever came before it.
         self.use_activations(side)
         if (site, side) not in self._encoded:
-            units = basis.encode(site, activation)
-            error = self.activation(site.write, side) - basis.decode(site, units)
+            units = shaped(basis.encode(site, activation), activation.shape[:-1], basis, "encode", site)
+            written = self.activation(site.write, side)
+            error = written - shaped(basis.decode(site, units), written.shape, basis, "decode", site)
             if isinstance(basis, CrossLayerBasis):
                 earlier = self._writes_before(basis, site, side, units)
                 error = error if earlier is None else error - earlier
             result = units, error
-            if sum(kept.nbytes for kept, _ in self._encoded.values()) + units.nbytes > _KEPT_BYTES:
+            kept = sum(coordinates.nbytes for coordinates, _ in self._encoded.values())
+            if kept + units.nbytes > BUDGETS["units of a basis"].on(units.device.type):
                 return result
             self._encoded[site, side] = result
+            self._keep(f"the {side} coordinates at {site.read}", units)
+            self._keep(f"the {side} errors at {site.write}", error)
         return self._encoded[site, side]
+
+    def reference(
+        self, basis: Basis, site: Site
+    ) -> tuple[Float[Tensor, "pair_or_1 pos unit"], Float[Tensor, "pair_or_1 pos d_write"] | None]:
+        """Return the values that nodes outside a circuit take: the cell's ablation, on these pairs."""
+        units, error = self.coordinates(basis, site, "counterfactual")
+        return reduced(units, self.ablation), None if error is None else reduced(error, self.ablation)
 
     def _in_every_layer(self, hook: str) -> set[str]:
         """Return a hook and its likes in the other layers, which a basis will ask for next."""
@@ -140,7 +194,13 @@ class GroupContext:
     def forget_other_bases(self, name: str) -> None:
         """Drop the coordinates of any basis but the named one, so that it can be freed."""
         if self._encoded_by is not None and self._encoded_by.name != name:
-            self._encoded_by, self._encoded, self._earlier = None, {}, {}
+            self._forget_coordinates()
+
+    def _forget_coordinates(self) -> None:
+        for site, side in self._encoded:
+            del self._versions[f"the {side} coordinates at {site.read}"]
+            del self._versions[f"the {side} errors at {site.write}"]
+        self._encoded_by, self._encoded, self._earlier = None, {}, {}
 
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
@@ -152,6 +212,7 @@ class GroupContext:
 
             for hook, value in self._charged(key, run).items():
                 self._fields[rule, hook] = value
+                self._keep(f"the gradient field of {rule} at {hook}", value)
         self.ledger.use(key)
         return self._fields[rule, site.write]
 
@@ -178,6 +239,47 @@ class GroupContext:
                 return (kind,) if other is None else (kind, other)
         return ()
 
+    def gradients(
+        self,
+        hooks: Sequence[str],
+        *,
+        replace: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        add: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        rules: str | BackwardRules = "ixg",
+    ) -> Mapping[str, Float[Tensor, "pair pos d"]]:
+        """Return the gradient of each pair's metric at hooks, where a method puts something at others.
+
+        Args:
+            hooks: where gradients are taken.
+            replace: by hook, activations that take the place of the clean run's.
+            add: by hook, what is added to activations.
+            rules: backward rules, by name or part by part.
+        """
+        put, chosen_rules = Put(replace or {}, add or {}), rules_named(rules)
+        rows, length = self.batch.clean.shape
+        most = gradient_tokens(self._model)
+
+        def work(chosen: slice) -> Mapping[str, Tensor]:
+            return gradients_at(self._model, self.batch.pairs(chosen), hooks, put.part(chosen), chosen_rules)
+
+        return joined_rows(self._model.batching.in_parts("gradients", rows, length, work, most=most))
+
+    def metric(
+        self,
+        *,
+        replace: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        add: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        rules: str | BackwardRules = "ixg",
+    ) -> Float[Tensor, " pair"]:
+        """Return the metric of the clean prompts as a differentiable function of what is put at hooks.
+
+        Args:
+            replace: by hook, activations that take the place of the clean run's.
+            add: by hook, what is added to activations.
+            rules: backward rules, by name or part by part.
+        """
+        return metric_of(self._model, self.batch, Put(replace or {}, add or {}), rules_named(rules))
+
     def clean_metric(self) -> Float[Tensor, " pair"]:
         """Return the metric of the unhooked model on the clean prompts."""
         import torch
@@ -196,50 +298,17 @@ class GroupContext:
 
         def run_part(chosen: slice) -> Tensor:
             with torch.no_grad():
-                return self._patched_chunk(basis, site, positions[chosen], units[chosen])
+                entered = self._blocks_entered()
+                return patched_metric(self, self.batch, entered, basis, site, positions[chosen], units[chosen])
 
         tokens = self.batch.clean.numel()
         in_parts = self._model.batching.in_parts
         return torch.cat(in_parts("patching", len(positions), tokens, run_part, most=_TOKENS_PER_PATCH))
 
-    def _patched_chunk(
-        self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]
-    ) -> Float[Tensor, "node pair"]:
-        import torch
-
-        clean, clean_error = self.coordinates(basis, site, "clean")
-        other, other_error = self.coordinates(basis, site, "counterfactual")
-        steps = clean.new_zeros((len(positions), len(clean), clean.shape[-1]))
-        errors = clean.new_zeros(())
-        if -1 in units:
-            if clean_error is None or other_error is None:
-                raise ValueError(f"basis '{basis.name}' is exact; it has no error node")
-            errors = clean_error.new_zeros((len(positions), len(clean), clean_error.shape[-1]))
-        for row, (position, unit) in enumerate(zip(positions, units, strict=True)):
-            if unit >= 0:
-                steps[row, :, unit] = other[:, position, unit] - clean[:, position, unit]
-            elif clean_error is not None and other_error is not None:
-                errors[row] = other_error[:, position] - clean_error[:, position]
-        where = torch.tensor(positions, device=clean.device)
-
-        def adding(change: Float[Tensor, "node pair d_write"]) -> Edit:
-            def edit(activation: Tensor) -> Tensor:
-                patched: Tensor = activation.unflatten(0, (len(positions), -1)).clone()
-                rows = torch.arange(len(positions), device=change.device)
-                patched[rows, :, where] = (patched[rows, :, where] + change).to(patched.dtype)
-                return patched.flatten(0, 1)
-
-            return edit
-
-        own = basis.decode(site, steps) - basis.decode(site, clean.new_zeros(clean.shape[-1])) + errors
-        edits = {self._model.place(site.write): adding(own)}
-        if isinstance(basis, CrossLayerBasis):
-            for later in basis.sites[basis.sites.index(site) + 1 :]:
-                edits[self._model.place(later.write)] = adding(basis.spread(site, steps, later))
+    def _blocks_entered(self) -> BlockInputs:
         if self._entered is None:
             self._entered = block_inputs(self._model, self.batch.clean)
-        logits = self._entered.repeated(len(positions)).logits_from(site.layer, edits)
-        return self.batch.metric(logits.unflatten(0, (len(positions), -1)))
+        return self._entered
 
     def generator(self, *key: str | int) -> torch.Generator:
         """Return a generator on the CPU, seeded from the cell's seed, the group and `key`."""

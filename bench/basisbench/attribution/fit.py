@@ -1,4 +1,4 @@
-"""Does a dictionary fit the task's own prompts? One that explains nothing is refused (DESIGN section 7).
+"""Does a dictionary fit the task's own prompts? One that explains nothing is refused (docs/numbers.md).
 
 Fraction of variance unexplained: squared error over squared distance from the mean activation, summed over
 prompts and positions. L0: units that are not zero, mean over positions. The beginning-of-sequence position is
@@ -23,12 +23,12 @@ class Fit:
     """How well a basis fits, per layer.
 
     Attributes:
-        unexplained: fraction of variance unexplained; 0 is perfect.
-        active: mean number of active units per position.
+        fvu: fraction of variance unexplained; 0 is perfect.
+        l0: mean number of active units per position.
     """
 
-    unexplained: tuple[float, ...]
-    active: tuple[float, ...]
+    fvu: tuple[float, ...]
+    l0: tuple[float, ...]
 
 
 def measure_fit(basis: Basis, groups: Sequence[GroupContext]) -> Fit:
@@ -43,8 +43,8 @@ def measure_fit(basis: Basis, groups: Sequence[GroupContext]) -> Fit:
     """
     import torch
 
-    unexplained: list[float] = []
-    active: list[float] = []
+    fvu: list[float] = []
+    l0: list[float] = []
     for site in basis.sites:
         outputs, errors, counts = [], [], []
         with torch.no_grad():
@@ -64,6 +64,6 @@ def measure_fit(basis: Basis, groups: Sequence[GroupContext]) -> Fit:
                 f"basis '{basis.name}' explains nothing at {site.write} on the prompts of '{groups[0].pairs.task}': "
                 "its error is as large as the activation; is it the dictionary of this model, layer and hook?"
             )
-        unexplained.append(float(squared / variance))
-        active.append(float(torch.cat(counts).double().mean()))
-    return Fit(tuple(unexplained), tuple(active))
+        fvu.append(float(squared / variance))
+        l0.append(float(torch.cat(counts).double().mean()))
+    return Fit(tuple(fvu), tuple(l0))

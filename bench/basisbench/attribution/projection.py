@@ -1,9 +1,9 @@
-"""From a gradient field to node scores, for any basis with an affine decoder (DESIGN section 3)."""
+"""From a gradient field to node scores, for any basis with an affine decoder (docs/numbers.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from basisbench.models.model import at_least_float32
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
@@ -96,33 +96,61 @@ def site_scores(
     return scores
 
 
-def projected_scores(context: ScoringContext, basis: Basis, rule: str) -> Scores:
+Target: TypeAlias = Literal["counterfactual", "reference", "zero"]
+"""Where a node moves: to its counterfactual value, to the cell's reference value, to zero."""
+
+
+def projected_scores(
+    context: ScoringContext,
+    basis: Basis,
+    gradients: str | Mapping[str, Float[Tensor, "pair pos d_write"]],
+    *,
+    to: Target = "counterfactual",
+) -> Scores:
     """Return gradient times difference of coordinates, averaged over pairs.
 
-    score_i = mean over pairs of <g, W_dec[i]> (f_i(counterfactual) - f_i(clean)); for the error node
-    <g, e(counterfactual) - e(clean)>. The sign is that of the metric's change, in logits. A unit that writes to several
+    score_i = mean over pairs of <g, W_dec[i]> (f_i(target) - f_i(clean)); for the error node
+    <g, e(target) - e(clean)>. The sign is that of the metric's change, in logits. A unit that writes to several
     sites has a product with the gradient at each of them; its score is their sum.
 
     Args:
         context: the aligned group.
-        basis: the basis to score.
-        rule: the rule of the gradient field.
+        basis: the basis to score; its decoder is affine.
+        gradients: the rule of a shared gradient field, or gradients by write hook (`context.gradients`).
+        to: where a node moves.
     """
     import torch
+
+    def field(site: Site) -> Tensor:
+        return context.gradient_field(gradients, site) if isinstance(gradients, str) else gradients[site.write]
 
     units: list[Tensor] = []
     errors: list[Tensor] = []
     for index, site in enumerate(basis.sites):
-        gradient = context.gradient_field(rule, site)
+        gradient = field(site)
         with torch.no_grad():
-            clean, clean_error = context.coordinates(basis, site, "clean")
-            other, other_error = context.coordinates(basis, site, "counterfactual")
+            change, error_change = _changes(context, basis, site, to)
             if isinstance(basis, CrossLayerBasis):
                 later = basis.sites[index:]
-                fields = {target: context.gradient_field(rule, target).to(clean.dtype) for target in later}
-                units.append((project_across(basis, site, fields, clean.shape[-1]) * (other - clean)).mean(0))
+                fields = {target: field(target).to(change.dtype) for target in later}
+                units.append((project_across(basis, site, fields, change.shape[-1]) * change).mean(0))
             else:
-                units.append(site_scores(basis, site, gradient, other - clean))
-            if clean_error is not None and other_error is not None:
-                errors.append((at_least_float32(gradient) * (other_error - clean_error)).sum(-1).mean(0))
+                units.append(site_scores(basis, site, gradient, change))
+            if error_change is not None:
+                errors.append((at_least_float32(gradient) * error_change).sum(-1).mean(0))
     return Scores(tuple(units), None if basis.exact else tuple(errors))
+
+
+def _changes(
+    context: ScoringContext, basis: Basis, site: Site, to: Target
+) -> tuple[Float[Tensor, "pair pos unit"], Float[Tensor, "pair pos d_write"] | None]:
+    """Return how the coordinates and the error of each pair move."""
+    clean, clean_error = context.coordinates(basis, site, "clean")
+    if to == "zero":
+        return -clean, None if clean_error is None else -clean_error
+    reference = to == "reference"
+    other, other_error = (
+        context.reference(basis, site) if reference else context.coordinates(basis, site, "counterfactual")
+    )
+    error = None if clean_error is None or other_error is None else other_error - clean_error
+    return other - clean, error

@@ -110,9 +110,17 @@ def _exactness(stage: BasisStage) -> Finding:
 
 
 def _fingerprint(stage: BasisStage) -> Finding:
+    basis = stage.basis
+    if stage.spec.fit is not None:
+        first, second = (getattr(each, "fingerprint", None) for each in (basis, stage.fresh()))
+        same = isinstance(first, str) and first == second
+        return holds(same, f"{first!r:.14}, fitted again {second!r:.14}", "the same text for the same data")
     first, second = (stage.spec.fingerprint(stage.model.spec) for _ in range(2))
     if first is None and second is None:
-        return information(f"None: no trained weights; {stage.basis.parameter_bytes} bytes of parameters")
+        told = f"None, with {basis.parameter_bytes} bytes of parameters"
+        # What reconstructs exactly may be computed, as a rotation is; what does not was trained or fitted.
+        trained = stage.rebuilds and not basis.exact and basis.parameter_bytes > 0
+        return holds(False, told, "a digest of trained weights") if trained else information(told)
     same = isinstance(first, str) and first != "" and first == second
     return holds(same, f"{first!r:.14}, then {second!r:.14}", "the same text or None")
 
@@ -149,7 +157,7 @@ CHECKS: tuple[Check[BasisStage], ...] = (
     Check("sites", "sites are in layer order, at hooks where a module begins or ends, in every build", _sites),
     Check("shapes", "(*b, d_read) is encoded to (*b, unit) and decoded to (*b, d_write)", _shapes),
     *IN_EVERY_TYPE,
-    Check("fingerprint", "the fingerprint of its weights is the same every time", _fingerprint),
+    Check("fingerprint", "weights that were trained or fitted have a fingerprint, the same every time", _fingerprint),
     Check("bad input", "a site that it does not have and a width that does not fit raise an error", _bad_input),
 )
 """In the order of the report."""

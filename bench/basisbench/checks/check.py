@@ -84,6 +84,6 @@ def _one(thing: object, model: Model) -> Iterator[Property]:
     else:
         raise BasisBenchError(
             f"check: {type(thing).__name__} is no BasisSpec, and lacks the members of a Basis (name, family, sites, "
-            "exact, parameter_bytes, encode, decode), a Task (name, version, summary, candidates, pairs) or a Method "
+            "exact, parameter_bytes, encode, decode), a Task (name, version, summary, candidates) or a Method "
             "(name, summary, score)"
         )

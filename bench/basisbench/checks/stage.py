@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from basisbench.attribution.context import GroupContext
+from basisbench.attribution.fitting import TaskActivations
 from basisbench.checks.left_behind import ModelState, state_of
 from basisbench.circuits.group import GroupPair
 from basisbench.errors import BasisBenchError, TaskError
-from basisbench.pairs.alignment import align, load_splits
+from basisbench.pairs.alignment import load_splits
 from basisbench.registry import load_registry
-from basisbench.types import Pairs, PairSet, Split
+from basisbench.types import ContrastPair, Pairs, Split
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -79,7 +80,7 @@ def prompts_of(model: Model, task: Task) -> Prompts:
     Raises:
         TaskError: the task gives no pairs for the model's tokenizer.
     """
-    for asked in (cast("Task", _FirstOf(task)), task):  # the first candidates are mostly enough
+    for asked in (_FirstOf(task), task):  # the first candidates are mostly enough
         try:
             attribution, evaluation = load_splits(
                 asked, model.tokenizer, attribution=ATTRIBUTION, evaluation=EVALUATION, seed=0
@@ -104,10 +105,19 @@ class _FirstOf:
         """Name of the task."""
         return self.task.name
 
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        """Return aligned pairs of the first candidates."""
-        first = islice(self.task.candidates(split, seed), _FIRST)
-        return align(self.task.name, self.task.version, first, tokenizer, split, count)
+    @property
+    def version(self) -> str:
+        """Version of the task."""
+        return self.task.version
+
+    @property
+    def summary(self) -> str:
+        """Summary of the task."""
+        return self.task.summary
+
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        """Yield the first candidates."""
+        return islice(self.task.candidates(split, seed), _FIRST)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +141,15 @@ class BasisStage:
     @cached_property
     def basis(self) -> Basis:
         """The basis that most checks are made on."""
-        return self.spec.build(self.model)
+        return self._built()
+
+    def _built(self) -> Basis:
+        data = TaskActivations([self.group.attribution])
+        return self.spec.build(self.model) if self.spec.fit is None else self.spec.fit(self.model, data)
 
     def fresh(self) -> Basis:
         """Return a basis that has seen nothing yet, where it can be built anew."""
-        return self.spec.build(self.model) if self.rebuilds else self.basis
+        return self._built() if self.rebuilds else self.basis
 
     def encode(self, site: Site, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b unit"]:
         """Encode without gradients."""

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from basisbench.checks.basis_claims import complaints
 from basisbench.checks.finding import Check, Finding, Property, holds, information, nothing, run_checks
 from basisbench.checks.stage import prompts_of
 from basisbench.errors import TaskError
-from basisbench.pairs.alignment import MINIMUM_GROUP, load_splits
-from basisbench.types import SPLITS, ContrastPair, Pairs, PairSet, Split
+from basisbench.pairs.alignment import MINIMUM_GROUP, load_splits, pairs_of
+from basisbench.types import SPLITS, ContrastPair, PairSet, Split
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
@@ -47,18 +47,12 @@ class TaskStage:
     @cached_property
     def pairs(self) -> Mapping[Split, PairSet]:
         """The aligned groups of each split, under seed 0."""
-        return {split: self.task.pairs(self.model.tokenizer, split, _WANTED, 0) for split in SPLITS}
+        return {split: pairs_of(self.task, self.model.tokenizer, split, _WANTED, 0) for split in SPLITS}
 
     def both(self) -> Iterator[ContrastPair]:
         """Yield the candidates of both splits."""
         for split in SPLITS:
             yield from self.candidates[split]
-
-    def groups(self) -> Iterator[tuple[Split, Pairs]]:
-        """Yield the aligned groups of both splits."""
-        for split in SPLITS:
-            for group in self.pairs[split]:
-                yield split, group
 
 
 def check_task(task: Task, model: Model) -> Iterator[Property]:
@@ -130,9 +124,6 @@ def _same_again(stage: TaskStage) -> Finding:
         list(islice(stage.task.candidates(split, 1), 5))  # another seed in between, not read to its end
         if list(islice(stage.task.candidates(split, 0), _MOST + 1)) != stage.candidates[split]:
             changed.append(f"{split} candidates")
-        again = stage.task.pairs(stage.model.tokenizer, split, _WANTED, 0)
-        if [group.clean_text for group in again] != [group.clean_text for group in stage.pairs[split]]:
-            changed.append(f"{split} pairs")
     return nothing(changed, "that differ on a second call")
 
 
@@ -184,35 +175,6 @@ def _other_process(stage: TaskStage) -> Finding:
     return holds(same, "the same in another process" if same else "other pairs in another process", "the same pairs")
 
 
-def _tokens(stage: TaskStage) -> Finding:
-    """Hold that token ids are those of the texts, and that answers and foils are one token after either prompt."""
-    tokenizer: Any = stage.model.tokenizer
-    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    candidates = {(pair.clean_text, pair.counterfactual_text): pair for pair in stage.both()}
-    found = []
-
-    def ids_of(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    for split, group in stage.groups():
-        for row, texts in enumerate(zip(group.clean_text, group.counterfactual_text, strict=True)):
-            where, pair = f"{split} {texts[0]!r}", candidates.get(texts)
-            if pair is None:
-                found.append(f"{where}: not among the candidates")
-                continue
-            words = (*pair.answers, *pair.foils)
-            tokens = [*group.answers[row].tolist(), *group.foils[row].tolist()]
-            for text, ids in zip(texts, (group.clean, group.counterfactual), strict=True):
-                bare = ids_of(text)
-                if ids[row].tolist() != start + bare:
-                    found.append(f"{where}: other ids than those of {text!r}")
-                if [[*bare, token] for token in tokens] != [ids_of(text + word) for word in words]:
-                    found.append(f"{where}: {words} are not the single tokens {tokens}")
-            if len(set(tokens)) < len(tokens) or tokenizer.unk_token_id in tokens:
-                found.append(f"{where}: an answer is a foil or unknown to the tokenizer")
-    return nothing(found, "mistakes")
-
-
 def _enough(stage: TaskStage) -> Finding:
     tokenizer, bound = stage.model.tokenizer, f"at least {MINIMUM_GROUP} in a common group, no more than asked"
     try:
@@ -222,24 +184,6 @@ def _enough(stage: TaskStage) -> Finding:
     counts = [stage.pairs[split].pair_count for split in SPLITS]
     text = f"{counts[0]} attribution and {counts[1]} evaluation pairs where {_WANTED} are asked"
     return holds(max(counts) <= _WANTED, text, bound)
-
-
-def _refusals(stage: TaskStage) -> Finding:
-    tokenizer, found = stage.model.tokenizer, []
-    for what, split, count in (
-        ("a split named 'validation'", "validation", 10),
-        ("a count of 0", "attribution", 0),
-    ):
-        try:
-            stage.task.pairs(tokenizer, split, count, 0)  # type: ignore[arg-type]
-        except TaskError as error:
-            if "\n" in str(error).strip():
-                found.append(f"{what}: more than one line")
-        except Exception as error:
-            found.append(f"{what}: {type(error).__name__} instead of a TaskError")
-        else:
-            found.append(f"{what} is taken")
-    return nothing(found, "wrong requests not refused in one line")
 
 
 def _accuracy(stage: TaskStage) -> Finding:
@@ -257,9 +201,7 @@ CHECKS: tuple[Check[TaskStage], ...] = (
     Check("the same again", "a second call gives the same pairs", _same_again),
     Check("another process", "another process gives the same pairs", _other_process),
     Check("another seed", "another seed gives another order", _other_seed),
-    Check("tokens", "ids are those of the texts; answers and foils are known single tokens", _tokens),
     Check("enough pairs", "both splits have a common group that is large enough", _enough),
-    Check("refusals", "a wrong split and an impossible count are refused in one line", _refusals),
     Check("accuracy", "how often the model prefers the answer", _accuracy),
 )
 """In the order of the report."""

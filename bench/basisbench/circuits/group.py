@@ -99,6 +99,10 @@ class GroupPair:
 
         return torch.cat(model.batching.in_parts("activations", len(tokens), tokens.shape[1], run_part))
 
+    def forget_shared_work(self) -> None:
+        """Drop what ablated passes share, where a basis may have changed it."""
+        self._shared_work.clear()
+
     @cached_property
     def _prefix(self) -> Prefix:
         attribution, evaluation = self.attribution.batch, self.evaluation.batch
@@ -106,7 +110,7 @@ class GroupPair:
         return common_prefix(self.evaluation.model, prompts)
 
     def shared_work(self, basis: Basis, ablation: Ablation) -> SharedWork:
-        """Return what the ablated passes share; it is kept for bases that write for the first time at the same place."""
+        """Return what the ablated passes share; kept for all bases that write for the first time at the same place."""
         key = basis.sites[0].write, ablation == "zero"
         if key not in self._shared_work:
             prefix = NO_PREFIX if ablation == "zero" else self._prefix

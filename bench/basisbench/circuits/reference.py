@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.values import reduced
 from basisbench.circuits.circuit import Reference
 from basisbench.models.hooks import Edit, Place
 from basisbench.models.sites import family_output
@@ -44,9 +45,9 @@ def reference_values(
     with torch.no_grad():
         for site in basis.sites:
             coordinates, error = source.coordinates(basis, site, "counterfactual")
-            units.append(_reduced(coordinates, ablation))
+            units.append(reduced(coordinates, ablation))
             if error is not None:
-                errors.append(_reduced(error, ablation))
+                errors.append(reduced(error, ablation))
     return Reference(tuple(units), None if basis.exact else tuple(errors))
 
 
@@ -61,7 +62,7 @@ def reference_outputs(
     source = evaluation if ablation == "counterfactual" else attribution
     output = family_output(basis.family)
     hooks = [source.model.hook(output, site.layer) for site in basis.sites]
-    return {hook: _reduced(source.activation(hook, "counterfactual"), ablation) for hook in hooks}
+    return {hook: reduced(source.activation(hook, "counterfactual"), ablation) for hook in hooks}
 
 
 def constant_edits(
@@ -79,10 +80,3 @@ def constant_edits(
         return lambda activation: value.to(activation.dtype).expand_as(activation)
 
     return {model.place(hook): constant(value if len(value) == 1 else value[chosen]) for hook, value in outputs.items()}
-
-
-def _reduced(values: Tensor, ablation: Ablation) -> Tensor:
-    if ablation == "counterfactual":
-        return values
-    mean = values.mean(0, keepdim=True)
-    return mean if ablation == "mean" else mean.new_zeros(mean.shape)

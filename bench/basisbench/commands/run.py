@@ -104,7 +104,7 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.registry import load_registry
     from basisbench.runs.executor import parse_executor
     from basisbench.runs.run import Request, plan_request, run_request
-    from basisbench.runs.runner import Settings
+    from basisbench.runs.runner import RunOptions
 
     request = Request(
         suite=options.suite,
@@ -120,7 +120,7 @@ def execute(options: argparse.Namespace) -> None:
             "attribution_pairs": options.examples,
             "evaluation_pairs": options.examples,
         },
-        settings=Settings(
+        settings=RunOptions(
             out=options.out,
             device=options.device,
             dtype=options.dtype,

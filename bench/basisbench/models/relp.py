@@ -1,13 +1,17 @@
-"""RelP: relevance patching by a changed backward pass (Jafari et al., arXiv 2508.21258).
+"""Backward rules: what the parts of a model do to a gradient on its way back, RelP's among them.
 
 Every rule replaces a tensor `y` by `y.detach() + (s - s.detach())`, where the surrogate `s` has the rule's
-gradient. The added term is exactly zero, so forward values stay bit-equal.
+gradient. The added term is exactly zero, so forward values stay bit-equal. `BackwardRules` chooses part by part:
 
 1. LayerNorm and RMSNorm, all of them (before, after, of queries and keys, final): the scale is a constant.
 2. Activation a(x): x times the constant a(x)/x.
-3. Product of gate and linear side: each side gets half of the gradient.
-4. Attention: the pattern is a constant, so queries and keys get no gradient, through no norm, rotation or soft-cap.
+3. Product of gate and linear side: each side gets a share of the gradient.
+4. Attention: the pattern is a constant, so queries and keys get no gradient, through no norm, rotation or soft-cap; or
+   its softmax goes back at another temperature; queries, keys and values get a part of their gradient.
 5. Linear maps: as they are.
+
+RelP (Jafari et al., arXiv 2508.21258) is 1 to 4 with shares of a half and a constant pattern. GIM (Edin et al., arXiv
+2505.17630) is 1 with a softmax of temperature 2, a quarter for queries and keys and half for values.
 
 The rules hold for blocks whose attention and MLP follow each other and for those that work side by side: how their
 outputs are added is a linear map. The metric is taken before a final soft-cap, so there is no rule for one.
@@ -15,12 +19,13 @@ outputs are added is a linear map. The metric is taken before a final soft-cap, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.model import at_least_float32
+from basisbench.types import BackwardRules
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,27 +41,44 @@ def with_gradient_of(value: Tensor, surrogate: Tensor) -> Tensor:
     return value.detach() + (surrogate - surrogate.detach())
 
 
+RELP = BackwardRules(norms="frozen", activations="ratio", gate=0.5, pattern="frozen")
+
+RULES: Mapping[str, BackwardRules] = {"ixg": BackwardRules(), "relp": RELP}
+"""Backward rules by name; `ixg` is autograd."""
+
+
 @contextmanager
-def relp_rules(model: Model) -> Iterator[None]:
-    """Apply RelP's rules to every forward pass of `model.bridge` inside the block.
+def backward_rules(model: Model, rules: BackwardRules) -> Iterator[None]:
+    """Apply backward rules to every forward pass of `model.bridge` inside the block; no hook is left behind.
+
+    Args:
+        model: the model.
+        rules: what each part does.
 
     Raises:
         BasisBenchError: the architecture has a part that no rule is written for.
     """
     with ExitStack() as stack:
-        for norm in _norms(model):
-            _add_norm_rule(model, norm, stack)
+        if rules.norms == "frozen":
+            for norm in _norms(model):
+                _add_norm_rule(model, norm, stack)
         for layer in range(model.layers):
-            pattern = _needed(model, f"blocks.{layer}.attn.hook_pattern", "attention")
-            handle = pattern.register_forward_hook(lambda _module, _arguments, output: output.detach())
-            stack.callback(handle.remove)
-            _add_mlp_rules(model, layer, stack)
+            _add_attention_rules(model, layer, rules, stack)
+            if rules.activations == "ratio" or rules.gate != 1:
+                _add_mlp_rules(model, layer, rules, stack)
+        yield
+
+
+@contextmanager
+def relp_rules(model: Model) -> Iterator[None]:
+    """Apply RelP's rules to every forward pass of `model.bridge` inside the block."""
+    with backward_rules(model, RELP):
         yield
 
 
 def _missing(model: Model, what: str) -> BasisBenchError:
     return BasisBenchError(
-        f"RelP has no rule for a part of model '{model.name}' ({model.architecture}): {what}; "
+        f"there is no backward rule for a part of model '{model.name}' ({model.architecture}): {what}; "
         "add the rule to basisbench/models/relp.py"
     )
 
@@ -99,7 +121,31 @@ def _add_norm_rule(model: Model, norm: Any, stack: ExitStack) -> None:
     stack.callback(norm.hook_out.register_forward_hook(rule).remove)
 
 
-def _add_mlp_rules(model: Model, layer: int, stack: ExitStack) -> None:
+def _add_attention_rules(model: Model, layer: int, rules: BackwardRules, stack: ExitStack) -> None:
+    prefix = f"blocks.{layer}.attn"
+
+    def add(name: str, rule: Callable[[Tensor], Tensor | None]) -> None:
+        point = _needed(model, f"{prefix}.{name}", "attention")
+        stack.callback(point.register_forward_hook(lambda _module, _arguments, output: rule(output)).remove)
+
+    for name, factor in (("hook_q", rules.queries), ("hook_k", rules.keys), ("hook_v", rules.values)):
+        if factor != 1:
+            add(name, lambda output, factor=factor: with_gradient_of(output, factor * output))  # type: ignore[misc]
+    if rules.pattern == "frozen":
+        add("hook_pattern", lambda output: output.detach())
+    elif rules.temperature != 1:
+        seen: list[Tensor] = []
+
+        def softer(pattern: Tensor) -> Tensor:
+            # The temperature in front makes the gradient that of a softmax of its argument, not of the scores.
+            softmax = (at_least_float32(seen.pop()) / rules.temperature).softmax(-1) * rules.temperature
+            return with_gradient_of(pattern, softmax.to(pattern.dtype))
+
+        add("hook_attn_scores", seen.append)
+        add("hook_pattern", softer)
+
+
+def _add_mlp_rules(model: Model, layer: int, rules: BackwardRules, stack: ExitStack) -> None:
     prefix = f"blocks.{layer}.mlp"
     mlp = model.component(prefix)
     activation = _activation_function(model, prefix, mlp.original_component)
@@ -114,13 +160,17 @@ def _add_mlp_rules(model: Model, layer: int, stack: ExitStack) -> None:
 
     def rule(_module: nn.Module, _arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = seen.pop("hook_pre")
-        ratio = activation_ratio(activation, x.detach())
-        if not gated:
-            return with_gradient_of(output, x * ratio)
-        linear = seen.pop("hook_pre_linear")
-        half_by_gate = x * (ratio * linear.detach())
-        half_by_linear = linear * (ratio * x.detach())
-        return with_gradient_of(output, 0.5 * half_by_gate + 0.5 * half_by_linear)
+        linear = seen.pop("hook_pre_linear") if gated else None
+        if rules.activations == "ratio":
+            ratio = activation_ratio(activation, x.detach())
+            if linear is None:
+                return with_gradient_of(output, x * ratio)
+            by_gate, by_linear = x * (ratio * linear.detach()), linear * (ratio * x.detach())
+        elif linear is None:  # there is no product to share
+            return output
+        else:
+            by_gate, by_linear = activation(x) * linear.detach(), linear * activation(x.detach())
+        return with_gradient_of(output, rules.gate * by_gate + rules.gate * by_linear)
 
     watch("hook_pre")
     if gated:

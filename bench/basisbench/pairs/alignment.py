@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import TaskError
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 MINIMUM_GROUP = 8
 """Fewest pairs of an aligned group, unless asked otherwise."""
+
+MOST_CANDIDATES = 300_000
+"""Candidates of one split; a task that yields more is taken for one that never ends."""
 
 SMALL_GROUP = "aligned group too small"
 UNMATCHED_GROUP = "no aligned group in the other split"
@@ -70,6 +74,26 @@ def align(
     return PairSet(tuple(_build(task_name, version, split, key, group) for key, group in chosen.items()), dropped)
 
 
+def pairs_of(task: Task, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
+    """Return about `count` pairs of a split of a task as aligned groups of single-token answers.
+
+    Args:
+        task: the task.
+        tokenizer: a fast Hugging Face tokenizer.
+        split: the split.
+        count: pairs wanted.
+        seed: order of the candidates.
+
+    Raises:
+        TaskError: no candidate survives this tokenizer, or there is no such split or count.
+    """
+    check_request(task.name, split, count)
+    candidates = list(islice(task.candidates(split, seed), MOST_CANDIDATES + 1))
+    if len(candidates) > MOST_CANDIDATES:
+        raise TaskError(f"task '{task.name}' yields more than {MOST_CANDIDATES} {split} candidates; a task must end")
+    return align(task.name, task.version, candidates, tokenizer, split, count)
+
+
 def check_request(task_name: str, split: str, count: int) -> None:
     """Refuse a split that there is not, and fewer than one pair.
 
@@ -94,7 +118,7 @@ def load_splits(
     """Return the attribution and the evaluation pairs of a task, with the same group keys in both.
 
     Args:
-        task: a task; its `pairs` is asked for every pair it has.
+        task: a task; every candidate it has is tokenised.
         tokenizer: a fast Hugging Face tokenizer.
         attribution: attribution pairs wanted.
         evaluation: evaluation pairs wanted.
@@ -109,8 +133,8 @@ def load_splits(
     """
     everything = 1_000_000
     found = (
-        task.pairs(tokenizer, "attribution", everything, seed),
-        task.pairs(tokenizer, "evaluation", everything, seed),
+        pairs_of(task, tokenizer, "attribution", everything, seed),
+        pairs_of(task, tokenizer, "evaluation", everything, seed),
     )
     tables = [{group.group: group for group in pair_set if len(group) >= minimum_group} for pair_set in found]
     drops = [Counter(pair_set.dropped) for pair_set in found]

@@ -22,12 +22,10 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from basisbench.errors import TaskError
-from basisbench.pairs.alignment import align, check_request
 from basisbench.pairs.sentence_frames import generator
-from basisbench.types import ContrastPair, PairSet, Segment, Split
+from basisbench.types import ContrastPair, Segment, Split
 
 FIELDS = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
 SMALLEST_SHARE = 0.25
@@ -59,15 +57,6 @@ class FileTask:
         pairs = list(self.by_split[split])
         generator(self.name, self.version, split, seed).shuffle(pairs)
         return iter(pairs)
-
-    def pairs(self, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
-        """Return about `count` aligned pairs.
-
-        Raises:
-            TaskError: no pair survives this tokenizer, or there is no such split or count.
-        """
-        check_request(self.name, split, count)
-        return align(self.name, self.version, self.candidates(split, seed), tokenizer, split, count)
 
 
 def load_task_file(path: str | Path) -> FileTask:

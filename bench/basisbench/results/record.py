@@ -71,6 +71,7 @@ __all__ = [
     "write_whole",
 ]
 
+PlugIn = Literal["task", "basis", "method"]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
@@ -111,8 +112,15 @@ class Identities(Frozen):
     """What the cell was run on, as SHA-256 digests in hexadecimal."""
 
     model: Hash = Field(description="digest of the model's weights and configuration")
-    dictionary: Hash | None = Field(description="digest of the basis's trained weights; null when it has none")
+    dictionary: Hash | None = Field(
+        description="digest of the basis's trained or fitted weights; null when it has none"
+    )
     data: Hash = Field(description="digest of the tokenised pairs of both splits")
+    code: Mapping[PlugIn, Hash] | None = Field(
+        default=None,
+        description="digests of the source of the modules that define the cell's task, basis and method; null in "
+        "records of versions before 0.5",
+    )
 
 
 class Record(Frozen):
@@ -241,7 +249,7 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
         "basisbench": version,
         # A field that came later is left out at its default: older records keep their ids.
         "cell": config.model_dump(mode="json", exclude={"layers"} if config.layers is None else None),
-        "identities": identities.model_dump(mode="json"),
+        "identities": identities.model_dump(mode="json", exclude={"code"} if identities.code is None else None),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,15 +1,17 @@
 """Bases that were built for a model, kept for the next tasks as far as their weights are small.
 
-Large ones are built again for each task, so that memory does not grow with the number of bases.
+Large ones are built again for each task, so that memory does not grow with the number of bases. A basis that is fitted
+depends on the task's data, and is kept for these alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from basisbench.attribution.cost import now
+from basisbench.attribution.cost import Spent, now
+from basisbench.errors import BasisError
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import give_memory_back
 from basisbench.models.model import Model
@@ -17,72 +19,111 @@ from basisbench.protocols import StreamedBasis
 from basisbench.runs.layer_subset import restrict
 
 if TYPE_CHECKING:
+    from basisbench.attribution.fitting import TaskActivations
     from basisbench.protocols import Basis, BasisSpec
 
-Key: TypeAlias = "tuple[str, tuple[int, ...] | None]"
-"""Name of a basis, and the layers that it is restricted to."""
-
-SHELF_BYTES = 256 * 2**20
+CACHE_BYTES = 256 * 2**20
 """Weights that are kept for the next tasks."""
 
 
+@dataclass(frozen=True)
+class Key:
+    """Which basis: its name, the layers that it is restricted to, and what it was fitted on.
+
+    Attributes:
+        name: name of the basis.
+        layers: the layers; None for all.
+        data: digest of the data that it was fitted on; empty for a basis that is not fitted.
+    """
+
+    name: str
+    layers: tuple[int, ...] | None
+    data: str = ""
+
+
 @dataclass(frozen=True, eq=False)
-class Built:
-    """A basis that was built for a model, and the seconds that took."""
+class CachedBasis:
+    """A basis that was built for a model.
+
+    Attributes:
+        basis: the basis, on the layers that a run compares.
+        fingerprint: digest of its weights, if it was fitted.
+        spent: what building it took, with the passes over a corpus that it was fitted on.
+    """
 
     basis: Basis
-    seconds: float
+    fingerprint: str | None
+    spent: Spent
 
     @property
     def large(self) -> bool:
         """Whether it is too large to be kept."""
-        return self.basis.parameter_bytes > SHELF_BYTES
+        return self.basis.parameter_bytes > CACHE_BYTES
 
 
-_shelves: WeakKeyDictionary[Model, dict[Key, Built]] = WeakKeyDictionary()
+_caches: WeakKeyDictionary[Model, dict[Key, CachedBasis]] = WeakKeyDictionary()
 
 
 def make_room(model: Model, key: Key) -> None:
-    """Let go of what is kept for a model, if it is more than a little and a basis is to come that is not there."""
-    shelf = _shelves.setdefault(model, {})
-    if key not in shelf and sum(built.basis.parameter_bytes for built in shelf.values()) > SHELF_BYTES:
-        shelf.clear()
+    """Free what is kept for a model, if it is more than a little and a basis is to come that is not there."""
+    cache = _caches.setdefault(model, {})
+    if key not in cache and sum(kept.basis.parameter_bytes for kept in cache.values()) > CACHE_BYTES:
+        cache.clear()
         give_memory_back()
 
 
-def build(model: Model, spec: BasisSpec, layers: tuple[int, ...] | None) -> Built:
-    """Build a basis on the layers that a run compares, or take the one that was built before.
+def build(model: Model, spec: BasisSpec, key: Key, activations: TaskActivations) -> CachedBasis:
+    """Build a basis, or take the one that was built before.
 
     Args:
         model: the model.
         spec: the basis.
-        layers: the layers; None for all.
+        key: its name, layers and data.
+        activations: what a basis is fitted on, if it is.
 
     Raises:
-        BasisError: it cannot be built.
+        BasisError: it cannot be built, or was fitted and has no fingerprint.
         MemoryExhaustedError: its weights do not fit next to the model.
     """
-    shelf, key = _shelves.setdefault(model, {}), (spec.name, layers)
-    if key not in shelf:
+    cache = _caches.setdefault(model, {})
+    if key not in cache:
         start = now(model)
         try:
-            basis = spec.build(model)
+            basis = spec.build(model) if spec.fit is None else spec.fit(model, activations)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            shelf.clear()
+            cache.clear()
             raise MemoryExhaustedError(
                 f"out of memory on {model.device}: the dictionaries of basis '{spec.name}' do not fit next to model "
                 f"'{model.name}'; free memory, or use --dtype bfloat16 or a narrower basis"
             ) from error
-        shelf[key] = Built(restrict(basis, layers), now(model) - start)
-    return shelf[key]
+        fingerprint = None if spec.fit is None else _fingerprint(basis)
+        spent = Spent(now(model) - start, activations.corpus_passes)
+        cache[key] = CachedBasis(restrict(basis, key.layers), fingerprint, spent)
+    return cache[key]
+
+
+def _fingerprint(basis: Basis) -> str:
+    """Return the digest of a fitted basis's weights."""
+    found = getattr(basis, "fingerprint", None)
+    if not isinstance(found, str) or not 8 <= len(found) <= 64 or set(found) - set("0123456789abcdef"):
+        raise BasisError(
+            f"basis '{basis.name}' is fitted and its fingerprint is {found!r:.40}; expected 8 to 64 hexadecimal digits "
+            "(basisbench.attribution.fitting.weights_digest)"
+        )
+    return found
+
+
+def forget(model: Model, key: Key) -> None:
+    """Drop a basis, so that it is built again when it is next asked for."""
+    _caches.get(model, {}).pop(key, None)
 
 
 def keep_less(model: Model, key: Key) -> bool:
     """Let a basis hold fewer of its weights, and passes begin with their usual size again; False where it cannot."""
-    built = _shelves.get(model, {}).get(key)
-    less = built is not None and isinstance(built.basis, StreamedBasis) and built.basis.keep_less()
+    kept = _caches.get(model, {}).get(key)
+    less = kept is not None and isinstance(kept.basis, StreamedBasis) and kept.basis.keep_less()
     if less:
         model.batching.bounds.clear()
     return less

@@ -26,7 +26,7 @@ from basisbench.runs.estimate import (
     pass_operations,
 )
 from basisbench.runs.run import Plan
-from basisbench.runs.runner import Group
+from basisbench.runs.runner import CellBlock
 from basisbench.types import ModelSpec
 
 _ASSUMED_WIDTH = 16
@@ -62,7 +62,7 @@ class Estimate:
         notes: what could not be had, and what was assumed instead.
     """
 
-    work: Mapping[Group, Workload]
+    work: Mapping[CellBlock, Workload]
     downloads: int
     timed: bool
     notes: tuple[str, ...]
@@ -162,7 +162,7 @@ class _Model:
                 seconds.append(now(model) - began)
         return pass_operations(self._shape, _TIMED_TOKENS) / min(seconds)
 
-    def work(self, group: Group) -> Workload:
+    def work(self, group: CellBlock) -> Workload:
         """Return what is to be done for cells of this model and one task."""
         registry, cells = self._plan.registry, group.cells
         return Workload(
@@ -176,7 +176,7 @@ class _Model:
             self.rate,
         )
 
-    def _prompts(self, task: Task, group: Group) -> tuple[Prompts, ...]:
+    def _prompts(self, task: Task, group: CellBlock) -> tuple[Prompts, ...]:
         """Return the aligned groups of a task; one of average length where there is no tokenizer."""
         from basisbench.pairs.alignment import load_splits
 

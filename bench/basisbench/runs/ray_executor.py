@@ -25,7 +25,7 @@ from basisbench.results.record import CellConfig, Record
 from basisbench.results.store import Store
 from basisbench.runs.executor import Executor
 from basisbench.runs.progress import Event
-from basisbench.runs.runner import Group, Runner, Settings
+from basisbench.runs.runner import CellBlock, Runner, RunOptions
 from basisbench.runs.workers import GroupListener, Listener, available_cores
 
 _REACH_SECONDS = 10.0
@@ -76,7 +76,7 @@ class _Outbox:
 class RayWorker:
     """A worker's side: one runner, and so one model, for all its pieces."""
 
-    def __init__(self, settings: Settings, threads: int, finished: frozenset[str]) -> None:
+    def __init__(self, settings: RunOptions, threads: int, finished: frozenset[str]) -> None:
         import torch
 
         torch.set_num_threads(threads)
@@ -93,14 +93,14 @@ class RayWorker:
                 for cell in cells:
                     yield Event("failed", cell, message=str(error)), None
                 return
-        for event in self._runner.run_group(Group(cells)):
+        for event in self._runner.run_group(CellBlock(cells)):
             record, self._outbox.record = self._outbox.record, None
             yield event, record
 
 
 def run_on_ray(
-    groups: Sequence[Group],
-    settings: Settings,
+    groups: Sequence[CellBlock],
+    settings: RunOptions,
     executor: Executor,
     jobs: int | None,
     on_event: Listener,
@@ -157,7 +157,7 @@ class _Driver:
     def __init__(
         self,
         ray: Any,
-        groups: Sequence[Group],
+        groups: Sequence[CellBlock],
         pieces: deque[_Piece],
         store: Store,
         start: Callable[[], _Worker],
@@ -263,7 +263,7 @@ def _cause_of_deaths(error: Exception) -> str:
     )
 
 
-def _cut(groups: Sequence[Group], workers: int) -> deque[_Piece]:
+def _cut(groups: Sequence[CellBlock], workers: int) -> deque[_Piece]:
     """Return the work in pieces: groups, or the bases of groups where there are fewer groups than workers."""
     pieces: deque[_Piece] = deque()
     for index, group in enumerate(groups):

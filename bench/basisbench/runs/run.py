@@ -22,7 +22,7 @@ from basisbench.results.store import Store
 from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
-from basisbench.runs.runner import Group, Runner, Settings, group_cells
+from basisbench.runs.runner import CellBlock, Runner, RunOptions, group_cells
 from basisbench.runs.suite import Suite, expand, few_cells, load_suite
 from basisbench.types import Ablation, ErrorPolicy, Granularity, ModelSpec
 
@@ -51,7 +51,7 @@ class Request:
 
     suite: str
     changes: Mapping[str, object]
-    settings: Settings
+    settings: RunOptions
     jobs: int | None = 1
     progress: bool = True
     limit: int | None = None
@@ -71,10 +71,10 @@ class Plan:
     """
 
     suite: Suite
-    settings: Settings
+    settings: RunOptions
     registry: Registry
     models: tuple[ModelSpec, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[CellBlock, ...]
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def run(
             "attribution_pairs": examples,
             "evaluation_pairs": examples,
         },
-        settings=Settings(
+        settings=RunOptions(
             out=Path(out),
             device=device,
             dtype=dtype,
@@ -284,7 +284,7 @@ def _run_groups(plan: Plan, request: Request) -> Outcome:
         if event.state != "started":
             ended.append(event)
 
-    def on_group(group: Group, events: list[Event], started: float) -> None:
+    def on_group(group: CellBlock, events: list[Event], started: float) -> None:
         display.end_group(group.title, events, started)
 
     try:

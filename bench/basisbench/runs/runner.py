@@ -13,16 +13,18 @@ from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import Registry, load_registry
 from basisbench.results.record import CellConfig, cell_id
 from basisbench.results.store import Store
+from basisbench.runs.plugin_failure import plugin_failure, watching_interrupts
 from basisbench.runs.progress import Event
 from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
     from basisbench.results.record import Record
+    from basisbench.runs.session import Session
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunOptions:
     """What every worker of a run must know; small enough to send to a process.
 
     Attributes:
@@ -60,7 +62,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Group:
+class CellBlock:
     """Cells that share a model, a task and a seed.
 
     Attributes:
@@ -76,10 +78,10 @@ class Group:
         return f"{first.model} {first.task}" + (f" seed {first.seed}" if first.seed else "")
 
 
-def group_cells(cells: Sequence[CellConfig]) -> tuple[Group, ...]:
+def group_cells(cells: Sequence[CellConfig]) -> tuple[CellBlock, ...]:
     """Cut an expanded suite into groups."""
     return tuple(
-        Group(tuple(members)) for _, members in groupby(cells, key=lambda cell: (cell.model, cell.task, cell.seed))
+        CellBlock(tuple(members)) for _, members in groupby(cells, key=lambda cell: (cell.model, cell.task, cell.seed))
     )
 
 
@@ -110,57 +112,80 @@ class Runner:
         records: where records go and finished ones are; the results folder when None.
     """
 
-    settings: Settings
+    settings: RunOptions
     registry: Registry
     records: Records | None = None
     _models: dict[str, Model] = field(default_factory=dict)
     _refused: dict[str, BasisBenchError] = field(default_factory=dict)
     _full: str = ""
 
-    def run_group(self, group: Group) -> Iterator[Event]:
+    def run_group(self, group: CellBlock) -> Iterator[Event]:
         """Do the cells of a group, yielding what happens as it happens.
 
-        A user's mistake (BasisBenchError) fails the cells that it concerns and no others; any other exception
-        is a bug and goes up.
+        A user's mistake (BasisBenchError) or a failing plug-in fails the cells that it concerns and no others; any
+        other exception is a bug and goes up.
         """
-        from basisbench.runs.session import open_session
-
-        first = group.cells[0]
         records = self.records or Store(self.settings.out)
-        try:
-            session = open_session(
-                self._model(first.model),
-                self.registry.get("task", first.task),
-                attribution_pairs=first.attribution_pairs,
-                evaluation_pairs=first.evaluation_pairs,
-                seed=first.seed,
-            )
-        except BasisBenchError as error:
-            for cell in group.cells:
-                yield Event("failed", cell, message=str(error))
-            return
+        session: Session | None = None
+        problem = ""
         for cell in group.cells:
-            if self._full:  # nothing that is computed now could be kept
-                yield Event("failed", cell, message=self._full)
+            # Nothing that is computed now could be kept, or there are no pairs to compute it on.
+            if self._full or problem:
+                yield Event("failed", cell, message=self._full or problem)
                 continue
             yield Event("started", cell)
-            try:
-                basis = self.registry.get("basis", cell.basis)
-                asked = _on_layers(cell, session.model.layers)
-                identifier = cell_id(asked, session.identity(basis))
-                if self.settings.resume and records.finished(identifier) is not None:
-                    yield Event("kept", cell, identifier)
-                    continue
-                record = session.run(asked, basis, self.registry.get("method", cell.method))
-                if record.id != identifier:
-                    raise AssertionError(f"the record of {identifier} calls itself {record.id}")
-                records.write(record)
-                yield Event("finished", cell, identifier)
-            except BasisBenchError as error:
-                cause = error.__cause__
-                if isinstance(error, RecordError) and isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
-                    self._full = str(error)
-                yield Event("failed", cell, message=str(error))
+            with watching_interrupts() as interrupts:
+                try:
+                    session = session or self._open(cell)
+                    event = self._done(session, cell, records)
+                except BaseException as error:
+                    event = Event("failed", cell, message=self._told(error, cell, interrupted=bool(interrupts)))
+                    if session is None:
+                        problem = event.message
+                    elif session.changed():  # everything that other cells share is made anew
+                        session = None
+                        self._models.clear()
+            yield event
+
+    def _open(self, cell: CellConfig) -> Session:
+        from basisbench.runs.session import open_session
+
+        return open_session(
+            self._model(cell.model),
+            self.registry.get("task", cell.task),
+            attribution_pairs=cell.attribution_pairs,
+            evaluation_pairs=cell.evaluation_pairs,
+            seed=cell.seed,
+        )
+
+    def _done(self, session: Session, cell: CellConfig, records: Records) -> Event:
+        """Do one cell, unless it is finished."""
+        basis, method = self.registry.get("basis", cell.basis), self.registry.get("method", cell.method)
+        asked = _on_layers(cell, session.model.layers)
+        identifier = cell_id(asked, session.identity(basis, method, asked.layers))
+        if self.settings.resume and records.finished(identifier) is not None:
+            return Event("kept", cell, identifier)
+        record = session.run(asked, basis, method)
+        if record.id != identifier:
+            raise AssertionError(f"the record of {identifier} calls itself {record.id}")
+        records.write(record)
+        return Event("finished", cell, identifier)
+
+    def _told(self, error: BaseException, cell: CellConfig, *, interrupted: bool) -> str:
+        """Return why a cell failed, in one line; what is neither a user's mistake nor a plug-in's goes up."""
+        if isinstance(error, BasisBenchError):
+            cause = error.__cause__
+            if isinstance(error, RecordError) and isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+                self._full = str(error)
+            return str(error)
+        if isinstance(error, KeyboardInterrupt) and interrupted:
+            raise error
+        get = self.registry.get
+        parts = (get("task", cell.task), get("basis", cell.basis), get("method", cell.method))
+        told = plugin_failure(error, parts)
+        if told is None:
+            raise error
+        return told
 
     def _model(self, name: str) -> Model:
         """Return a loaded model; the one before it is let go, so that one at a time is in memory.

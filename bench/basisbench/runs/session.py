@@ -17,30 +17,31 @@ from typing import TYPE_CHECKING
 
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.cost import Spent, now
-from basisbench.attribution.fit import Fit, measure_fit
-from basisbench.circuits.curve import GroupCurve, measure_group
+from basisbench.attribution.fit import measure_fit
+from basisbench.attribution.fitting import TaskActivations
+from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
+from basisbench.errors import BasisBenchError
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
+from basisbench.plugin_code import code_digest, is_built_in
 from basisbench.results.metrics import sizes_grid
-from basisbench.results.record import CellConfig, Identities, Record
-from basisbench.results.record_fields import Cost, Counts, Curve, Dropped, Endpoints, Group, Guard, Seconds, TopNode
-from basisbench.runs.basis_cache import build, keep_less, make_room
-from basisbench.runs.cell_record import pooled_curve, pooled_subset_checks
-from basisbench.runs.environment import describe_environment
+from basisbench.results.record import CellConfig, Identities, PlugIn, Record
+from basisbench.results.record_fields import Cost, Seconds
+from basisbench.runs import basis_cache
+from basisbench.runs.basis_cache import CachedBasis
+from basisbench.runs.cell_record import Measured, make_record
+from basisbench.runs.plugin_failure import check_scores, check_units, state_of
 from basisbench.types import PairSet
 
 if TYPE_CHECKING:
     from basisbench.protocols import Basis, BasisSpec, Method, Task
 
-_TOP_NODES = 20
 _ATTEMPTS = 4
 """How often a cell is tried when memory runs out where smaller passes do not help at once."""
-
-_ALL_GROUPS = "all groups"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ class Session:
         evaluation: pairs that curves come from.
         groups: the aligned groups, in the order of the record's examples.
         seed: seed of the pairs and of random scores.
+        task_code: digest of the task's source; None where it has none.
     """
 
     model: Model
@@ -60,7 +62,12 @@ class Session:
     evaluation: PairSet
     groups: tuple[GroupPair, ...]
     seed: int = 0
+    task_code: str | None = None
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
+
+    @cached_property
+    def _opened_with(self) -> tuple[int, ...]:
+        return state_of(self.model)
 
     @cached_property
     def data_hash(self) -> str:
@@ -73,17 +80,59 @@ class Session:
                 digest.update(ids.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    def identity(self, spec: BasisSpec) -> Identities:
-        """Return what a cell with this basis would be run on; nothing is built for it."""
-        if spec.name not in self._fingerprints:
-            self._fingerprints[spec.name] = spec.fingerprint(self.model.spec)
-        return Identities(model=self.model.weights_hash, dictionary=self._fingerprints[spec.name], data=self.data_hash)
+    def identity(
+        self, spec: BasisSpec, method: Method | None = None, layers: tuple[int, ...] | None = None
+    ) -> Identities:
+        """Return what a cell would be run on; nothing is built for it but a basis that has to be fitted.
+
+        Args:
+            spec: the basis.
+            method: the method, whose code is left out when None.
+            layers: the layers that the basis is restricted to; None for all.
+
+        Raises:
+            BasisError: the basis has to be fitted, and cannot be.
+        """
+        if spec.fit is not None:
+            weights = self.basis(spec, layers).fingerprint
+        else:
+            if spec.name not in self._fingerprints:
+                self._fingerprints[spec.name] = spec.fingerprint(self.model.spec)
+            weights = self._fingerprints[spec.name]
+        digests: dict[PlugIn, str | None] = {"task": self.task_code, "basis": code_digest(spec)}
+        digests["method"] = None if method is None else code_digest(method)
+        code = {part: digest for part, digest in digests.items() if digest}
+        return Identities(model=self.model.weights_hash, dictionary=weights, data=self.data_hash, code=code)
+
+    def basis(self, spec: BasisSpec, layers: tuple[int, ...] | None = None) -> CachedBasis:
+        """Build a basis, or take the one that was built before.
+
+        Args:
+            spec: the basis.
+            layers: the layers that it is restricted to; None for all.
+
+        Raises:
+            BasisError: it cannot be built.
+        """
+        key = self._make_room(spec, layers)
+        return basis_cache.build(self.model, spec, key, TaskActivations([group.attribution for group in self.groups]))
+
+    def _make_room(self, spec: BasisSpec, layers: tuple[int, ...] | None) -> basis_cache.Key:
+        """Drop what belongs to other bases, so that one can be built."""
+        for group in self.groups:
+            group.forget_other_bases(spec.name)
+        key = self._key(spec, layers)
+        basis_cache.make_room(self.model, key)
+        return key
+
+    def _key(self, spec: BasisSpec, layers: tuple[int, ...] | None) -> basis_cache.Key:
+        return basis_cache.Key(spec.name, layers, "" if spec.fit is None else self.data_hash)
 
     def run(self, cell: CellConfig, spec: BasisSpec, method: Method, *, at: Collection[int] | None = None) -> Record:
         """Run one cell.
 
-        Where memory runs out, passes become smaller (basisbench.models.batching), and what a pass cannot help is tried again
-        with smaller passes before it.
+        Where memory runs out, passes become smaller (basisbench.models.batching), and what a pass cannot help is tried
+        again with smaller passes before it.
 
         Args:
             cell: what is asked; its model and task are those of the session.
@@ -94,9 +143,11 @@ class Session:
 
         Raises:
             BasisError: the basis cannot be built, or explains nothing on the task's prompts.
+            BasisBenchError: the method gives no score for some node, or one that is no finite number; or something
+                shared was changed in place, and the session is of no further use.
             MemoryExhaustedError: the cell does not fit into memory.
         """
-        key = spec.name, cell.layers
+        key = self._key(spec, cell.layers)
         for _ in range(_ATTEMPTS):
             exhausted = ""
             try:
@@ -109,7 +160,7 @@ class Session:
             for group in self.groups:
                 group.forget_other_bases("")
             # Weights of the basis go before passes become smaller still.
-            less = keep_less(self.model, key)
+            less = basis_cache.keep_less(self.model, key)
             self.model.batching.release()
             if exhausted and not less:
                 raise MemoryExhaustedError(exhausted)
@@ -124,18 +175,16 @@ class Session:
     def _measured(self, cell: CellConfig, spec: BasisSpec, method: Method, at: Collection[int] | None) -> Record:
         """Run one cell as far as memory allows."""
         model = self.model
-        for group in self.groups:
-            group.forget_other_bases(spec.name)
-        make_room(model, (spec.name, cell.layers))
+        self._make_room(spec, cell.layers)
         reset_peak_memory(model.device)
-        built = build(model, spec, cell.layers)
+        built = self.basis(spec, cell.layers)
         basis = built.basis
         start = now(model)
         fit = None if basis.exact else measure_fit(basis, [group.attribution for group in self.groups])
         references = now(model)
 
         for group in self.groups:
-            group.attribution.ledger.start()
+            group.attribution.start(cell.ablation)
         before = model.meter.forward_equivalents
         rankings = self._rankings(cell, basis, method)
         scored = now(model)
@@ -145,6 +194,8 @@ class Session:
         if built.large:
             trim_memory()
 
+        for group, ranking in zip(self.groups, rankings, strict=True):
+            check_units(ranking.units, method, basis, group.reference(basis, cell.ablation))
         sizes = sizes_of(rankings, at)
         curves = [
             measure_group(cell, basis, group, ranking, sizes)
@@ -156,100 +207,54 @@ class Session:
         shared = sum((group.attribution.ledger.total("activations:") for group in self.groups), Spent())
         cost = Cost(
             seconds=Seconds(
-                load=built.seconds + references - start,
+                load=built.spent.seconds + references - start,
                 gradients=fields.seconds,
                 scoring=max(0.0, scored - references - fresh.seconds) + shared.seconds,
                 curve=finished - scored,
             ),
             forward_equivalents=max(0.0, own_passes - fresh.forward_equivalents)
             + fields.forward_equivalents
-            + shared.forward_equivalents,
+            + shared.forward_equivalents
+            + built.spent.forward_equivalents,
             dictionary_bytes=basis.parameter_bytes,
             peak_memory_bytes=peak_memory(model.device),
             device=str(model.device),
         )
-        return self._record(cell, spec, fit, rankings, pooled_curve(curves, self._weights, sizes), curves, cost, basis)
+        self._refuse_changes(spec, method)
+        measured = Measured(basis, fit, self.groups, rankings, curves, sizes, cost)
+        dropped = self.attribution.dropped, self.evaluation.dropped
+        return make_record(cell, self.identity(spec, method, cell.layers), model, measured, dropped)
 
-    @property
-    def _weights(self) -> list[int]:
-        return [group.evaluation.pair_count for group in self.groups]
+    def _refuse_changes(self, spec: BasisSpec, method: Method) -> None:
+        """Hold that the cell has left alone what it shares with others.
+
+        Raises:
+            BasisBenchError: tells what was changed.
+        """
+        if not is_built_in(spec):
+            for group in self.groups:
+                group.forget_shared_work()  # it went through the basis, and nobody has counted changes
+        if changed := self.changed():
+            raise BasisBenchError(
+                f"basis '{spec.name}' with method '{method.name}' changed in place what other cells use: {changed[0]}"
+                f"{f' and {len(changed) - 1} more' if changed[1:] else ''}; change a copy (tensor.clone())"
+            )
+
+    def changed(self) -> list[str]:
+        """Return the names of shared tensors that were changed in place, and whether the model was."""
+        contexts = [context for group in self.groups for context in (group.attribution, group.evaluation)]
+        model = [] if state_of(self.model) == self._opened_with else ["the model's weights or hooks"]
+        return [name for context in contexts for name in context.changed()] + model
 
     def _rankings(self, cell: CellConfig, basis: Basis, method: Method) -> list[Ranking]:
-        scores = [method.score(group.attribution, basis) for group in self.groups]
+        scores = [
+            check_scores(method.score(group.attribution, basis), method, basis, group.attribution.pairs.length)
+            for group in self.groups
+        ]
         if cell.granularity == "unit":
             pooled = pooled_scores(scores, [group.attribution.pair_count for group in self.groups])
             scores = [pooled] * len(self.groups)
         return [rank(score, policy=cell.error_policy) for score in scores]
-
-    def _record(
-        self,
-        cell: CellConfig,
-        spec: BasisSpec,
-        fit: Fit | None,
-        rankings: Sequence[Ranking],
-        curve: Curve,
-        curves: Sequence[GroupCurve],
-        cost: Cost,
-        basis: Basis,
-    ) -> Record:
-        weights = self._weights
-        full = [value for part in curves for value in part.full]
-        empty = [value for part in curves for value in part.empty]
-        nodes_mean = sum(ranking.nodes * weight for ranking, weight in zip(rankings, weights, strict=True))
-        return Record(
-            schema_version=1,
-            cell=cell,
-            identities=self.identity(spec),
-            groups=tuple(
-                Group(
-                    key=group.attribution.pairs.group,
-                    attribution_pairs=group.attribution.pair_count,
-                    evaluation_pairs=group.evaluation.pair_count,
-                    positions=group.evaluation.pairs.length,
-                    nodes=ranking.nodes,
-                    error_nodes=ranking.error_nodes,
-                )
-                for group, ranking in zip(self.groups, rankings, strict=True)
-            ),
-            counts=Counts(
-                nodes_mean=nodes_mean / sum(weights),
-                nodes_max=max(ranking.nodes for ranking in rankings),
-                layers=len(basis.sites),
-                units_per_layer=tuple(places.shape[1] for places in rankings[0].units),
-            ),
-            dropped=Dropped(attribution=dict(self.attribution.dropped), evaluation=dict(self.evaluation.dropped)),
-            endpoints=Endpoints(
-                full=tuple(full),
-                empty=tuple(empty),
-                accuracy=sum(value > 0 for value in full) / len(full),
-                empty_at="nodes" if cell.ablation == "zero" else "output",
-            ),
-            curve=curve,
-            subset_checks=pooled_subset_checks(curves, cell.subset_sizes),
-            guard=None if fit is None else Guard(fvu=fit.unexplained, l0=fit.active),
-            top_nodes=self._top_nodes(cell, rankings, basis),
-            cost=cost,
-            environment=describe_environment(self.model),
-            sources={**self.model.sources, **getattr(basis, "sources", {})},
-        )
-
-    def _top_nodes(self, cell: CellConfig, rankings: Sequence[Ranking], basis: Basis) -> tuple[TopNode, ...]:
-        by_unit = cell.granularity == "unit"
-        nodes = []
-        for group, ranking in list(zip(self.groups, rankings, strict=True))[: 1 if by_unit else None]:
-            pairs = group.attribution.pairs
-            for index, position, unit, score in ranking.top(_TOP_NODES):
-                nodes.append(
-                    TopNode(
-                        group=_ALL_GROUPS if by_unit else pairs.group,
-                        layer=basis.sites[index].layer,
-                        position=None if by_unit else position,
-                        role=None if by_unit else pairs.roles[position],
-                        unit="error" if unit < 0 else unit,
-                        score=score,
-                    )
-                )
-        return tuple(sorted(nodes, key=lambda node: -abs(node.score))[:_TOP_NODES])
 
 
 def sizes_of(rankings: Sequence[Ranking], at: Collection[int] | None = None) -> tuple[int, ...]:
@@ -284,4 +289,6 @@ def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation
         GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
         for pairs in evaluation
     )
-    return Session(model, attribution, evaluation, groups, seed)
+    session = Session(model, attribution, evaluation, groups, seed, code_digest(task))
+    session.changed()  # from now on
+    return session

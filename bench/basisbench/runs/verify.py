@@ -26,7 +26,7 @@ from basisbench.results.record import Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
-from basisbench.runs.runner import Settings
+from basisbench.runs.runner import RunOptions
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
 from basisbench.submissions.verification import Verification, list_records, records_digest
@@ -139,7 +139,7 @@ def verify(
     """
     path = Path(out) if out is not None else sample.folder / VERIFICATION_FILE
     _check_writable(path)
-    registry = Settings(path, plugins=tuple(plugins), task_files=tuple(task_files)).registry()
+    registry = RunOptions(path, plugins=tuple(plugins), task_files=tuple(task_files)).registry()
     items = {drawn.record.id: _look_up(drawn.record, registry) for drawn in sample.drawn}
     cells: list[VerifiedCell] = []
     for members in _by_model(sample.drawn):
@@ -291,7 +291,7 @@ def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> 
     """Compare the identities of one cell, and if they are the record's, re-run it."""
     recorded, dtype = drawn.record, str(session.model.dtype).removeprefix("torch.")
     try:
-        here = session.identity(items.basis).model_copy(update={"model": weights})
+        here = session.identity(items.basis, items.method, recorded.cell.layers).model_copy(update={"model": weights})
         problems = [*compare_identities(recorded, here)]
         if items.basis.family != recorded.cell.family:
             problems.append(f"cell.family: {recorded.cell.family}, the basis is of {items.basis.family}: not re-run")

@@ -19,10 +19,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from basisbench.runs.progress import Event
-from basisbench.runs.runner import Group, Runner, Settings
+from basisbench.runs.runner import CellBlock, Runner, RunOptions
 
 Listener = Callable[[Event], None]
-GroupListener = Callable[[Group, list[Event], float], None]
+GroupListener = Callable[[CellBlock, list[Event], float], None]
 STOP_SECONDS = 5.0
 
 
@@ -32,7 +32,7 @@ class _Worker:
 
     process: SpawnProcess
     pipe: Connection
-    group: Group | None = None
+    group: CellBlock | None = None
     started: float = 0.0
     events: list[Event] = field(default_factory=list)
 
@@ -45,8 +45,8 @@ def available_cores() -> int:
 
 
 def run_in_workers(
-    groups: Sequence[Group],
-    settings: Settings,
+    groups: Sequence[CellBlock],
+    settings: RunOptions,
     jobs: int,
     on_event: Listener,
     on_group: GroupListener,
@@ -103,7 +103,7 @@ def run_in_workers(
                 worker.process.join()
 
 
-def _start(settings: Settings, threads: int) -> _Worker:
+def _start(settings: RunOptions, threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, settings, threads), daemon=True)
@@ -112,7 +112,7 @@ def _start(settings: Settings, threads: int) -> _Worker:
     return _Worker(process, ours)
 
 
-def _assign(worker: _Worker, waiting: deque[Group]) -> None:
+def _assign(worker: _Worker, waiting: deque[CellBlock]) -> None:
     worker.events = []
     worker.started = time.monotonic()
     worker.group = waiting.popleft() if waiting else None
@@ -144,7 +144,7 @@ def _cause_of_death(worker: _Worker) -> str:
     return f"a worker process {how}; its unfinished cells can be run again (fewer --jobs need less memory)"
 
 
-def _work(pipe: Connection, settings: Settings, threads: int) -> None:
+def _work(pipe: Connection, settings: RunOptions, threads: int) -> None:
     """The life of a worker: receive a group, do it, send its events, then None or a traceback; until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops its workers
     import torch
@@ -153,7 +153,7 @@ def _work(pipe: Connection, settings: Settings, threads: int) -> None:
     runner = Runner(settings, settings.registry())
     while True:
         try:
-            group: Group = pipe.recv()
+            group: CellBlock = pipe.recv()
         except (EOFError, ConnectionError):
             return
         problem: str | None = None

@@ -216,5 +216,5 @@ class CrossLayerWriter:
         arrived[target.index][circuit, :, position] += written
 
     def _chunks(self, rows: int, units: int) -> Iterator[slice]:
-        budget = BUDGETS["units across layers"].on(self._references.device)
+        budget = BUDGETS["units across layers"].on(self._references.device.type)
         return slices_within(rows, self._shared.pairs * units * self._references.dtype.itemsize, budget)

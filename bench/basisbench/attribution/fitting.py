@@ -1,0 +1,57 @@
+"""What a basis is fitted on: activations of a task's attribution pairs, or of texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from basisbench.attribution.own_pass import activation_inside
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from basisbench.attribution.context import GroupContext
+    from basisbench.types import Side
+
+
+def weights_digest(weights: Iterable[Tensor]) -> str:
+    """Return the SHA-256 over shapes, types and bytes of a basis's weights, in order: its fingerprint."""
+    import torch
+
+    digest = hashlib.sha256()
+    for tensor in weights:
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class TaskActivations:
+    """Activations of a task's attribution pairs, or of a corpus, for a basis that is fitted (`protocols.Activations`).
+
+    Args:
+        groups: the aligned groups of the attribution split.
+
+    Attributes:
+        corpus_passes: forward passes over texts so far; those over the task's pairs are shared with every cell.
+    """
+
+    def __init__(self, groups: Sequence[GroupContext]) -> None:
+        self._groups = groups
+        self.corpus_passes = 0.0
+
+    def __call__(self, hook: str, corpus: Sequence[str] | None = None) -> Iterator[Float[Tensor, "row d"]]:
+        """Yield rows, a batch per group and side, or per text."""
+        if corpus is not None:
+            model = self._groups[0].model
+            for text in corpus:
+                ids = model.tokenizer(text, return_tensors="pt")["input_ids"]
+                self.corpus_passes += 1
+                yield activation_inside(model, model.tokens(ids), hook)[0]
+            return
+        sides: tuple[Side, Side] = ("clean", "counterfactual")
+        for group in self._groups:
+            start = 1 if group.pairs.roles[0] == "bos" and group.pairs.length > 1 else 0
+            for side in sides:
+                yield group.activation(hook, side)[:, start:].flatten(0, 1)

@@ -1,0 +1,183 @@
+"""A pass of the model that a method shapes: activations replaced or added to, backward rules of its choice.
+
+1. TransformerLens's view of the model is run, so that every hook that it names can be reached, inner ones too.
+2. At a hook, a backward rule comes first, then what the method puts there, then what is read or differentiated: a
+   gradient is taken at the value that goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from basisbench.attribution.batch import answer_logits_only
+from basisbench.errors import BasisBenchError, unknown_name
+from basisbench.models.model import Model, at_least_float32
+from basisbench.models.onednn import running_onednn
+from basisbench.models.relp import RULES, backward_rules
+from basisbench.types import BackwardRules
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from basisbench.attribution.batch import Batch
+
+EMBEDDINGS = "embed.hook_out"
+"""Hook of the token embeddings, before positions are added."""
+
+_HEAD = "unembed.hook_out"
+
+
+@dataclass(frozen=True)
+class Put:
+    """What a method puts at hooks during a pass.
+
+    Attributes:
+        replace: by hook, the activation that takes the place of the model's own.
+        add: by hook, what is added to the activation, after any replacement.
+    """
+
+    replace: Mapping[str, Float[Tensor, "pair pos d"]] = field(default_factory=dict)
+    add: Mapping[str, Float[Tensor, "pair pos d"]] = field(default_factory=dict)
+
+    def part(self, chosen: slice) -> Put:
+        """Return the same for some of the pairs."""
+        return Put(
+            {hook: value[chosen] for hook, value in self.replace.items()},
+            {hook: value[chosen] for hook, value in self.add.items()},
+        )
+
+    def at(self, hook: str, own: Tensor) -> Tensor:
+        """Return what goes on at a hook.
+
+        Raises:
+            BasisBenchError: the shape is another than that of the model's own activation.
+        """
+        for given in (self.replace.get(hook), self.add.get(hook)):
+            if given is not None and given.shape != own.shape:
+                raise BasisBenchError(
+                    f"a method puts shape {tuple(given.shape)} at hook '{hook}', where the model has {tuple(own.shape)}"
+                )
+        value = self.replace.get(hook, own).to(own)
+        return value + self.add[hook].to(own) if hook in self.add else value
+
+
+def rules_named(rules: str | BackwardRules) -> BackwardRules:
+    """Return backward rules, by their name or as they are.
+
+    Raises:
+        BasisBenchError: no rules of that name.
+    """
+    if isinstance(rules, BackwardRules):
+        return rules
+    if rules not in RULES:
+        raise unknown_name("backward rule of a single pass", rules, RULES)
+    return RULES[rules]
+
+
+def gradients_at(model: Model, batch: Batch, hooks: Sequence[str], put: Put, rules: BackwardRules) -> dict[str, Tensor]:
+    """Return the metric's gradient at hooks on the clean prompts, in one forward and one backward pass.
+
+    Args:
+        model: the model.
+        batch: the pairs.
+        hooks: where.
+        put: what is put at hooks meanwhile.
+        rules: how gradients go back.
+    """
+    import torch
+
+    seen: dict[str, Tensor] = {}
+    with torch.enable_grad():
+        metric = _metric(model, batch, put, rules, hooks, seen, leaves=True)
+        total = metric.sum()
+    gradients = torch.autograd.grad(total, list(seen.values()), allow_unused=True)
+    model.meter.forward_equivalents += 2 * len(metric)
+    return {
+        hook: (torch.zeros_like(value) if gradient is None else gradient).to(model.device)
+        for (hook, value), gradient in zip(seen.items(), gradients, strict=True)
+    }
+
+
+def metric_of(model: Model, batch: Batch, put: Put, rules: BackwardRules) -> Float[Tensor, " pair"]:
+    """Return the metric of the clean prompts, differentiable in what is put at hooks; a backward pass is counted."""
+    metric = _metric(model, batch, put, rules, (), {}, leaves=False)
+
+    def count(_gradient: Tensor) -> None:
+        model.meter.forward_equivalents += 2 * len(metric)
+
+    if metric.requires_grad:
+        metric.register_hook(count)
+    return metric
+
+
+def activation_inside(model: Model, tokens: Int[Tensor, "pair pos"], hook: str) -> Tensor:
+    """Return the activation at any hook of TransformerLens, on prompts as they are."""
+    import torch
+
+    seen: dict[str, Tensor] = {}
+    with torch.no_grad():
+        _run(model, tokens, Put(), BackwardRules(), (hook,), seen, leaves=False)
+    if hook not in seen:
+        raise BasisBenchError(f"hook '{hook}' of model '{model.name}' is not reached in a pass")
+    return seen[hook].to(model.device)
+
+
+def _metric(
+    model: Model,
+    batch: Batch,
+    put: Put,
+    rules: BackwardRules,
+    hooks: Sequence[str],
+    seen: dict[str, Tensor],
+    *,
+    leaves: bool,
+) -> Float[Tensor, " pair"]:
+    head: dict[str, Tensor] = {}
+    with answer_logits_only(model.component("unembed").original_component, batch) as narrowed:
+        _run(model, batch.clean, put, rules, hooks, seen, leaves=leaves, head=head)
+    # Before any final soft-cap, as everywhere.
+    return narrowed.metric(at_least_float32(head[_HEAD][:, -1].to(model.device)))
+
+
+def _run(
+    model: Model,
+    tokens: Tensor,
+    put: Put,
+    rules: BackwardRules,
+    hooks: Sequence[str],
+    seen: dict[str, Tensor],
+    *,
+    leaves: bool,
+    head: dict[str, Tensor] | None = None,
+) -> None:
+    """Run the model once; `leaves` starts a graph at the embeddings and at whatever replaces an activation."""
+
+    def change(hook: str) -> Callable[[object, object, Tensor], Tensor]:
+        def edit(_module: object, _arguments: object, own: Tensor) -> Tensor:
+            value = put.at(hook, own)
+            starts = leaves and (hook == EMBEDDINGS or hook in put.replace)
+            return value.detach().requires_grad_() if starts else value
+
+        return edit
+
+    def watch(hook: str, kept: dict[str, Tensor]) -> Callable[[object, object, Tensor], None]:
+        def keep(_module: object, _arguments: object, output: Tensor) -> None:
+            kept[hook] = output
+
+        return keep
+
+    with ExitStack() as stack:
+        stack.enter_context(backward_rules(model, rules))
+        for hook in dict.fromkeys((EMBEDDINGS, *put.replace, *put.add)):
+            stack.callback(model.hook_point(hook).register_forward_hook(change(hook)).remove)
+        for hook in hooks:
+            stack.callback(model.hook_point(hook).register_forward_hook(watch(hook, seen)).remove)
+        if head is not None:
+            stack.callback(model.hook_point(_HEAD).register_forward_hook(watch(_HEAD, head)).remove)
+        stack.enter_context(running_onednn(model.bridge, model.onednn_linears))
+        model.bridge(tokens, use_cache=False, logits_to_keep=1)
+    model.meter.forward_equivalents += len(tokens)
