@@ -93,6 +93,7 @@ def test_patching_equals_one_node_at_a_time(architecture: str, cross_group: Grou
     assert max(abs(value) for value in scores.values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_magnitude_is_the_mean_size_of_the_change(architecture: str, cross_group: GroupPair) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
     scores = Magnitude().score(cross_group.attribution, basis)
