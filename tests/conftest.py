@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import settings
 
+from helpers.shapes import check_shapes
+
+check_shapes()  # before anything of the packages is imported
+
 from basisbench.results.record import Record
 from basisbench.results.record_fields import SubsetCheck, TopNode
 from basisbench.types import ModelSpec

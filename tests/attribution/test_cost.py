@@ -7,11 +7,13 @@ from typing import Any, get_args
 
 import pytest
 
+from basisbench.attribution.context import GroupContext
 from basisbench.models.load import load_model
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.runs.session import open_session
-from basisbench.types import Ablation
+from basisbench.types import Ablation, Site
+from helpers.oracle_models import random_pairs
 
 PAIRS = 8
 CELLS = ("mlp_out:random", "mlp_act:relp", "mlp_out:ixg", "clt:random", "transcoder:magnitude", "attn_z:random")
@@ -45,3 +47,28 @@ def test_forward_equivalents_do_not_depend_on_the_order_of_cells(ablation: Ablat
     alone = {name: costs((name,), ablation)[name] for name in CELLS}
     for order in orders:
         assert costs(order, ablation) == alone
+
+
+def test_a_hook_of_no_family_costs_one_backward_pass_whichever_layers_and_cells_came_first() -> None:
+    model, pairs = model_of("pocket-llama"), random_pairs(PAIRS, 6, 0)
+    family = [Site(layer, *[model.hook("mlp_out", layer)] * 2) for layer in range(model.layers)]
+    outside = [Site(layer, *[f"blocks.{layer}.mlp.in.hook_out"] * 2) for layer in range(model.layers)]
+    assert {site.write for site in outside} <= model.hook_points.keys()
+    for rule in ("ixg", "relp", "ig"):
+        charged: dict[str, set[float]] = {"family": set(), "outside": set()}
+        spent: set[float] = set()
+        orders = ((family, outside), (outside, family), (outside[::-1], family), (outside[2:], family, outside[:2]))
+        for order in orders:
+            context = GroupContext(model, pairs, 0)
+            before = model.meter.forward_equivalents
+            for sites in order:
+                context.ledger.start()
+                for site in sites:
+                    context.gradient_field(rule, site)
+                which = "family" if sites is family else "outside"
+                charged[which].add(round(context.ledger.total("field:").forward_equivalents, 9))
+            spent.add(round(model.meter.forward_equivalents - before, 9))
+        assert all(len(costs) == 1 for costs in charged.values()), rule
+        assert spent == {sum(cost for costs in charged.values() for cost in costs)}, rule
+        if rule != "ig":
+            assert charged == {"family": {3 * PAIRS}, "outside": {3 * PAIRS}}

@@ -9,7 +9,7 @@ import torch
 
 from basisbench.attribution.context import GroupContext
 from basisbench.circuits.group import GroupPair
-from basisbench_baselines.methods.gradient import GradientMethod
+from basisbench.models.batching import BUDGETS, Budget
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
@@ -27,7 +27,7 @@ def test_errors_are_what_all_earlier_layers_leave_over(architecture: str) -> Non
         for order in orders:
             context = GroupContext(cross.model(architecture), pairs, 0)
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr("basisbench.attribution.context._KEPT_BYTES", kept_bytes)
+                patch.setitem(BUDGETS, "units of a basis", Budget(kept_bytes, kept_bytes))  # type: ignore[misc]
                 for layer in order:
                     for side, prompts in (("clean", pairs.clean), ("counterfactual", pairs.counterfactual)):
                         units, error = context.coordinates(basis, basis.sites[layer], side)  # type: ignore[arg-type]
@@ -47,7 +47,7 @@ def some_nodes(length: int) -> list[Node]:
 @pytest.mark.slow
 def test_ixg_equals_finite_differences(architecture: str, cross_group: GroupPair) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
-    scores = cross.score_of_nodes(GradientMethod("ixg", "").score(cross_group.attribution, basis), errors=True)
+    scores = cross.score_of_nodes(oracle.gradient_method("ixg").score(cross_group.attribution, basis), errors=True)
     size = 1e-3
     for node in some_nodes(pairs.length):
         slopes = [
@@ -67,7 +67,7 @@ def test_scores_are_summed_over_the_sites_that_a_unit_writes(
     architecture: str, cross_group: GroupPair, rule: str
 ) -> None:
     parts, basis, context = cross.files(architecture), cross.basis(architecture), cross_group.attribution
-    found = GradientMethod(rule, "").score(context, basis)
+    found = oracle.gradient_method(rule).score(context, basis)
     for layer, site in enumerate(basis.sites):
         clean, _ = context.coordinates(basis, site, "clean")
         other, _ = context.coordinates(basis, site, "counterfactual")

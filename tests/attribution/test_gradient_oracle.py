@@ -14,7 +14,6 @@ from basisbench.attribution.gradients import gradient_field
 from basisbench.attribution.projection import project
 from basisbench.models.model import Model
 from basisbench.types import Pairs, Scores
-from basisbench_baselines.methods.gradient import GradientMethod
 from helpers import oracle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -29,7 +28,7 @@ def hooks_of_all_sites(model: Model) -> list[str]:
 
 def score(architecture: str, name: str, rule: str, group: int) -> Scores:
     context = oracle.contexts(architecture)[group].attribution
-    return GradientMethod(rule, "").score(context, oracle.basis(architecture, name))
+    return oracle.gradient_method(rule).score(context, oracle.basis(architecture, name))
 
 
 # --- ixg --------------------------------------------------------------------------------------------------------
@@ -252,7 +251,7 @@ def test_ig_sums_over_a_layer_to_the_effect_of_patching_it(
             fresh._fields["ig", site.write] = field
             for other_site in basis.sites:
                 fresh._fields.setdefault(("ig", other_site.write), torch.zeros_like(field))
-            scores = GradientMethod("ig", "").score(fresh, basis)
+            scores = oracle.gradient_method("ig").score(fresh, basis)
             total = scores.units[layer].sum()
             if scores.errors is not None:
                 total = total + scores.errors[layer].sum()

@@ -12,7 +12,6 @@ from basisbench.attribution.gradients import gradient_field
 from basisbench.errors import BasisBenchError
 from basisbench.models.model import Model
 from basisbench.types import Pairs
-from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.random_scores import RandomScores
 from helpers import oracle
@@ -56,7 +55,7 @@ def test_swapping_the_prompts_reverses_the_path_of_ig_inputs(architecture: str, 
 def test_swapping_answers_and_foils_flips_every_score(architecture: str, name: str, rule: str) -> None:
     group, basis = oracle.contexts(architecture)[0].attribution, oracle.basis(architecture, name)
     turned = replace(group.pairs, answers=group.pairs.foils, foils=group.pairs.answers)
-    method = GradientMethod(rule, "")
+    method = oracle.gradient_method(rule)
     one, other = method.score(group, basis), method.score(GroupContext(group.model, turned, 0), basis)
     for first, second in zip([*one.units, *(one.errors or ())], [*other.units, *(other.errors or ())], strict=True):
         torch.testing.assert_close(first, -second, rtol=0, atol=1e-12)
@@ -74,7 +73,7 @@ def test_swapping_the_prompts_flips_the_difference_and_keeps_the_magnitude(archi
     for rule in ("ixg", "relp"):
         for site in basis.sites:
             other._fields[rule, site.write] = group.gradient_field(rule, site)
-        forth, back = GradientMethod(rule, "").score(group, basis), GradientMethod(rule, "").score(other, basis)
+        forth, back = oracle.gradient_method(rule).score(group, basis), oracle.gradient_method(rule).score(other, basis)
         for first, second in zip(
             [*forth.units, *(forth.errors or ())], [*back.units, *(back.errors or ())], strict=True
         ):
@@ -97,7 +96,9 @@ def test_magnitude_is_the_mean_size_of_the_change(architecture: str, name: str) 
             torch.testing.assert_close(scores.errors[layer], errors, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("method", [*(GradientMethod(rule, "") for rule in RULES), Magnitude()], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method", [*(oracle.gradient_method(rule) for rule in RULES), Magnitude()], ids=lambda m: m.name
+)
 def test_scores_do_not_depend_on_the_order_of_the_pairs(architecture: str, method: GradientMethod) -> None:
     group = oracle.contexts(architecture)[0].attribution
     order = [3, 0, 2, 1]
@@ -143,6 +144,7 @@ def test_an_unknown_rule_is_refused_with_a_suggestion(architecture: str) -> None
 @pytest.mark.parametrize("rule", RULES)
 def test_no_hook_is_left_after_a_field_or_a_failure(architecture: str, rule: str) -> None:
     model, group = oracle.model(architecture), oracle.contexts(architecture)[0].attribution
+    gradient_field(rule, model, group.batch, hooks_of_all_sites(model))  # TransformerLens adds its own in a first pass
     before = oracle.hooks_of(model)
     gradient_field(rule, model, group.batch, hooks_of_all_sites(model))
     assert oracle.hooks_of(model) == before

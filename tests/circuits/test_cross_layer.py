@@ -14,7 +14,6 @@ from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.circuits.reference import constant_edits, reference_outputs
 from basisbench.runs.layer_subset import restrict
 from basisbench.types import Ablation, ErrorPolicy, Pairs, Scores
-from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
@@ -227,7 +226,7 @@ def test_a_model_in_half_precision(architecture: str, fast: bool) -> None:
             assert kept.isfinite().all()
             assert (kept - plain).abs().max() < (0.5 if size == ranking.nodes else 100)
     precise = cross.contexts(architecture)[0].attribution
-    for method in (GradientMethod("ixg", ""), ActivationPatching()):
+    for method in (oracle.gradient_method("ixg"), ActivationPatching()):
         found = method.score(group.attribution, basis)
         expected = method.score(precise, cross.basis(architecture))
         for one, other in zip(

@@ -25,7 +25,6 @@ from basisbench.models.batching import BUDGETS, Budget
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
 from basisbench.types import Ablation, ErrorPolicy, Site
 from basisbench_baselines.dictionaries.fast import SelectedUnits
-from basisbench_baselines.methods.gradient import GradientMethod
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
@@ -286,7 +285,7 @@ def test_without_cross_terms_it_is_a_transcoder(architecture: str, policy: Error
     single: Any = Transcoder(basis)
     assert not isinstance(single, CrossLayerBasis)
     group = cross.contexts(architecture)[0]
-    for method in (GradientMethod("ixg", ""), GradientMethod("relp", ""), ActivationPatching()):
+    for method in (oracle.gradient_method("ixg"), oracle.gradient_method("relp"), ActivationPatching()):
         one, other = method.score(group.attribution, basis), method.score(group.attribution, single)
         for first, second in zip([*one.units, *(one.errors or ())], [*other.units, *(other.errors or ())], strict=True):
             torch.testing.assert_close(first, second, rtol=0, atol=1e-13)

@@ -20,6 +20,7 @@ from basisbench.models.model import Model
 from basisbench.protocols import Basis, BasisSpec
 from basisbench.results.record import CellConfig
 from basisbench.types import ModelSpec, Scores
+from basisbench_baselines.methods.gradient import PROVIDES, GradientMethod
 from helpers.oracle_evaluator import (
     ABLATIONS,
     BASES,
@@ -84,6 +85,7 @@ __all__ = [
     "contexts",
     "dictionaries",
     "dictionary_folder",
+    "gradient_method",
     "hooks_of",
     "in_double_precision",
     "model",
@@ -124,6 +126,11 @@ def basis_spec(name: str) -> BasisSpec:
 def basis(architecture: str, name: str, dtype: str = "float64") -> Basis:
     """Build a basis through the harness."""
     return basis_spec(name).build(model(architecture, dtype))
+
+
+def gradient_method(rule: str) -> GradientMethod:
+    """Return the built-in method of a gradient rule."""
+    return next(method for method in PROVIDES if isinstance(method, GradientMethod) and method.name == rule)
 
 
 @cache

@@ -11,7 +11,6 @@ import pytest
 from torch import Tensor
 
 from basisbench.models.model import Model
-from basisbench.registry import load_registry
 from basisbench.runs.session import open_session
 from basisbench.types import ContrastPair, Pairs, PairSet, Split
 from helpers import oracle
@@ -72,7 +71,7 @@ def test_a_record_holds_what_the_slow_evaluator_finds(
     cell = oracle.cell(
         name, method="ixg", granularity=granularity, attribution_pairs=17, evaluation_pairs=16, ablation="mean"
     )
-    record = session.run(cell, oracle.basis_spec(name), load_registry().get("method", "ixg"))
+    record = session.run(cell, oracle.basis_spec(name), oracle.gradient_method("ixg"))
 
     groups = [(pair.attribution.pairs, pair.evaluation.pairs) for pair in session.groups]
     assert [len(first) + len(second) for first, second in groups] == [17, 16]

@@ -18,7 +18,7 @@ from basisbench.attribution.patching import patched_metric
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.attribution.values import reduced, shaped
 from basisbench.errors import BasisBenchError
-from basisbench.models.batching import joined_rows
+from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import observed
 from basisbench.models.model import Model
 from basisbench.models.sites import SITES, SiteKind, written_kinds
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 _TOKENS_PER_PATCH = 4096
-_KEPT_BYTES = 64 * 2**20
-"""Coordinates of the basis at hand are kept for its next method up to this size per group."""
 
 
 class GroupContext:
@@ -159,7 +157,8 @@ class GroupContext:
                 earlier = self._writes_before(basis, site, side, units)
                 error = error if earlier is None else error - earlier
             result = units, error
-            if sum(kept.nbytes for kept, _ in self._encoded.values()) + units.nbytes > _KEPT_BYTES:
+            kept = sum(coordinates.nbytes for coordinates, _ in self._encoded.values())
+            if kept + units.nbytes > BUDGETS["units of a basis"].on(units.device.type):
                 return result
             self._encoded[site, side] = result
             self._keep(f"the {side} coordinates at {site.read}", units)

@@ -78,7 +78,7 @@ def gradient_tokens(model: Model) -> int:
     configuration = model.bridge.cfg
     widths = GRAPH_WIDTHS * (int(configuration.d_model) + int(configuration.d_mlp))
     bytes_of_a_token = model.layers * widths * max(4, model.dtype.itemsize)
-    return BUDGETS["gradients"].on(model.device) // bytes_of_a_token
+    return BUDGETS["gradients"].on(model.device.type) // bytes_of_a_token
 
 
 def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: Edit) -> Field:

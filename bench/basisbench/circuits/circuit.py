@@ -25,8 +25,8 @@ class Reference:
         errors: per site, errors at the write hook; None for an exact basis.
     """
 
-    units: tuple[Float[Tensor, "pair_or_1 pos unit"], ...]
-    errors: tuple[Float[Tensor, "pair_or_1 pos d_write"], ...] | None
+    units: tuple[Float[Tensor, "pair_or_1 pos _unit"], ...]
+    errors: tuple[Float[Tensor, "pair_or_1 pos _d_write"], ...] | None
     _outputs: dict[int, Tensor] = field(default_factory=dict)
     _earlier: list[EarlierWrites] = field(default_factory=list)
 
@@ -74,8 +74,8 @@ class CircuitMask:
         errors: per site, True where the error is kept.
     """
 
-    units: tuple[Bool[Tensor, "circuit pos_or_1 unit"], ...]
-    errors: tuple[Bool[Tensor, "circuit pos_or_1"], ...]
+    units: tuple[Bool[Tensor, "circuit _pos_or_1 _unit"], ...]
+    errors: tuple[Bool[Tensor, "circuit _pos_or_1"], ...]
 
     def __len__(self) -> int:
         return len(self.units[0])

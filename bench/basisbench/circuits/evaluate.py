@@ -113,7 +113,7 @@ def tokens_per_pass(model: Model, basis: Basis) -> int:
     """Return how many tokens one fast pass holds, for circuits to be stacked."""
     widest = max(int(model.bridge.cfg.d_mlp), int(model.bridge.cfg.d_model)) * model.dtype.itemsize
     streamed = _STREAMED if model.device.type == "cpu" else _STREAMED_ON_DEVICE
-    return (streamed if _streams(basis) else 1) * BUDGETS["circuits"].on(model.device) // widest
+    return (streamed if _streams(basis) else 1) * BUDGETS["circuits"].on(model.device.type) // widest
 
 
 def _sharing(model: Model, basis: Basis) -> int:

@@ -110,7 +110,7 @@ class GroupPair:
         return common_prefix(self.evaluation.model, prompts)
 
     def shared_work(self, basis: Basis, ablation: Ablation) -> SharedWork:
-        """Return what the ablated passes share; it is kept for bases that write for the first time at the same place."""
+        """Return what the ablated passes share; kept for all bases that write for the first time at the same place."""
         key = basis.sites[0].write, ablation == "zero"
         if key not in self._shared_work:
             prefix = NO_PREFIX if ablation == "zero" else self._prefix

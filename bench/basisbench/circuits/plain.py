@@ -55,9 +55,8 @@ class PlainPass:
 
     def logits(self, circuit: CircuitMask) -> Float[Tensor, "circuit=1 pair vocab"]:
         """Return the logits at the last position with the circuit's nodes live and all others at their reference."""
-        return self.model.logits(self.batch.clean, site_edits(self.model, self.basis, self.writers(circuit))).unsqueeze(
-            0
-        )
+        edits = site_edits(self.model, self.basis, self.writers(circuit))
+        return self.model.logits(self.batch.clean, edits).unsqueeze(0)
 
     def metric(self, circuit: CircuitMask) -> Float[Tensor, "circuit=1 pair"]:
         """Return the metric of the circuit on each pair."""
@@ -102,7 +101,7 @@ class _PlainWriter:
         self.mixed.append(units.where(kept, reference))
 
     def write(self, activation: Float[Tensor, "pair pos d_write"]) -> Float[Tensor, "pair pos d_write"]:
-        if len(self.live) != self.index + 1:
+        if len(self.live) <= self.index:
             raise RuntimeError(f"{self.basis.sites[self.index].write} was reached before its read hook")
         written: Float[Tensor, "pair pos d_write"] = self.reconstruction(self.mixed)
         if self.reference.errors is not None:  # an exact basis leaves nothing out

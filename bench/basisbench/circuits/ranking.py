@@ -32,8 +32,8 @@ class Ranking:
         policy: what happens to errors.
     """
 
-    units: tuple[Int[Tensor, "pos_or_1 unit"], ...]
-    errors: tuple[Int[Tensor, " pos_or_1"], ...] | None
+    units: tuple[Int[Tensor, "_pos_or_1 _unit"], ...]
+    errors: tuple[Int[Tensor, " _pos_or_1"], ...] | None
     scores: Float[Tensor, " node"]
     policy: ErrorPolicy
 

@@ -37,12 +37,12 @@ class Budget:
     cpu: int
     device: int
 
-    def on(self, device: torch.device) -> int:
-        """Return the bytes on a device."""
-        return self.cpu if device.type == "cpu" else self.device
+    def on(self, kind: str) -> int:
+        """Return the bytes on a kind of device, for example "cuda"."""
+        return self.cpu if kind == "cpu" else self.device
 
 
-Work = Literal["circuits", "gradients", "units", "units across layers", "units of the first site"]
+Work = Literal["circuits", "gradients", "units", "units across layers", "units of the first site", "units of a basis"]
 
 BUDGETS: Mapping[Work, Budget] = {
     # The widest activation of one pass of circuits: on a CPU it should stay in its caches (measured on the pocket
@@ -57,6 +57,8 @@ BUDGETS: Mapping[Work, Budget] = {
     "units across layers": Budget(8 * 2**20, 512 * 2**20),
     # Coordinates of the first site that are kept from pass to pass.
     "units of the first site": Budget(64 * 2**20, 2**30),
+    # Coordinates of the basis at hand in the runs of one group, kept for the next method.
+    "units of a basis": Budget(64 * 2**20, 64 * 2**20),
 }
 """Bounds that keep memory from growing with the number of prompts and circuits."""
 

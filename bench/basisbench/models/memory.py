@@ -1,4 +1,4 @@
-"""Where a cell ran, and how much memory it took."""
+"""Memory of this process and of its device: what is free, what was taken at most, what can be given back."""
 
 from __future__ import annotations
 

@@ -178,8 +178,7 @@ class Workload:
         passing = 3 * most * max(max(size.units) for size in self.sizes.values()) * item
         if fields:
             graph = most * shape.layers * GRAPH_WIDTHS * (shape.width + shape.mlp_width) * max(4, item)
-            budget = BUDGETS["gradients"]
-            passing = max(passing, min(budget.cpu if on_cpu else budget.device, graph))
+            passing = max(passing, min(BUDGETS["gradients"].on(self.device), graph))
         return Memory(_RUNTIME_BYTES if on_cpu else 0, model, dictionary, least, kept, passing)
 
     @property

@@ -57,7 +57,7 @@ class CrossLayerPass:
         rows: Tensor = activation[:, -self.positions[index] :].unflatten(0, (-1, self.pairs))
         return rows
 
-    def kept(self, index: int) -> Bool[Tensor, "circuit pos_or_1 unit"]:
+    def kept(self, index: int) -> Bool[Tensor, "circuit _pos_or_1 unit"]:
         """Return which units of a site are kept, at the positions that it writes."""
         return self.mask.units[index][:, -self.positions[index] :]
 
@@ -216,5 +216,5 @@ class CrossLayerWriter:
         arrived[target.index][circuit, :, position] += written
 
     def _chunks(self, rows: int, units: int) -> Iterator[slice]:
-        budget = BUDGETS["units across layers"].on(self._references.device)
+        budget = BUDGETS["units across layers"].on(self._references.device.type)
         return slices_within(rows, self._shared.pairs * units * self._references.dtype.itemsize, budget)

@@ -71,8 +71,8 @@ class SiteSlices:
 def take_slices(
     basis: Basis,
     site: Site,
-    kept: Bool[Tensor, "circuit pos_or_1 unit"],
-    keep_errors: Bool[Tensor, "circuit pos_or_1"],
+    kept: Bool[Tensor, "circuit _pos_or_1 unit"],
+    keep_errors: Bool[Tensor, "circuit _pos_or_1"],
     positions: int,
     dtype: torch.dtype,
 ) -> SiteSlices | None:
@@ -137,7 +137,7 @@ def sliced_rows(
     return tuple(slices), done
 
 
-def all_dense(keep_errors: Bool[Tensor, "circuit pos_or_1"], circuits: int, positions: int) -> SiteSlices:
+def all_dense(keep_errors: Bool[Tensor, "circuit _pos_or_1"], circuits: int, positions: int) -> SiteSlices:
     """Return the plan in which every row needs every unit, so that it can be worked off in chunks."""
     import torch
 

@@ -71,7 +71,7 @@ def _whole_cache() -> Any:
     return DynamicCache()  # given the model's config, it would drop what lies before a window
 
 
-def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "row pos"]]) -> Prefix:
+def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "_row pos"]]) -> Prefix:
     """Run the common beginning of all prompts once.
 
     Args:
@@ -131,7 +131,7 @@ class FirstCoordinates:
         """
         if self._units is None:
             size = read[0, ..., 0].numel() * units * read.dtype.itemsize
-            if size <= BUDGETS["units of the first site"].on(read.device):
+            if size <= BUDGETS["units of the first site"].on(read.device.type):
                 self._units = self._basis.encode(self._basis.sites[0], read[0])
         return self._units
 

@@ -61,7 +61,7 @@ class SiteWriter:
         self._keep_errors = mask.errors[index][:, -positions:]
         self._unit_reference = reference.units[index][:, -positions:]
         self._error_reference = None if reference.errors is None else reference.errors[index][:, -positions:]
-        self._chunk_bytes = BUDGETS["units"].on(self._unit_reference.device)
+        self._chunk_bytes = BUDGETS["units"].on(self._unit_reference.device.type)
         dtype = self._unit_reference.dtype
         self._slices = take_slices(basis, self._site, self._kept, self._keep_errors, positions, dtype)
         if self._slices is None and self._bytes_of_a_row() * len(self._kept) * positions > self._chunk_bytes:
