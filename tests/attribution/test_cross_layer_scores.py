@@ -13,7 +13,8 @@ from basisbench.models.batching import BUDGETS, Budget
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
-from helpers.oracle import Node, gradient_method
+from helpers import oracle
+from helpers.oracle import Node
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -47,7 +48,7 @@ def some_nodes(length: int) -> list[Node]:
 @pytest.mark.slow
 def test_ixg_equals_finite_differences(architecture: str, cross_group: GroupPair) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
-    scores = cross.score_of_nodes(gradient_method("ixg").score(cross_group.attribution, basis), errors=True)
+    scores = cross.score_of_nodes(oracle.gradient_method("ixg").score(cross_group.attribution, basis), errors=True)
     size = 1e-3
     for node in some_nodes(pairs.length):
         slopes = [
@@ -67,7 +68,7 @@ def test_scores_are_summed_over_the_sites_that_a_unit_writes(
     architecture: str, cross_group: GroupPair, rule: str
 ) -> None:
     parts, basis, context = cross.files(architecture), cross.basis(architecture), cross_group.attribution
-    found = gradient_method(rule).score(context, basis)
+    found = oracle.gradient_method(rule).score(context, basis)
     for layer, site in enumerate(basis.sites):
         clean, _ = context.coordinates(basis, site, "clean")
         other, _ = context.coordinates(basis, site, "counterfactual")
@@ -92,6 +93,7 @@ def test_patching_equals_one_node_at_a_time(architecture: str, cross_group: Grou
     assert max(abs(value) for value in scores.values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_magnitude_is_the_mean_size_of_the_change(architecture: str, cross_group: GroupPair) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
     scores = Magnitude().score(cross_group.attribution, basis)

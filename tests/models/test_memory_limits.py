@@ -191,7 +191,7 @@ def test_what_no_pass_can_help_is_tried_again_and_then_told(
         tried.append(1)
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr(execute, "pooled_curve", full)
+    monkeypatch.setattr(execute, "measure_group", full)
     with pytest.raises(MemoryExhaustedError, match="does not fit next to model 'tiny-llama', however small its passes"):
         do(session_of(tiny_llama), cell_of("random"))
     assert len(tried) > 1
@@ -203,7 +203,7 @@ def test_a_bug_is_no_lack_of_memory(tiny_llama: ModelSpec, monkeypatch: pytest.M
     def wrong(*_arguments: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(execute, "pooled_curve", wrong)
+    monkeypatch.setattr(execute, "measure_group", wrong)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         do(session_of(tiny_llama), cell_of("random"))
 

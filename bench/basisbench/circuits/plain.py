@@ -84,14 +84,14 @@ class Writer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _PlainWriter:
-    """The definition at one site; the sites of a pass share the live and the mixed coordinates, of any width."""
+    """The definition at one site; the sites of a pass share the live and the mixed coordinates."""
 
     basis: Basis
     index: int
     reference: Reference
     circuit: CircuitMask
-    live: list[Float[Tensor, "pair pos _"]]
-    mixed: list[Float[Tensor, "pair pos _"]]
+    live: list[Float[Tensor, "pair pos _unit"]]
+    mixed: list[Float[Tensor, "pair pos _unit"]]
 
     def read(self, activation: Float[Tensor, "pair pos d_read"]) -> None:
         units: Float[Tensor, "pair pos unit"] = self.basis.encode(self.basis.sites[self.index], activation)
@@ -111,7 +111,7 @@ class _PlainWriter:
             written = written + error.where(kept, reference)
         return written.to(activation.dtype)  # coordinates may be of a wider type than the model's
 
-    def reconstruction(self, units: Sequence[Float[Tensor, "pair pos _"]]) -> Float[Tensor, "pair pos d_write"]:
+    def reconstruction(self, units: Sequence[Float[Tensor, "pair pos _unit"]]) -> Float[Tensor, "pair pos d_write"]:
         here = self.basis.sites[self.index]
         total = self.basis.decode(here, units[self.index])
         if isinstance(self.basis, CrossLayerBasis):
