@@ -103,11 +103,13 @@ def score(
 
     Raises:
         BasisError: the basis cannot be built, or explains nothing on these prompts.
+        BasisBenchError: the method gives no score for some node, or one that is no finite number.
     """
     spec = load_registry().get("basis", basis) if isinstance(basis, str) else basis
     way = load_registry().get("method", method) if isinstance(method, str) else method
     built = pairs.basis(spec).basis
     contexts = [group.attribution for group in pairs.groups]
+    keys = [context.pairs.group for context in contexts]
     if not built.exact:
         measure_fit(built, contexts)
     first = pairs.attribution[0]
@@ -129,7 +131,7 @@ def score(
         identities=pairs.identity(spec, way),
         layers=tuple(site.layer for site in built.sites),
         roles={context.pairs.group: context.pairs.roles for context in contexts},
-        groups={context.pairs.group: way.score(context, built) for context in contexts},
+        groups=dict(zip(keys, pairs.scores(built, way, ablation), strict=True)),
     )
 
 

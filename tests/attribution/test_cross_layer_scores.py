@@ -13,6 +13,7 @@ from basisbench.models.batching import BUDGETS, Budget
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
+from helpers import oracle
 from helpers.oracle import Node
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -92,6 +93,7 @@ def test_patching_equals_one_node_at_a_time(architecture: str, cross_group: Grou
     assert max(abs(value) for value in scores.values()) > 1e-3
 
 
+@pytest.mark.slow
 def test_magnitude_is_the_mean_size_of_the_change(architecture: str, cross_group: GroupPair) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
     scores = Magnitude().score(cross_group.attribution, basis)

@@ -75,6 +75,7 @@ def test_dictionaries_where_they_belong_leave_next_to_nothing(name: str) -> None
     assert max(measure_fit(built(name, SPEC.dictionaries[name]), groups()).fvu) < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["sae_mlp_out", "sae_resid"])
 def test_dictionaries_of_another_hook_are_refused(other: str) -> None:
     refused(built("sae_attn_out", SPEC.dictionaries[other]))

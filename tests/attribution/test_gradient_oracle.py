@@ -34,6 +34,7 @@ def score(architecture: str, name: str, rule: str, group: int) -> Scores:
 # --- ixg --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @oracle.on_architectures(
     ("name",),
     whole=[(name,) for name in oracle.BASES],
@@ -109,6 +110,7 @@ def test_a_projection_is_the_product_with_what_each_unit_writes(architecture: st
 # --- one sweep against one place at a time ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @oracle.on_architectures(("rule",), whole=[(rule,) for rule in RULES], part=[(rule,) for rule in RULES])
 def test_fields_of_one_sweep_equal_fields_of_one_hook_at_a_time(architecture: str, rule: str) -> None:
     model, group = oracle.model(architecture), oracle.contexts(architecture)[0].attribution
@@ -121,6 +123,7 @@ def test_fields_of_one_sweep_equal_fields_of_one_hook_at_a_time(architecture: st
         assert together[hook].abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @oracle.on_architectures(("rule",), whole=[(rule,) for rule in RULES], part=[("ig",)])
 def test_a_context_hands_out_the_field_of_each_site(architecture: str, rule: str) -> None:
     model, group = oracle.model(architecture), oracle.contexts(architecture)[1].attribution
@@ -217,6 +220,7 @@ def test_ten_steps_unless_asked_otherwise(architecture: str) -> None:
 # --- completeness ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @oracle.on_architectures(
     ("name", "numbers"),
     whole=[(name, (50, 100, 200)) for name in oracle.BASES],

@@ -11,6 +11,7 @@ from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
 from basisbench.errors import BasisBenchError
 from basisbench.models.model import Model
+from basisbench.protocols import Method
 from basisbench.types import Pairs
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.random_scores import RandomScores
@@ -99,7 +100,7 @@ def test_magnitude_is_the_mean_size_of_the_change(architecture: str, name: str) 
 @pytest.mark.parametrize(
     "method", [*(oracle.gradient_method(rule) for rule in RULES), Magnitude()], ids=lambda m: m.name
 )
-def test_scores_do_not_depend_on_the_order_of_the_pairs(architecture: str, method: GradientMethod) -> None:
+def test_scores_do_not_depend_on_the_order_of_the_pairs(architecture: str, method: Method) -> None:
     group = oracle.contexts(architecture)[0].attribution
     order = [3, 0, 2, 1]
     parts = {part: getattr(group.pairs, part)[order] for part in ("clean", "counterfactual", "answers", "foils")}

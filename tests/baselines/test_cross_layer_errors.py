@@ -150,6 +150,7 @@ def test_a_model_without_one_says_so(copied: tuple[Model, Path]) -> None:
             ask()
 
 
+@pytest.mark.slow
 def test_a_model_without_a_stream_between_attention_and_mlp_says_so() -> None:
     model = cross.model("neox")
     folder = cross.files("neox").save(

@@ -133,6 +133,7 @@ def test_a_part_is_some_units(architecture: str) -> None:
                 torch.testing.assert_close(written, basis.spread(site, alone, target), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_sites_are_named_as_everywhere(architecture: str) -> None:
     model = cross.model(architecture)
     for layer, site in enumerate(cross.basis(architecture).sites):

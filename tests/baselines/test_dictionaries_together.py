@@ -58,6 +58,7 @@ class _StoppedError(Exception):
     """Stands for a kill."""
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_dictionaries(
     tmp_path: Path, tiny_model: Any, documents: EncodedDocuments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def test_interrupted_training_ends_with_the_same_dictionaries(
             assert torch.equal(tensor, vars(resumed[site])[name]), (site.name, name)
 
 
+@pytest.mark.slow
 def test_collected_activations_are_those_of_single_documents(tiny_model: Any, documents: EncodedDocuments) -> None:
     sites = dictionary_sites(2)
     together = collect_activations(tiny_model, sites, documents, 10, 5)
@@ -147,6 +149,7 @@ def _oracle(
     )
 
 
+@pytest.mark.slow
 def test_statistics_equal_those_of_one_document_at_a_time(tiny_model: Any, documents: EncodedDocuments) -> None:
     few = documents.first(12)
     weights: dict[DictionarySite, DictionaryWeights] = {}
@@ -207,6 +210,7 @@ def test_shipped_dictionaries_keep_their_bounds(card_sites: dict[str, dict[str, 
         assert row["within_bounds"] is True
 
 
+@pytest.mark.slow
 def test_shipped_dictionaries_measure_again_as_the_card_says(
     tokenizer: Any, shipped: dict[DictionarySite, DictionaryWeights], card_sites: dict[str, dict[str, Any]]
 ) -> None:

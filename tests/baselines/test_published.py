@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -69,9 +69,23 @@ def model_of(key: str) -> Model:
         return load_model(spec, dtype="float32")
 
 
-@cache
-def basis_of(name: str) -> Basis:
+def built(name: str) -> Basis:
     return load_registry().get("basis", full_name(name)).build(model_of(RELEASES[name].model))
+
+
+small = cache(built)
+large = lru_cache(maxsize=1)(built)  # a basis of Gemma 2 takes a gigabyte
+
+
+def basis_of(name: str) -> Basis:
+    return (large if RELEASES[name].model == "gemma-2" else small)(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _freed() -> Iterator[None]:
+    yield
+    for kept in (small, large, model_of):
+        kept.cache_clear()
 
 
 def stored(name: str, layer: int) -> Weights:
@@ -150,6 +164,7 @@ def test_hooks_layers_and_family_are_the_published_ones(name: str) -> None:
     assert dict(basis.sources) == {release.repository: hub_of(name).snapshot(release.repository).name}  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SMALL, *WIDE])
 def test_features_and_reconstruction_are_those_of_the_formula(name: str) -> None:
     basis = basis_of(name)
@@ -171,6 +186,7 @@ def test_features_and_reconstruction_are_those_of_the_formula(name: str) -> None
             torch.testing.assert_close(decoded.double() / scale, expected / scale, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SMALL, *WIDE])
 def test_the_error_and_its_share_of_the_variance_are_those_of_saelens_alone(name: str) -> None:
     """The guard's figure against SAELens's forward pass on the activation that the release was trained on."""
@@ -255,6 +271,7 @@ def test_a_model_in_half_precision_gets_dictionaries_in_float32() -> None:
         torch.testing.assert_close(decoded.double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_cross_layer_transcoder_of_gemma_2_reads_before_the_norm_and_writes_after_the_post_norm(
     gemma_2: HubReplica,
 ) -> None:

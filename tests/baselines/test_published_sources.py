@@ -134,6 +134,7 @@ def test_the_fingerprint_tells_one_choice_of_dictionaries_from_another() -> None
 # --- 2. hooks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, release in RELEASES.items() if release.model == "gemma-3"])
 def test_sites_of_gemma_scope_2_are_the_modules_that_its_configuration_names(name: str) -> None:
     """SAELens's own name for what its transcoders read, hook_mlp_in, is another place."""
@@ -187,6 +188,7 @@ def test_hook_normalized_of_an_rms_norm_is_before_its_gain() -> None:
     torch.testing.assert_close(after, seen[0] * norm.w)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["gemma2", "llama"])
 def test_dividing_by_the_gain_gives_back_what_the_norm_computed_before_it(architecture: str) -> None:
     model = oracle.model(architecture)
@@ -260,6 +262,7 @@ def watched(body: Any, tokens: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
     return logits, seen
 
 
+@pytest.mark.slow
 def test_res_jb_gets_the_features_and_the_error_that_it_has_on_the_model_it_was_trained_on() -> None:
     name = "gpt2-small-res-jb"
     model = load_model(ModelSpec("gpt2", str(replica().snapshot(MODELS["gpt2"].repository)), "tiny"), dtype="float64")

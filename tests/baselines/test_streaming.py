@@ -89,6 +89,7 @@ def check_same(found: Record, expected: Record) -> None:
     assert found.guard.fvu == pytest.approx(expected.guard.fvu, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", [SAE, CLT])
 @pytest.mark.parametrize(
     ("method", "setting"),
@@ -112,6 +113,7 @@ def test_a_cell_is_the_same_whatever_fits(
     check_same(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tight")
 @pytest.mark.parametrize("basis", [SAE, CLT])
 def test_no_more_is_in_memory_than_there_is_room_for(basis: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +144,7 @@ def test_no_more_is_in_memory_than_there_is_room_for(basis: str, monkeypatch: py
     assert LAYERS < len(alive) < 40
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_in_a_pass_lets_weights_go_before_the_cell_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     from basisbench.runs import session as execute
 

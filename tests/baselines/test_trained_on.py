@@ -93,6 +93,7 @@ def test_variants_are_other_models(one: str, other: str) -> None:
     assert same_name(one) != same_name(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, release in RELEASES.items() if release.model != "gemma-2"])
 def test_a_release_on_the_model_that_it_was_trained_on_is_silent(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """By what SAELens's loaders say of its files; the names in the files are the published ones."""
@@ -107,6 +108,7 @@ def test_a_release_on_the_model_that_it_was_trained_on_is_silent(name: str, capl
     assert "is used on 'tiny' (org/tuned)" in line
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("hub")
 def test_a_tuned_variant_is_told_once_and_runs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]

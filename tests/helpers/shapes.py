@@ -1,6 +1,6 @@
 """Shapes as declared: in the tests every call of the packages that compute is checked against its annotations.
 
-The packages import `Float` and `Tensor` for type checkers alone, so that listing things never loads torch. The names are
+The packages import `Float` and `Tensor` for type checkers alone, so that listing things never loads torch. Names are
 given to jaxtyping here; an annotation that names anything else that is not there at run time is not checked.
 """
 

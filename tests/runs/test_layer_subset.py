@@ -155,7 +155,7 @@ def logits(group: GroupPair, basis: Basis, ablation: Ablation, *, kept: bool | l
     )
     model, tokens = group.evaluation.model, group.evaluation.batch.clean
     with torch.inference_mode():
-        return model.logits(tokens, edits_of(group, basis, ablation, mask, fast=True))
+        return model.logits(tokens, edits_of(group, basis, ablation, mask))
 
 
 def test_a_restricted_basis_is_scored_and_measured_by_the_harness() -> None:

@@ -111,7 +111,7 @@ class _PlainWriter:
             written = written + error.where(kept, reference)
         return written.to(activation.dtype)  # coordinates may be of a wider type than the model's
 
-    def reconstruction(self, units: Sequence[Float[Tensor, "pair pos unit"]]) -> Float[Tensor, "pair pos d_write"]:
+    def reconstruction(self, units: Sequence[Float[Tensor, "pair pos _unit"]]) -> Float[Tensor, "pair pos d_write"]:
         here = self.basis.sites[self.index]
         total = self.basis.decode(here, units[self.index])
         if isinstance(self.basis, CrossLayerBasis):

@@ -35,7 +35,7 @@ from basisbench.runs import basis_cache
 from basisbench.runs.basis_cache import CachedBasis
 from basisbench.runs.cell_record import Measured, make_record
 from basisbench.runs.plugin_failure import check_scores, check_units, state_of
-from basisbench.types import PairSet
+from basisbench.types import Ablation, PairSet, Scores
 
 if TYPE_CHECKING:
     from basisbench.protocols import Basis, BasisSpec, Method, Task
@@ -183,8 +183,6 @@ class Session:
         fit = None if basis.exact else measure_fit(basis, [group.attribution for group in self.groups])
         references = now(model)
 
-        for group in self.groups:
-            group.attribution.start(cell.ablation)
         before = model.meter.forward_equivalents
         rankings = self._rankings(cell, basis, method)
         scored = now(model)
@@ -246,11 +244,24 @@ class Session:
         model = [] if state_of(self.model) == self._opened_with else ["the model's weights or hooks"]
         return [name for context in contexts for name in context.changed()] + model
 
+    def scores(self, basis: Basis, method: Method, ablation: Ablation) -> list[Scores]:
+        """Score every node of a basis in every aligned group.
+
+        Args:
+            basis: the basis.
+            method: the method.
+            ablation: fixes the reference values that the method may ask for.
+
+        Raises:
+            BasisBenchError: the method gives no score for some node, or one that is no finite number.
+        """
+        contexts = [group.attribution for group in self.groups]
+        for context in contexts:
+            context.start(ablation)
+        return [check_scores(method.score(each, basis), method, basis, each.pairs.length) for each in contexts]
+
     def _rankings(self, cell: CellConfig, basis: Basis, method: Method) -> list[Ranking]:
-        scores = [
-            check_scores(method.score(group.attribution, basis), method, basis, group.attribution.pairs.length)
-            for group in self.groups
-        ]
+        scores = self.scores(basis, method, cell.ablation)
         if cell.granularity == "unit":
             pooled = pooled_scores(scores, [group.attribution.pair_count for group in self.groups])
             scores = [pooled] * len(self.groups)

@@ -34,6 +34,7 @@ def test_documents_repeat_for_a_seed_and_differ_between_seeds() -> None:
     assert tuple(islice(documents(1, "train"), 50)) != TRAIN[:50]
 
 
+@pytest.mark.slow
 def test_no_held_out_document_is_a_training_document_of_any_seed() -> None:
     held_out = set(islice(documents(0, "held_out"), 300))
     for seed in range(3):
@@ -54,6 +55,7 @@ def test_documents_are_thirty_to_sixty_two_tokens_and_varied() -> None:
     assert len(sentences) > 5000
 
 
+@pytest.mark.slow
 def test_vocabulary_is_what_documents_and_tasks_use() -> None:
     words = vocabulary()
     assert list(words) == sorted(set(words))
@@ -100,6 +102,7 @@ def test_each_breach_is_found(document: str, rule: str) -> None:
     assert any(rule in line for line in found)
 
 
+@pytest.mark.slow
 def test_evaluation_words_are_trained_on_elsewhere() -> None:
     """Held-out words must be known words, or the evaluation measures nothing."""
     counted = Counter(token for text in islice(documents(3, "train"), 8000) for token in tokens_of(text))
@@ -112,6 +115,7 @@ def test_evaluation_words_are_trained_on_elsewhere() -> None:
                 assert counted[cue] >= 5, cue
 
 
+@pytest.mark.slow
 def test_about_a_third_of_the_documents_open_like_a_task() -> None:
     """Judged by the tasks' own prompts: a document opens with what stands between their varied words."""
     patterns = []

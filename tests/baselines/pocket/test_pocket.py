@@ -70,6 +70,7 @@ def card() -> dict[str, Any]:
 # --- what is shipped
 
 
+@pytest.mark.slow
 def test_shipped_accuracies_are_high_and_measured_again_the_same(shipped: tuple[Any, Any]) -> None:
     model, tokenizer = shipped
     stored = json.loads((ASSETS / "model" / "accuracy.json").read_text(encoding="utf-8"))
@@ -121,6 +122,7 @@ def test_shipped_files_are_small_and_hold_no_pickles() -> None:
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".md", ".yaml"}
 
 
+@pytest.mark.slow
 def test_shipped_model_predicts_held_out_documents_as_the_card_says(
     shipped: tuple[Any, Any], card: dict[str, Any]
 ) -> None:

@@ -92,6 +92,7 @@ def test_loss_is_the_unexplained_variance_of_a_plain_formula() -> None:
     assert float(loss.detach()) == pytest.approx(np.mean(list(unexplained.values())), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_training_explains_more_and_keeps_what_units_write_at_unit_norm() -> None:
     trainer, _, scaled = _trainer()
     history = _train(trainer, scaled, 200)
@@ -327,6 +328,7 @@ def test_shipped_cross_layer_transcoder_keeps_its_bounds(card_sites: dict[str, d
         assert row["within_bounds"] is True
 
 
+@pytest.mark.slow
 def test_shipped_cross_layer_transcoder_measures_again_as_the_card_says(
     tokenizer: Any, shipped: CrossLayerWeights, card_sites: dict[str, dict[str, Any]]
 ) -> None:
