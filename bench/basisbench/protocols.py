@@ -134,8 +134,11 @@ class ScoringContext(Protocol):
         """Ids of the tokens that the counterfactual prompts call for."""
         ...
 
-    def activation(self, hook: str, side: Side) -> Float[Tensor, "pair pos d"]:
+    def activation(self, hook: str, side: Side) -> Float[Tensor, "pair ..."]:
         """Activation at any TransformerLens hook in the clean or the counterfactual run, in the model's type.
+
+        (pair, pos, d) where a module begins or ends; inside one it is what TransformerLens has there, such as a pattern
+        (pair, head, query, key).
 
         Raises:
             BasisBenchError: the model has no such hook.
@@ -170,10 +173,10 @@ class ScoringContext(Protocol):
         self,
         hooks: Sequence[str],
         *,
-        replace: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
-        add: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        replace: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
+        add: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
         rules: str | BackwardRules = "ixg",
-    ) -> Mapping[str, Float[Tensor, "pair pos d"]]:
+    ) -> Mapping[str, Float[Tensor, "pair ..."]]:
         """Gradient of each pair's metric at hooks, in one forward and one backward pass over the clean prompts.
 
         Args:
@@ -190,8 +193,8 @@ class ScoringContext(Protocol):
     def metric(
         self,
         *,
-        replace: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
-        add: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        replace: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
+        add: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
         rules: str | BackwardRules = "ixg",
     ) -> Float[Tensor, " pair"]:
         """Metric of the clean prompts, differentiable in the tensors that `replace` and `add` hold.

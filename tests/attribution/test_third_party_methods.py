@@ -222,7 +222,7 @@ def test_the_metric_is_differentiable_in_what_a_method_puts() -> None:
 
 @pytest.mark.parametrize(("asked", "expected"), [
     ({"rules": "ig"}, "no backward rule of a single pass named 'ig'"),
-    ({"replace": {"blocks.9.hook_mlp_out": torch.zeros(1)}}, "has no hook 'blocks.9.hook_mlp_out'"),
+    ({"replace": {"blocks.9.hook_mlp_out": torch.zeros(9, 1, 1)}}, "has no hook 'blocks.9.hook_mlp_out'"),
     ({"add": {"blocks.0.hook_mlp_out": torch.zeros(9, 1, 1)}}, "a method puts shape"),
 ])  # fmt: skip
 def test_a_wrong_question_is_refused_in_one_line(asked: dict[str, Any], expected: str) -> None:
@@ -289,3 +289,18 @@ def test_a_basis_is_fitted_on_texts_too() -> None:
     ids = model.tokenizer("w1 w2 w3", return_tensors="pt")["input_ids"]
     assert rows.shape == (ids.shape[1], oracle.D_MODEL)
     assert data.corpus_passes == model.meter.forward_equivalents - before == 1
+
+
+def test_activations_inside_a_module_can_be_asked_for(architecture: str) -> None:
+    context = oracle.contexts(architecture)[0].attribution
+    before = context.model.meter.forward_equivalents
+    pattern = context.activation("blocks.0.attn.hook_pattern", "counterfactual")
+    length = context.tokens("counterfactual").shape[1]
+    assert pattern.shape == (context.pair_count, pattern.shape[1], length, length)
+    close(pattern.sum(-1), torch.ones(pattern.shape[:-1], dtype=pattern.dtype))
+    assert context.model.meter.forward_equivalents == before + context.pair_count
+    (gradient,) = context.gradients(["blocks.0.attn.hook_pattern"], rules="relp").values()
+    assert gradient.shape == pattern.shape
+    assert not gradient.any()  # a constant, by RelP's rule
+    (gradient,) = context.gradients(["blocks.0.attn.hook_pattern"]).values()
+    assert gradient.any()

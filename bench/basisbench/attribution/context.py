@@ -104,7 +104,7 @@ class GroupContext:
         """Ids of the tokens that the counterfactual prompts call for."""
         return self.batch.foils
 
-    def activation(self, hook: str, side: Side) -> Float[Tensor, "pair pos d"]:
+    def activation(self, hook: str, side: Side) -> Float[Tensor, "pair ..."]:
         """Return the activation at a hook in the clean or the counterfactual run."""
         import torch
 
@@ -243,10 +243,10 @@ class GroupContext:
         self,
         hooks: Sequence[str],
         *,
-        replace: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
-        add: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        replace: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
+        add: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
         rules: str | BackwardRules = "ixg",
-    ) -> Mapping[str, Float[Tensor, "pair pos d"]]:
+    ) -> Mapping[str, Float[Tensor, "pair ..."]]:
         """Return the gradient of each pair's metric at hooks, where a method puts something at others.
 
         Args:
@@ -267,8 +267,8 @@ class GroupContext:
     def metric(
         self,
         *,
-        replace: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
-        add: Mapping[str, Float[Tensor, "pair pos d"]] | None = None,
+        replace: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
+        add: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
         rules: str | BackwardRules = "ixg",
     ) -> Float[Tensor, " pair"]:
         """Return the metric of the clean prompts as a differentiable function of what is put at hooks.

@@ -40,8 +40,8 @@ class Put:
         add: by hook, what is added to the activation, after any replacement.
     """
 
-    replace: Mapping[str, Float[Tensor, "pair pos d"]] = field(default_factory=dict)
-    add: Mapping[str, Float[Tensor, "pair pos d"]] = field(default_factory=dict)
+    replace: Mapping[str, Float[Tensor, "pair ..."]] = field(default_factory=dict)
+    add: Mapping[str, Float[Tensor, "pair ..."]] = field(default_factory=dict)
 
     def part(self, chosen: slice) -> Put:
         """Return the same for some of the pairs."""
@@ -94,11 +94,15 @@ def gradients_at(model: Model, batch: Batch, hooks: Sequence[str], put: Put, rul
     with torch.enable_grad():
         metric = _metric(model, batch, put, rules, hooks, seen, leaves=True)
         total = metric.sum()
-    gradients = torch.autograd.grad(total, list(seen.values()), allow_unused=True)
+    followed = {
+        hook: value for hook, value in seen.items() if value.requires_grad
+    }  # a rule may have made it a constant
+    taken = torch.autograd.grad(total, list(followed.values()), allow_unused=True) if followed else ()
     model.meter.forward_equivalents += 2 * len(metric)
+    gradients = dict(zip(followed, taken, strict=True))
     return {
-        hook: (torch.zeros_like(value) if gradient is None else gradient).to(model.device)
-        for (hook, value), gradient in zip(seen.items(), gradients, strict=True)
+        hook: (torch.zeros_like(value) if gradients.get(hook) is None else gradients[hook]).to(model.device)
+        for hook, value in seen.items()
     }
 
 

@@ -116,7 +116,7 @@ class Identities(Frozen):
         description="digest of the basis's trained or fitted weights; null when it has none"
     )
     data: Hash = Field(description="digest of the tokenised pairs of both splits")
-    code: Mapping[PlugIn, Hash] | None = Field(
+    code: Annotated[Mapping[PlugIn, Hash], Field(min_length=1)] | None = Field(
         default=None,
         description="digests of the source of the modules that define the cell's task, basis and method; null in "
         "records of versions before 0.5",

@@ -102,7 +102,7 @@ class Session:
         digests: dict[PlugIn, str | None] = {"task": self.task_code, "basis": code_digest(spec)}
         digests["method"] = None if method is None else code_digest(method)
         code = {part: digest for part, digest in digests.items() if digest}
-        return Identities(model=self.model.weights_hash, dictionary=weights, data=self.data_hash, code=code)
+        return Identities(model=self.model.weights_hash, dictionary=weights, data=self.data_hash, code=code or None)
 
     def basis(self, spec: BasisSpec, layers: tuple[int, ...] | None = None) -> CachedBasis:
         """Build a basis, or take the one that was built before.
