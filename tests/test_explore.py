@@ -127,6 +127,7 @@ UNTYPED: Any = bb
             lambda pairs: UNTYPED.load_pairs("ioi", pairs.model, evaluation=2.5),
             "evaluation: expected a whole number of",
         ),
+        (lambda _: UNTYPED.load_model(None), "name: expected a model's name, repository or folder, found None"),
         (lambda _: UNTYPED.load_pairs("ioi", "pocket-llama"), "model: expected a loaded model"),
         (lambda pairs: UNTYPED.score(pairs.model, "mlp_act", "ixg"), "pairs: expected what load_pairs returns"),
         (lambda pairs: UNTYPED.score(pairs, 3, "ixg"), "basis: expected a name or a BasisSpec, found 3"),

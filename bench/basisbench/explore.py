@@ -59,6 +59,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | None = None) -> M
     Raises:
         BasisBenchError: there is no such model, or it cannot be had or used.
     """
+    _hold("name", name, isinstance(name, str), "a model's name, repository or folder")
     return _load(find_model(name, load_registry()), device=device, dtype=dtype)
 
 

@@ -151,6 +151,26 @@ def plugin_failure(error: BaseException, parts: Sequence[PlugIn]) -> str | None:
     return f"{' and '.join(map(_title, others))} failed: {told:.300}"
 
 
+@contextmanager
+def plugin_failures_told(parts: Sequence[PlugIn]) -> Iterator[None]:
+    """Tell in one line whatever a plug-in raises in the block.
+
+    Args:
+        parts: task, basis and method that the block may call.
+
+    Raises:
+        BasisBenchError: one that does not ship with BasisBench has failed.
+    """
+    try:
+        yield
+    except BasisBenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        if (told := plugin_failure(error, parts)) is None:
+            raise
+        raise BasisBenchError(told) from error
+
+
 def _text(error: BaseException) -> str:
     try:
         return str(error)
