@@ -280,6 +280,10 @@ def _entry(item: object, source: str) -> Entry:
     name = item.name
     if not isinstance(name, str) or not name or not name.isprintable():
         raise BasisBenchError(f"{source}: provides a {kind} whose name is {name!r}; expected a printable string")
+    if isinstance(item, BasisSpec | BasisScheme | Method):
+        order_of(item)
+        if not isinstance(style := style_of(item), Style | None):
+            raise BasisBenchError(f"{source}: the style of '{name}' is {style!r:.60}, expected a Style")
     return Entry(kind, name, item, source)
 
 

@@ -148,15 +148,30 @@ def build(name, model):
     hooks = [model.hook("mlp_out", layer) for layer in range(model.layers)]
     return Bad(name, tuple(Site(layer, hook, hook) for layer, hook in enumerate(hooks)))
 
+def twice(model):
+    basis = build("twice", model)
+    return Bad("twice", basis.sites * 2)
+
+def wide(model):
+    import torch
+    torch.set_default_dtype(torch.float64)
+    return build("other_type", model)
+
 PROVIDES = (
     BasisSpec("quits", "mlp", "leaves", build=quits),
     BasisSpec("unmarked", "mlp", "is fitted and has no fingerprint", fit=lambda model, data: build("unmarked", model)),
+    BasisSpec("twice", "mlp", "has its sites twice", build=twice),
+    BasisSpec("no_basis", "mlp", "gives nothing", build=lambda model: None),
+    BasisSpec("other_type", "mlp", "changes the default type", build=wide),
     *(BasisSpec(name, "mlp", "fails", build=partial(build, name)) for name in (*ENCODE, *DECODE)),
 )
 """
 TOLD_OF_BASES = {
     "quits": "basis 'quits' failed: SystemExit (bad.py, line ",
     "unmarked": "basis 'unmarked' is fitted and its fingerprint is None; expected 8 to 64 hexadecimal digits",
+    "twice": "basis 'twice': expected distinct sites, at least one, found 4",
+    "no_basis": "basis 'no_basis': what was built is NoneType and has no 'name'",
+    "other_type": "basis 'other_type' with method 'ixg' changed PyTorch's settings for all others: default type is",
     "gives_none": "basis 'gives_none': encode gives NoneType at blocks.0.hook_mlp_out, expected a tensor of shape",
     "gives_one": "basis 'gives_one': encode gives (1, 5, 16) at blocks.0.hook_mlp_out, expected a tensor of shape",
     "rectifies_in_place": "changed in place what other cells use: the clean activation at blocks.0.hook_mlp_out",

@@ -91,7 +91,7 @@ def run_checks(thing: str, checks: Iterable[Check[Stage]], stage: Stage) -> Iter
 def _measured(check: Check[Stage], stage: Stage) -> Finding:
     try:
         return check.measure(stage)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Finding(_told(error), "no exception", "FAILED")
 
 

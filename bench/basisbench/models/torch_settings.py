@@ -27,6 +27,10 @@ def torch_settings() -> dict[str, Any]:
     }
 
 
+class SettingsChangedError(BasisBenchError):
+    """Settings of PyTorch were changed for all that runs in the process; they are put back by now."""
+
+
 @contextmanager
 def unchanged_settings(whose: str) -> Iterator[None]:
     """Put PyTorch's settings back after the block, whatever happens in it.
@@ -35,21 +39,20 @@ def unchanged_settings(whose: str) -> Iterator[None]:
         whose: what may change them, for the message.
 
     Raises:
-        BasisBenchError: the block has ended well, but left a setting changed.
+        SettingsChangedError: the block has left a setting changed, be it that it failed besides.
     """
     before = torch_settings()
-    changed: list[str] = []
     try:
         yield
     finally:
         now = torch_settings()
         if now and not before:  # the block has loaded torch, whose number of threads nobody knows before
             before = {**now, **_at_first(sys.modules["torch"])}
-        changed += [f"{name} is {now[name]}, was {before[name]}" for name in now if now[name] != before[name]]
+        changed = [f"{name} is {now[name]}, was {before[name]}" for name in now if now[name] != before[name]]
         if changed:
             _put_back(before)
-    if changed:
-        raise BasisBenchError(f"{whose} changed PyTorch's settings for all others: {'; '.join(changed)}; put them back")
+            told = f"{whose} changed PyTorch's settings for all others: {'; '.join(changed)}; put them back"
+            raise SettingsChangedError(told)
 
 
 def _at_first(torch: Any) -> dict[str, Any]:

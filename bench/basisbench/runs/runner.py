@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from basisbench.errors import BasisBenchError, RecordError
-from basisbench.models.torch_settings import unchanged_settings
+from basisbench.models.torch_settings import SettingsChangedError, unchanged_settings
 from basisbench.registry import Registry, load_registry
 from basisbench.results.record import CellConfig, cell_id
 from basisbench.results.store import Store
@@ -146,6 +146,8 @@ class Runner:
                     elif session.changed():  # everything that other cells share is made anew
                         session = None
                         self._models.clear()
+                    elif isinstance(error, SettingsChangedError):
+                        session = None  # what was computed meanwhile
             yield event
 
     def _open(self, cell: CellConfig) -> Session:
