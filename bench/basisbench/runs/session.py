@@ -33,7 +33,7 @@ from basisbench.results.record import CellConfig, Identities, PlugIn, Record
 from basisbench.results.record_fields import Cost, Seconds
 from basisbench.runs import basis_cache
 from basisbench.runs.basis_cache import CachedBasis
-from basisbench.runs.cell_record import Measured, make_record
+from basisbench.runs.cell_record import make_record
 from basisbench.runs.plugin_failure import check_scores, check_units, state_of
 from basisbench.types import Ablation, PairSet, Scores
 
@@ -219,9 +219,8 @@ class Session:
             device=str(model.device),
         )
         self._refuse_changes(spec, method)
-        measured = Measured(basis, fit, self.groups, rankings, curves, sizes, cost)
-        dropped = self.attribution.dropped, self.evaluation.dropped
-        return make_record(cell, self.identity(spec, method, cell.layers), model, measured, dropped)
+        identities = self.identity(spec, method, cell.layers)
+        return make_record(self, cell, identities, basis, fit, rankings, curves, sizes, cost)
 
     def _refuse_changes(self, spec: BasisSpec, method: Method) -> None:
         """Hold that the cell has left alone what it shares with others.

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -26,6 +27,7 @@ from basisbench.results.record import Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
+from basisbench.runs.plugin_failure import PlugIn, plugin_failure, watching_interrupts
 from basisbench.runs.runner import RunOptions
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
@@ -69,8 +71,7 @@ class Sample:
     drawn: tuple[Drawn, ...]
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(NamedTuple):
     """What a cell's names stand for here."""
 
     task: Task
@@ -248,13 +249,14 @@ def _rerun_model(
     done = []
     for same_task in _grouped(members, _task_key):
         first = same_task[0].record
-        session = open_session(
-            model,
-            items[first.id].task,
-            attribution_pairs=first.cell.attribution_pairs,
-            evaluation_pairs=first.cell.evaluation_pairs,
-            seed=first.cell.seed,
-        )
+        with _failing_in_one_line(first, [items[first.id].task]):
+            session = open_session(
+                model,
+                items[first.id].task,
+                attribution_pairs=first.cell.attribution_pairs,
+                evaluation_pairs=first.cell.evaluation_pairs,
+                seed=first.cell.seed,
+            )
         for drawn in same_task:
             done.append(_verify_cell(session, drawn, items[drawn.record.id], weights))
             on_cell(done[-1])
@@ -276,7 +278,9 @@ def _grouped(drawn: Sequence[Drawn], key: Callable[[Record], tuple[object, ...]]
 def _load(record: Record, registry: Registry, device: str, dtype: str | None) -> tuple[str, Model]:
     """Load a record's model; return the digest of its weights in the record's dtype, and the model in another."""
     from basisbench.models.load import load_model
+    from basisbench.models.memory import give_memory_back
 
+    give_memory_back()  # the model before this one and its bases hold each other
     own = record.environment.dtype
     (spec,) = find_models([record.cell.model], registry, _commits(record))
     model = load_model(spec, device=device, dtype=own)
@@ -287,10 +291,22 @@ def _load(record: Record, registry: Registry, device: str, dtype: str | None) ->
     return weights, model
 
 
+@contextmanager
+def _failing_in_one_line(record: Record, parts: Sequence[PlugIn]) -> Iterator[None]:
+    """Say which cell cannot be re-run and why, in one line; failing plug-ins included."""
+    with watching_interrupts() as interrupts:
+        try:
+            yield
+        except BaseException as error:
+            known = isinstance(error, BasisBenchError)
+            reason = str(error) if known else plugin_failure(error, parts, interrupted=bool(interrupts))
+            raise BasisBenchError(f"cell {record.id} cannot be re-run: {reason}; nothing was written") from error
+
+
 def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> VerifiedCell:
     """Compare the identities of one cell, and if they are the record's, re-run it."""
     recorded, dtype = drawn.record, str(session.model.dtype).removeprefix("torch.")
-    try:
+    with _failing_in_one_line(recorded, items):
         here = session.identity(items.basis, items.method, recorded.cell.layers).model_copy(update={"model": weights})
         problems = [*compare_identities(recorded, here)]
         if items.basis.family != recorded.cell.family:
@@ -301,8 +317,6 @@ def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> 
             found = session.run(recorded.cell, items.basis, items.method, at=drawn.sizes)
         except ValidationError as error:  # for example, a value that is not finite
             return refused(recorded, here, dtype, [f"the re-run gives no record: {describe_problem(error)}"[:1000]])
-    except BasisBenchError as error:
-        raise BasisBenchError(f"cell {recorded.id} cannot be re-run: {error}; nothing was written") from error
     # A re-run in another dtype is compared in the coarser one.
     tolerance = max(tolerance_for(dtype), tolerance_for(recorded.environment.dtype), key=lambda given: given.value)
     cell = compare_records(recorded, found, here, tolerance)
