@@ -24,8 +24,9 @@ from basisbench.runs.environment import describe_environment
 
 if TYPE_CHECKING:
     from basisbench.attribution.fit import Fit
+    from basisbench.circuits.group import GroupPair
+    from basisbench.models.model import Model
     from basisbench.protocols import Basis
-    from basisbench.runs.session import Session
 
 _TOP_NODES = 20
 
@@ -33,9 +34,11 @@ _ALL_GROUPS = "all groups"
 
 
 def make_record(
-    session: Session,
     cell: CellConfig,
     identities: Identities,
+    model: Model,
+    groups: Sequence[GroupPair],
+    dropped: Dropped,
     basis: Basis,
     fit: Fit | None,
     rankings: Sequence[Ranking],
@@ -46,9 +49,11 @@ def make_record(
     """Put a cell's record together; what was measured comes group by group, in the order of the record's examples.
 
     Args:
-        session: the task on the model.
         cell: what was asked.
         identities: what it was run on.
+        model: the model.
+        groups: the aligned groups.
+        dropped: candidate pairs left out of both splits.
         basis: the basis.
         fit: its fit on the attribution split; None for an exact basis.
         rankings: of each group.
@@ -56,7 +61,7 @@ def make_record(
         sizes: circuit sizes.
         cost: what it took.
     """
-    weights = [group.evaluation.pair_count for group in session.groups]
+    weights = [group.evaluation.pair_count for group in groups]
     full = [value for part in curves for value in part.full]
     nodes_mean = sum(ranking.nodes * weight for ranking, weight in zip(rankings, weights, strict=True))
     return Record(
@@ -72,7 +77,7 @@ def make_record(
                 nodes=ranking.nodes,
                 error_nodes=ranking.error_nodes,
             )
-            for group, ranking in zip(session.groups, rankings, strict=True)
+            for group, ranking in zip(groups, rankings, strict=True)
         ),
         counts=Counts(
             nodes_mean=nodes_mean / sum(weights),
@@ -80,7 +85,7 @@ def make_record(
             layers=len(basis.sites),
             units_per_layer=tuple(places.shape[1] for places in rankings[0].units),
         ),
-        dropped=Dropped(attribution=dict(session.attribution.dropped), evaluation=dict(session.evaluation.dropped)),
+        dropped=dropped,
         endpoints=Endpoints(
             full=tuple(full),
             empty=tuple(value for part in curves for value in part.empty),
@@ -90,17 +95,19 @@ def make_record(
         curve=pooled_curve(curves, weights, sizes),
         subset_checks=pooled_subset_checks(curves, cell.subset_sizes),
         guard=None if fit is None else Guard(fvu=fit.fvu, l0=fit.l0),
-        top_nodes=_top_nodes(session, cell, basis, rankings),
+        top_nodes=_top_nodes(cell, basis, groups, rankings),
         cost=cost,
-        environment=describe_environment(session.model),
-        sources={**session.model.sources, **getattr(basis, "sources", {})},
+        environment=describe_environment(model),
+        sources={**model.sources, **getattr(basis, "sources", {})},
     )
 
 
-def _top_nodes(session: Session, cell: CellConfig, basis: Basis, rankings: Sequence[Ranking]) -> tuple[TopNode, ...]:
+def _top_nodes(
+    cell: CellConfig, basis: Basis, groups: Sequence[GroupPair], rankings: Sequence[Ranking]
+) -> tuple[TopNode, ...]:
     by_unit = cell.granularity == "unit"
     nodes = []
-    for group, ranking in list(zip(session.groups, rankings, strict=True))[: 1 if by_unit else None]:
+    for group, ranking in list(zip(groups, rankings, strict=True))[: 1 if by_unit else None]:
         pairs = group.attribution.pairs
         for index, position, unit, score in ranking.top(_TOP_NODES):
             nodes.append(
