@@ -14,17 +14,18 @@ does not depend on the basis. Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.batch import Batch, answer_logits_only
-from basisbench.attribution.own_pass import Put, gradients_at
 from basisbench.errors import unknown_name
 from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import Edit, Place, edited, observed
-from basisbench.models.model import Model
-from basisbench.models.relp import RELP
+from basisbench.models.model import Model, at_least_float32
+from basisbench.models.onednn import running_onednn
+from basisbench.models.relp import RELP, backward_rules
 from basisbench.models.sites import SITES
 from basisbench.models.start_at_layer import BlockInputs, block_inputs
 
@@ -93,7 +94,15 @@ def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: E
         observed(body, places) as seen,
     ):
         metric = narrowed.metric(model.logits(batch.clean, fast=True))
-        gradients = torch.autograd.grad(metric.sum(), list(seen.values()))
+    return _backward(model, metric, seen)
+
+
+def _backward(model: Model, metric: Tensor, seen: Mapping[str, Tensor]) -> Field:
+    import torch
+
+    with torch.enable_grad():  # the caller may have switched gradients off
+        total = metric.sum()
+    gradients = torch.autograd.grad(total, list(seen.values()))
     model.meter.forward_equivalents += 2 * len(metric)
     return {hook: gradient.detach().to(model.device) for hook, gradient in zip(seen, gradients, strict=True)}
 
@@ -210,4 +219,34 @@ def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[st
 
 
 def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int) -> Field:
-    return gradients_at(model, batch, hooks, Put(), RELP)
+    import torch
+
+    head = "unembed.hook_out"
+    seen: dict[str, Tensor] = {}
+
+    def start(_module: object, _arguments: object, output: Tensor) -> Tensor:
+        return _leaf(output)
+
+    def watch(name: str) -> Callable[..., None]:
+        def hook(_module: object, _arguments: object, output: Tensor) -> None:
+            seen[name] = output
+
+        return hook
+
+    with torch.enable_grad(), ExitStack() as stack:
+        handle = model.hook_point("embed.hook_out").register_forward_hook(start)
+        stack.callback(handle.remove)
+        # After the rules: hooks run in the order of registration, and the field is taken at the value
+        # that goes on, so that a halved product does not halve the gradient at its own site.
+        stack.enter_context(backward_rules(model, RELP))
+        stack.enter_context(running_onednn(model.bridge, model.onednn_linears))
+        unembedding = model.component("unembed").original_component
+        narrowed = stack.enter_context(answer_logits_only(unembedding, batch))
+        for name in (*hooks, head):
+            handle = model.hook_point(name).register_forward_hook(watch(name))
+            stack.callback(handle.remove)
+        model.bridge(batch.clean, use_cache=False, logits_to_keep=1)
+        # Before any final soft-cap, as everywhere.
+        metric = narrowed.metric(at_least_float32(seen.pop(head)[:, -1].to(model.device)))
+    model.meter.forward_equivalents += len(metric)
+    return _backward(model, metric, seen)
