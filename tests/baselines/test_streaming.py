@@ -70,9 +70,7 @@ def spec_of(basis: str, built: list[Any]) -> BasisSpec:
 
 
 def measured(basis: str, method: str, built: list[Any], **setting: Any) -> Record:
-    from basisbench.runs import basis_cache as kept
-
-    kept._shelves.clear()
+    session_of().model.bases.clear()
     return session_of().run(
         cell_of(basis, method, **setting), spec_of(basis, built), load_registry().get("method", method)
     )

@@ -7,18 +7,21 @@ blobs/HASH.RANDOM.incomplete and then renamed), against a hub on the loopback in
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.models import hub, hub_errors
+from basisbench.models import hub, hub_errors, load
 from basisbench.models.hub_errors import one_line
 from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, HubReplica, replica
@@ -198,6 +201,41 @@ def test_a_file_that_is_too_large_for_the_disk_is_told_once(
     message = fetch(monkeypatch, tmp_path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert re.search(r"\([\d.]+ KiB needed, 0\.0 KiB free\)", message)
     assert not [warning for warning in recwarn if "disk space" in str(warning.message)]
+
+
+def test_files_of_weights_are_fetched_at_the_same_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors", "c": "1.safetensors"}}))
+    both = threading.Barrier(2, timeout=30)  # breaks where the second one waits for the first
+    fetched: list[str] = []
+
+    def fetch(_located: hub.Located, file: str) -> Path | None:
+        if file in ("1.safetensors", "2.safetensors"):
+            both.wait()
+            fetched.append(file)
+        return index if file.endswith(".index.json") else None
+
+    monkeypatch.setattr(load, "fetch", fetch)
+    load._fetch_weights(hub.Located("org/name", "0" * 40, index))
+    assert sorted(fetched) == ["1.safetensors", "2.safetensors"]
+
+
+def test_the_first_file_of_weights_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    index.write_text(json.dumps({"weight_map": {str(shard): f"{shard}.safetensors" for shard in range(100)}}))
+    asked: list[str] = []
+
+    def fetch(_located: hub.Located, file: str) -> Path | None:
+        asked.append(file)
+        if file == "0.safetensors":
+            raise BasisBenchError(f"no space left for {file} of org/name")
+        time.sleep(0.01)
+        return index if file.endswith(".index.json") else None
+
+    monkeypatch.setattr(load, "fetch", fetch)
+    with pytest.raises(BasisBenchError, match=r"no space left for 0\.safetensors"):
+        load._fetch_weights(hub.Located("org/name", "0" * 40, index))
+    assert len(asked) < 100
 
 
 @pytest.mark.parametrize(("size", "expected"), [(5 * 2**30, "5.0 GiB"), (3 * 2**19, "1.5 MiB"), (100, "0.1 KiB")])

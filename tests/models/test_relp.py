@@ -18,7 +18,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.models import relp
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
-from basisbench.models.relp import activation_ratio, relp_rules, with_gradient_of
+from basisbench.models.relp import RELP, activation_ratio, backward_rules, with_gradient_of
 from basisbench.models.sites import SITES, SiteKind
 from basisbench.types import Pairs
 from helpers import oracle
@@ -47,7 +47,7 @@ def test_the_forward_pass_is_bit_equal(architecture: str, dtype: str) -> None:
     model = load_model(oracle.model(architecture).spec, dtype=dtype)
     tokens = model.tokens(pairs_of().clean)
     plain = model.bridge(tokens)
-    with relp_rules(model):
+    with backward_rules(model, RELP):
         ruled = model.bridge(tokens)
     assert torch.equal(ruled, plain)
     assert torch.equal(model.bridge(tokens), plain)
@@ -117,7 +117,7 @@ def _relevances(model: Model, pairs: Pairs, index: int, entering: Tensor) -> tup
         handles.append(
             model.component("unembed").register_forward_hook(lambda _, __, output: logits.append(output[0, -1]))
         )
-        with relp_rules(model):
+        with backward_rules(model, RELP):
             for norm in norms:
                 bias = getattr(norm.original_component, "bias", None)
                 if bias is not None:
@@ -238,7 +238,7 @@ def test_nothing_flows_from_the_future(architecture: str, position: int) -> None
 
         handle = model.component("embed").register_forward_hook(start)
         try:
-            with relp_rules(model):
+            with backward_rules(model, RELP):
                 logits = model.bridge(tokens)[0, at]
             # Through a final soft-cap, whose slope is positive: whether anything flows does not depend on it.
             (gradient,) = torch.autograd.grad(logits[5] - logits[9], leaves)
@@ -261,21 +261,21 @@ def test_nothing_flows_from_the_future(architecture: str, position: int) -> None
 def test_no_hook_is_left_behind(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = oracle.model(architecture)
     before = oracle.hooks_of(model)
-    with relp_rules(model):
+    with backward_rules(model, RELP):
         assert oracle.hooks_of(model) != before
         model.bridge(model.tokens(pairs_of().clean))
     assert oracle.hooks_of(model) == before
-    with pytest.raises(ZeroDivisionError), relp_rules(model):
+    with pytest.raises(ZeroDivisionError), backward_rules(model, RELP):
         raise ZeroDivisionError
     assert oracle.hooks_of(model) == before
-    with pytest.raises(IndexError), relp_rules(model):
+    with pytest.raises(IndexError), backward_rules(model, RELP):
         model.bridge(torch.full((1, 3), 10_000))
     assert oracle.hooks_of(model) == before
     # A model half of whose parts have a rule: refused, and nothing stays on the other half.
     last = model.component("blocks.1.mlp").original_component
     name = "act" if architecture in LAYER_NORMS else "act_fn"
     monkeypatch.delattr(last, name)
-    with pytest.raises(BasisBenchError, match="there is no backward rule") as caught, relp_rules(model):
+    with pytest.raises(BasisBenchError, match="there is no backward rule") as caught, backward_rules(model, RELP):
         pass
     assert "\n" not in str(caught.value)
     assert model.architecture in str(caught.value)

@@ -261,6 +261,45 @@ def test_a_failing_task_fails_its_own_cells_and_the_command_says_so(
     assert "Traceback" not in error
 
 
+FRAGILE = """
+from pathlib import Path
+from basisbench.attribution.projection import projected_scores
+from basisbench.registry import load_registry
+
+def break_if_told(part):
+    if Path(__file__).with_name(f"break the {part}").exists():
+        raise SystemExit(3)
+
+class FragileMethod:
+    name, summary = "fragile", "fails when it is told to"
+    def score(self, context, basis):
+        break_if_told("method")
+        return projected_scores(context, basis, "ixg")
+
+class FragileTask:
+    name, version, summary = "fragile", "1", "fails when it is told to"
+    def candidates(self, split, seed):
+        break_if_told("task")
+        return load_registry().get("task", "sva_simple").candidates(split, seed)
+
+PROVIDES = FragileMethod(), FragileTask()
+"""
+
+
+@pytest.mark.parametrize("part", ["method", "task"])
+def test_a_plug_in_that_fails_in_verify_is_one_line_and_nothing_is_written(
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], part: str
+) -> None:
+    names = {"tasks": ["fragile"], "bases": ["mlp_out"], "methods": ["fragile"]}
+    run_with(tiny_llama, plugin_with, tmp_path, FRAGILE, **names).raise_failures()
+    (tmp_path / f"break the {part}").touch()
+    options = [f"--plugin={plugin_with(tiny_llama)}", f"--plugin={tmp_path / 'bad.py'}", "--by=Ada"]
+    assert main(["verify", str(tmp_path / "out"), *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"cannot be re-run: {part} 'fragile' failed: SystemExit: 3 (bad.py, line 8); nothing was written" in line
+    assert not (tmp_path / "out" / "verification.json").exists()
+
+
 def test_the_user_s_own_interrupt_ends_the_run(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:
     pressed = METHODS.replace('"exit": lambda *_: sys.exit(3)', '"exit": lambda *_: press()')
     pressed += (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisBenchError, BasisError
 from basisbench.models.memory import give_memory_back, room_for_weights
-from basisbench.models.onednn import LinearMap, passing_linear_map
+from basisbench.models.onednn import passing_linear_map
 from basisbench.protocols import BasisScheme, BasisSpec
 from basisbench.types import Family, ModelSpec, Site, Style
 from basisbench_baselines.dictionaries.circuit_tracer_files import (
@@ -27,6 +27,7 @@ from basisbench_baselines.dictionaries.circuit_tracer_files import (
     read_config,
 )
 from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
+from basisbench_baselines.dictionaries.fast import SelectedUnits
 from basisbench_baselines.dictionaries.hub_snapshot import as_basis_error, resolve
 from basisbench_baselines.dictionaries.lazy_layers import LayerCache
 from basisbench_baselines.dictionaries.trained_on import warn_if_trained_on_other
@@ -44,7 +45,7 @@ _LARGE_BYTES = 256 * 2**20
 _SUMMARY = "cross-layer transcoder: reads the MLP's input, writes the MLP outputs of this and all later layers"
 
 
-class SelectedCrossLayerUnits:
+class SelectedCrossLayerUnits(SelectedUnits):
     """Some units of one layer; implements `basisbench.protocols.CrossLayerPart`.
 
     Args:
@@ -54,32 +55,21 @@ class SelectedCrossLayerUnits:
     """
 
     def __init__(self, units: Int[Tensor, " part"], layer: int, files: Callable[[], LayerFiles]) -> None:
-        self._units, self._layer, self._files = units, layer, files
+        super().__init__(units, lambda some: files().encoder_of(some), lambda some: files().decoder_rows(some))
+        self._layer = layer
 
     @cached_property
-    def _encoder(self) -> LinearMap:
-        return self._files().encoder_of(self._units)
+    def _targets(self) -> Float[Tensor, "part target d_write"]:
+        return self._make_rows(self._units)
 
     @cached_property
-    def _rows(self) -> Float[Tensor, "part target d_write"]:
-        files = self._files()
-        return files.w_dec[self._units].to(files.dtype)
-
-    def encode(self, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b part"]:
-        """Return the coordinates of these units."""
-        return self._encoder(x)
-
-    def decode(self, f: Float[Tensor, "*b part"]) -> Float[Tensor, "*b d_write"]:
-        """Return what these coordinates add to their own layer's reconstruction."""
-        return passing_linear_map(self._rows[:, 0].T, None)(f)
-
-    def project(self, gradient: Float[Tensor, "*b d_write"]) -> Float[Tensor, "*b part"]:
-        """Return the product of a gradient at their own layer with what each unit writes there."""
-        return passing_linear_map(self._rows[:, 0], None)(gradient)
+    def _rows(self) -> Float[Tensor, "part d_write"]:
+        """What these units write at their own layer."""
+        return self._targets[:, 0]
 
     def spread(self, f: Float[Tensor, "*b part"], to: Site) -> Float[Tensor, "*b d_write"]:
         """Return what these units add at the write hook of `to`."""
-        return passing_linear_map(self._rows[:, to.layer - self._layer].T, None)(f)
+        return passing_linear_map(self._targets[:, to.layer - self._layer].T, None)(f)
 
 
 @dataclass(frozen=True, eq=False)

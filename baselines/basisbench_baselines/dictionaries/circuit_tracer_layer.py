@@ -114,6 +114,10 @@ class LayerFiles:
         threshold = None if self.threshold is None else self.threshold[units]
         return lambda x: self.activated(linear(x.to(self.dtype)), threshold)
 
+    def decoder_rows(self, units: Int[Tensor, " part"]) -> Float[Tensor, "part target d"]:
+        """Return what some units write at each target."""
+        return self.w_dec[units].to(self.dtype)
+
 
 def _product(rows: Float[Tensor, "unit d"], f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d"]:
     """Return f @ rows, with the rows of units that are zero throughout left out: codes are sparse."""

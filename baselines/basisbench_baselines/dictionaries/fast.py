@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
 from basisbench_baselines.dictionaries.saelens_adapter import AdaptedDictionary
@@ -37,18 +37,6 @@ _INDEPENDENT = (
 
 _SPARSE = 1 / 32
 """Codes with at most this share of active units are decoded row by row (measured: 8 times faster at 1/500)."""
-
-
-class FastDictionary(Protocol):
-    """A dictionary as it is computed without gradients."""
-
-    def encode(self, x: Float[Tensor, "*b d_read"], /) -> Float[Tensor, "*b unit"]:
-        """Return the coordinates, in the type of the weights."""
-        ...
-
-    def decode(self, f: Float[Tensor, "*b unit"], /) -> Float[Tensor, "*b d_write"]:
-        """Return the reconstruction."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +144,10 @@ def sparse_product(f: Float[Tensor, "*b unit"], weight: Float[Tensor, "unit d"])
     return product.view(*f.shape[:-1], weight.shape[-1])
 
 
+FastDictionary: TypeAlias = JointUnits | IndependentUnits
+"""A dictionary as it is computed without gradients."""
+
+
 def fast_dictionary(dictionary: Any, *, pack: bool = True) -> FastDictionary:
     """Return the fast form of a SAELens dictionary, or of an adapted one.
 
@@ -251,7 +243,3 @@ class SelectedUnits:
     def project(self, gradient: Float[Tensor, "*b d_write"]) -> Float[Tensor, "*b part"]:
         """Return the product of a gradient with each unit's decoder row."""
         return passing_linear_map(self._rows, None)(gradient)
-
-
-RowsPart = SelectedUnits
-"""The name of version 0.4.0, kept for one version."""

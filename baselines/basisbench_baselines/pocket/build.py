@@ -3,29 +3,27 @@
 1. Encode the documents; 2. train the model and measure it on the tasks; 3. train the dictionaries of single layers and
 measure them on held-out documents; 4. do the same with the cross-layer transcoder; 5. write the provenance card.
 
-`OUT/.work` holds checkpoints, in folders named by a hash of everything that shapes them. A build that is killed
-and started again continues from there; a build with other numbers starts afresh beside them. A finished
-build removes the folder, and is left alone when it is asked for again; where only numbers of the cross-layer
-transcoder differ, its model and its other dictionaries are kept.
+`OUT/.work` holds checkpoints, in a folder named by a hash of every number of the build. A build that is killed and
+started again continues from there; a build with other numbers starts afresh beside it. A finished build removes the
+folder, and is left alone when it is asked for again.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
+from basisbench.results.record import write_whole
 from basisbench_baselines.pocket.card import describe_machine, render_card, size_of
-from basisbench_baselines.pocket.training.checkpoint import read_json, replace_file, write_json
+from basisbench_baselines.pocket.training.checkpoint import read_json, write_json
 from basisbench_baselines.pocket.training.plan import BuildPlan
 from basisbench_baselines.pocket.training.progress import Progress
 
@@ -76,8 +74,8 @@ class _Build:
         self.work = out / WORK
         self.corpus = corpus_fingerprint(plan.seed)
         self.fingerprint = plan.fingerprint(self.corpus)
-        self.dictionary_fingerprint = plan.dictionary_fingerprint(self.corpus)
-        self.times_path = self.work / f"build-{self.fingerprint}.json"
+        self.checkpoints = self.work / self.fingerprint
+        self.times_path = self.checkpoints / "build.json"
 
     def run(self) -> None:
         """Do what is left to do."""
@@ -86,20 +84,13 @@ class _Build:
             return
         self._prepare()
         tokenizer, documents, held_out = self._documents()
-        kept = self._kept()
-        if kept is None:
-            model, model_part, tasks = self._model(tokenizer, documents, held_out)
-            dictionary_part = self._dictionaries(model, documents, held_out)
-        else:
-            self.progress.line(f"{self.out}: model and dictionaries of single layers are kept")
-            model, model_part, tasks = _load_model(self.out / "model"), kept["model"], kept["tasks"]
-            dictionary_part = kept["dictionaries"]
+        model, model_part, tasks = self._model(tokenizer, documents, held_out)
+        dictionary_part = self._dictionaries(model, documents, held_out)
         cross_layer_part = self._cross_layer(model, documents, held_out)
         state = read_json(self.times_path)
         card = {
             "command": COMMAND,
             "fingerprint": self.fingerprint,
-            "dictionary_fingerprint": self.dictionary_fingerprint,
             "corpus_fingerprint": self.corpus,
             "plan": asdict(self.plan),
             "runs": state["runs"],
@@ -117,13 +108,6 @@ class _Build:
         card = self.out / CARD
         return card.exists() and not self.work.exists() and read_json(card).get("fingerprint") == self.fingerprint
 
-    def _kept(self) -> dict[str, Any] | None:
-        """Return the card of a finished build with the same model and dictionaries of single layers, if any."""
-        card = read_json(self.out / CARD) if (self.out / CARD).exists() else {}
-        # A card from before there was a cross-layer transcoder has one fingerprint, of everything else.
-        same = card.get("dictionary_fingerprint", card.get("fingerprint")) == self.dictionary_fingerprint
-        return card if same else None
-
     def _prepare(self) -> None:
         """Make the working folder and count this run."""
         known = {WORK, CARD, "README.md", "model", "dictionaries"}
@@ -131,14 +115,8 @@ class _Build:
             strange = sorted({path.name for path in self.out.iterdir()} - known)
             if strange:
                 raise BasisBenchError(f"{self.out}: holds '{strange[0]}', which no build makes; choose an empty folder")
-        self.work.mkdir(parents=True, exist_ok=True)
-        state: dict[str, Any] = {"runs": 0, "seconds": {}}
-        kept = self._kept()
-        if self.times_path.exists():
-            state = read_json(self.times_path)
-        elif kept is not None:
-            seconds = {phase: spent for phase, spent in kept["seconds"].items() if phase != "total"}
-            state = {"runs": kept["runs"], "seconds": seconds}
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        state: dict[str, Any] = read_json(self.times_path) if self.times_path.exists() else {"runs": 0, "seconds": {}}
         write_json(self.times_path, {**state, "runs": state["runs"] + 1})
 
     @contextmanager
@@ -161,7 +139,7 @@ class _Build:
         plan = self.plan
         tokenizer = corpus.build_tokenizer()
         count = max(plan.model.documents, plan.dictionaries.documents, plan.cross_layer.documents)
-        path = self.work / f"documents-{plan.model_fingerprint(self.corpus)}-{count}.safetensors"
+        path = self.checkpoints / "documents.safetensors"
         with self._timed("documents"):
             train = load_or_encode(path, tokenizer, corpus.documents(plan.seed, "train"), count, self.progress)
             held_out = encode_documents(
@@ -186,8 +164,7 @@ class _Build:
         def inspect(model: LlamaForCausalLM) -> str:
             return " ".join(f"{task} {value:.3f}" for task, value in task_accuracies(model, pairs).items())
 
-        folder = self.work / f"model-{self.plan.model_fingerprint(self.corpus)}"
-        model, training = train_model(self.plan, tokenizer, documents, folder, self.progress, inspect)
+        model, training = train_model(self.plan, tokenizer, documents, self.checkpoints, self.progress, inspect)
         self._set_seconds("model", training.seconds)
         accuracies = task_accuracies(model, pairs)
         tasks: dict[str, dict[str, float | int]] = {
@@ -207,8 +184,7 @@ class _Build:
         from basisbench_baselines.pocket.training.evaluate import dictionary_statistics
 
         sites = dictionary_sites(self.plan.model.layers)
-        folder = self.work / f"dictionaries-{self.dictionary_fingerprint}"
-        weights, training = train_dictionaries(self.plan, model, sites, documents, folder, self.progress)
+        weights, training = train_dictionaries(self.plan, model, sites, documents, self.checkpoints, self.progress)
         self._set_seconds("dictionaries", training.seconds)
         places = {site: self.out / "dictionaries" / site.basis / f"layer_{site.layer}" for site in sites}
         for site in sites:
@@ -228,8 +204,7 @@ class _Build:
         from basisbench_baselines.pocket.training.evaluate import dictionary_statistics
 
         sites = cross_layer_sites(self.plan.model.layers)
-        work = self.work / f"cross_layer-{self.fingerprint}"
-        weights, training = train_cross_layer(self.plan, model, sites, documents, work, self.progress)
+        weights, training = train_cross_layer(self.plan, model, sites, documents, self.checkpoints, self.progress)
         self._set_seconds("cross_layer", training.seconds)
         folder = self.out / "dictionaries" / sites[0].basis
         save_cross_layer(folder, sites, weights)
@@ -261,7 +236,7 @@ class _Build:
 
     def _write_card(self, card: Mapping[str, Any]) -> None:
         text = render_card(card)
-        replace_file(self.out / "README.md", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_whole(self.out / "README.md", text)
         write_json(self.out / CARD, {**card, "bytes": size_of(self.out, WORK)})
         self.progress.line(f"{self.out}: built in {card['seconds']['total']:.0f} s")
 
@@ -285,15 +260,6 @@ def _save_model(
     temporary.rename(folder)
 
 
-def _load_model(folder: Path) -> LlamaForCausalLM:
-    """Load the model of a finished build, to compute exactly what it computed when it was trained."""
-    from transformers import LlamaForCausalLM
-
-    model: LlamaForCausalLM = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    model.train(False)
-    return model
-
-
 def _model_part(model: LlamaForCausalLM, training: ModelTraining, held_out_loss: float) -> dict[str, object]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": parameters, **asdict(training), "held_out_loss": held_out_loss}
@@ -308,22 +274,3 @@ def _short(statistics: DictionaryStatistics) -> str:
         f"L0 {statistics.l0:.1f}, FVU {statistics.fvu:.4f}, loss recovered {statistics.recovered:.4f}, "
         f"silent {statistics.silent_units} of {statistics.units}"
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a build from the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description="Train the pocket model and its dictionaries.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the result; a killed build goes on there")
-    parser.add_argument("--seed", type=int, default=0, help="everything random is drawn from it (default: 0)")
-    parser.add_argument("--tiny", action="store_true", help="a toy of the same make, in seconds, to try the machinery")
-    options = parser.parse_args(arguments)
-    try:
-        build(options.out, plan=BuildPlan.tiny(options.seed) if options.tiny else BuildPlan(seed=options.seed))
-    except BasisBenchError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

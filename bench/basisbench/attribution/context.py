@@ -261,14 +261,7 @@ class GroupContext:
         add: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
         rules: str | BackwardRules = "ixg",
     ) -> Mapping[str, Float[Tensor, "pair ..."]]:
-        """Return the gradient of each pair's metric at hooks, where a method puts something at others.
-
-        Args:
-            hooks: where gradients are taken.
-            replace: by hook, activations that take the place of the clean run's.
-            add: by hook, what is added to activations.
-            rules: backward rules, by name or part by part.
-        """
+        """Return the gradient of each pair's metric at hooks, where a method puts something at others."""
         put, chosen_rules = Put(replace or {}, add or {}), rules_named(rules)
         rows, length = self.batch.clean.shape
         most = gradient_tokens(self._model)
@@ -285,13 +278,7 @@ class GroupContext:
         add: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
         rules: str | BackwardRules = "ixg",
     ) -> Float[Tensor, " pair"]:
-        """Return the metric of the clean prompts as a differentiable function of what is put at hooks.
-
-        Args:
-            replace: by hook, activations that take the place of the clean run's.
-            add: by hook, what is added to activations.
-            rules: backward rules, by name or part by part.
-        """
+        """Return the metric of the clean prompts as a differentiable function of what is put at hooks."""
         return metric_of(self._model, self.batch, Put(replace or {}, add or {}), rules_named(rules))
 
     def clean_metric(self) -> Float[Tensor, " pair"]:

@@ -25,7 +25,7 @@ from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.model import Model, at_least_float32
 from basisbench.models.onednn import running_onednn
-from basisbench.models.relp import relp_rules
+from basisbench.models.relp import RELP, backward_rules
 from basisbench.models.sites import SITES
 from basisbench.models.start_at_layer import BlockInputs, block_inputs
 
@@ -238,7 +238,7 @@ def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int) ->
         stack.callback(handle.remove)
         # After the rules: hooks run in the order of registration, and the field is taken at the value
         # that goes on, so that a halved product does not halve the gradient at its own site.
-        stack.enter_context(relp_rules(model))
+        stack.enter_context(backward_rules(model, RELP))
         stack.enter_context(running_onednn(model.bridge, model.onednn_linears))
         unembedding = model.component("unembed").original_component
         narrowed = stack.enter_context(answer_logits_only(unembedding, batch))

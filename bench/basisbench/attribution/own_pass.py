@@ -123,7 +123,7 @@ def activation_inside(model: Model, tokens: Int[Tensor, "pair pos"], hook: str) 
     import torch
 
     seen: dict[str, Tensor] = {}
-    with torch.no_grad():
+    with torch.no_grad(), running_onednn(model.bridge, model.onednn_linears):
         _run(model, tokens, Put(), BackwardRules(), (hook,), seen, leaves=False)
     if hook not in seen:
         raise BasisBenchError(f"hook '{hook}' of model '{model.name}' is not reached in a pass")
@@ -141,7 +141,9 @@ def _metric(
     leaves: bool,
 ) -> Float[Tensor, " pair"]:
     head: dict[str, Tensor] = {}
-    with answer_logits_only(model.component("unembed").original_component, batch) as narrowed:
+    unembedding = model.component("unembed").original_component
+    # In this order: the head that gives the answers' logits alone takes the place of oneDNN's, which gives all.
+    with running_onednn(model.bridge, model.onednn_linears), answer_logits_only(unembedding, batch) as narrowed:
         _run(model, batch.clean, put, rules, hooks, seen, leaves=leaves, head=head)
     # Before any final soft-cap, as everywhere.
     return narrowed.metric(at_least_float32(head[_HEAD][:, -1].to(model.device)))
@@ -182,6 +184,5 @@ def _run(
             stack.callback(model.hook_point(hook).register_forward_hook(watch(hook, seen)).remove)
         if head is not None:
             stack.callback(model.hook_point(_HEAD).register_forward_hook(watch(_HEAD, head)).remove)
-        stack.enter_context(running_onednn(model.bridge, model.onednn_linears))
         model.bridge(tokens, use_cache=False, logits_to_keep=1)
     model.meter.forward_equivalents += len(tokens)

@@ -36,12 +36,12 @@ def examine(model: Model) -> None:
     Raises:
         BasisBenchError: a site or a rule is missing, or the sites do not add up; names what, and where to add it.
     """
-    from basisbench.models.relp import relp_rules
+    from basisbench.models.relp import RELP, backward_rules
 
     missing = _missing_site(model)
     if missing:
         raise refused(model.name, model.architecture, missing)
-    with relp_rules(model):  # raises where a part has no rule
+    with backward_rules(model, RELP):  # raises where a part has no rule
         pass
     if model.verified:
         return

@@ -66,8 +66,8 @@ def locate(owner: str, where: str, revision: str | None = None, *, file: str = "
                 f"{owner}: {folder} holds no {file}; expected a Hugging Face checkpoint folder or a repository id"
             )
         return Located(where, None, folder / file)
-    commit, reached = _resolve(owner, where, revision)
     with one_line(owner, where, revision):
+        commit, reached = resolve(where, revision)
         found = download(where, file, commit, local_files_only=not reached)
     return Located(where, commit, found, offline=not reached)
 
@@ -130,12 +130,8 @@ def commit_of(repository: str, revision: str | None = None) -> str:
     Raises:
         BasisBenchError: there is no such repository or revision, or neither hub nor cache can tell.
     """
-    return _resolve(repository, repository, revision)[0]
-
-
-def _resolve(owner: str, repository: str, revision: str | None) -> tuple[str, bool]:
-    with one_line(owner, repository, revision):
-        return resolve(repository, revision)
+    with one_line(repository, repository, revision):
+        return resolve(repository, revision)[0]
 
 
 def resolve(repository: str, revision: str | None) -> tuple[str, bool]:

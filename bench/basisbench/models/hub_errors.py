@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -104,13 +104,13 @@ def _of_the_hub(error: BaseException, repository: str, revision: str | None) -> 
             "'hf auth login' or set HF_TOKEN"
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return f"{wanted} lacks a file: {_first_line(error)}"
+        return f"{wanted} lacks a file: {first_line(error)}"
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return _not_cached(repository, revision)
     if isinstance(error, errors.HFValidationError):
         return f"'{repository}' is no repository id (ORG/NAME), and no folder of that name exists here"
     if isinstance(error, errors.HfHubHTTPError):
-        return f"the hub refused {wanted}: {_first_line(error)}"
+        return f"the hub refused {wanted}: {first_line(error)}"
     return None
 
 
@@ -144,7 +144,7 @@ def _of_disk_or_network(error: BaseException, repository: str, file: str = "", a
         )
     if _is_of_the_network(error) or str(error).startswith("Consistency check failed"):
         return (
-            f"the connection to the hub broke while {what} was fetched ({_first_line(error)}); run again: whole files "
+            f"the connection to the hub broke while {what} was fetched ({first_line(error)}); run again: whole files "
             "are kept"
         )
     return None
@@ -182,11 +182,6 @@ def _bytes(size: int) -> str:
 def _in_the_cache(error: BaseException) -> bool:
     where = getattr(error, "filename", None)
     return isinstance(where, str) and Path(where).is_relative_to(cache_root())
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 def cache_root() -> Path:

@@ -12,11 +12,13 @@ import copy
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, first_line
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.examine import examine
 from basisbench.models.hub import Located, fetch, locate
@@ -33,6 +35,9 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 AUTO = "auto"
 """Name of the device that stands for all of the machine's GPUs."""
+
+_DOWNLOADS = 8
+"""Files of weights that are fetched at the same time, as many as the hub's client fetches of a repository."""
 
 _FOR_THE_MODEL = 0.9
 """Share of a GPU's free memory that weights may take; the first GPU gets as few layers as possible besides."""
@@ -80,7 +85,7 @@ def load_tokenizer(owner: str, located: Located) -> Any:
             fetch(located, "tokenizer.json")
             tokenizer = AutoTokenizer.from_pretrained(located.where, **located.options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise BasisBenchError(f"{missing}: {_reason(error)}") from error
+        raise BasisBenchError(f"{missing}: {first_line(error)}") from error
     # Without any file, transformers makes up an empty tokenizer of the class that the configuration calls for.
     if not getattr(tokenizer, "is_fast", False) or len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         raise BasisBenchError(missing)
@@ -103,7 +108,7 @@ def placement(device: str) -> Mapping[str, Any]:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BasisBenchError(f"device '{device}' cannot be used: {_reason(error)}; {_devices()}") from error
+        raise BasisBenchError(f"device '{device}' cannot be used: {first_line(error)}; {_devices()}") from error
     if target.type == "meta":
         raise BasisBenchError(f"device 'meta' holds no numbers; {_devices()}")
     return {} if target.type == "cpu" else {"device_map": {"": target}}
@@ -144,7 +149,7 @@ def _load_body(owner: str, located: Located, dtype: str | None, where: Mapping[s
                 "with several GPUs"
             ) from error
         raise BasisBenchError(
-            f"{owner}: {located.where} cannot be loaded as a causal language model: {_reason(error)}"
+            f"{owner}: {located.where} cannot be loaded as a causal language model: {first_line(error)}"
         ) from error
     body, account = loaded
     missing = sorted(account["missing_keys"])
@@ -162,12 +167,12 @@ def _load_body(owner: str, located: Located, dtype: str | None, where: Mapping[s
 
 
 def _fetch_weights(located: Located) -> None:
-    """Fetch the files of weights one by one; transformers finds them in the cache, and fetches any others."""
+    """Fetch the files of weights, several at once; transformers finds them in the cache, and fetches any others."""
     if fetch(located, "model.safetensors") is None:
         index = fetch(located, "model.safetensors.index.json")
         shards = {} if index is None else json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        for file in sorted(set(shards.values())):
-            fetch(located, file)
+        with ThreadPoolExecutor(_DOWNLOADS) as pool:  # the first one that fails cancels those that wait
+            list(pool.map(partial(fetch, located), sorted(set(shards.values()))))
 
 
 def _check_one_type(owner: str, located: Located, body: Any) -> None:
@@ -202,7 +207,7 @@ def _check_configuration(owner: str, located: Located) -> None:
     try:
         content = json.loads(located.file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise BasisBenchError(f"{owner}: {located.file} is not JSON: {_reason(error)}") from error
+        raise BasisBenchError(f"{owner}: {located.file} is not JSON: {first_line(error)}") from error
     if not isinstance(content, dict) or not content.get("model_type"):
         raise BasisBenchError(f"{owner}: {located.file} has no model_type; expected a transformers configuration")
 
@@ -220,12 +225,6 @@ def _check_causal(owner: str, body: Any) -> None:
         raise BasisBenchError(
             f"{owner}: {type(body).__name__} is not causal: what it says at the first position depends on later tokens"
         )
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of an error that is a sentence by itself."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(":") if lines else type(error).__name__
 
 
 @contextmanager

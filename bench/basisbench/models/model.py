@@ -64,6 +64,11 @@ class Model:
         """How large one pass may be, where memory has run out before."""
         return Batching(self.name, self.device)
 
+    @cached_property
+    def bases(self) -> dict[Any, Any]:
+        """Bases built for this model (basisbench.runs.basis_cache), kept here to be freed with it: they may hold it."""
+        return {}
+
     @property
     def name(self) -> str:
         """Name in suites and records."""

@@ -69,13 +69,6 @@ def backward_rules(model: Model, rules: BackwardRules) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def relp_rules(model: Model) -> Iterator[None]:
-    """Apply RelP's rules to every forward pass of `model.bridge` inside the block."""
-    with backward_rules(model, RELP):
-        yield
-
-
 def _missing(model: Model, what: str) -> BasisBenchError:
     return BasisBenchError(
         f"there is no backward rule for a part of model '{model.name}' ({model.architecture}): {what}; "

@@ -67,11 +67,14 @@ def align(
     """
     check_request(task_name, split, count)
     groups, dropped = collect(task_name, candidates, tokenizer)
-    groups, dropped = _drop_small(groups, dropped, minimum_group)
-    if not groups:
+    kept = [_build(task_name, version, split, key, group) for key, group in groups.items()]
+    kept = [pairs for pairs in kept if len(pairs) >= minimum_group]
+    dropped += Counter({SMALL_GROUP: sum(map(len, groups.values())) - sum(map(len, kept))})
+    if not kept:
         raise _no_pairs(task_name, tokenizer, split, dropped)
-    chosen = _spread(groups, count, minimum_group)
-    return PairSet(tuple(_build(task_name, version, split, key, group) for key, group in chosen.items()), dropped)
+    # The largest groups, as many as `count` pairs can fill.
+    kept = sorted(kept, key=lambda pairs: (-len(pairs), pairs.group))[: max(1, count // minimum_group)]
+    return PairSet(tuple(sorted(_spread_pairs(kept, count), key=lambda pairs: -len(pairs))), dropped)
 
 
 def pairs_of(task: Task, tokenizer: Any, split: Split, count: int, seed: int) -> PairSet:
@@ -188,14 +191,6 @@ def to_dataset(pair_set: PairSet) -> Dataset:
     return Dataset.from_list(rows, info=info)
 
 
-def _drop_small(
-    groups: Mapping[str, list[AlignedPair]], dropped: Counter[str], minimum_group: int
-) -> tuple[dict[str, list[AlignedPair]], Counter[str]]:
-    kept = {key: group for key, group in groups.items() if len(group) >= minimum_group}
-    lost = sum(map(len, groups.values())) - sum(map(len, kept.values()))
-    return kept, dropped + Counter({SMALL_GROUP: lost})
-
-
 def _shares(sizes: Sequence[int], count: int) -> list[int]:
     """Spread `count` over groups as evenly as their sizes allow; earlier groups get what is left over."""
     shares = [0] * len(sizes)
@@ -208,14 +203,6 @@ def _shares(sizes: Sequence[int], count: int) -> list[int]:
             shares[index] += added
             left -= added
     return shares
-
-
-def _spread(groups: Mapping[str, list[AlignedPair]], count: int, minimum_group: int) -> dict[str, list[AlignedPair]]:
-    """Take `count` pairs from the largest groups, each with at least `minimum_group` pairs."""
-    keys = sorted(groups, key=lambda key: (-len(groups[key]), key))[: max(1, count // minimum_group)]
-    shares = _shares([len(groups[key]) for key in keys], count)
-    chosen = {key: groups[key][:share] for key, share in zip(keys, shares, strict=True)}
-    return dict(sorted(chosen.items(), key=lambda item: -len(item[1])))
 
 
 def _spread_pairs(groups: Sequence[Pairs], count: int) -> list[Pairs]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 from basisbench.attribution.cost import Spent, now
 from basisbench.errors import BasisError
@@ -62,14 +61,14 @@ class CachedBasis:
         return self.basis.parameter_bytes > CACHE_BYTES
 
 
-_caches: WeakKeyDictionary[Model, dict[Key, CachedBasis]] = WeakKeyDictionary()
+Cache = dict[Key, CachedBasis]
 
 
 def make_room(model: Model, key: Key) -> None:
     """Free what is kept for a model, if it is more than a little and a basis is to come that is not there."""
-    cache = _caches.setdefault(model, {})
-    if key not in cache and sum(kept.basis.parameter_bytes for kept in cache.values()) > CACHE_BYTES:
-        cache.clear()
+    bases: Cache = model.bases
+    if key not in bases and sum(kept.basis.parameter_bytes for kept in bases.values()) > CACHE_BYTES:
+        bases.clear()
         give_memory_back()
 
 
@@ -86,15 +85,15 @@ def build(model: Model, spec: BasisSpec, key: Key, activations: TaskActivations)
         BasisError: it cannot be built, or was fitted and has no fingerprint.
         MemoryExhaustedError: its weights do not fit next to the model.
     """
-    cache = _caches.setdefault(model, {})
-    if key not in cache:
+    bases: Cache = model.bases
+    if key not in bases:
         start = now(model)
         try:
             basis = spec.build(model) if spec.fit is None else spec.fit(model, activations)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            cache.clear()
+            bases.clear()
             raise MemoryExhaustedError(
                 f"out of memory on {model.device}: the dictionaries of basis '{spec.name}' do not fit next to model "
                 f"'{model.name}'; free memory, or use --dtype bfloat16 or a narrower basis"
@@ -102,8 +101,8 @@ def build(model: Model, spec: BasisSpec, key: Key, activations: TaskActivations)
         _refuse_what_is_no_basis(basis, spec)
         fingerprint = None if spec.fit is None else _fingerprint(basis)
         spent = Spent(now(model) - start, activations.corpus_passes)
-        cache[key] = CachedBasis(restrict(basis, key.layers), fingerprint, spent)
-    return cache[key]
+        bases[key] = CachedBasis(restrict(basis, key.layers), fingerprint, spent)
+    return bases[key]
 
 
 def _refuse_what_is_no_basis(basis: object, spec: BasisSpec) -> None:
@@ -130,14 +129,10 @@ def _fingerprint(basis: Basis) -> str:
     return found
 
 
-def forget(model: Model, key: Key) -> None:
-    """Drop a basis, so that it is built again when it is next asked for."""
-    _caches.get(model, {}).pop(key, None)
-
-
 def keep_less(model: Model, key: Key) -> bool:
     """Let a basis hold fewer of its weights, and passes begin with their usual size again; False where it cannot."""
-    kept = _caches.get(model, {}).get(key)
+    bases: Cache = model.bases
+    kept = bases.get(key)
     less = kept is not None and isinstance(kept.basis, StreamedBasis) and kept.basis.keep_less()
     if less:
         model.batching.bounds.clear()

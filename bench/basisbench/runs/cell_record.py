@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.curve import GroupCurve
-from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking
 from basisbench.results.record import CellConfig, Identities, Record
 from basisbench.results.record_fields import (
@@ -26,6 +24,7 @@ from basisbench.runs.environment import describe_environment
 
 if TYPE_CHECKING:
     from basisbench.attribution.fit import Fit
+    from basisbench.circuits.group import GroupPair
     from basisbench.models.model import Model
     from basisbench.protocols import Basis
 
@@ -34,47 +33,35 @@ _TOP_NODES = 20
 _ALL_GROUPS = "all groups"
 
 
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """What was measured in a cell, group by group in the order of the record's examples.
-
-    Attributes:
-        basis: the basis.
-        fit: its fit on the attribution split; None for an exact basis.
-        groups: the aligned groups.
-        rankings: of each group.
-        curves: of each group.
-        sizes: circuit sizes.
-        cost: what it took.
-    """
-
-    basis: Basis
-    fit: Fit | None
-    groups: Sequence[GroupPair]
-    rankings: Sequence[Ranking]
-    curves: Sequence[GroupCurve]
-    sizes: Sequence[int]
-    cost: Cost
-
-
 def make_record(
     cell: CellConfig,
     identities: Identities,
     model: Model,
-    measured: Measured,
-    dropped: tuple[Mapping[str, int], Mapping[str, int]],
+    groups: Sequence[GroupPair],
+    dropped: Dropped,
+    basis: Basis,
+    fit: Fit | None,
+    rankings: Sequence[Ranking],
+    curves: Sequence[GroupCurve],
+    sizes: Sequence[int],
+    cost: Cost,
 ) -> Record:
-    """Put a cell's record together.
+    """Put a cell's record together; what was measured comes group by group, in the order of the record's examples.
 
     Args:
         cell: what was asked.
         identities: what it was run on.
         model: the model.
-        measured: what was measured.
-        dropped: candidate pairs left out of the attribution and the evaluation split, counted by reason.
+        groups: the aligned groups.
+        dropped: candidate pairs left out of both splits.
+        basis: the basis.
+        fit: its fit on the attribution split; None for an exact basis.
+        rankings: of each group.
+        curves: of each group.
+        sizes: circuit sizes.
+        cost: what it took.
     """
-    rankings, curves, fit = measured.rankings, measured.curves, measured.fit
-    weights = [group.evaluation.pair_count for group in measured.groups]
+    weights = [group.evaluation.pair_count for group in groups]
     full = [value for part in curves for value in part.full]
     nodes_mean = sum(ranking.nodes * weight for ranking, weight in zip(rankings, weights, strict=True))
     return Record(
@@ -90,41 +77,43 @@ def make_record(
                 nodes=ranking.nodes,
                 error_nodes=ranking.error_nodes,
             )
-            for group, ranking in zip(measured.groups, rankings, strict=True)
+            for group, ranking in zip(groups, rankings, strict=True)
         ),
         counts=Counts(
             nodes_mean=nodes_mean / sum(weights),
             nodes_max=max(ranking.nodes for ranking in rankings),
-            layers=len(measured.basis.sites),
+            layers=len(basis.sites),
             units_per_layer=tuple(places.shape[1] for places in rankings[0].units),
         ),
-        dropped=Dropped(attribution=dict(dropped[0]), evaluation=dict(dropped[1])),
+        dropped=dropped,
         endpoints=Endpoints(
             full=tuple(full),
             empty=tuple(value for part in curves for value in part.empty),
             accuracy=sum(value > 0 for value in full) / len(full),
             empty_at="nodes" if cell.ablation == "zero" else "output",
         ),
-        curve=pooled_curve(curves, weights, measured.sizes),
+        curve=pooled_curve(curves, weights, sizes),
         subset_checks=pooled_subset_checks(curves, cell.subset_sizes),
         guard=None if fit is None else Guard(fvu=fit.fvu, l0=fit.l0),
-        top_nodes=_top_nodes(cell, measured),
-        cost=measured.cost,
+        top_nodes=_top_nodes(cell, basis, groups, rankings),
+        cost=cost,
         environment=describe_environment(model),
-        sources={**model.sources, **getattr(measured.basis, "sources", {})},
+        sources={**model.sources, **getattr(basis, "sources", {})},
     )
 
 
-def _top_nodes(cell: CellConfig, measured: Measured) -> tuple[TopNode, ...]:
+def _top_nodes(
+    cell: CellConfig, basis: Basis, groups: Sequence[GroupPair], rankings: Sequence[Ranking]
+) -> tuple[TopNode, ...]:
     by_unit = cell.granularity == "unit"
     nodes = []
-    for group, ranking in list(zip(measured.groups, measured.rankings, strict=True))[: 1 if by_unit else None]:
+    for group, ranking in list(zip(groups, rankings, strict=True))[: 1 if by_unit else None]:
         pairs = group.attribution.pairs
         for index, position, unit, score in ranking.top(_TOP_NODES):
             nodes.append(
                 TopNode(
                     group=_ALL_GROUPS if by_unit else pairs.group,
-                    layer=measured.basis.sites[index].layer,
+                    layer=basis.sites[index].layer,
                     position=None if by_unit else position,
                     role=None if by_unit else pairs.roles[position],
                     unit="error" if unit < 0 else unit,

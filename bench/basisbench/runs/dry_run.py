@@ -13,8 +13,9 @@ from statistics import mean
 from typing import Any
 
 from basisbench.errors import BasisBenchError
+from basisbench.models.hub import Located, locate
 from basisbench.models.onednn import largest_bytes
-from basisbench.models.shape import look_up
+from basisbench.models.shape import read_shape
 from basisbench.protocols import BasisSpec, Task, no_weights
 from basisbench.runs.estimate import (
     BasisSize,
@@ -113,14 +114,20 @@ class _Model:
     """What is known of one model of the run, and of the bases on it."""
 
     def __init__(self, spec: ModelSpec, plan: Plan) -> None:
-        known = look_up(spec)
-        if known.shape is None:
-            raise BasisBenchError(known.problem)
-        self.notes = [f"{known.problem}; estimated from its published shape"] if known.problem else []
-        self._spec, self._plan, self._shape, self._located = spec, plan, known.shape, known.located
-        self._device, self._dtype = plan.settings.device, plan.settings.dtype or known.shape.dtype
-        stored = known.shape.parameters * item_bytes(known.shape.dtype)
-        at_hand = known.located is not None and any(known.located.file.parent.glob("*.safetensors"))
+        self.notes: list[str] = []
+        self._spec, self._plan = spec, plan
+        self._located: Located | None = None
+        try:
+            located = locate(f"model '{spec.name}'", spec.path, spec.revision)
+            self._shape, self._located = read_shape(located), located
+        except BasisBenchError as error:
+            if spec.shape is None:
+                raise
+            self._shape = spec.shape
+            self.notes.append(f"{error}; estimated from its published shape")
+        self._device, self._dtype = plan.settings.device, plan.settings.dtype or self._shape.dtype
+        stored = self._shape.parameters * item_bytes(self._shape.dtype)
+        at_hand = self._located is not None and any(self._located.file.parent.glob("*.safetensors"))
         self.downloads = 0 if at_hand else stored
         self._sizes: dict[str, BasisSize] = {}
         self._tokenizer = self._load_tokenizer()

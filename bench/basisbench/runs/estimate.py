@@ -206,16 +206,15 @@ def pass_operations(shape: ModelShape, tokens: float) -> float:
     return 2 * (shape.parameters - shape.vocabulary * shape.width) * tokens
 
 
-def dictionary_size(units: int, shape: ModelShape, *, cross_layer: bool, item: int = 4) -> BasisSize:
-    """Return the size of dictionaries of one width: an encoder row and a decoder row per unit.
+def dictionary_size(units: int, shape: ModelShape, *, cross_layer: bool) -> BasisSize:
+    """Return the size of dictionaries of one width, in float32: an encoder row and a decoder row per unit.
 
     Args:
         units: units per layer.
         shape: of the model.
         cross_layer: whether there is a decoder row for every later layer too.
-        item: bytes of a number; dictionaries are used in float32.
     """
-    row, layers = units * shape.width * item, shape.layers
+    row, layers = 4 * units * shape.width, shape.layers
     if cross_layer:
         return BasisSize((units,) * layers, (layers + layers * (layers + 1) // 2) * row, (1 + layers) * row)
     return BasisSize((units,) * layers, 2 * layers * row, 2 * row)

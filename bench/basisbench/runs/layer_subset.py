@@ -7,63 +7,47 @@ of a run is restricted to the layers that all of them cover; F(0), the empty cir
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisError
-from basisbench.protocols import Basis, BasisPart, CrossLayerBasis, StreamedBasis, UnitwiseBasis
+from basisbench.protocols import Basis, StreamedBasis
 from basisbench.types import Family, Site
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
     from torch import Tensor
 
+_OWN = ("name", "family", "exact", "parameter_bytes", "encode", "decode")
+_PROMISES = ("part", "spread")
+"""What makes a basis a `UnitwiseBasis` or a `CrossLayerBasis`."""
 
-@dataclass(frozen=True, eq=False)
+
 class LayerSubset:
-    """A basis on some of its layers; everything else is the basis's own.
+    """A basis on some of its layers; everything else is the basis's own, what it promises besides too.
 
-    Attributes:
+    What units of other layers write becomes part of the error where a basis writes to later layers.
+
+    Args:
         basis: the whole basis.
         sites: the sites that are left.
     """
 
-    basis: Basis
-    sites: Sequence[Site]
+    name: str
+    family: Family
+    exact: bool
+    parameter_bytes: int
+    encode: Callable[[Site, Tensor], Tensor]
+    decode: Callable[[Site, Tensor], Tensor]
 
-    @property
-    def name(self) -> str:
-        """Name of the whole basis."""
-        return self.basis.name
-
-    @property
-    def family(self) -> Family:
-        """Its site family."""
-        return self.basis.family
-
-    @property
-    def exact(self) -> bool:
-        """Whether it reconstructs without error."""
-        return self.basis.exact
-
-    @property
-    def parameter_bytes(self) -> int:
-        """Bytes of the whole basis's weights."""
-        return self.basis.parameter_bytes
+    def __init__(self, basis: Basis, sites: Sequence[Site]) -> None:
+        self.basis, self.sites = basis, sites
+        for member in (*_OWN, *(promise for promise in _PROMISES if hasattr(basis, promise))):
+            setattr(self, member, getattr(basis, member))
 
     @property
     def sources(self) -> Mapping[str, str]:
         """Repositories that its weights came from, with their commits."""
         return getattr(self.basis, "sources", {})
-
-    def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
-        """Return coordinates at one of the sites."""
-        return self.basis.encode(site, x)
-
-    def decode(self, site: Site, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
-        """Return the reconstruction at one of the sites."""
-        return self.basis.decode(site, f)
 
     @property
     def streams(self) -> bool:
@@ -73,28 +57,6 @@ class LayerSubset:
     def keep_less(self) -> bool:
         """Keep fewer weights in memory, if the basis can."""
         return isinstance(self.basis, StreamedBasis) and self.basis.keep_less()
-
-
-class _UnitwiseSubset(LayerSubset):
-    """Layers of a basis some of whose units can be computed alone."""
-
-    def part(self, site: Site, units: Int[Tensor, " part"]) -> BasisPart | None:
-        """Return some units of a site."""
-        return self.basis.part(site, units) if isinstance(self.basis, UnitwiseBasis) else None
-
-
-class _CrossLayerSubset(LayerSubset):
-    """Layers of a basis that writes to later layers: what units of other layers wrote becomes part of the error."""
-
-    def spread(self, site: Site, f: Float[Tensor, "*b unit"], to: Site) -> Float[Tensor, "*b d_write"]:
-        """Return what the units of one site add at another."""
-        if not isinstance(self.basis, CrossLayerBasis):
-            raise TypeError(f"basis '{self.name}' does not write across layers")
-        return self.basis.spread(site, f, to)
-
-
-class _UnitwiseCrossLayerSubset(_CrossLayerSubset, _UnitwiseSubset):
-    """Both."""
 
 
 def restrict(basis: Basis, layers: Sequence[int] | None) -> Basis:
@@ -116,9 +78,4 @@ def restrict(basis: Basis, layers: Sequence[int] | None) -> Basis:
             f"basis '{basis.name}' has no site in layer {', '.join(map(str, missing))}; restrict the run to layers "
             "that every basis of the family has"
         )
-    if len(sites) == len(basis.sites):
-        return basis
-    unitwise, across = isinstance(basis, UnitwiseBasis), isinstance(basis, CrossLayerBasis)
-    if across:
-        return (_UnitwiseCrossLayerSubset if unitwise else _CrossLayerSubset)(basis, sites)
-    return (_UnitwiseSubset if unitwise else LayerSubset)(basis, sites)
+    return basis if len(sites) == len(basis.sites) else LayerSubset(basis, sites)

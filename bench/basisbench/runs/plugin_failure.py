@@ -131,16 +131,17 @@ def watching_interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def plugin_failure(error: BaseException, parts: Sequence[PlugIn]) -> str | None:
-    """Return in one line how a plug-in failed; None where every part ships with BasisBench.
+def plugin_failure(error: BaseException, parts: Sequence[PlugIn], *, interrupted: bool) -> str:
+    """Return in one line how a plug-in failed; where every part ships with BasisBench the error goes up.
 
     Args:
         error: what was raised in the cell.
         parts: the cell's task, basis and method.
+        interrupted: whether the user has pressed Ctrl-C (`watching_interrupts`), which goes up too.
     """
     others = [part for part in parts if not is_built_in(part)]
-    if not others:
-        return None
+    if not others or (isinstance(error, KeyboardInterrupt) and interrupted):
+        raise error
     files = {str(getattr(module_of(part), "__file__", "")): part for part in others}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     lines = _text(error).strip().splitlines()
@@ -152,7 +153,7 @@ def plugin_failure(error: BaseException, parts: Sequence[PlugIn]) -> str | None:
 
 
 @contextmanager
-def plugin_failures_told(parts: Sequence[PlugIn]) -> Iterator[None]:
+def plugin_failures_as_errors(parts: Sequence[PlugIn]) -> Iterator[None]:
     """Tell in one line whatever a plug-in raises in the block.
 
     Args:

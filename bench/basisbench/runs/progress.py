@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from basisbench.results.record import CellConfig
 
@@ -45,16 +45,15 @@ class Progress:
     On a terminal: cells done, the current cell, time left. Elsewhere: a plain line when a group of cells ends.
     """
 
-    def __init__(self, total: int, groups: int, *, shown: bool = True, stream: TextIO | None = None) -> None:
+    def __init__(self, total: int, groups: int, *, shown: bool = True) -> None:
         """Start showing.
 
         Args:
             total: cells of the run.
             groups: groups of cells that share model, task and seed.
             shown: False shows nothing but failures.
-            stream: where to write; standard error when None.
         """
-        self._stream = stream or sys.stderr
+        self._stream = sys.stderr
         self._shown = shown
         self._groups = groups
         self._ended = 0

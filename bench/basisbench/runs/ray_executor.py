@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, first_line
 from basisbench.results.record import CellConfig, Record
 from basisbench.results.store import Store
 from basisbench.runs.executor import Executor
@@ -295,8 +295,9 @@ def _join(ray: Any, address: str, cores: float | None) -> None:
         ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         where = f"at '{address}'" if address else "on this machine"
-        reason = str(error).strip().splitlines()[0]
-        raise BasisBenchError(f"no Ray cluster {where}: {reason}; 'ray status' on a node says what there is") from error
+        raise BasisBenchError(
+            f"no Ray cluster {where}: {first_line(error)}; 'ray status' on a node says what there is"
+        ) from error
 
 
 def _check_reachable(address: str) -> None:

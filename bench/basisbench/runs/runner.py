@@ -184,14 +184,9 @@ class Runner:
             if isinstance(error, RecordError) and isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
                 self._full = str(error)
             return str(error)
-        if isinstance(error, KeyboardInterrupt) and interrupted:
-            raise error
         get = self.registry.get
         parts = (get("task", cell.task), get("basis", cell.basis), get("method", cell.method))
-        told = plugin_failure(error, parts)
-        if told is None:
-            raise error
-        return told
+        return plugin_failure(error, parts, interrupted=interrupted)
 
     def _model(self, name: str) -> Model:
         """Return a loaded model; the one before it is let go, so that one at a time is in memory.
@@ -203,8 +198,10 @@ class Runner:
             raise self._refused[name]
         if name not in self._models:
             from basisbench.models.load import load_model
+            from basisbench.models.memory import give_memory_back
 
             self._models.clear()
+            give_memory_back()  # a model and its bases hold each other
             try:
                 self._models[name] = load_model(
                     self.registry.get("model", name), device=self.settings.device, dtype=self.settings.dtype

@@ -30,10 +30,10 @@ from basisbench.pairs.alignment import load_splits
 from basisbench.plugin_code import code_digest, is_built_in
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import CellConfig, Identities, PlugIn, Record
-from basisbench.results.record_fields import Cost, Seconds
+from basisbench.results.record_fields import Cost, Dropped, Seconds
 from basisbench.runs import basis_cache
 from basisbench.runs.basis_cache import CachedBasis
-from basisbench.runs.cell_record import Measured, make_record
+from basisbench.runs.cell_record import make_record
 from basisbench.runs.plugin_failure import check_scores, check_units, state_of
 from basisbench.types import Ablation, PairSet, Scores
 
@@ -237,9 +237,9 @@ class Session:
             device=str(model.device),
         )
         self._refuse_changes(spec, method)
-        measured = Measured(basis, fit, self.groups, rankings, curves, sizes, cost)
-        dropped = self.attribution.dropped, self.evaluation.dropped
-        return make_record(cell, self.identity(spec, method, cell.layers), model, measured, dropped)
+        identities = self.identity(spec, method, cell.layers)
+        dropped = Dropped(attribution=dict(self.attribution.dropped), evaluation=dict(self.evaluation.dropped))
+        return make_record(cell, identities, model, self.groups, dropped, basis, fit, rankings, curves, sizes, cost)
 
     def _refuse_changes(self, spec: BasisSpec, method: Method) -> None:
         """Hold that the cell has left alone what it shares with others.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import ValidationError
 
@@ -27,7 +27,7 @@ from basisbench.results.record import Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
-from basisbench.runs.plugin_failure import plugin_failures_told
+from basisbench.runs.plugin_failure import plugin_failures_as_errors
 from basisbench.runs.runner import RunOptions
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
@@ -71,8 +71,7 @@ class Sample:
     drawn: tuple[Drawn, ...]
 
 
-@dataclass(frozen=True)
-class Items:
+class Items(NamedTuple):
     """What a cell's names stand for here."""
 
     task: Task
@@ -251,7 +250,7 @@ def _rerun_model(
     for same_task in _grouped(members, _task_key):
         first = same_task[0].record
         task = items[first.id].task
-        with plugin_failures_told([task]):
+        with plugin_failures_as_errors([task]):
             session = open_session(
                 model,
                 task,
@@ -280,7 +279,9 @@ def _grouped(drawn: Sequence[Drawn], key: Callable[[Record], tuple[object, ...]]
 def _load(record: Record, registry: Registry, device: str, dtype: str | None) -> tuple[str, Model]:
     """Load a record's model; return the digest of its weights in the record's dtype, and the model in another."""
     from basisbench.models.load import load_model
+    from basisbench.models.memory import give_memory_back
 
+    give_memory_back()  # the model before this one and its bases hold each other
     own = record.environment.dtype
     (spec,) = find_models([record.cell.model], registry, _commits(record))
     model = load_model(spec, device=device, dtype=own)
@@ -296,7 +297,7 @@ def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> 
     recorded, dtype = drawn.record, str(session.model.dtype).removeprefix("torch.")
     try:
         parts = (items.task, items.basis, items.method)
-        with plugin_failures_told(parts):
+        with plugin_failures_as_errors(parts):
             found_here = session.identity(items.basis, items.method, recorded.cell.layers)
         here = found_here.model_copy(update={"model": weights})
         problems = [*compare_identities(recorded, here)]
@@ -305,7 +306,7 @@ def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> 
         if problems:
             return refused(recorded, here, dtype, problems)
         try:
-            with plugin_failures_told(parts), unchanged_settings(f"method '{items.method.name}'"):
+            with plugin_failures_as_errors(parts), unchanged_settings(f"method '{items.method.name}'"):
                 found = session.run(recorded.cell, items.basis, items.method, at=drawn.sizes)
         except ValidationError as error:  # for example, a value that is not finite
             return refused(recorded, here, dtype, [f"the re-run gives no record: {describe_problem(error)}"[:1000]])

@@ -12,7 +12,6 @@ import pytest
 from basisbench.pairs.lexicon import attributes, held_out_auxiliary, word_lists
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS
-from basisbench_baselines.pocket.corpus.rules import held_out_violations
 from basisbench_baselines.pocket.corpus.stream import (
     MAXIMUM_TOKENS,
     SPECIAL_TOKENS,
@@ -20,6 +19,7 @@ from basisbench_baselines.pocket.corpus.stream import (
     documents,
     vocabulary,
 )
+from helpers.corpus_rules import held_out_violations
 
 TRAIN = tuple(islice(documents(0, "train"), 2000))
 REGISTRY = load_registry()

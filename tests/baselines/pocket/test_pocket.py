@@ -307,7 +307,5 @@ def test_fingerprints_follow_what_shapes_the_result_and_nothing_else() -> None:
     assert plan.fingerprint("d") != plan.fingerprint("c")
     other = replace(plan, dictionaries=replace(plan.dictionaries, active_units=9.0))
     assert other.fingerprint("c") != plan.fingerprint("c")
-    assert other.model_fingerprint("c") == plan.model_fingerprint("c"), "the model does not depend on the dictionaries"
     across = replace(plan, cross_layer=replace(plan.cross_layer, active_units=9.0))
     assert across.fingerprint("c") != plan.fingerprint("c")
-    assert across.dictionary_fingerprint("c") == plan.dictionary_fingerprint("c") != other.dictionary_fingerprint("c")

@@ -7,7 +7,7 @@
 3. A document is in the "held_out" split when the CRC-32 of its text is divisible by 8, else in "train"; so no
    training document is a held-out one, whatever the seeds.
 
-What training never contains (`corpus.rules.held_out_violations` finds any breach):
+What training never contains (tests/helpers/corpus_rules.py finds any breach):
 
 - **Indirect objects.** Evaluation names, places and things never stand in a two-name transfer frame ("... gave a
   ball to Mary"), neither the task's frames nor others with gave, handed, passed, offered, sold, showed, brought,

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from basisbench_baselines.pocket.training.checkpoint import (
     with_prefix,
     without_prefix,
 )
+from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer
 from basisbench_baselines.pocket.training.dictionary_trainer import DictionaryTrainer, DictionaryWeights, Scaling
 from basisbench_baselines.pocket.training.documents import EncodedDocuments
 from basisbench_baselines.pocket.training.plan import BuildPlan, DictionaryPlan
@@ -42,39 +43,8 @@ _ROWS_AT_ONCE = 128
 _RECENT_STEPS = 50
 
 
-class Trainer(Protocol):
-    """What the training loop needs of a dictionary in training."""
-
-    @property
-    def name(self) -> str:
-        """Name in checkpoints."""
-        ...
-
-    @property
-    def scalings(self) -> Mapping[str, Scaling]:
-        """Constants of every hook that it reads or writes."""
-        ...
-
-    @property
-    def parameters(self) -> Mapping[str, Tensor]:
-        """Trained tensors by name."""
-        ...
-
-    @property
-    def silent_tokens(self) -> Tensor:
-        """For each unit, tokens since it was last active."""
-        ...
-
-    def batch_loss(self, batch: Mapping[str, Tensor], /) -> tuple[Tensor, Mapping[str, float]]:
-        """Return the loss and, per site name, the fraction of variance unexplained, for scaled activations by hook."""
-        ...
-
-    def after_step(self) -> None:
-        """Keep what every step must keep."""
-        ...
-
-
-AnyTrainer = TypeVar("AnyTrainer", bound=Trainer)
+Trainer = DictionaryTrainer | CrossLayerTrainer
+AnyTrainer = TypeVar("AnyTrainer", DictionaryTrainer, CrossLayerTrainer)
 
 
 @dataclass(frozen=True)

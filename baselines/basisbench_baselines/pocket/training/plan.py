@@ -138,29 +138,12 @@ class BuildPlan:
             accuracy_seconds=3600.0,
         )
 
-    def model_fingerprint(self, corpus: str) -> str:
-        """Return a hash of everything that shapes the model.
+    def fingerprint(self, corpus: str) -> str:
+        """Return a hash of everything that shapes the result (the times between checkpoints do not).
 
         Args:
             corpus: hash of the corpus.
         """
-        return _hash(corpus, self.seed, asdict(self.model))
-
-    def dictionary_fingerprint(self, corpus: str) -> str:
-        """Return a hash of everything that shapes the model and the dictionaries of single layers."""
-        values = self._values()
-        del values["cross_layer"]
-        return _hash(corpus, values)
-
-    def fingerprint(self, corpus: str) -> str:
-        """Return a hash of everything that shapes the result (the times between checkpoints do not)."""
-        return _hash(corpus, self._values())
-
-    def _values(self) -> dict[str, object]:
         values = asdict(self)
         del values["checkpoint_seconds"], values["accuracy_seconds"]
-        return values
-
-
-def _hash(*values: object) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps((corpus, values), sort_keys=True).encode()).hexdigest()[:16]

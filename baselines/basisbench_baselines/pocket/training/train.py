@@ -34,8 +34,6 @@ from basisbench_baselines.pocket.training.progress import Progress
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-_IGNORED = -100
-
 
 @dataclass(frozen=True)
 class ModelTraining:
