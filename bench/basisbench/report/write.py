@@ -59,15 +59,9 @@ def write_report(
         RecordError: no record is found, or a record or a submission's card is malformed.
         BasisBenchError: the folder holds anything else, or cannot be written.
     """
-    refuse_strangers(Path(out))
-    return write_sources(read_sources(results), out, registry=registry)
-
-
-def write_sources(sources: Sequence[Source], out: str | os.PathLike[str], *, registry: Registry | None = None) -> Path:
-    """Write a page of results that are read already; as `write_report` does otherwise."""
     out = Path(out)
-    refuse_strangers(out)
-    _write(out, _contents(sources, load_registry() if registry is None else registry))
+    _refuse_strangers(out)
+    _write(out, _contents(read_sources(results), load_registry() if registry is None else registry))
     return out / PAGE
 
 
@@ -121,7 +115,7 @@ def _page(sources: Sequence[Source], catalogue: Json) -> str:
     )
 
 
-def refuse_strangers(out: Path) -> None:
+def _refuse_strangers(out: Path) -> None:
     """Refuse a folder that holds anything that this command did not write.
 
     Raises:
