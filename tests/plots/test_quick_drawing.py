@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator
 from PIL import Image
 
 from basisbench.plots.curves import plot_curves
-from basisbench.plots.save import save_figure
+from basisbench.plots.save import save_figure, with_palette
 from basisbench.plots.style import draw_grid, set_size_axis
 from basisbench.results.frame import frame_of
 from helpers.synthetic_records import synthetic_suite
@@ -51,6 +51,19 @@ def test_grid_and_ticks_are_matplotlib_s_own_pixel_by_pixel(x: str, linear_below
         return np.asarray(canvas.buffer_rgba())
 
     np.testing.assert_array_equal(pixels(quick=True), pixels(quick=False))
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.49, 0.7])
+def test_the_palette_is_that_of_a_median_cut_over_all_pixels(share: float) -> None:
+    generator = np.random.default_rng(0)
+    picture = np.full((80, 90, 4), 255, dtype=np.uint8)
+    drawn = generator.random((80, 90)) < share
+    drawn[0, 0] = False
+    picture[drawn, :3] = generator.integers(0, 256, (int(drawn.sum()), 3))
+    found = with_palette(picture.reshape(-1).view(np.uint32), (90, 80))
+    plain = Image.fromarray(picture).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    assert found.mode == "P"
+    np.testing.assert_array_equal(np.asarray(found.convert("RGB")), np.asarray(plain.convert("RGB")))
 
 
 def test_a_saved_picture_is_what_savefig_draws(frame: pd.DataFrame, tmp_path: Path) -> None:

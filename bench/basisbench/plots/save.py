@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from jaxtyping import UInt32
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL import Image
 
 FORMATS = ("png", "svg", "pdf")
 """Types of file that pictures are saved as."""
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Spare what is in memory now the garbage collector: a picture's many small objects call it all the time."""
-    import matplotlib.backends.backend_agg  # noqa: F401 -- it would load with the first picture, and not be spared
-
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
@@ -47,13 +36,41 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
             figure.savefig(path, dpi=dpi, metadata=dates.get(path.suffix))
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
 
     # `savefig` would draw the figure a second time to lay it out, and pack it as a PNG that is unpacked again here.
     figure.set_dpi(dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
-    drawn = Image.frombuffer("RGBA", canvas.get_width_height(), pixels, "raw", "RGBA", 0, 1)
+    pixels = np.frombuffer(canvas.buffer_rgba(), dtype=np.uint32)  # type: ignore[no-untyped-call]
     # Level 7 takes a sixth of the time of level 9, for 6% more bytes.
-    drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, compress_level=7, dpi=(dpi, dpi))
+    with_palette(pixels, canvas.get_width_height()).save(path, compress_level=7, dpi=(dpi, dpi))
+
+
+def with_palette(pixels: UInt32[np.ndarray, " pixel"], size: tuple[int, int]) -> Image.Image:
+    """Reduce a picture to 256 colours by median cut, spending no time on its background.
+
+    The median cut divides the colours where half of the pixels lie on either side. While the background has more pixels
+    than all other colours together it does not matter how many more: the same colours are chosen, pixel by pixel.
+
+    Args:
+        pixels: RGBA, four bytes in the order of memory, row by row; the first one is of the background.
+        size: width and height in pixels.
+    """
+    from PIL import Image
+
+    def reduce(part: UInt32[np.ndarray, " part"], shape: tuple[int, int]) -> Image.Image:
+        image = Image.frombuffer("RGBA", shape, part.tobytes(), "raw", "RGBA", 0, 1)
+        return image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+
+    drawn = pixels != pixels[0]
+    count = int(drawn.sum())
+    if 2 * count >= len(pixels):
+        return reduce(pixels, size)
+    background = np.full(count + 1, pixels[0])
+    part = reduce(np.concatenate([background, pixels[drawn]]), (2 * count + 1, 1))
+    chosen = np.frombuffer(part.tobytes(), dtype=np.uint8)
+    indices = np.full(len(pixels), chosen[0])
+    indices[drawn] = chosen[count + 1 :]
+    image = Image.frombuffer("P", size, indices.tobytes(), "raw", "P", 0, 1)
+    image.putpalette(part.getpalette() or [])
+    return image

@@ -32,6 +32,7 @@ PAGE = "index.html"
 MANIFEST = "report.json"
 """Lists what the command wrote, so that a later call can tell the folder from anybody else's."""
 
+CATALOGUE = "data/catalogue.js"
 SCRIPTS = (
     *("core.js", "numbers.js", "rows.js", "table.js", "charts.js"),
     *("curves.js", "cost.js", "nodes.js", "cell.js", "main.js"),
@@ -72,7 +73,7 @@ def _contents(sources: Sequence[Source], registry: Registry) -> dict[str, bytes]
     package = files("basisbench") / "report" / "page"
     contents = {name: (package / name).read_bytes() for name in (*SCRIPTS, *STYLES)}
     contents["plotly.min.js"] = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
-    contents["data/catalogue.js"] = _script("catalogue", layout.catalogue)
+    contents[CATALOGUE] = _script("catalogue", layout.catalogue)
     contents["data/fields.js"] = _script("fields", field_descriptions())
     contents["data/prompts.js"] = _script("prompts", example_prompts(records, registry))
     contents |= {f"data/curves-{n}.js": _script(f"curves-{n}", part) for n, part in enumerate(layout.curves)}
@@ -110,7 +111,7 @@ def _page(sources: Sequence[Source], catalogue: Json) -> str:
         tasks=sorted({record.cell.task for record in cells}),
         first=days[0],
         last=days[-1],
-        scripts=SCRIPTS,
+        scripts=(SCRIPTS[0], CATALOGUE, *SCRIPTS[1:]),  # what comes later uses it
         styles=STYLES,
     )
 
