@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import basisbench as bb
 from basisbench.results.frame import read_results
@@ -106,6 +110,66 @@ def test_a_circuit_holds_for_other_pairs_and_other_references(pairs: Session) ->
     others = bb.load_pairs("sva_rc", pairs.model, attribution=PAIRS, evaluation=PAIRS, seed=1)
     assert not math.isclose(circuit.evaluate(others).faithfulness, circuit.evaluate(pairs).faithfulness)
     assert not np.array_equal(circuit.evaluate(pairs, ablation="zero").circuit, circuit.evaluate(pairs).circuit)
+
+
+UNTYPED: Any = bb
+"""The same, for calls with arguments of the wrong type."""
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda pairs: UNTYPED.load_pairs("ioi", pairs.model, attribution=0),
+            "attribution: expected a whole number of pairs",
+        ),
+        (
+            lambda pairs: UNTYPED.load_pairs("ioi", pairs.model, evaluation=2.5),
+            "evaluation: expected a whole number of",
+        ),
+        (lambda _: UNTYPED.load_model(None), "name: expected a model's name, repository or folder, found None"),
+        (lambda _: UNTYPED.load_pairs("ioi", "pocket-llama"), "model: expected a loaded model"),
+        (lambda pairs: UNTYPED.score(pairs.model, "mlp_act", "ixg"), "pairs: expected what load_pairs returns"),
+        (lambda pairs: UNTYPED.score(pairs, 3, "ixg"), "basis: expected a name or a BasisSpec, found 3"),
+        (lambda pairs: UNTYPED.score(pairs, "mlp_act", dict), "method: expected a name or a method"),
+        (lambda pairs: UNTYPED.score(pairs, "mlp_act", "ixg", ablation="median"), "ablation: .* found 'median'"),
+        (lambda pairs: UNTYPED.score(pairs, "mlp_act", "ixg").circuit(1.5), "at least 1 node, found 1.5"),
+        (
+            lambda pairs: UNTYPED.score(pairs, "mlp_act", "ixg").circuit(5).evaluate(pairs, ablation="median"),
+            "ablation: .* found 'median'",
+        ),
+    ],
+)
+def test_wrong_arguments_are_told_by_name(pairs: Session, call: Callable[[Any], object], told: str) -> None:
+    with pytest.raises(bb.BasisBenchError, match=told):
+        call(pairs)
+
+
+def test_damaged_scores_are_refused(pairs: Session, tmp_path: Path) -> None:
+    file = tmp_path / "scores.safetensors"
+    bb.score(pairs, "sae_mlp_out", "ixg").save(file)
+    with safe_open(file, "pt") as opened:
+        about = opened.metadata()
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
+    name = next(each for each in sorted(tensors) if each.endswith("layer 1/units"))
+    value = tensors[name]
+    for wrong, told in (
+        ({}, "is missing"),
+        ({name: value * math.nan}, "does not hold finite numbers"),
+        ({name: value.int()}, "does not hold finite numbers"),
+        ({name: value[1:].clone()}, "has the shape"),
+        ({name: value[:, 1:].clone()}, "differ in their numbers of units"),
+        ({name: value, "of no group/layer 1/units": value.clone()}, "belongs to no group"),
+    ):
+        others = {each: tensor for each, tensor in tensors.items() if each != name}
+        save_file({**others, **wrong}, file, about)
+        with pytest.raises(bb.BasisBenchError, match=told):
+            bb.NodeScores.load(file)
+    save_file(tensors, file, {**about, "roles": "null"})
+    with pytest.raises(bb.BasisBenchError, match="holds no scores"):
+        bb.NodeScores.load(file)
+    with pytest.raises(bb.BasisBenchError, match="cannot be written"):
+        bb.score(pairs, "mlp_act", "ixg").save(tmp_path)
 
 
 def test_mistakes_end_in_one_line(pairs: Session, tmp_path: Path) -> None:

@@ -98,6 +98,21 @@ def test_a_plugin_file_uses_the_same_door(tmp_path: Path) -> None:
         ("import nothing_of_that_name", "cannot be loaded: ModuleNotFoundError: No module named"),
         ("PROVIDES = (1,)", "provides int 1, which is no ModelSpec"),
         ("class A: pass\nPROVIDES = A", "provides the class A; provide an instance, A"),
+        ("import sys; sys.exit(0)", "cannot be loaded: SystemExit: 0"),
+        ("import torch; torch.set_default_dtype(torch.float64)", "changed PyTorch's settings for all others: default"),
+        (
+            "class A:\n  name, summary, order = 'a', 'x', 'first'\n  def score(self, *_): ...\nPROVIDES = A()",
+            "cannot be registered: ValueError: could not convert string to float: 'first'",
+        ),
+        (
+            "class A:\n  name, summary, style = 'a', 'x', 'red'\n  def score(self, *_): ...\nPROVIDES = A()",
+            "the style of 'a' is 'red', expected a Style",
+        ),
+        (
+            "class A:\n  summary = 'x'\n  name = property(lambda self: 1 // 0)\n  def score(self, *_): ...\n"
+            "PROVIDES = A()",
+            "cannot be registered: ZeroDivisionError",
+        ),
         (
             "class A:\n  name = ''\n  summary = 'x'\n  def score(self, context, basis): ...\nPROVIDES = A()",
             "provides a method whose name is ''",

@@ -11,13 +11,13 @@ computed by what `basisbench.run` uses, and is the same.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
@@ -26,22 +26,24 @@ from basisbench.circuits.curve import measure_group
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.models.load import load_model as _load
+from basisbench.protocols import BasisSpec, Method
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig, Identities, write_whole
 from basisbench.results.record_fields import TopNode
 from basisbench.results.schema import Frozen, Positive, VersionOne, describe_problem
+from basisbench.results.score_file import read_scores, write_scores
 from basisbench.runs.model_names import find_model
+from basisbench.runs.plugin_failure import check_units
 from basisbench.runs.session import Session, open_session
 from basisbench.types import Ablation, ErrorPolicy, Scores
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
-    from torch import Tensor
 
     from basisbench.circuits.group import GroupPair
     from basisbench.models.model import Model
-    from basisbench.protocols import Basis, BasisSpec, Method, Task
+    from basisbench.protocols import Basis, Task
 
 PathLike = str | os.PathLike[str]
 
@@ -57,6 +59,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | None = None) -> M
     Raises:
         BasisBenchError: there is no such model, or it cannot be had or used.
     """
+    _hold("name", name, isinstance(name, str), "a model's name, repository or folder")
     return _load(find_model(name, load_registry()), device=device, dtype=dtype)
 
 
@@ -77,9 +80,15 @@ def load_pairs(
         `clean` and `counterfactual` of shape (pair, pos), `answers` (pair, answer) and `foils` (pair, foil).
 
     Raises:
-        BasisBenchError: there is no such task.
+        BasisBenchError: there is no such task, or an argument is of a wrong type or below its least value.
         TaskError: no pair survives the tokenizer.
     """
+    from basisbench.models.model import Model
+
+    _hold("model", model, isinstance(model, Model), "a loaded model (load_model)")
+    for name, count in (("attribution", attribution), ("evaluation", evaluation)):
+        _hold(name, count, isinstance(count, Integral) and count >= 1, "a whole number of pairs, at least 1")
+    _hold("seed", seed, isinstance(seed, Integral), "a whole number")
     found = load_registry().get("task", task) if isinstance(task, str) else task
     return open_session(model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed)
 
@@ -107,13 +116,11 @@ def score(
     """
     spec = load_registry().get("basis", basis) if isinstance(basis, str) else basis
     way = load_registry().get("method", method) if isinstance(method, str) else method
-    built = pairs.basis(spec).basis
-    contexts = [group.attribution for group in pairs.groups]
-    keys = [context.pairs.group for context in contexts]
-    if not built.exact:
-        measure_fit(built, contexts)
+    _hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
+    _hold("basis", basis, isinstance(spec, BasisSpec), "a name or a BasisSpec")
+    _hold("method", method, isinstance(way, Method) and not isinstance(way, type), "a name or a method")
     first = pairs.attribution[0]
-    cell = CellConfig(
+    cell = _cell(
         model=pairs.model.name,
         task=first.task,
         task_version=first.version,
@@ -126,13 +133,33 @@ def score(
         attribution_pairs=pairs.attribution.pair_count,
         evaluation_pairs=pairs.evaluation.pair_count,
     )
+    built = pairs.basis(spec).basis
+    contexts = [group.attribution for group in pairs.groups]
+    keys = [context.pairs.group for context in contexts]
+    if not built.exact:
+        measure_fit(built, contexts)
+    scores = pairs.scores(built, way, ablation)
+    for group, found in zip(pairs.groups, scores, strict=True):
+        check_units(found.units, way, built, group.reference(built, ablation))
     return NodeScores(
         cell=cell,
         identities=pairs.identity(spec, way),
         layers=tuple(site.layer for site in built.sites),
         roles={context.pairs.group: context.pairs.roles for context in contexts},
-        groups=dict(zip(keys, pairs.scores(built, way, ablation), strict=True)),
+        groups=dict(zip(keys, scores, strict=True)),
     )
+
+
+def _hold(name: str, found: object, right: bool, expected: str) -> None:
+    if not right:
+        raise BasisBenchError(f"{name}: expected {expected}, found {' '.join(repr(found).split()):.60}")
+
+
+def _cell(**fields: Any) -> CellConfig:
+    try:
+        return CellConfig(**fields)
+    except ValidationError as error:
+        raise BasisBenchError(describe_problem(error)) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +186,8 @@ class NodeScores:
         Args:
             k: nodes per group, at least 1; where a group has fewer, all of them.
         """
-        if k < 1:
-            raise BasisBenchError(f"a circuit has at least 1 node, found {k}")
+        if not isinstance(k, Integral) or k < 1:
+            raise BasisBenchError(f"k: a circuit has at least 1 node, found {k!r:.60}")
         nodes = [
             TopNode(
                 group=key,
@@ -173,22 +200,11 @@ class NodeScores:
             for key, scores in self.groups.items()
             for index, position, unit, value in rank(scores, policy=self.cell.error_policy).top(k)
         ]
-        return Circuit(schema_version=1, cell=self.cell, identities=self.identities, k=k, nodes=tuple(nodes))
+        return Circuit(schema_version=1, cell=self.cell, identities=self.identities, k=int(k), nodes=tuple(nodes))
 
     def save(self, path: PathLike) -> None:
         """Write the scores as safetensors: `GROUP/layer N/units` (pos, unit) and `GROUP/layer N/errors` (pos)."""
-        from safetensors.torch import save_file
-
-        tensors = {}
-        for key, scores in self.groups.items():
-            for kind, values in (("units", scores.units), ("errors", scores.errors or ())):
-                for layer, value in zip(self.layers, values, strict=False):
-                    tensors[f"{key}/layer {layer}/{kind}"] = value.cpu().clone()
-        about = {"cell": self.cell.model_dump_json(), "identities": self.identities.model_dump_json()}
-        try:
-            save_file(tensors, path, {**about, "roles": json.dumps(dict(self.roles))})
-        except OSError as error:
-            raise RecordError(f"{path}: cannot be written: {error.strerror or error}") from error
+        write_scores(path, self.cell, self.identities, self.layers, self.roles, self.groups)
 
     @classmethod
     def load(cls, path: PathLike) -> NodeScores:
@@ -197,24 +213,7 @@ class NodeScores:
         Raises:
             RecordError: the file cannot be read, or holds something else.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, "pt") as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-            cell = CellConfig.model_validate_json(about["cell"])
-            identities = Identities.model_validate_json(about["identities"])
-            roles = {key: tuple(names) for key, names in json.loads(about["roles"]).items()}
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise RecordError(f"{path}: holds no scores that `NodeScores.save` wrote: {error}") from error
-        layers = sorted({int(name.rsplit("/", 2)[1].split()[1]) for name in tensors})
-
-        def of(key: str, kind: str) -> tuple[Tensor, ...]:
-            return tuple(value for layer in layers if (value := tensors.get(f"{key}/layer {layer}/{kind}")) is not None)
-
-        groups = {key: Scores(of(key, "units"), of(key, "errors") or None) for key in roles}
-        return cls(cell, identities, tuple(layers), roles, groups)
+        return cls(*read_scores(path))
 
 
 class Circuit(Frozen):
@@ -259,8 +258,10 @@ class Circuit(Frozen):
         """
         import numpy as np
 
-        cell = self.cell.model_copy(update={"ablation": ablation or self.cell.ablation})
+        _hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
+        cell = _cell(**{**dict(self.cell), "ablation": ablation or self.cell.ablation})
         spec = basis or load_registry().get("basis", cell.basis)
+        _hold("basis", spec, isinstance(spec, BasisSpec), "a BasisSpec")
         self._check(pairs, spec)
         built = pairs.basis(spec).basis
         curves = [measure_group(cell, built, group, self._ranking(built, group), (self.k,)) for group in pairs.groups]

@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Literal, TypeAlias, overload
 
 from basisbench.errors import BasisBenchError, unknown_name
+from basisbench.models.torch_settings import unchanged_settings
 from basisbench.protocols import ORDER, BasisScheme, BasisSpec, Method, Task, order_of, style_of
 from basisbench.results.display import Display
 from basisbench.types import ModelSpec, Style
@@ -135,7 +136,12 @@ class Registry:
         Raises:
             BasisBenchError: an object is none of these, or its name is taken.
         """
-        return Registry((*self.entries, *(_entry(item, source) for item in items)))
+        try:
+            return Registry((*self.entries, *(_entry(item, source) for item in items)))
+        except BasisBenchError:
+            raise
+        except (Exception, SystemExit) as error:  # a property of the object
+            raise BasisBenchError(f"{source}: cannot be registered: {type(error).__name__}: {error}") from error
 
 
 def load_registry(plugins: Sequence[str | Path] = ()) -> Registry:
@@ -170,8 +176,11 @@ def _installed() -> Registry:
         for point in entry_points(group=f"basisbench.{plural}"):
             source = f"entry point '{point.name}' of {point.dist.name if point.dist else 'an unknown package'}"
             try:
-                items = as_tuple(point.load())
-            except Exception as error:
+                with unchanged_settings(source):
+                    items = as_tuple(point.load())
+            except BasisBenchError:
+                raise
+            except (Exception, SystemExit) as error:
                 raise BasisBenchError(
                     f"{source} cannot be loaded: {type(error).__name__}: {error}; fix or uninstall that package"
                 ) from error
@@ -229,8 +238,12 @@ def load_module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # dataclasses and pickle look their module up by name
     try:
-        specification.loader.exec_module(module)
-    except Exception as error:
+        with unchanged_settings(f"plug-in {path}"):
+            specification.loader.exec_module(module)
+    except BasisBenchError:
+        del sys.modules[name]
+        raise
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise BasisBenchError(f"plug-in {path}: cannot be loaded: {type(error).__name__}: {error}") from error
     return module
@@ -267,6 +280,10 @@ def _entry(item: object, source: str) -> Entry:
     name = item.name
     if not isinstance(name, str) or not name or not name.isprintable():
         raise BasisBenchError(f"{source}: provides a {kind} whose name is {name!r}; expected a printable string")
+    if isinstance(item, BasisSpec | BasisScheme | Method):
+        order_of(item)
+        if not isinstance(style := style_of(item), Style | None):
+            raise BasisBenchError(f"{source}: the style of '{name}' is {style!r:.60}, expected a Style")
     return Entry(kind, name, item, source)
 
 

@@ -152,6 +152,16 @@ def test_every_property_of_a_method_can_fail() -> None:
     assert {each.name for each in (*checks.CHECKS, *left_behind.CHECKS)} == {fails for _, fails in CHEATS}
 
 
+class Leaves(Honest):
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        raise SystemExit(0 if basis is context else 3)
+
+
+def test_an_exit_is_a_failed_property_and_no_end(tiny: Model) -> None:
+    found = {each.name: each for each in iterate(Leaves(), tiny)}
+    assert (found["scores of neurons"].outcome, found["scores of neurons"].measured) == ("FAILED", "SystemExit: 3")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("turn", "expected"), [(1, "correlation 1.00"), (-1, "correlation -1.00")])
 def test_the_sign_is_measured_against_exact_patching(tiny: Model, turn: int, expected: str) -> None:

@@ -21,6 +21,7 @@ Write = Callable[..., Path]
 
 METHODS = """
 import sys
+import torch
 from dataclasses import dataclass
 from basisbench.attribution.projection import projected_scores
 from basisbench.types import Scores
@@ -42,6 +43,14 @@ def raises(error):
 def in_place(tensor, scores):
     tensor.mul_(1.5)
     return scores
+
+def by_numpy(tensor, scores):
+    tensor.numpy()[:] *= 1.5
+    return scores
+
+class Speechless(Exception):
+    def __str__(self):
+        raise ValueError
 
 def hooked(context, scores):
     context.model.body.get_submodule("model.norm").register_forward_hook(lambda *_: None)
@@ -69,6 +78,14 @@ ACTS = {
         next(context.model.body.parameters()).requires_grad_(False), scores
     ),
     "hook": lambda context, basis, scores: hooked(context, scores),
+    "activation_behind": lambda context, basis, scores: in_place(
+        context.activation(basis.sites[0].write, "clean").data, scores
+    ),
+    "field_by_numpy": lambda context, basis, scores: by_numpy(context.gradient_field("ixg", basis.sites[0]), scores),
+    "weights_behind": lambda context, basis, scores: in_place(next(context.model.body.parameters()).data, scores),
+    "default_type": lambda context, basis, scores: torch.set_default_dtype(torch.float64) or scores,
+    "no_gradients": lambda context, basis, scores: torch.set_grad_enabled(False) and None or scores,
+    "no_text": lambda *_: raises(Speechless()),
 }
 PROVIDES = tuple(map(Bad, ACTS))
 """
@@ -89,6 +106,12 @@ TOLD = {
     "tokens": "changed in place what other cells use: the answers tokens",
     "weights": "changed in place what other cells use: the model's weights or hooks",
     "hook": "changed in place what other cells use: the model's weights or hooks",
+    "activation_behind": "changed in place what other cells use: the clean activation at blocks.0.hook_mlp_out",
+    "field_by_numpy": "changed in place what other cells use: the gradient field of ixg at blocks.0.hook_mlp_out",
+    "weights_behind": "changed in place what other cells use: the model's weights or hooks",
+    "default_type": "changed PyTorch's settings for all others: default type is torch.float64, was torch.float32",
+    "no_gradients": "changed PyTorch's settings for all others: gradients enabled is False, was True",
+    "no_text": "method 'no_text' failed: Speechless (bad.py, line ",
 }
 
 BASES = """
@@ -125,15 +148,30 @@ def build(name, model):
     hooks = [model.hook("mlp_out", layer) for layer in range(model.layers)]
     return Bad(name, tuple(Site(layer, hook, hook) for layer, hook in enumerate(hooks)))
 
+def twice(model):
+    basis = build("twice", model)
+    return Bad("twice", basis.sites * 2)
+
+def wide(model):
+    import torch
+    torch.set_default_dtype(torch.float64)
+    return build("other_type", model)
+
 PROVIDES = (
     BasisSpec("quits", "mlp", "leaves", build=quits),
     BasisSpec("unmarked", "mlp", "is fitted and has no fingerprint", fit=lambda model, data: build("unmarked", model)),
+    BasisSpec("twice", "mlp", "has its sites twice", build=twice),
+    BasisSpec("no_basis", "mlp", "gives nothing", build=lambda model: None),
+    BasisSpec("other_type", "mlp", "changes the default type", build=wide),
     *(BasisSpec(name, "mlp", "fails", build=partial(build, name)) for name in (*ENCODE, *DECODE)),
 )
 """
 TOLD_OF_BASES = {
     "quits": "basis 'quits' failed: SystemExit (bad.py, line ",
     "unmarked": "basis 'unmarked' is fitted and its fingerprint is None; expected 8 to 64 hexadecimal digits",
+    "twice": "basis 'twice': expected distinct sites, at least one, found 4",
+    "no_basis": "basis 'no_basis': what was built is NoneType and has no 'name'",
+    "other_type": "basis 'other_type' with method 'ixg' changed PyTorch's settings for all others: default type is",
     "gives_none": "basis 'gives_none': encode gives NoneType at blocks.0.hook_mlp_out, expected a tensor of shape",
     "gives_one": "basis 'gives_one': encode gives (1, 5, 16) at blocks.0.hook_mlp_out, expected a tensor of shape",
     "rectifies_in_place": "changed in place what other cells use: the clean activation at blocks.0.hook_mlp_out",

@@ -19,7 +19,7 @@ PROVIDES: tuple[ModelSpec, ...] = (
     ModelSpec(
         name="pocket-llama",
         path=str(ASSETS / "model"),
-        summary="4-layer Llama of 1.4 M parameters, trained on this project's generated corpus",
+        summary="4-layer Llama of 1.3 M parameters, trained on this project's generated corpus",
         dictionaries={basis: ASSETS / "dictionaries" / basis for basis in (*DICTIONARY_BASES, CROSS_LAYER_BASIS)},
     ),
 )

@@ -20,6 +20,7 @@ from basisbench.attribution.values import reduced, shaped
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import observed
+from basisbench.models.memory import bit_sum
 from basisbench.models.model import Model
 from basisbench.models.sites import SITES, SiteKind, written_kinds
 from basisbench.models.start_at_layer import BlockInputs, block_inputs
@@ -60,6 +61,7 @@ class GroupContext:
         self._encoded: dict[tuple[Site, Side], tuple[Tensor, Tensor]] = {}
         self._earlier: dict[Side, EarlierWrites] = {}
         self._versions: dict[str, tuple[Tensor, int]] = {}
+        self._sums: dict[str, int] | None = None
         for name in ("clean", "counterfactual", "answers", "foils"):
             self._keep(f"the {name} tokens", getattr(self.batch, name))
 
@@ -75,10 +77,22 @@ class GroupContext:
     def _keep(self, name: str, tensor: Tensor) -> None:
         """Note a tensor that is handed out; PyTorch counts the changes made to it, or to any view of it, in place."""
         self._versions[name] = tensor, tensor._version
+        if self._sums is not None:
+            self._sums[name] = bit_sum([tensor])
+
+    def watch_values(self) -> None:
+        """From now on look at values too: PyTorch does not count changes through `.data` and NumPy."""
+        if self._sums is None:
+            self._sums = {name: bit_sum([tensor]) for name, (tensor, _) in self._versions.items()}
 
     def changed(self) -> list[str]:
         """Return the names of the shared tensors that something has changed in place."""
-        return [name for name, (tensor, version) in self._versions.items() if tensor._version != version]
+        sums = self._sums or {}
+        return [
+            name
+            for name, (tensor, version) in self._versions.items()
+            if tensor._version != version or (name in sums and sums[name] != bit_sum([tensor]))
+        ]
 
     @property
     def model(self) -> Model:

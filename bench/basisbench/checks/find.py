@@ -58,7 +58,7 @@ def _attribute(where: str, attribute: str) -> tuple[object, ...]:
     else:
         try:
             module = importlib.import_module(where)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BasisBenchError(
                 f"check: module '{where}' cannot be imported: {type(error).__name__}: {error}; is it installed?"
             ) from error

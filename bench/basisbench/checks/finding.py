@@ -80,7 +80,7 @@ def run_checks(thing: str, checks: Iterable[Check[Stage]], stage: Stage) -> Iter
     for check in checks:
         try:
             found = check.measure(stage)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             found = Finding(_told(error), "no exception", "FAILED")
         yield Property(found.measured, found.bound, found.outcome, thing, check.name, check.promise)
 

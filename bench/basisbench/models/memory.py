@@ -6,13 +6,14 @@ import ctypes
 import gc
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -28,6 +29,14 @@ def give_memory_back() -> None:
     """Collect garbage and return freed memory to the system, where the C library can: large weights were dropped."""
     gc.collect()
     trim_memory()
+
+
+def bit_sum(tensors: Iterable[Tensor]) -> int:
+    """Return the sum of the bits of all values, read as whole numbers: a change of any of them changes it."""
+    import torch
+
+    whole = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return sum(int(each.detach().view(whole[each.element_size()]).sum(dtype=torch.int64)) for each in tensors)
 
 
 def trim_memory() -> None:

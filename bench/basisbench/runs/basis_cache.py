@@ -7,6 +7,7 @@ depends on the task's data, and is kept for these alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -98,10 +99,24 @@ def build(model: Model, spec: BasisSpec, key: Key, activations: TaskActivations)
                 f"out of memory on {model.device}: the dictionaries of basis '{spec.name}' do not fit next to model "
                 f"'{model.name}'; free memory, or use --dtype bfloat16 or a narrower basis"
             ) from error
+        _refuse_what_is_no_basis(basis, spec)
         fingerprint = None if spec.fit is None else _fingerprint(basis)
         spent = Spent(now(model) - start, activations.corpus_passes)
         cache[key] = CachedBasis(restrict(basis, key.layers), fingerprint, spent)
     return cache[key]
+
+
+def _refuse_what_is_no_basis(basis: object, spec: BasisSpec) -> None:
+    """Hold that what was built has the members that everything after relies on."""
+    for member in ("name", "family", "sites", "exact", "parameter_bytes", "encode", "decode"):
+        if not hasattr(basis, member):
+            raise BasisError(f"basis '{spec.name}': what was built is {type(basis).__name__} and has no '{member}'")
+    sites = tuple(basis.sites)  # type: ignore[attr-defined]  # it has them, see above
+    if not sites or len(set(sites)) < len(sites):
+        raise BasisError(f"basis '{spec.name}': expected distinct sites, at least one, found {len(sites)}")
+    for member, kind in (("exact", bool), ("parameter_bytes", Integral)):
+        if not isinstance(found := getattr(basis, member), kind):
+            raise BasisError(f"basis '{spec.name}': {member} is {found!r:.40}, expected {kind.__name__}")
 
 
 def _fingerprint(basis: Basis) -> str:

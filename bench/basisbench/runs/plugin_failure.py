@@ -6,8 +6,11 @@
    KeyboardInterrupt too, unless the user has pressed Ctrl-C. Where every part ships with BasisBench it is a bug of ours
    and goes up.
 3. PyTorch counts the changes that are made to a tensor in place. Tensors that were handed out and the model's weights
-   are compared after each cell by that count, which costs nothing; a cell that changed one fails, and the runner makes
-   what was shared anew. (A change behind PyTorch's back, through `.data` or NumPy, is found by `basisbench check`.)
+   are compared after each cell by that count, which costs nothing, and from the first cell with somebody's plug-in on
+   by the sum of their bits as well, for `.data` and NumPy are not counted. A cell that changed one fails, and the
+   runner makes what was shared anew.
+4. PyTorch's settings of the process are put back, and a cell that changed one fails
+   (`basisbench.models.torch_settings`).
 """
 
 from __future__ import annotations
@@ -140,12 +143,39 @@ def plugin_failure(error: BaseException, parts: Sequence[PlugIn]) -> str | None:
         return None
     files = {str(getattr(module_of(part), "__file__", "")): part for part in others}
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
-    lines = str(error).strip().splitlines()
+    lines = _text(error).strip().splitlines()
     told = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     if frames:
         frame = frames[-1]
         return f"{_title(files[frame.filename])} failed: {told:.300} ({Path(frame.filename).name}, line {frame.lineno})"
     return f"{' and '.join(map(_title, others))} failed: {told:.300}"
+
+
+@contextmanager
+def plugin_failures_told(parts: Sequence[PlugIn]) -> Iterator[None]:
+    """Tell in one line whatever a plug-in raises in the block.
+
+    Args:
+        parts: task, basis and method that the block may call.
+
+    Raises:
+        BasisBenchError: one that does not ship with BasisBench has failed.
+    """
+    try:
+        yield
+    except BasisBenchError:
+        raise
+    except (Exception, SystemExit) as error:
+        if (told := plugin_failure(error, parts)) is None:
+            raise
+        raise BasisBenchError(told) from error
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # the exception is the plug-in's own
+        return ""
 
 
 def _title(part: PlugIn) -> str:

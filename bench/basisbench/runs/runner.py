@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from basisbench.errors import BasisBenchError, RecordError
+from basisbench.models.torch_settings import SettingsChangedError, unchanged_settings
 from basisbench.registry import Registry, load_registry
 from basisbench.results.record import CellConfig, cell_id
 from basisbench.results.store import Store
@@ -145,27 +146,32 @@ class Runner:
                     elif session.changed():  # everything that other cells share is made anew
                         session = None
                         self._models.clear()
+                    elif isinstance(error, SettingsChangedError):
+                        session = None  # what was computed meanwhile
             yield event
 
     def _open(self, cell: CellConfig) -> Session:
         from basisbench.runs.session import open_session
 
-        return open_session(
-            self._model(cell.model),
-            self.registry.get("task", cell.task),
-            attribution_pairs=cell.attribution_pairs,
-            evaluation_pairs=cell.evaluation_pairs,
-            seed=cell.seed,
-        )
+        model = self._model(cell.model)
+        with unchanged_settings(f"task '{cell.task}'"):
+            return open_session(
+                model,
+                self.registry.get("task", cell.task),
+                attribution_pairs=cell.attribution_pairs,
+                evaluation_pairs=cell.evaluation_pairs,
+                seed=cell.seed,
+            )
 
     def _done(self, session: Session, cell: CellConfig, records: Records) -> Event:
         """Do one cell, unless it is finished."""
         basis, method = self.registry.get("basis", cell.basis), self.registry.get("method", cell.method)
         asked = _on_layers(cell, session.model.layers)
-        identifier = cell_id(asked, session.identity(basis, method, asked.layers))
-        if self.settings.resume and records.finished(identifier) is not None:
-            return Event("kept", cell, identifier)
-        record = session.run(asked, basis, method)
+        with unchanged_settings(f"basis '{cell.basis}' with method '{cell.method}'"):
+            identifier = cell_id(asked, session.identity(basis, method, asked.layers))
+            if self.settings.resume and records.finished(identifier) is not None:
+                return Event("kept", cell, identifier)
+            record = session.run(asked, basis, method)
         if record.id != identifier:
             raise AssertionError(f"the record of {identifier} calls itself {record.id}")
         records.write(record)

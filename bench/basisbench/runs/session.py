@@ -24,7 +24,7 @@ from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
-from basisbench.models.memory import peak_memory, reset_peak_memory, trim_memory
+from basisbench.models.memory import bit_sum, peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
 from basisbench.plugin_code import code_digest, is_built_in
@@ -68,6 +68,20 @@ class Session:
     @cached_property
     def _opened_with(self) -> tuple[int, ...]:
         return state_of(self.model)
+
+    @cached_property
+    def _weights_before(self) -> int:
+        return bit_sum(self.model.body.parameters())
+
+    def _watch_values(self) -> None:
+        """From now on look at the values of what is shared; done where somebody's code is about to run."""
+        _ = self._weights_before
+        for context in self._contexts:
+            context.watch_values()
+
+    @property
+    def _contexts(self) -> list[GroupContext]:
+        return [context for group in self.groups for context in (group.attribution, group.evaluation)]
 
     @cached_property
     def data_hash(self) -> str:
@@ -114,6 +128,8 @@ class Session:
         Raises:
             BasisError: it cannot be built.
         """
+        if not is_built_in(spec):
+            self._watch_values()
         key = self._make_room(spec, layers)
         return basis_cache.build(self.model, spec, key, TaskActivations([group.attribution for group in self.groups]))
 
@@ -175,6 +191,8 @@ class Session:
     def _measured(self, cell: CellConfig, spec: BasisSpec, method: Method, at: Collection[int] | None) -> Record:
         """Run one cell as far as memory allows."""
         model = self.model
+        if not is_built_in(method):
+            self._watch_values()
         self._make_room(spec, cell.layers)
         reset_peak_memory(model.device)
         built = self.basis(spec, cell.layers)
@@ -240,9 +258,11 @@ class Session:
 
     def changed(self) -> list[str]:
         """Return the names of shared tensors that were changed in place, and whether the model was."""
-        contexts = [context for group in self.groups for context in (group.attribution, group.evaluation)]
-        model = [] if state_of(self.model) == self._opened_with else ["the model's weights or hooks"]
-        return [name for context in contexts for name in context.changed()] + model
+        same = state_of(self.model) == self._opened_with
+        if same and "_weights_before" in vars(self):
+            same = bit_sum(self.model.body.parameters()) == self._weights_before
+        names = [name for context in self._contexts for name in context.changed()]
+        return names if same else [*names, "the model's weights or hooks"]
 
     def scores(self, basis: Basis, method: Method, ablation: Ablation) -> list[Scores]:
         """Score every node of a basis in every aligned group.

@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from basisbench.errors import BasisBenchError, RecordError
+from basisbench.models.torch_settings import unchanged_settings
 from basisbench.registry import Registry
 from basisbench.results.record import Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
+from basisbench.runs.plugin_failure import plugin_failures_told
 from basisbench.runs.runner import RunOptions
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
@@ -248,13 +250,15 @@ def _rerun_model(
     done = []
     for same_task in _grouped(members, _task_key):
         first = same_task[0].record
-        session = open_session(
-            model,
-            items[first.id].task,
-            attribution_pairs=first.cell.attribution_pairs,
-            evaluation_pairs=first.cell.evaluation_pairs,
-            seed=first.cell.seed,
-        )
+        task = items[first.id].task
+        with plugin_failures_told([task]):
+            session = open_session(
+                model,
+                task,
+                attribution_pairs=first.cell.attribution_pairs,
+                evaluation_pairs=first.cell.evaluation_pairs,
+                seed=first.cell.seed,
+            )
         for drawn in same_task:
             done.append(_verify_cell(session, drawn, items[drawn.record.id], weights))
             on_cell(done[-1])
@@ -291,14 +295,18 @@ def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> 
     """Compare the identities of one cell, and if they are the record's, re-run it."""
     recorded, dtype = drawn.record, str(session.model.dtype).removeprefix("torch.")
     try:
-        here = session.identity(items.basis, items.method, recorded.cell.layers).model_copy(update={"model": weights})
+        parts = (items.task, items.basis, items.method)
+        with plugin_failures_told(parts):
+            found_here = session.identity(items.basis, items.method, recorded.cell.layers)
+        here = found_here.model_copy(update={"model": weights})
         problems = [*compare_identities(recorded, here)]
         if items.basis.family != recorded.cell.family:
             problems.append(f"cell.family: {recorded.cell.family}, the basis is of {items.basis.family}: not re-run")
         if problems:
             return refused(recorded, here, dtype, problems)
         try:
-            found = session.run(recorded.cell, items.basis, items.method, at=drawn.sizes)
+            with plugin_failures_told(parts), unchanged_settings(f"method '{items.method.name}'"):
+                found = session.run(recorded.cell, items.basis, items.method, at=drawn.sizes)
         except ValidationError as error:  # for example, a value that is not finite
             return refused(recorded, here, dtype, [f"the re-run gives no record: {describe_problem(error)}"[:1000]])
     except BasisBenchError as error:
