@@ -94,7 +94,7 @@ def missing_key(content: Any, random: Random) -> Mutation:
     name = written(path)
     if name in OPTIONAL_FREE and name not in ("curve.kl", "subset_checks"):
         return Mutation(dumped(copied), ACCEPT, content=copied)
-    if name == "curve.kl" and at(content, path) is None:
+    if name in ("curve.kl", "identities.code") and at(content, path) is None:
         return Mutation(dumped(copied), ACCEPT, content=copied)
     if path[0] == "cell" and at(content, path) in ("mean", "node", "position", 0, "absolute", "1-2-5", False, None):
         defaults = ("ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "kl", "layers")

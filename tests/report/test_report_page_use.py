@@ -9,8 +9,6 @@ import pytest
 from playwright.sync_api import Browser
 
 from basisbench.report import write_report
-from basisbench.report.sources import Cell, Source
-from basisbench.report.write import write_sources
 from helpers.report_pages import (
     HOSTILE,
     VIEWS,
@@ -21,6 +19,7 @@ from helpers.report_pages import (
     hover_text,
     two_thousand_records,
 )
+from helpers.synthetic_records import write_suite
 
 RESULTS = Path(__file__).parents[2] / "results"
 AN_IMAGE_IS_THERE = """() => new Promise(done => {
@@ -202,6 +201,6 @@ def test_a_cell_that_is_not_there_is_told(opened: Opened) -> None:
 
 
 def test_two_thousand_cells_are_on_screen(browser: Browser, tmp_path: Path) -> None:
-    cells = tuple(Cell(r, Path(f"run/records/{r.id}.json")) for r in two_thousand_records(examples=8))
-    file = write_sources([Source("run", Path("run"), "reference", None, cells)], tmp_path / "page")
+    write_suite(tmp_path / "run", two_thousand_records(examples=8))
+    file = write_report(tmp_path / "run", tmp_path / "page")
     first_view_seconds(browser, file)  # holds that all are there; how long it takes is for tests/perf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
+from io import StringIO
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ import pytest
 
 from basisbench.errors import RecordError
 from basisbench.registry import built_in
-from basisbench.results.compare import compare_table, paired_difference, render_markdown, render_text, write_csv
+from basisbench.results.compare import compare_table, csv_text, paired_difference, render_markdown, render_text
 from basisbench.results.conditions import layers_text, split_conditions
 from basisbench.results.display import Display
 from basisbench.results.frame import normalised, summarise
@@ -47,7 +47,7 @@ def test_nothing_is_best_without_a_rival() -> None:
     assert not table[[f"{name}_best" for name in METRICS]].to_numpy().any()
 
 
-def test_bases_and_methods_stand_in_the_order_that_they_declare(tmp_path: Path) -> None:
+def test_bases_and_methods_stand_in_the_order_that_they_declare() -> None:
     cells = [("sae_mlp_out", "ig"), ("mlp_out", "ig"), ("mlp_act", "relp"), ("mlp_act", "ig"), ("aaa", "relp")]
     records = [
         synthetic_record(basis="transcoder" if basis == "aaa" else basis, method=method, name=basis)
@@ -58,8 +58,7 @@ def test_bases_and_methods_stand_in_the_order_that_they_declare(tmp_path: Path) 
     assert table.header == ("family", "basis", "relp", "ig")
     assert [row[1].text for row in table.rows] == ["mlp_act", "mlp_out", "aaa", "sae_mlp_out"]
     assert "Each task under relp" in render_text(summary, DISPLAY)
-    write_csv(summary, tmp_path / "all.csv", DISPLAY)
-    written = pd.read_csv(tmp_path / "all.csv")
+    written = pd.read_csv(StringIO(csv_text(summary, DISPLAY)))
     assert list(zip(written["basis"], written["method"], strict=True)) == [
         *(("mlp_act", "relp"), ("mlp_act", "ig"), ("mlp_out", "ig"), ("aaa", "relp"), ("sae_mlp_out", "ig")),
     ]
@@ -268,11 +267,9 @@ def test_markdown_tables_are_well_formed(full: pd.DataFrame) -> None:
         assert metric.meaning in text
 
 
-def test_csv_keeps_infinity_and_marks(tmp_path: Path) -> None:
+def test_csv_keeps_infinity_and_marks() -> None:
     summary = summarise([synthetic_record(ceiling=0.5), synthetic_record(basis="mlp_out")])
-    path = tmp_path / "new" / "summary.csv"
-    write_csv(summary, path)
-    again = pd.read_csv(path)
+    again = pd.read_csv(StringIO(csv_text(summary)))
     assert list(again["nodes_to_80"]) == pytest.approx(list(summary["nodes_to_80"]), rel=1e-5)
     assert math.isinf(again["nodes_to_80"].iloc[0])
     assert list(again["nodes_to_80_best"]) == [False, True]
@@ -282,7 +279,7 @@ def test_csv_keeps_infinity_and_marks(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_long_names_are_short_in_tables_and_full_below_and_in_the_csv(tmp_path: Path) -> None:
+def test_long_names_are_short_in_tables_and_full_below_and_in_the_csv() -> None:
     names = [f"sae:gemma-scope-2-270m-pt-res-all:layer_*_width_{width}_l0_small" for width in ("16k", "262k")]
     summary = summarise(
         [synthetic_record(basis="sae_resid", name=name) for name in names] + [synthetic_record(basis="resid")]
@@ -295,8 +292,7 @@ def test_long_names_are_short_in_tables_and_full_below_and_in_the_csv(tmp_path: 
             assert name not in tables
             assert f"{label} = {name}" in below
     assert "Short names" not in render_text(summarise([synthetic_record()]))
-    write_csv(summary, tmp_path / "all.csv")
-    assert set(pd.read_csv(tmp_path / "all.csv")["basis"]) == {"resid", *names}
+    assert set(pd.read_csv(StringIO(csv_text(summary)))["basis"]) == {"resid", *names}
 
 
 # --- paired differences of records ---

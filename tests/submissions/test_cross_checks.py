@@ -77,7 +77,7 @@ def test_thousands_of_different_values_take_no_longer(tree: Path, monkeypatch: p
         return apart(*arguments)
 
     monkeypatch.setattr(basisbench.submissions.cross_checks, "_apart", counted)
-    monkeypatch.setattr(basisbench.submissions.cross_checks, "MOST_CAMPS", 3)
+    monkeypatch.setattr(basisbench.submissions.cross_checks, "MOST_CLUSTERS", 3)
     records = [synthetic_record("ioi", "mlp_act_rotated", seed=seed, examples=6) for seed in range(1, 60)]
     folder = tree / "submissions" / "many"
     shutil.copytree(make_submission(tree.parent / "aside", records, name="many"), folder)

@@ -168,7 +168,7 @@ def test_the_folder_has_the_submission_s_name(tree: Path) -> None:
         (lambda c: c.update(name=".."), "name: string should match pattern"),
         (lambda c: c.update(name="a..b"), "name: string should match pattern"),
         (lambda c: c.update(name="a.b" * 30), "name: string should have at most 64 characters"),
-        (lambda c: c.update(schema_version=2), "schema_version: is later than BasisBench"),
+        (lambda c: c.update(schema_version=2), "schema_version: found 2, but BasisBench"),
         (lambda c: c.update(schema_version=True), "schema_version: "),
         (lambda c: c.update(authors=[]), "authors: tuple should have at least 1 item"),
         (lambda c: c.update(authors=["a\u202eb"]), "authors[0]: expected printable text on one line"),

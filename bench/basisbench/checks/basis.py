@@ -35,7 +35,7 @@ def check_basis(spec: BasisSpec, model: Model, *, rebuilds: bool = True) -> Iter
     try:
         _ = stage.basis
     except BasisBenchError as error:  # it does not fit this model, and says so
-        yield Property(thing, "build", "it can be built for the model", str(error), "a basis", "FAILED")
+        yield Property(str(error), "a basis", "FAILED", thing, "build", "it can be built for the model")
         return
     yield from run_checks(thing, basis_claims.CHECKS, stage)
     yield from run_checks(thing, basis_functions.CHECKS, stage)

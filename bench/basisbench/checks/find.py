@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, unknown_name
 from basisbench.protocols import BasisScheme
 from basisbench.registry import Kind, Registry, as_tuple, load_module
 from basisbench.types import ModelSpec
@@ -41,7 +41,8 @@ def find_things(name: str | None, registry: Registry, plugins: Sequence[Path]) -
     if not colon:
         if name.endswith(".py"):
             return _attribute(name, "PROVIDES")
-        raise _unknown(name, registry)
+        names = {entry.name for kind in _KINDS for entry in registry.of(kind)}
+        raise unknown_name("task, basis or method", name, names)
     return _attribute(where, attribute)
 
 
@@ -68,12 +69,3 @@ def _attribute(where: str, attribute: str) -> tuple[object, ...]:
     if not found:
         raise BasisBenchError(f"check: {where}:{attribute} is empty; expected tasks, bases or methods")
     return tuple(item for item in found if not (isinstance(item, ModelSpec) and len(found) > 1))
-
-
-def _unknown(name: str, registry: Registry) -> BasisBenchError:
-    import difflib
-
-    names = sorted({entry.name for kind in _KINDS for entry in registry.of(kind)})
-    close = difflib.get_close_matches(name, names, n=2, cutoff=0.5)
-    hint = f"did you mean {' or '.join(close)}?" if close else "see 'basisbench list bases', or give MODULE:THING"
-    return BasisBenchError(f"no task, basis or method named '{name}'; {hint}")

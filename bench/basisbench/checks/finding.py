@@ -31,24 +31,18 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Property:
-    """One line of a report.
+class Property(Finding):
+    """One line of a report: a finding, and what it is about.
 
     Attributes:
         thing: kind and name of what was checked, for example "basis mlp_act".
         name: the property in a word or two, for example "decode: affine".
         promise: the property as a sentence.
-        measured: the measured value.
-        bound: what it had to be; empty for information.
-        outcome: "ok", "FAILED" or "info".
     """
 
     thing: str
     name: str
     promise: str
-    measured: str
-    bound: str
-    outcome: Outcome
 
     @property
     def holds(self) -> bool:
@@ -84,15 +78,11 @@ def run_checks(thing: str, checks: Iterable[Check[Stage]], stage: Stage) -> Iter
         stage: what they are measured on.
     """
     for check in checks:
-        found = _measured(check, stage)
-        yield Property(thing, check.name, check.promise, found.measured, found.bound, found.outcome)
-
-
-def _measured(check: Check[Stage], stage: Stage) -> Finding:
-    try:
-        return check.measure(stage)
-    except (Exception, SystemExit) as error:
-        return Finding(_told(error), "no exception", "FAILED")
+        try:
+            found = check.measure(stage)
+        except (Exception, SystemExit) as error:
+            found = Finding(_told(error), "no exception", "FAILED")
+        yield Property(found.measured, found.bound, found.outcome, thing, check.name, check.promise)
 
 
 def _told(error: BaseException) -> str:

@@ -80,7 +80,8 @@ def prompts_of(model: Model, task: Task) -> Prompts:
     Raises:
         TaskError: the task gives no pairs for the model's tokenizer.
     """
-    for asked in (_FirstOf(task), task):  # the first candidates are mostly enough
+    first = _FirstOf(task.name, task.version, task.summary, task)
+    for asked in (first, task):  # the first candidates are mostly enough
         try:
             attribution, evaluation = load_splits(
                 asked, model.tokenizer, attribution=ATTRIBUTION, evaluation=EVALUATION, seed=0
@@ -96,24 +97,12 @@ def prompts_of(model: Model, task: Task) -> Prompts:
 
 @dataclass(frozen=True)
 class _FirstOf:
-    """A task with few candidates."""
+    """A task with the first candidates of another."""
 
+    name: str
+    version: str
+    summary: str
     task: Task
-
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-        return self.task.name
-
-    @property
-    def version(self) -> str:
-        """Version of the task."""
-        return self.task.version
-
-    @property
-    def summary(self) -> str:
-        """Summary of the task."""
-        return self.task.summary
 
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         """Yield the first candidates."""

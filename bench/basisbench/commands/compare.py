@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Print the comparison of results, and write it where asked."""
     from basisbench.registry import load_registry
-    from basisbench.results.compare import csv_text, render_markdown, render_text, write_csv
+    from basisbench.results.compare import csv_text, render_markdown, render_text
     from basisbench.results.frame import summarise
     from basisbench.results.record import write_whole
 
@@ -40,7 +40,7 @@ def execute(options: argparse.Namespace) -> None:
     if options.csv == "-":
         print(csv_text(summary, display), end="")
     elif options.csv:
-        write_csv(summary, options.csv, display)
+        write_whole(options.csv, csv_text(summary, display))
     if options.markdown == "-":
         print(render_markdown(summary, display), end="")
     elif options.markdown:

@@ -39,7 +39,6 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.errors import BasisBenchError
     from basisbench.plots.look import inches
     from basisbench.plots.pictures import checked_formats, plot_results
-    from basisbench.plots.save import undisturbed
     from basisbench.registry import load_registry
     from basisbench.results.frame import read_results
 
@@ -50,8 +49,5 @@ def execute(options: argparse.Namespace) -> None:
     width = inches(options.width or "column")
     display = load_registry(options.plugin).display()
     records = read_results(options.results)
-    with undisturbed():
-        for path in plot_results(
-            records, options.out, formats=formats, style=options.style, width=width, display=display
-        ):
-            print(path)
+    for path in plot_results(records, options.out, formats=formats, style=options.style, width=width, display=display):
+        print(path)

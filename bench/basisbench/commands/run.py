@@ -155,15 +155,13 @@ def execute(options: argparse.Namespace) -> None:
 def _publish(records: tuple[Path, ...], out: Path, display: Display) -> None:
     """Print the comparison of this run's cells; write it, and the pictures, into the results folder."""
     from basisbench.plots.pictures import plot_results
-    from basisbench.plots.save import undisturbed
-    from basisbench.results.compare import render_markdown, render_text, write_csv
+    from basisbench.results.compare import csv_text, render_markdown, render_text
     from basisbench.results.frame import read_results, summarise
     from basisbench.results.record import write_whole
 
     read = read_results(records)
     summary = summarise(read)
     print(render_text(summary, display))
-    write_csv(summary, out / "summary.csv", display)
+    write_whole(out / "summary.csv", csv_text(summary, display))
     write_whole(out / "summary.md", render_markdown(summary, display))
-    with undisturbed():
-        plot_results(read, out / "pictures", summary=summary, display=display)
+    plot_results(read, out / "pictures", summary=summary, display=display)

@@ -67,6 +67,7 @@ def execute(options: argparse.Namespace) -> int:
         The exit code: 2 when the sample did not pass.
     """
     from basisbench.errors import BasisBenchError
+    from basisbench.results.schema import printable
     from basisbench.runs.verify import draw_sample, verify
 
     if not options.dry_run and not (options.by or "").strip():
@@ -77,9 +78,7 @@ def execute(options: argparse.Namespace) -> int:
     print(_detection(sample))
     if others := sorted({drawn.record.basisbench for drawn in sample.drawn} - {__version__}):
         print(
-            _printable(
-                f"made by BasisBench {', '.join(others)}, re-run by {__version__}: numbers are compared, not ids"
-            )
+            printable(f"made by BasisBench {', '.join(others)}, re-run by {__version__}: numbers are compared, not ids")
         )
     sys.stdout.flush()
     if options.dry_run:
@@ -91,7 +90,7 @@ def execute(options: argparse.Namespace) -> int:
 
     def show(cell: VerifiedCell) -> None:
         done.append(cell)
-        print(_printable(f"[{len(done)}/{count}] {_describe(cell)}"), flush=True)
+        print(printable(f"[{len(done)}/{count}] {_describe(cell)}"), flush=True)
 
     found, path = verify(
         sample,
@@ -142,8 +141,3 @@ def _describe(cell: VerifiedCell) -> str:
 
 def _place(part: Deviation) -> str:
     return f"{part.largest:.1g}" + ("" if part.size is None else f" (size {part.size}, example {part.example})")
-
-
-def _printable(text: str) -> str:
-    """Keep what a record says about itself to one line."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +14,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 """Types of file that pictures are saved as."""
-
-
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Spare what is in memory now the garbage collector: a picture's many small objects call it all the time."""
-    import matplotlib.backends.backend_agg  # noqa: F401 -- it would load with the first picture, and not be spared
-
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:

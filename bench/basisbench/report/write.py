@@ -32,6 +32,7 @@ PAGE = "index.html"
 MANIFEST = "report.json"
 """Lists what the command wrote, so that a later call can tell the folder from anybody else's."""
 
+CATALOGUE = "data/catalogue.js"
 SCRIPTS = (
     *("core.js", "numbers.js", "rows.js", "table.js", "charts.js"),
     *("curves.js", "cost.js", "nodes.js", "cell.js", "main.js"),
@@ -59,15 +60,9 @@ def write_report(
         RecordError: no record is found, or a record or a submission's card is malformed.
         BasisBenchError: the folder holds anything else, or cannot be written.
     """
-    refuse_strangers(Path(out))
-    return write_sources(read_sources(results), out, registry=registry)
-
-
-def write_sources(sources: Sequence[Source], out: str | os.PathLike[str], *, registry: Registry | None = None) -> Path:
-    """Write a page of results that are read already; as `write_report` does otherwise."""
     out = Path(out)
-    refuse_strangers(out)
-    _write(out, _contents(sources, load_registry() if registry is None else registry))
+    _refuse_strangers(out)
+    _write(out, _contents(read_sources(results), load_registry() if registry is None else registry))
     return out / PAGE
 
 
@@ -78,7 +73,7 @@ def _contents(sources: Sequence[Source], registry: Registry) -> dict[str, bytes]
     package = files("basisbench") / "report" / "page"
     contents = {name: (package / name).read_bytes() for name in (*SCRIPTS, *STYLES)}
     contents["plotly.min.js"] = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
-    contents["data/catalogue.js"] = _script("catalogue", layout.catalogue)
+    contents[CATALOGUE] = _script("catalogue", layout.catalogue)
     contents["data/fields.js"] = _script("fields", field_descriptions())
     contents["data/prompts.js"] = _script("prompts", example_prompts(records, registry))
     contents |= {f"data/curves-{n}.js": _script(f"curves-{n}", part) for n, part in enumerate(layout.curves)}
@@ -116,12 +111,12 @@ def _page(sources: Sequence[Source], catalogue: Json) -> str:
         tasks=sorted({record.cell.task for record in cells}),
         first=days[0],
         last=days[-1],
-        scripts=SCRIPTS,
+        scripts=(SCRIPTS[0], CATALOGUE, *SCRIPTS[1:]),  # what comes later uses it
         styles=STYLES,
     )
 
 
-def refuse_strangers(out: Path) -> None:
+def _refuse_strangers(out: Path) -> None:
     """Refuse a folder that holds anything that this command did not write.
 
     Raises:

@@ -37,23 +37,21 @@ class Estimate:
     high: float
 
 
-def resample_indices(examples: int, draws: int = DRAWS, seed: int = SEED) -> Int[np.ndarray, "draw example"]:
-    """Draw example indices with replacement; the same for every call with the same arguments."""
-    return np.random.default_rng(seed).integers(0, examples, size=(draws, examples))
+def resample_indices(examples: int) -> Int[np.ndarray, "draw example"]:
+    """Draw example indices with replacement; the same for every cell of so many examples."""
+    return np.random.default_rng(SEED).integers(0, examples, size=(DRAWS, examples))
 
 
 @functools.lru_cache(maxsize=32)
-def resample_weights(examples: int, draws: int = DRAWS, seed: int = SEED) -> Float[np.ndarray, "row example"]:
+def resample_weights(examples: int) -> Float[np.ndarray, "row example"]:
     """Return averaging weights, read-only: row 0 is the plain mean, row 1 + d the mean over resample d.
 
     Args:
         examples: evaluation examples of a cell, at least 1.
-        draws: resamples.
-        seed: seed of the indices; one fixed value keeps the resamples equal across cells.
     """
-    indices = resample_indices(examples, draws, seed)
-    offsets = np.arange(draws)[:, None] * examples
-    counts = np.bincount((indices + offsets).ravel(), minlength=draws * examples).reshape(draws, examples)
+    indices = resample_indices(examples)
+    offsets = np.arange(DRAWS)[:, None] * examples
+    counts = np.bincount((indices + offsets).ravel(), minlength=DRAWS * examples).reshape(DRAWS, examples)
     weights = np.concatenate([np.ones((1, examples)), counts]) / examples
     weights.setflags(write=False)
     return weights

@@ -3,7 +3,7 @@
 1. `compare_table` marks the best basis per model, task, family and method; cells that differ in anything else
    (weights, task version, ablation, error policy, granularity, seed, pairs) never meet.
 2. `render_text` prints medians over tasks, then every task under one method, within a screen's width.
-3. `render_markdown` gives everything with intervals; `write_csv` gives every column.
+3. `render_markdown` gives everything with intervals; `csv_text` gives every column.
 4. Long names of bases are shortened in tables (`basisbench.results.labels`), and stand in full below and in the CSV.
 
 A target that a curve does not reach is written ">N", N being all nodes of the basis: censored, not missing.
@@ -12,7 +12,6 @@ A target that a curve does not reach is written ">N", N being all nodes of the b
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 
 import pandas as pd
@@ -25,7 +24,7 @@ from basisbench.results.frame import normalised
 from basisbench.results.labels import label_notes, short_labels
 from basisbench.results.metrics import METRICS, STATISTICS
 from basisbench.results.metrics import paired_difference as paired_difference_of_cells
-from basisbench.results.record import Record, write_whole
+from basisbench.results.record import Record
 from basisbench.results.tables import detail_table, full_table, headline_tables, markdown_lines, plain_text
 
 BY_NAME = Display()
@@ -150,20 +149,6 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     for metric in METRICS.values():
         lines.append(f"- **{metric.title}** ({metric.unit}, {metric.direction} is better): {metric.meaning}.")
     return "\n".join(lines) + "\n"
-
-
-def write_csv(summary: pd.DataFrame, path: str | os.PathLike[str], display: Display = BY_NAME) -> None:
-    """Write every column of the comparison, best marks included; "not reached" is written as inf.
-
-    Args:
-        summary: what `summarise` returned.
-        path: the file; its folder is made when it is missing.
-        display: order of bases and methods.
-
-    Raises:
-        RecordError: the folder cannot be written.
-    """
-    write_whole(path, csv_text(summary, display))
 
 
 def csv_text(summary: pd.DataFrame, display: Display = BY_NAME) -> str:

@@ -37,18 +37,14 @@ class Metric:
         name: column name in frames and tables.
         title: short heading.
         direction: whether a lower or a higher value is better.
-        worst: the value of a cell that fails entirely; infinite for "not reached".
         unit: unit, "1" for a ratio.
-        axis: how to draw it.
         meaning: one sentence.
     """
 
     name: str
     title: str
     direction: Literal["lower", "higher"]
-    worst: float
     unit: str
-    axis: Literal["linear", "log"]
     meaning: str
 
 
@@ -242,17 +238,17 @@ def log_area(sizes: Sequence[int], values: Float[np.ndarray, "row size"]) -> Flo
 
 
 _METRICS = (
-    Metric("nodes_to_80", "nodes to 80%", "lower", math.inf, "nodes", "log", "first k with faithfulness 0.8"),
-    Metric("nodes_to_90", "nodes to 90%", "lower", math.inf, "nodes", "log", "first k with faithfulness 0.9"),
-    Metric("bits_to_80", "bits to 80%", "lower", math.inf, "bits", "log", "log2 C(N, k) at nodes_to_80"),
-    Metric("bits_to_90", "bits to 90%", "lower", math.inf, "bits", "log", "log2 C(N, k) at nodes_to_90"),
-    Metric("settled_to_80", "settled to 80%", "lower", math.inf, "nodes", "log", "first k from which |F-1| <= 0.2"),
-    Metric("settled_to_90", "settled to 90%", "lower", math.inf, "nodes", "log", "first k from which |F-1| <= 0.1"),
-    Metric("area_faithfulness", "area F", "higher", -math.inf, "1", "linear", "log-area of F (log form of CPR)"),
-    Metric("area_distance", "area |1-F|", "lower", math.inf, "1", "linear", "log-area of |1-F| (log form of CMD)"),
-    Metric("area_completeness", "area compl.", "lower", math.inf, "1", "linear", "log-area of completeness"),
-    Metric("seconds", "seconds", "lower", math.inf, "s", "log", "seconds of all phases together"),
-    Metric("peak_memory_bytes", "memory", "lower", math.inf, "bytes", "log", "peak memory of process or device"),
+    Metric("nodes_to_80", "nodes to 80%", "lower", "nodes", "first k with faithfulness 0.8"),
+    Metric("nodes_to_90", "nodes to 90%", "lower", "nodes", "first k with faithfulness 0.9"),
+    Metric("bits_to_80", "bits to 80%", "lower", "bits", "log2 C(N, k) at nodes_to_80"),
+    Metric("bits_to_90", "bits to 90%", "lower", "bits", "log2 C(N, k) at nodes_to_90"),
+    Metric("settled_to_80", "settled to 80%", "lower", "nodes", "first k from which |F-1| <= 0.2"),
+    Metric("settled_to_90", "settled to 90%", "lower", "nodes", "first k from which |F-1| <= 0.1"),
+    Metric("area_faithfulness", "area F", "higher", "1", "log-area of F (log form of CPR)"),
+    Metric("area_distance", "area |1-F|", "lower", "1", "log-area of |1-F| (log form of CMD)"),
+    Metric("area_completeness", "area compl.", "lower", "1", "log-area of completeness"),
+    Metric("seconds", "seconds", "lower", "s", "seconds of all phases together"),
+    Metric("peak_memory_bytes", "memory", "lower", "bytes", "peak memory of process or device"),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _METRICS}
 

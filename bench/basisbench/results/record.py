@@ -15,12 +15,12 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from basisbench.errors import RecordError
 from basisbench.results.record_fields import (
@@ -32,10 +32,8 @@ from basisbench.results.record_fields import (
     Environment,
     Group,
     Guard,
-    Seconds,
     SubsetCheck,
     TopNode,
-    expect_length,
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
 from basisbench.results.schema import LARGEST, Count, Frozen, Name, Positive, VersionOne, describe_problem
@@ -47,29 +45,6 @@ _ID_SCHEME = 1
 """Part of what an id hashes. It stays when the schema gets a new version, so that older records keep theirs."""
 
 TEMPORARY_SUFFIX = ".partial"
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "CellConfig",
-    "Cost",
-    "Counts",
-    "Curve",
-    "Dropped",
-    "Endpoints",
-    "Environment",
-    "Group",
-    "Guard",
-    "Identities",
-    "Record",
-    "Seconds",
-    "SubsetCheck",
-    "TopNode",
-    "cell_id",
-    "parse_record",
-    "read_record",
-    "write_record",
-    "write_whole",
-]
 
 PlugIn = Literal["task", "basis", "method"]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -140,7 +115,6 @@ class Record(Frozen):
     curve: Curve = Field(description="metric values at each circuit size")
     subset_checks: tuple[SubsetCheck, ...] = Field(
         default=(),
-        validate_default=True,  # what is left out must agree with the cell too
         description="random halves of the complement ablated; empty when the suite does not ask for it",
     )
     guard: Guard | None = Field(description="fit of the dictionary on the task's prompts; null for neurons")
@@ -153,84 +127,52 @@ class Record(Frozen):
         "ships with the package or lies in a folder",
     )
 
-    @field_validator("groups")
-    @classmethod
-    def _distinct_keys(cls, value: tuple[Group, ...]) -> tuple[Group, ...]:
-        keys = [group.key for group in value]
-        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"the key '{repeated[0]}' occurs more than once")
-        return value
-
-    @field_validator("counts")
-    @classmethod
-    def _counts_agree(cls, value: Counts, info: ValidationInfo) -> Counts:
-        groups: tuple[Group, ...] | None = info.data.get("groups")
-        if groups is not None:
-            largest = max(group.nodes for group in groups)
-            if value.nodes_max != largest:
-                raise ValueError(f"nodes_max is {value.nodes_max}, but the largest of groups[].nodes is {largest}")
-            pairs = sum(group.evaluation_pairs for group in groups)
-            mean = sum(group.nodes * group.evaluation_pairs for group in groups) / pairs
-            if not math.isclose(value.nodes_mean, mean, rel_tol=1e-4):
-                weighted = "groups[].nodes, weighted by groups[].evaluation_pairs,"
-                raise ValueError(f"nodes_mean is {value.nodes_mean:g}, but {weighted} give {mean:g}")
-        return value
-
-    @field_validator("endpoints")
-    @classmethod
-    def _examples_agree(cls, value: Endpoints, info: ValidationInfo) -> Endpoints:
-        groups: tuple[Group, ...] | None = info.data.get("groups")
-        if groups is not None:
-            expect_length(
-                value.full, sum(group.evaluation_pairs for group in groups), "the sum of groups[].evaluation_pairs"
-            )
-        return value
-
-    @field_validator("curve")
-    @classmethod
-    def _curve_agrees(cls, value: Curve, info: ValidationInfo) -> Curve:
-        counts: Counts | None = info.data.get("counts")
-        if counts is not None and value.sizes[-1] != counts.nodes_max:
-            raise ValueError(f"the last of sizes is {value.sizes[-1]}, but counts.nodes_max is {counts.nodes_max}")
-        cell: CellConfig | None = info.data.get("cell")
-        if cell is not None and cell.kl != (value.kl is not None):
-            raise ValueError(f"kl is {'given' if value.kl else 'null'}, but cell.kl is {str(cell.kl).lower()}")
-        endpoints: Endpoints | None = info.data.get("endpoints")
-        if endpoints is not None:
-            for name, rows in (("circuit", value.circuit), ("complement", value.complement)):
-                for index, row in enumerate(rows):
-                    if len(row) != len(endpoints.full):
-                        raise ValueError(
-                            f"{name}[{index}] has {len(row)} values, but endpoints.full has {len(endpoints.full)}"
-                        )
-        return value
-
-    @field_validator("subset_checks")
-    @classmethod
-    def _checks_agree(cls, value: tuple[SubsetCheck, ...], info: ValidationInfo) -> tuple[SubsetCheck, ...]:
-        cell: CellConfig | None = info.data.get("cell")
-        if cell is not None:
-            found = [(check.size, len(check.draws)) for check in value]
-            wanted = [(size, cell.subset_draws) for size in cell.subset_sizes]
-            if found != wanted:
-                asked = "cell.subset_sizes and cell.subset_draws ask for"
-                raise ValueError(f"size and number of draws are {found}, but {asked} {wanted}")
-        return value
-
-    @field_validator("guard")
-    @classmethod
-    def _guard_agrees(cls, value: Guard | None, info: ValidationInfo) -> Guard | None:
-        counts: Counts | None = info.data.get("counts")
-        if value is not None and counts is not None:
-            for name, numbers in (("fvu", value.fvu), ("l0", value.l0)):
-                if len(numbers) != counts.layers:
-                    raise ValueError(f"{name} has {len(numbers)} values, but counts.layers is {counts.layers}")
-        return value
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        for problem in _contradictions(self):
+            raise ValueError(problem)
+        return self
 
     @property
     def id(self) -> str:
         """The cell's id, from what the record says; the name of its file plays no part."""
         return cell_id(self.cell, self.identities, version=self.basisbench)
+
+
+def _contradictions(record: Record) -> Iterator[str]:
+    """Yield every field that contradicts another: the field, a colon, what it says and what the other says."""
+    cell, groups, counts, curve = record.cell, record.groups, record.counts, record.curve
+    keys = [group.key for group in groups]
+    if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+        yield f"groups: the key '{repeated[0]}' occurs more than once"
+    largest = max(group.nodes for group in groups)
+    if counts.nodes_max != largest:
+        yield f"counts: nodes_max is {counts.nodes_max}, but the largest of groups[].nodes is {largest}"
+    examples = sum(group.evaluation_pairs for group in groups)
+    mean = sum(group.nodes * group.evaluation_pairs for group in groups) / examples
+    if not math.isclose(counts.nodes_mean, mean, rel_tol=1e-4):
+        weighted = "groups[].nodes, weighted by groups[].evaluation_pairs,"
+        yield f"counts: nodes_mean is {counts.nodes_mean:g}, but {weighted} give {mean:g}"
+    found = len(record.endpoints.full)
+    if found != examples:
+        yield f"endpoints: {found} values, but the sum of groups[].evaluation_pairs has or counts {examples}"
+    if curve.sizes[-1] != counts.nodes_max:
+        yield f"curve: the last of sizes is {curve.sizes[-1]}, but counts.nodes_max is {counts.nodes_max}"
+    if cell.kl != (curve.kl is not None):
+        yield f"curve: kl is {'given' if curve.kl else 'null'}, but cell.kl is {str(cell.kl).lower()}"
+    for name, rows in (("circuit", curve.circuit), ("complement", curve.complement)):
+        for index, row in enumerate(rows):
+            if len(row) != found:
+                yield f"curve: {name}[{index}] has {len(row)} values, but endpoints.full has {found}"
+    draws = [(check.size, len(check.draws)) for check in record.subset_checks]
+    wanted = [(size, cell.subset_draws) for size in cell.subset_sizes]
+    if draws != wanted:
+        asked = "cell.subset_sizes and cell.subset_draws ask for"
+        yield f"subset_checks: size and number of draws are {draws}, but {asked} {wanted}"
+    if record.guard is not None:
+        for name, numbers in (("fvu", record.guard.fvu), ("l0", record.guard.l0)):
+            if len(numbers) != counts.layers:
+                yield f"guard: {name} has {len(numbers)} values, but counts.layers is {counts.layers}"
 
 
 def cell_id(config: CellConfig, identities: Identities, *, version: str = __version__) -> str:
@@ -283,7 +225,6 @@ def parse_record(data: bytes) -> Record:
     try:
         record = Record.model_validate_json(data, strict=True)
     except ValidationError as error:
-        _refuse_later_schema(data)  # a file of an earlier schema is brought into the present one here, and read again
         raise RecordError(describe_problem(error)) from error
     # Their defaults are for records that are made here and now.
     for name in ("basisbench", "created"):
@@ -333,18 +274,3 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
             raise
     except OSError as error:
         raise RecordError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def _refuse_later_schema(data: bytes) -> None:
-    """Refuse a file of a later schema with advice; say nothing of a file that has other faults."""
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):  # the parser that reads records says better what is wrong
-        return
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if type(version) is int and version > SCHEMA_VERSION:  # true is an instance of int too
-        found = str(version) if version < 10**9 else "a huge number"
-        raise RecordError(
-            f"schema_version: found {found}, but BasisBench {__version__} knows versions up to {SCHEMA_VERSION}; "
-            "upgrade BasisBench to read it"
-        )

@@ -20,7 +20,6 @@ from basisbench.results.schema import (
     Positive,
     Rounded,
     RoundedRow,
-    RoundedRows,
     Text,
 )
 
@@ -118,10 +117,10 @@ class Curve(Frozen):
     units: tuple[NotNegative, ...] = Field(
         description="distinct (layer, unit) in the circuit, mean over groups weighted by evaluation pairs"
     )
-    circuit: RoundedRows = Field(
+    circuit: tuple[RoundedRow, ...] = Field(
         description="[size][example] metric with only the circuit live, everything else at its reference"
     )
-    complement: RoundedRows = Field(
+    complement: tuple[RoundedRow, ...] = Field(
         description="[size][example] metric with the circuit at its reference and everything else live"
     )
     kl: tuple[NotNegative, ...] | None = Field(

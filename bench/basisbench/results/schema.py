@@ -6,21 +6,13 @@ Nothing here imports torch, so that reading results stays quick.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import chain
 from typing import Annotated, Literal
 
-import numpy as np
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
+
+from basisbench.version import __version__
 
 SIGNIFICANT_DIGITS = 5
-
-_EXACT_POWERS = 10.0 ** np.arange(23)
-"""Powers of ten that a float holds exactly: a product or quotient of such a power and a whole number below 2**53 is
-the float nearest to that decimal number."""
-
-_WORTHWHILE = 16
-"""From this many numbers on, looking at them together is quicker than one by one."""
 
 
 def round_significant(value: float) -> float:
@@ -36,47 +28,16 @@ def round_significant(value: float) -> float:
     return rounded if math.isfinite(rounded) else value  # the largest floats of all would round up to infinity
 
 
-def round_row(values: tuple[float, ...]) -> tuple[float, ...]:
-    """Round each number as `round_significant` does; quick where they are rounded already, as in every file.
-
-    Args:
-        values: finite numbers.
-    """
-    if len(values) >= _WORTHWHILE and _are_rounded(values):
-        return values
-    return tuple(map(round_significant, values))
-
-
-def round_rows(rows: tuple[tuple[float, ...], ...]) -> tuple[tuple[float, ...], ...]:
-    """Round each number of each row as `round_significant` does; the rows may differ in length."""
-    if _are_rounded(tuple(chain.from_iterable(rows))):
-        return rows
-    return tuple(map(round_row, rows))
-
-
-def _are_rounded(values: Sequence[float]) -> bool:
-    """Tell whether all numbers have at most five significant digits; a few that have may count as having more.
-
-    Each is taken apart into a whole number below 10**5 and a power of ten, and put together again.
-    """
-    numbers = np.abs(np.fromiter(values, np.float64, len(values)))
-    numbers = numbers[numbers > 0]
-    shift = np.int64(SIGNIFICANT_DIGITS - 1) - np.floor(np.log10(numbers)).astype(np.int64)
-    if len(shift) and np.abs(shift).max() >= len(_EXACT_POWERS):
-        return False
-    powers = _EXACT_POWERS[np.abs(shift)]
-    whole = np.rint(np.where(shift >= 0, numbers * powers, numbers / powers))
-    return bool((np.where(shift >= 0, whole / powers, whole * powers) == numbers).all())
+def _rounded_row(values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    # What a file holds was rounded when it was written: rounding thousands of numbers again triples the time to read.
+    return values if info.mode == "json" else tuple(map(round_significant, values))
 
 
 Rounded = Annotated[float, AfterValidator(round_significant)]
 """A finite float, rounded to five significant digits when the model that holds it is made."""
 
-RoundedRow = Annotated[tuple[float, ...], AfterValidator(round_row)]
-"""Finite floats, rounded likewise."""
-
-RoundedRows = Annotated[tuple[tuple[float, ...], ...], AfterValidator(round_rows)]
-"""Rows of finite floats, rounded likewise."""
+RoundedRow = Annotated[tuple[float, ...], AfterValidator(_rounded_row)]
+"""Finite floats, rounded likewise; those of a file stay as they are."""
 
 PRINTABLE = r"^[^\p{C}\p{Zl}\p{Zp}]*$"
 """Text without control characters, line breaks or marks that change the direction of writing: whatever a stranger
@@ -96,14 +57,19 @@ Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 NotNegative = Annotated[Rounded, Field(ge=0)]
 
 
-def _no_truth_value(value: object) -> object:
+def _known_version(value: object) -> object:
     if isinstance(value, bool):  # true equals 1 in Python
         raise ValueError(f"input should be 1, found {value}")
+    if isinstance(value, int) and value > 1:
+        found = str(value) if value < 10**9 else "a huge number"
+        raise ValueError(
+            f"found {found}, but BasisBench {__version__} knows versions up to 1; upgrade BasisBench to read it"
+        )
     return value
 
 
-VersionOne = Annotated[Literal[1], BeforeValidator(_no_truth_value)]
-"""The first version of a schema, which `true` is not."""
+VersionOne = Annotated[Literal[1], BeforeValidator(_known_version)]
+"""The first version of a schema; `true` is none, and a later one is refused with advice."""
 
 
 class Frozen(BaseModel):

@@ -66,7 +66,7 @@ class Member:
     against_reference: tuple[Shared, ...]
 
 
-_Item: TypeAlias = "tuple[Member, Shared]"
+_Item: TypeAlias = "tuple[Member, Shared, Trust]"
 
 
 def member_of(path: Path, record: Record) -> Member:
@@ -129,14 +129,14 @@ def check_shared(members: Iterable[tuple[Member, Trust]], notes: Notes) -> None:
             _check_group(group, notes, blame=Trust.SUBMITTED)
 
 
-def _by_key(items: Iterable[tuple[Member, Shared, Trust]]) -> Iterator[list[tuple[Member, Shared, Trust]]]:
-    groups: dict[Key, list[tuple[Member, Shared, Trust]]] = {}
+def _by_key(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    groups: dict[Key, list[_Item]] = {}
     for item in items:
         groups.setdefault(item[1].key, []).append(item)
     yield from groups.values()
 
 
-def _check_group(group: Sequence[tuple[Member, Shared, Trust]], notes: Notes, blame: Trust | None = None) -> None:
+def _check_group(group: Sequence[_Item], notes: Notes, blame: Trust | None = None) -> None:
     """Cluster records that agree, and note those outside the right cluster.
 
     Args:
@@ -144,8 +144,8 @@ def _check_group(group: Sequence[tuple[Member, Shared, Trust]], notes: Notes, bl
         notes: where problems are noted.
         blame: whose records are noted; everybody's when None.
     """
-    clusters: list[list[tuple[Member, Shared, Trust]]] = []
-    outliers: list[tuple[Member, Shared, Trust]] = []
+    clusters: list[list[_Item]] = []
+    outliers: list[_Item] = []
     for item in sorted(group, key=lambda item: -item[2]):
         for cluster in clusters:
             if _apart(cluster[0][1], item[1], max(cluster[0][0].tolerance, item[0].tolerance)) is None:
@@ -175,7 +175,7 @@ def _apart(expected: Shared, found: Shared, tolerance: float) -> int | None:
     return first_apart(expected.values, found.values, tolerance)
 
 
-def _difference(right: tuple[Member, Shared, Trust], more: int, found: Shared, tolerance: float) -> str:
+def _difference(right: _Item, more: int, found: Shared, tolerance: float) -> str:
     """Say where a record leaves the others."""
     member, expected, _ = right
     index = _apart(expected, found, tolerance)

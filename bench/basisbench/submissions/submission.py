@@ -30,7 +30,6 @@ from basisbench.results.schema import (
     printable,
 )
 from basisbench.results.store import SUBMISSION_FILE, VERIFICATION_FILE
-from basisbench.version import __version__
 
 FILES = (SUBMISSION_FILE, VERIFICATION_FILE, "README.md")
 """Files that a submission's folder may hold, beside the folder of its records."""
@@ -114,13 +113,6 @@ class Submission(Frozen):
             raise ValueError(
                 f"'{value}' is no SPDX licence: {error}; expected one such as CC-BY-4.0, CC0-1.0, MIT or Apache-2.0"
             ) from error
-
-    @field_validator("schema_version", mode="before")
-    @classmethod
-    def _known_version(cls, value: object) -> object:
-        if isinstance(value, int) and value > 1:
-            raise ValueError(f"is later than BasisBench {__version__} knows (1); upgrade BasisBench to read it")
-        return value
 
 
 def read_submission(folder: str | os.PathLike[str]) -> Submission:

@@ -26,24 +26,8 @@ from basisbench.results.safe_files import READ_BYTES, read_bounded
 from basisbench.results.schema import Frozen, Name, NotNegative, Positive, VersionOne, describe_problem
 from basisbench.results.store import RECORDS_FOLDER, VERIFICATION_FILE
 from basisbench.submissions.sampling import sample_cells
-from basisbench.submissions.verification_fields import Deviation, RankingAgreement, Sampling, Tolerance, VerifiedCell
+from basisbench.submissions.verification_fields import Sampling, Tolerance, VerifiedCell
 from basisbench.version import __version__
-
-__all__ = [
-    "VERIFICATION_FILE",
-    "Deviation",
-    "RankingAgreement",
-    "Sampling",
-    "Standing",
-    "Tolerance",
-    "Verification",
-    "VerifiedCell",
-    "check_verification",
-    "list_records",
-    "read_verification",
-    "records_digest",
-    "standing",
-]
 
 MOST_BYTES = 16 * 2**20
 """A larger verification file is refused unread; one of 2,000 cells takes 3 MB."""

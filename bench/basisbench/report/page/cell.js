@@ -2,19 +2,12 @@
 "use strict";
 
 basisbench.cell = (() => {
-  const {element, find, scroll, numbers, charts} = basisbench;
+  const {catalogue, columns, element, find, scroll, numbers, charts} = basisbench;
   const OWN = {
     faithfulness: {colour: "#0072B2", dash: "solid", symbol: "circle"},
     completeness: {colour: "#D55E00", dash: "9px,3px", symbol: "square"},
   };
-  let catalogue,
-    columns,
-    redraw = null;
-
-  function start(everything, decoded) {
-    catalogue = everything;
-    columns = decoded;
-  }
+  let redraw = null;
 
   async function show(key) {
     const row = columns.key.indexOf(key);
@@ -71,12 +64,7 @@ basisbench.cell = (() => {
   function summary(row) {
     const names = Object.keys(catalogue.metrics);
     const made = element("table", {});
-    const head = [
-      ["metric", false],
-      ["value", true],
-      ["95% interval", true],
-      ["meaning", false],
-    ];
+    const head = {metric: "name", value: "number", "95% interval": "number", meaning: "name"};
     charts.fillTable(
       made,
       head,
@@ -105,21 +93,13 @@ basisbench.cell = (() => {
       charts.savePicture(place, `cell-${columns.cell_id[row]}`, title, catalogue.settings[columns.setting[row]]),
     );
     const place = made.querySelector(".plot");
-    place.setAttribute("role", "img");
-    place.setAttribute("aria-label", "Faithfulness and completeness against nodes; the values are in the table below.");
     const hidden = new Set();
-    redraw = () =>
-      charts
-        .draw(place, (light) =>
-          basisbench.curves.picture(
-            lines,
-            Object.keys(OWN).filter((name) => !hidden.has(name)),
-            "size",
-            true,
-            light,
-          ),
-        )
-        .catch(basisbench.tell);
+    redraw = () => {
+      const quantities = Object.keys(OWN).filter((name) => !hidden.has(name));
+      charts.draw(place, "Faithfulness and completeness against nodes.", (light) =>
+        basisbench.curves.picture(lines, quantities, "size", true, light),
+      );
+    };
     new IntersectionObserver((entries, observer) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       observer.disconnect();
@@ -137,25 +117,12 @@ basisbench.cell = (() => {
   function valuesOf(detail, curve, row) {
     const {record, means} = detail;
     const table = element("table", {});
-    const measured = (name, index) => {
-      if (Number.isNaN(curve[name][index])) return "n/a";
-      const [middle, low, high] = ["", "_low", "_high"].map((end) => curve[`${name}${end}`][index].toFixed(3));
-      return `${middle} [${low}, ${high}]`;
-    };
     const kl = record.curve.kl;
-    const head = [
-      ["nodes", true],
-      ["feature nodes", true],
-      ["error nodes", true],
-      ["units", true],
-      ["bits", true],
-      ["share", true],
-      ["faithfulness", true],
-      ["completeness", true],
-      ["mean metric of circuit", true],
-      ["of complement", true],
-      ...(kl ? [["KL (nats)", true]] : []),
+    const titles = [
+      ...["nodes", "feature nodes", "error nodes", "units", "bits", "share", "faithfulness", "completeness"],
+      ...["mean metric of circuit", "of complement", ...(kl ? ["KL (nats)"] : [])],
     ];
+    const head = Object.fromEntries(titles.map((title) => [title, "number"]));
     charts.fillTable(
       table,
       head,
@@ -164,8 +131,8 @@ basisbench.cell = (() => {
         ...["feature_nodes", "error_nodes", "units"].map((name) => numbers.significant(record.curve[name][index], 5)),
         numbers.significant(curve.bits[index], 5),
         numbers.significant(curve.share[index], 4),
-        measured("faithfulness", index),
-        measured("completeness", index),
+        numbers.measured(curve, "faithfulness", index),
+        numbers.measured(curve, "completeness", index),
         numbers.significant(means.circuit[index], 4),
         numbers.significant(means.complement[index], 4),
         ...(kl ? [numbers.significant(kl[index], 4)] : []),
@@ -224,7 +191,7 @@ basisbench.cell = (() => {
     const table = element("table", {});
     charts.fillTable(
       table,
-      names.map((name) => [name, typeof entries[0][name] === "number"]),
+      Object.fromEntries(names.map((name) => [name, typeof entries[0][name] === "number" ? "number" : "name"])),
       entries.map((entry) => names.map((name) => plain(entry[name]))),
     );
     return scroll("List, scrolls sideways", table);
@@ -265,5 +232,5 @@ basisbench.cell = (() => {
     return String(value);
   }
 
-  return {start, show, redraw: () => redraw?.()};
+  return {show, redraw: () => redraw?.()};
 })();

@@ -104,14 +104,21 @@ basisbench.charts = (() => {
   const CONFIG = {displayModeBar: false, responsive: true, doubleClick: "reset+autosize"};
 
   // Draw into a figure's plot; `build(light)` gives {data, layout}, and is asked again for a picture on white.
-  async function draw(place, build) {
+  async function draw(place, label, build, drawn = () => {}) {
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", `${label} The values are in the table below.`);
     place.chart = build;
     if (!place.hasChildNodes()) place.append(element("p", {class: "waiting"}, "Drawing …"));
-    await library();
-    if (place.chart !== build || !place.isConnected) return; // something else was asked for meanwhile
-    place.querySelector(".waiting")?.remove();
-    const {data, layout: plan} = build(false);
-    await Plotly.react(place, data, plan, CONFIG);
+    try {
+      await library();
+      if (place.chart !== build || !place.isConnected) return; // something else was asked for meanwhile
+      place.querySelector(".waiting")?.remove();
+      const {data, layout: plan} = build(false);
+      await Plotly.react(place, data, plan, CONFIG);
+      drawn();
+    } catch (error) {
+      basisbench.tell(error);
+    }
   }
 
   async function savePicture(place, name, title, subtitle) {
@@ -228,29 +235,20 @@ basisbench.charts = (() => {
     return element("figure", {}, caption, place);
   }
 
-  function fillTable(table, header, rows) {
-    table.replaceChildren(
-      element(
-        "thead",
-        {},
-        element(
-          "tr",
-          {},
-          ...header.map(([title, number]) => element("th", {scope: "col", class: number ? "number" : null}, title)),
-        ),
-      ),
-      element(
-        "tbody",
-        {},
-        ...rows.map((row) =>
-          element(
-            "tr",
-            {},
-            ...row.map((value, index) => element("td", {class: header[index][1] ? "number" : "name"}, value)),
-          ),
-        ),
-      ),
+  // The header of a table is an object: title of a column to "name" or "number", which is what its fields are.
+  function headOf(header) {
+    const cells = Object.entries(header).map(([title, kind]) =>
+      element("th", {scope: "col", class: kind === "number" ? kind : null}, title),
     );
+    return element("thead", {}, element("tr", {}, ...cells));
+  }
+
+  function fillTable(table, header, rows) {
+    const kinds = Object.values(header);
+    const lines = rows.map((row) =>
+      element("tr", {}, ...row.map((value, index) => element("td", {class: kinds[index]}, value))),
+    );
+    table.replaceChildren(headOf(header), element("tbody", {}, ...lines));
   }
 
   return {
@@ -267,6 +265,7 @@ basisbench.charts = (() => {
     controls,
     legendEntry,
     figure,
+    headOf,
     fillTable,
   };
 })();

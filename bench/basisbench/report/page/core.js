@@ -1,7 +1,7 @@
 // What every view uses: loading data, building elements, reading the address, saving files.
 //
 // A page opened from disk may load scripts but nothing else, so each data file calls `basisbench.receive` with its
-// name and content. Strings of records come from strangers: they reach the page as text nodes only (`element`).
+// name and content. The catalogue comes first: every later script finds `catalogue` and `columns`. Strings of records come from strangers: they reach the page as text nodes only (`element`).
 "use strict";
 
 const basisbench = (() => {
@@ -10,7 +10,7 @@ const basisbench = (() => {
 
   function receive(name, value) {
     received.set(name, value);
-    if (name === "catalogue") basisbench.start(value);
+    if (name === "catalogue") Object.assign(basisbench, {catalogue: value, columns: decode(value)});
   }
 
   function addScript(source) {
@@ -68,6 +68,17 @@ const basisbench = (() => {
     return [...new Set(values)];
   }
 
+  // Lists of the items that have the same key, in the order in which the keys come.
+  function groupsOf(items, keyOf) {
+    const groups = new Map();
+    for (const item of items) {
+      const key = JSON.stringify(keyOf(item));
+      if (!groups.has(key)) groups.set(key, []);
+      groups.get(key).push(item);
+    }
+    return [...groups.values()];
+  }
+
   // Offer options and keep what was chosen where it is still there; entries are texts or [value, text].
   function offer(select, entries, preferred) {
     const before = select.value;
@@ -119,5 +130,5 @@ const basisbench = (() => {
     place.hidden = !error;
   }
 
-  return {receive, addScript, load, element, scroll, find, decode, distinct, offer, address, save, saveCsv, tell};
+  return {receive, addScript, load, element, scroll, find, distinct, groupsOf, offer, address, save, saveCsv, tell};
 })();

@@ -4,16 +4,12 @@
 "use strict";
 
 basisbench.cost = (() => {
-  const {element, find, numbers, charts, distinct, offer} = basisbench;
+  const {catalogue, columns, element, find, numbers, charts, distinct, groupsOf, offer} = basisbench;
   const hidden = new Set();
-  let catalogue,
-    columns,
-    form,
+  let form,
     points = [];
 
-  function start(everything, decoded) {
-    catalogue = everything;
-    columns = decoded;
+  function start() {
     form = charts.controls("cost-controls", show);
     find("cost-csv").addEventListener("click", saveValues);
   }
@@ -60,13 +56,8 @@ basisbench.cost = (() => {
   const taskText = () => form.elements.task_label.value || form.elements.task_label.selectedOptions[0].textContent;
 
   function gather(rows, x, y) {
-    const groups = new Map();
-    for (const row of rows) {
-      const key = JSON.stringify([columns.family[row], columns.basis[row], columns.method[row]]);
-      if (!groups.has(key)) groups.set(key, []);
-      groups.get(key).push(row);
-    }
-    return [...groups.values()].map((cells) => {
+    const groups = groupsOf(rows, (row) => [columns.family[row], columns.basis[row], columns.method[row]]);
+    return groups.map((cells) => {
       const own = (name) => cells.map((row) => columns[name][row]).filter((value) => !Number.isNaN(value));
       const spread = (name) => ({
         middle: numbers.median(own(name)),
@@ -96,15 +87,8 @@ basisbench.cost = (() => {
     for (const made of find("cost-figures").children) {
       const own = visible().filter((point) => point.family === made.dataset.family);
       const place = made.querySelector(".plot");
-      place.setAttribute("role", "img");
-      place.setAttribute(
-        "aria-label",
-        `Cost against sparsity, family ${made.dataset.family}. The values are in the table below.`,
-      );
-      charts
-        .draw(place, (light) => picture(own, everything, light))
-        .then(() => listen(place))
-        .catch(basisbench.tell);
+      const label = `Cost against sparsity, family ${made.dataset.family}.`;
+      charts.draw(place, label, (light) => picture(own, everything, light), () => listen(place));
     }
     find("cost-note").textContent = [
       !form.elements.task_label.value && basisbench.table.manyVersions(points.flatMap((point) => point.cells)),
@@ -251,14 +235,10 @@ basisbench.cost = (() => {
     const [x, y] = [form.elements.x.value, form.elements.y.value].map((name) => catalogue.metrics[name]);
     charts.fillTable(
       find("cost-values"),
-      [
-        ["family", false],
-        ["basis", false],
-        ["method", false],
-        ["tasks", true],
-        [x.title, true],
-        [numbers.heading(y), true],
-      ],
+      {
+        ...{family: "name", basis: "name", method: "name", tasks: "number"},
+        ...{[x.title]: "number", [numbers.heading(y)]: "number"},
+      },
       visible().map((point) => [
         point.family,
         point.basis,

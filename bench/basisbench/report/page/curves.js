@@ -2,7 +2,7 @@
 "use strict";
 
 basisbench.curves = (() => {
-  const {element, find, numbers, charts, distinct, offer} = basisbench;
+  const {catalogue, columns, element, find, numbers, charts, distinct, offer} = basisbench;
   const X = {
     size: "circuit size k (nodes)",
     bits: "bits to name the circuit, log2 C(N, k)",
@@ -18,14 +18,10 @@ basisbench.curves = (() => {
     share: "A share means nothing across bases of different width; use it for methods on one basis.",
   };
   const hidden = new Set();
-  let catalogue,
-    columns,
-    form,
+  let form,
     shown = [];
 
-  function start(everything, decoded) {
-    catalogue = everything;
-    columns = decoded;
+  function start() {
     form = charts.controls("curve-controls", show);
     find("curve-csv").addEventListener("click", saveValues);
     for (const [name, {title, note}] of Object.entries(QUANTITIES)) {
@@ -106,14 +102,8 @@ basisbench.curves = (() => {
       shown = lines.filter((line) => !hidden.has(line.name));
       [...find("curve-figures").querySelectorAll(".plot")].forEach((place, index) => {
         const quantity = Object.keys(QUANTITIES)[index];
-        place.setAttribute("role", "img");
-        place.setAttribute(
-          "aria-label",
-          `${QUANTITIES[quantity].title} against ${X[x]}: ${heading()}. The values are in the table below.`,
-        );
-        charts
-          .draw(place, (light) => picture(shown, [quantity], x, form.elements.bands.checked, light))
-          .catch(basisbench.tell);
+        const label = `${QUANTITIES[quantity].title} against ${X[x]}: ${heading()}.`;
+        charts.draw(place, label, (light) => picture(shown, [quantity], x, form.elements.bands.checked, light));
       });
       find("curve-note").textContent = note(shown, x);
       fillValues();
@@ -153,14 +143,13 @@ basisbench.curves = (() => {
       }
     }
     const [low, high] = catalogue.window;
-    const names = quantities.map((name) => name);
-    const ideals = names.map((name) => QUANTITIES[name].ideal);
+    const ideals = quantities.map((name) => QUANTITIES[name].ideal);
     return {
       data,
       layout: charts.layout(
         look,
         charts.axis(X[x], look, charts.logSettings(scale)),
-        charts.axis(names.join(" and "), look, {range: [low, high], dtick: 0.25, tickformat: ".2~f"}),
+        charts.axis(quantities.join(" and "), look, {range: [low, high], dtick: 0.25, tickformat: ".2~f"}),
         {
           shapes: ideals.map((y) => ({
             type: "line",
@@ -192,8 +181,7 @@ basisbench.curves = (() => {
   function hover(values, quantity, index) {
     const size = values.size[index].toLocaleString("en").replaceAll(",", "\u202f");
     const place = `${size} nodes, ${numbers.significant(values.bits[index], 4)} bits, share ${numbers.significant(values.share[index], 3)}`;
-    const [middle, low, high] = ["", "_low", "_high"].map((end) => values[`${quantity}${end}`][index].toFixed(4));
-    return [place, `${quantity} ${middle} [${low}, ${high}]`];
+    return [place, `${quantity} ${numbers.measured(values, quantity, index, 4)}`];
   }
 
   function note(lines, x) {
@@ -227,20 +215,8 @@ basisbench.curves = (() => {
   ];
 
   function fillValues() {
-    const header = [
-      ["line", false],
-      ["nodes", true],
-      ["bits", true],
-      ["share", true],
-      ["units", true],
-      ["faithfulness", true],
-      ["completeness", true],
-    ];
-    const cell = (values, name, index) => {
-      if (Number.isNaN(values[name][index])) return "n/a";
-      const [middle, low, high] = ["", "_low", "_high"].map((end) => values[`${name}${end}`][index].toFixed(3));
-      return `${middle} [${low}, ${high}]`;
-    };
+    const plain = {line: "name", nodes: "number", bits: "number", share: "number", units: "number"};
+    const header = {...plain, faithfulness: "number", completeness: "number"};
     charts.fillTable(
       find("curve-values"),
       header,
@@ -251,8 +227,8 @@ basisbench.curves = (() => {
           numbers.significant(values.bits[index], 5),
           numbers.significant(values.share[index], 4),
           numbers.significant(values.distinct_units[index], 5),
-          cell(values, "faithfulness", index),
-          cell(values, "completeness", index),
+          numbers.measured(values, "faithfulness", index),
+          numbers.measured(values, "completeness", index),
         ]),
       ),
     );

@@ -1,21 +1,10 @@
-// Starts when the catalogue has arrived; shows the view that the address names; keeps the theme.
+// Shows the view that the address names; keeps the theme.
 "use strict";
 
 (() => {
   const {find, address} = basisbench;
   const VIEWS = ["leaderboard", "curves", "cost", "about", "cell"];
   const dark = matchMedia("(prefers-color-scheme: dark)");
-  let started = false;
-
-  basisbench.start = (catalogue) => {
-    const columns = basisbench.decode(catalogue);
-    for (const part of [basisbench.rows, basisbench.table, basisbench.curves, basisbench.cost, basisbench.cell])
-      part.start(catalogue, columns);
-    started = true;
-    addEventListener("hashchange", () => route(true));
-    route(false);
-    performance.mark("basisbench-first-view");
-  };
 
   function route(moved) {
     const {view, rest, query} = address();
@@ -64,7 +53,10 @@
   function paint() {
     const theme = find("theme").value;
     document.documentElement.toggleAttribute("data-dark", theme === "dark" || (theme === "system" && dark.matches));
-    if (!started) return;
+  }
+
+  function repaint() {
+    paint();
     const {view} = address();
     if (view === "curves") basisbench.curves.show();
     else if (view === "cost") basisbench.cost.show();
@@ -76,9 +68,9 @@
   if (!theme.value) theme.value = "system";
   theme.addEventListener("change", () => {
     remember(theme.value);
-    paint();
+    repaint();
   });
-  dark.addEventListener("change", paint);
+  dark.addEventListener("change", repaint);
   paint();
 
   // The skip link must not change the address: the address names the view.
@@ -86,4 +78,9 @@
     event.preventDefault();
     find("content").focus();
   });
+
+  for (const part of [basisbench.table, basisbench.curves, basisbench.cost]) part.start();
+  addEventListener("hashchange", () => route(true));
+  route(false);
+  performance.mark("basisbench-first-view");
 })();

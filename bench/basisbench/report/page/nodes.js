@@ -31,19 +31,11 @@ basisbench.nodes = (() => {
       `The ${record.top_nodes.length} nodes of largest |score|. Score: effect on the metric of replacing the clean value by the counterfactual one, in logits. ` +
       (prompts.problem ??
         `Prompts are the first of the node's template in task ${task}, from the attribution split in the order of the record's seed; the segment of the node's role is marked. The tokenizer decides which of them entered the group.`);
-    const head = element(
-      "tr",
-      {},
-      ...[
-        ["#", 1],
-        ["layer", 1],
-        ["unit", 1],
-        ["score", 1],
-        ...(one ? [] : [["position", 0]]),
-        ["group", 0],
-        ["example prompts", 0],
-      ].map(([title, number]) => element("th", {scope: "col", class: number ? "number" : null}, title)),
-    );
+    const head = {
+      ...{"#": "number", layer: "number", unit: "number", score: "number"},
+      ...(one ? {} : {position: "name"}),
+      ...{group: "name", "example prompts": "name"},
+    };
     const rows = record.top_nodes.map((node, index) => {
       const place = locate(node, record.groups);
       return element(
@@ -75,7 +67,7 @@ basisbench.nodes = (() => {
       element("p", {class: prompts.problem ? "note" : "hint"}, intro),
       scroll(
         "Top nodes, scrolls sideways",
-        element("table", {class: "nodes"}, element("thead", {}, head), element("tbody", {}, ...rows)),
+        element("table", {class: "nodes"}, basisbench.charts.headOf(head), element("tbody", {}, ...rows)),
       ),
     ];
   }

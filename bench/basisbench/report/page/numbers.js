@@ -26,6 +26,13 @@ basisbench.numbers = (() => {
     return `[${censored(low, unit, bound)}, ${censored(high, unit, bound)}]`;
   }
 
+  // A measure of a curve at one size, with its interval.
+  function measured(values, name, index, digits = 3) {
+    if (Number.isNaN(values[name][index])) return "n/a";
+    const [middle, low, high] = ["", "_low", "_high"].map((end) => values[`${name}${end}`][index].toFixed(digits));
+    return `${middle} [${low}, ${high}]`;
+  }
+
   // Ticks: 0, 10, 1k, 100k, 1M.
   function short(value) {
     for (const [bound, letter] of [
@@ -57,5 +64,5 @@ basisbench.numbers = (() => {
 
   const describe = (metric) => `${metric.meaning}; ${metric.direction} is better`;
 
-  return {plain, censored, interval, short, significant, median, quantile, heading, describe};
+  return {plain, censored, interval, measured, short, significant, median, quantile, heading, describe};
 })();

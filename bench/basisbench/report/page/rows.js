@@ -2,13 +2,7 @@
 "use strict";
 
 basisbench.rows = (() => {
-  const {numbers} = basisbench;
-  let catalogue, columns;
-
-  function start(everything, decoded) {
-    catalogue = everything;
-    columns = decoded;
-  }
+  const {catalogue, columns, numbers, groupsOf} = basisbench;
 
   // What not reaching a target is known to exceed.
   const bound = (name, row) =>
@@ -29,13 +23,8 @@ basisbench.rows = (() => {
   }
 
   function medianRows(rows) {
-    const groups = new Map();
-    for (const row of rows) {
-      const key = JSON.stringify(["setting", "source", "family", "basis", "method"].map((name) => columns[name][row]));
-      if (!groups.has(key)) groups.set(key, []);
-      groups.get(key).push(row);
-    }
-    const made = [...groups.values()].map((cells) => {
+    const names = ["setting", "source", "family", "basis", "method"];
+    const made = groupsOf(rows, (row) => names.map((name) => columns[name][row])).map((cells) => {
       const values = {};
       for (const name of catalogue.shown) {
         const known = cells.map((row) => columns[name][row]).filter((value) => !Number.isNaN(value));
@@ -71,13 +60,7 @@ basisbench.rows = (() => {
   // The best median within setting, family and method, where there is a choice; one over fewer tasks than others
   // have is neither best nor a rival.
   function markBest(rows) {
-    const rivals = new Map();
-    for (const row of rows) {
-      const key = JSON.stringify(["setting", "family", "method"].map((name) => row.text(name)));
-      if (!rivals.has(key)) rivals.set(key, []);
-      rivals.get(key).push(row);
-    }
-    for (const alike of rivals.values()) {
+    for (const alike of groupsOf(rows, (row) => ["setting", "family", "method"].map(row.text))) {
       const every = new Set(alike.flatMap((row) => [...row.tasks]));
       const group = alike.filter((row) => row.tasks.size === every.size);
       for (const row of alike) row.partial = row.tasks.size < every.size ? every.size : 0;
@@ -111,5 +94,5 @@ basisbench.rows = (() => {
 
   const compareTexts = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", {numeric: true}));
 
-  return {start, cellRow, medianRows, sorted};
+  return {cellRow, medianRows, sorted};
 })();

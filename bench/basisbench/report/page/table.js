@@ -5,7 +5,7 @@
 "use strict";
 
 basisbench.table = (() => {
-  const {element, find, rows: rowsOf, numbers, distinct, offer} = basisbench;
+  const {catalogue, columns, element, find, rows: rowsOf, numbers, distinct, offer} = basisbench;
   const PAGE = 50;
   const FILTERS = [
     "setting",
@@ -20,9 +20,7 @@ basisbench.table = (() => {
   ];
   const STATUS_ORDER = ["verified", "self-reported"];
   const sort = {column: null, ascending: true};
-  let catalogue,
-    columns,
-    form,
+  let form,
     page = 0,
     shown = [];
 
@@ -30,9 +28,7 @@ basisbench.table = (() => {
   const titles = () => catalogue.settings.map((title, index) => [String(index), `${letter(index)}: ${title}`]);
   const mode = () => form.elements.rows.value;
 
-  function start(everything, decoded) {
-    catalogue = everything;
-    columns = decoded;
+  function start() {
     form = find("filters");
     for (const name of FILTERS) {
       const select = form.elements[name];
