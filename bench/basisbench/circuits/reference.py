@@ -77,6 +77,7 @@ def constant_edits(
     """
 
     def constant(value: Tensor) -> Edit:
-        return lambda activation: value.to(activation.dtype).expand_as(activation)
+        # In memory of its own: GPT-2's layers take no view of one row.
+        return lambda activation: value.to(activation.dtype).expand_as(activation).contiguous()
 
     return {model.place(hook): constant(value if len(value) == 1 else value[chosen]) for hook, value in outputs.items()}

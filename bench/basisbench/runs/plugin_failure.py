@@ -162,14 +162,13 @@ def plugin_failures_as_errors(parts: Sequence[PlugIn]) -> Iterator[None]:
     Raises:
         BasisBenchError: one that does not ship with BasisBench has failed.
     """
-    try:
-        yield
-    except BasisBenchError:
-        raise
-    except (Exception, SystemExit) as error:
-        if (told := plugin_failure(error, parts)) is None:
+    with watching_interrupts() as interrupts:
+        try:
+            yield
+        except BasisBenchError:
             raise
-        raise BasisBenchError(told) from error
+        except BaseException as error:
+            raise BasisBenchError(plugin_failure(error, parts, interrupted=bool(interrupts))) from error
 
 
 def _text(error: BaseException) -> str:
