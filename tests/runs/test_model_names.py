@@ -127,8 +127,8 @@ def test_a_run_looks_its_models_up_by_these_names(
     plan = plan_request(Request("pocket", {"models": models}, settings))
     names = ["tiny-llama", "org/model@abc", "gpt2-small", "pocket-llama"]
     assert [model.name for model in plan.models] == names
-    assert [model.name for model in plan.settings.models] == ["org/model@abc"], "workers know the others"
-    registry = plan.settings.registry()
+    assert [model.name for model in plan.options.models] == ["org/model@abc"], "workers know the others"
+    registry = plan.options.registry()
     assert registry.get("model", "org/model@abc").revision == "abc"
     assert registry.get("model", "pocket-llama").dictionaries
     assert {group.cells[0].model for group in plan.groups} == set(names)

@@ -33,7 +33,7 @@ CELLS: dict[str, Any] = {
 
 def request(out: Path, plugin: Path, jobs: int = 1, resume: bool = True, **changes: Any) -> Request:
     settings = RunOptions(out=out, plugins=(plugin,), resume=resume)
-    return Request(suite="pocket", changes={**CELLS, **changes}, settings=settings, jobs=jobs, progress=False)
+    return Request(suite="pocket", changes={**CELLS, **changes}, options=settings, jobs=jobs, progress=False)
 
 
 def states(outcome: Any) -> list[str]:

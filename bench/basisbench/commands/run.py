@@ -120,7 +120,7 @@ def execute(options: argparse.Namespace) -> None:
             "attribution_pairs": options.examples,
             "evaluation_pairs": options.examples,
         },
-        settings=RunOptions(
+        options=RunOptions(
             out=options.out,
             device=options.device,
             dtype=options.dtype,

@@ -125,7 +125,7 @@ class _Model:
                 raise
             self._shape = spec.shape
             self.notes.append(f"{error}; estimated from its published shape")
-        self._device, self._dtype = plan.settings.device, plan.settings.dtype or self._shape.dtype
+        self._device, self._dtype = plan.options.device, plan.options.dtype or self._shape.dtype
         stored = self._shape.parameters * item_bytes(self._shape.dtype)
         at_hand = self._located is not None and any(self._located.file.parent.glob("*.safetensors"))
         self.downloads = 0 if at_hand else stored
@@ -251,7 +251,7 @@ def render(estimate: Estimate, plan: Plan) -> str:
         "",
         f"cells    {estimate.cells} in {len(estimate.work)} groups",
         f"passes   {estimate.passes:,.0f} over one prompt; a backward pass counts as two",
-        f"memory   {_gib(memory.total)} at the peak on {plan.settings.device}: model {_gib(memory.model)}, "
+        f"memory   {_gib(memory.total)} at the peak on {plan.options.device}: model {_gib(memory.model)}, "
         f"largest basis {_gib(memory.dictionary)}, kept {_gib(memory.kept)}, largest pass {_gib(memory.passing)}"
         + (f", runtime {_gib(memory.runtime)}" if memory.runtime else ""),
     ]

@@ -76,11 +76,11 @@ class _Outbox:
 class RayWorker:
     """A worker's side: one runner, and so one model, for all its pieces."""
 
-    def __init__(self, settings: RunOptions, threads: int, finished: frozenset[str]) -> None:
+    def __init__(self, options: RunOptions, threads: int, finished: frozenset[str]) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self._settings = settings
+        self._options = options
         self._outbox = _Outbox(finished)
         self._runner: Runner | None = None
 
@@ -88,7 +88,7 @@ class RayWorker:
         """Do some cells, yielding events as they happen, each finished cell with its record."""
         if self._runner is None:
             try:
-                self._runner = Runner(self._settings, self._settings.registry(), self._outbox)
+                self._runner = Runner(self._options, self._options.registry(), self._outbox)
             except BasisBenchError as error:  # a plug-in that this machine does not have
                 for cell in cells:
                     yield Event("failed", cell, message=str(error)), None
@@ -100,7 +100,7 @@ class RayWorker:
 
 def run_on_ray(
     groups: Sequence[CellBlock],
-    settings: RunOptions,
+    options: RunOptions,
     executor: Executor,
     jobs: int | None,
     on_event: Listener,
@@ -110,7 +110,7 @@ def run_on_ray(
 
     Args:
         groups: the work.
-        settings: what every worker must know.
+        options: what every worker must know.
         executor: the cluster, and what a worker asks for.
         jobs: how many workers; as many as the cluster has room for when None.
         on_event: called for each event, in this process.
@@ -121,28 +121,28 @@ def run_on_ray(
             cannot be written.
     """
     ray = _import_ray()
-    on_device = settings.device != "cpu"
-    if on_device and ":" in settings.device:
-        raise BasisBenchError(f"device '{settings.device}': Ray chooses a worker's GPU; give --device cuda")
+    on_device = options.device != "cpu"
+    if on_device and ":" in options.device:
+        raise BasisBenchError(f"device '{options.device}': Ray chooses a worker's GPU; give --device cuda")
     cpus = 1.0 if executor.worker_cpus is None else executor.worker_cpus
-    gpus = float(on_device and settings.device != "mps") if executor.worker_gpus is None else executor.worker_gpus
+    gpus = float(on_device and options.device != "mps") if executor.worker_gpus is None else executor.worker_gpus
     ours = not ray.is_initialized()
     if ours:
         _join(ray, executor.address, cpus * jobs if jobs else None)
     try:
         room = _room(ray, cpus, gpus, executor.worker_memory)
         pieces = _cut(groups, min(jobs or room, room))
-        store = Store(settings.out)
+        store = Store(options.out)
         finished = frozenset(
-            path.stem for path in store.records.glob("*.json") if settings.resume and store.finished(path.stem)
+            path.stem for path in store.records.glob("*.json") if options.resume and store.finished(path.stem)
         )
-        options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
+        arguments: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus, "max_restarts": 0}
         if executor.worker_memory:
-            options["memory"] = executor.worker_memory
+            arguments["memory"] = executor.worker_memory
         actor_class = ray.remote(RayWorker)
 
         def start() -> _Worker:
-            return _Worker(actor_class.options(**options).remote(settings, max(1, int(cpus)), finished))
+            return _Worker(actor_class.options(**arguments).remote(options, max(1, int(cpus)), finished))
 
         driver = _Driver(ray, groups, pieces, store, start, on_event, on_group)
         driver.run(min(jobs or room, room, len(pieces)))
@@ -286,13 +286,13 @@ def _import_ray() -> Any:
 
 def _join(ray: Any, address: str, cores: float | None) -> None:
     """Start a cluster on this machine, or connect to a running one."""
-    options: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
+    arguments: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     if not address:
-        options["num_cpus"] = max(available_cores(), int(cores or 0))
+        arguments["num_cpus"] = max(available_cores(), int(cores or 0))
     elif address != "auto":
         _check_reachable(address)
     try:
-        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(**arguments, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         where = f"at '{address}'" if address else "on this machine"
         raise BasisBenchError(

@@ -42,7 +42,7 @@ class Request:
     Attributes:
         suite: name of a built-in suite, or path of a suite file.
         changes: fields of the suite to replace; None leaves a field as it is.
-        settings: results folder, device, plug-ins.
+        options: results folder, device, plug-ins.
         jobs: worker processes; None lets the executor choose.
         progress: whether to show progress.
         limit: how many cells to do at most, with few pairs; all of them when None.
@@ -51,7 +51,7 @@ class Request:
 
     suite: str
     changes: Mapping[str, object]
-    settings: RunOptions
+    options: RunOptions
     jobs: int | None = 1
     progress: bool = True
     limit: int | None = None
@@ -64,14 +64,14 @@ class Plan:
 
     Attributes:
         suite: the suite with everything that was changed.
-        settings: the request's, with the models that are not listed, and the type of weights, that the suite calls for.
+        options: the request's, with the models that are not listed, and the type of weights, that the suite calls for.
         registry: where names are looked up.
         models: the models.
         groups: the cells.
     """
 
     suite: Suite
-    settings: RunOptions
+    options: RunOptions
     registry: Registry
     models: tuple[ModelSpec, ...]
     groups: tuple[CellBlock, ...]
@@ -186,7 +186,7 @@ def run(
             "attribution_pairs": examples,
             "evaluation_pairs": examples,
         },
-        settings=RunOptions(
+        options=RunOptions(
             out=Path(out),
             device=device,
             dtype=dtype,
@@ -215,11 +215,11 @@ def plan_request(request: Request) -> Plan:
     Raises:
         BasisBenchError: a name, a file or a value is wrong.
     """
-    settings = request.settings
-    registry = settings.registry()
+    options = request.options
+    registry = options.registry()
     changes = dict(request.changes)
-    if settings.task_files:
-        sources = {str(path) for path in settings.task_files}
+    if options.task_files:
+        sources = {str(path) for path in options.task_files}
         from_files = [entry.name for entry in registry.of("task") if entry.source in sources]
         named = request.changes.get("tasks")
         named = named if isinstance(named, list | tuple) else ()
@@ -237,12 +237,12 @@ def plan_request(request: Request) -> Plan:
     # Workers on other machines have models that ship with the package at paths of their own.
     listed = {entry.name: registry.get("model", entry.name) for entry in registry.of("model")}
     given = tuple(model for model in models if listed.get(model.name) != model)
-    settings = replace(settings, models=given, dtype=settings.dtype or suite.dtype)
-    registry = settings.registry()
+    options = replace(options, models=given, dtype=options.dtype or suite.dtype)
+    registry = options.registry()
     cells = expand(suite, registry)
     if request.limit is not None:
         cells = few_cells(cells, request.limit)
-    return Plan(suite, settings, registry, models, group_cells(cells))
+    return Plan(suite, options, registry, models, group_cells(cells))
 
 
 def run_request(request: Request) -> Outcome:
@@ -257,7 +257,7 @@ def run_request(request: Request) -> Outcome:
     if request.jobs is not None and request.jobs < 1:
         raise BasisBenchError(f"jobs must be at least 1, found {request.jobs}")
     plan = plan_request(request)
-    Store(plan.settings.out).remove_stale()
+    Store(plan.options.out).remove_stale()
     return _run_groups(plan, request)
 
 
@@ -276,7 +276,7 @@ def _run_groups(plan: Plan, request: Request) -> Outcome:
     """Do all groups, here, in workers or on a cluster, showing progress."""
     began = time.monotonic()
     ended: list[Event] = []
-    groups, settings = plan.groups, plan.settings
+    groups, options = plan.groups, plan.options
     display = Progress(sum(len(group.cells) for group in groups), len(groups), shown=request.progress)
 
     def on_event(event: Event) -> None:
@@ -291,13 +291,13 @@ def _run_groups(plan: Plan, request: Request) -> Outcome:
         if request.executor.kind == "ray":
             from basisbench.runs.ray_executor import run_on_ray
 
-            run_on_ray(groups, settings, request.executor, request.jobs, on_event, on_group)
-        elif (request.jobs or default_jobs(settings.device)) > 1 and len(groups) > 1:
+            run_on_ray(groups, options, request.executor, request.jobs, on_event, on_group)
+        elif (request.jobs or default_jobs(options.device)) > 1 and len(groups) > 1:
             from basisbench.runs.workers import run_in_workers
 
-            run_in_workers(groups, settings, request.jobs or default_jobs(settings.device), on_event, on_group)
+            run_in_workers(groups, options, request.jobs or default_jobs(options.device), on_event, on_group)
         else:
-            runner = Runner(settings, plan.registry)
+            runner = Runner(options, plan.registry)
             for group in groups:
                 started, before = time.monotonic(), len(ended)
                 for event in runner.run_group(group):
@@ -305,4 +305,4 @@ def _run_groups(plan: Plan, request: Request) -> Outcome:
                 on_group(group, ended[before:], started)
     finally:
         display.close()
-    return Outcome(settings.out, tuple(ended), time.monotonic() - began)
+    return Outcome(options.out, tuple(ended), time.monotonic() - began)

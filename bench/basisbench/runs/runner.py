@@ -108,12 +108,12 @@ class Runner:
     """Does groups one after another, keeping the model loaded between groups of one model.
 
     Attributes:
-        settings: what the run was asked.
+        options: what the run was asked.
         registry: where names are looked up.
         records: where records go and finished ones are; the results folder when None.
     """
 
-    settings: RunOptions
+    options: RunOptions
     registry: Registry
     records: Records | None = None
     _models: dict[str, Model] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class Runner:
         A user's mistake (BasisBenchError) or a failing plug-in fails the cells that it concerns and no others; any
         other exception is a bug and goes up.
         """
-        records = self.records or Store(self.settings.out)
+        records = self.records or Store(self.options.out)
         session: Session | None = None
         problem = ""
         for cell in group.cells:
@@ -169,7 +169,7 @@ class Runner:
         asked = _on_layers(cell, session.model.layers)
         with unchanged_settings(f"basis '{cell.basis}' with method '{cell.method}'"):
             identifier = cell_id(asked, session.identity(basis, method, asked.layers))
-            if self.settings.resume and records.finished(identifier) is not None:
+            if self.options.resume and records.finished(identifier) is not None:
                 return Event("kept", cell, identifier)
             record = session.run(asked, basis, method)
         if record.id != identifier:
@@ -204,7 +204,7 @@ class Runner:
             give_memory_back()  # a model and its bases hold each other
             try:
                 self._models[name] = load_model(
-                    self.registry.get("model", name), device=self.settings.device, dtype=self.settings.dtype
+                    self.registry.get("model", name), device=self.options.device, dtype=self.options.dtype
                 )
             except BasisBenchError as error:
                 self._refused[name] = error

@@ -46,7 +46,7 @@ def available_cores() -> int:
 
 def run_in_workers(
     groups: Sequence[CellBlock],
-    settings: RunOptions,
+    options: RunOptions,
     jobs: int,
     on_event: Listener,
     on_group: GroupListener,
@@ -55,7 +55,7 @@ def run_in_workers(
 
     Args:
         groups: the work; a group is never split.
-        settings: what every worker must know.
+        options: what every worker must know.
         jobs: how many processes.
         on_event: called for each event, in the parent.
         on_group: called when a group ends, with its events and when it began.
@@ -65,7 +65,7 @@ def run_in_workers(
     threads = max(1, available_cores() // max(1, jobs))
     workers: list[_Worker] = []
     try:
-        workers = [_start(settings, threads) for _ in range(jobs)]
+        workers = [_start(options, threads) for _ in range(jobs)]
         for worker in workers:
             _assign(worker, waiting)
         while busy := {worker.pipe: worker for worker in workers if worker.group is not None}:
@@ -77,7 +77,7 @@ def run_in_workers(
                     _fail_rest(worker, _cause_of_death(worker), on_event, on_group)
                     workers.remove(worker)
                     if waiting:
-                        replacement = _start(settings, threads)
+                        replacement = _start(options, threads)
                         workers.append(replacement)
                         _assign(replacement, waiting)
                     continue
@@ -103,10 +103,10 @@ def run_in_workers(
                 worker.process.join()
 
 
-def _start(settings: RunOptions, threads: int) -> _Worker:
+def _start(options: RunOptions, threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, settings, threads), daemon=True)
+    process = context.Process(target=_work, args=(theirs, options, threads), daemon=True)
     process.start()
     theirs.close()  # so that the death of the worker ends the pipe
     return _Worker(process, ours)
@@ -144,13 +144,13 @@ def _cause_of_death(worker: _Worker) -> str:
     return f"a worker process {how}; its unfinished cells can be run again (fewer --jobs need less memory)"
 
 
-def _work(pipe: Connection, settings: RunOptions, threads: int) -> None:
+def _work(pipe: Connection, options: RunOptions, threads: int) -> None:
     """The life of a worker: receive a group, do it, send its events, then None or a traceback; until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops its workers
     import torch
 
     torch.set_num_threads(threads)
-    runner = Runner(settings, settings.registry())
+    runner = Runner(options, options.registry())
     while True:
         try:
             group: CellBlock = pipe.recv()
