@@ -44,7 +44,7 @@ def test_passes_are_those_that_the_meter_counts(tmp_path: Path, changes: dict[st
     plan = plan_of(tmp_path, ["sva_rc"], **changes)
     estimate = estimate_run(plan)
     runner = Runner(plan.options, plan.registry)
-    events = list(runner.run_group(plan.groups[0]))
+    events = list(runner.run_block(plan.blocks[0]))
     assert {event.state for event in events} == {"started", "finished"}
     assert estimate.cells == len(events) // 2
     (model,) = runner._models.values()
@@ -55,7 +55,7 @@ def test_passes_are_those_that_the_meter_counts(tmp_path: Path, changes: dict[st
 def test_exact_patching_is_counted_as_if_every_node_differed(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, ["sva_simple"], bases=["resid"], methods=["patching"])
     runner = Runner(plan.options, plan.registry)
-    list(runner.run_group(plan.groups[0]))
+    list(runner.run_block(plan.blocks[0]))
     (model,) = runner._models.values()
     assert model.meter.forward_equivalents < estimate_run(plan).passes < 10 * model.meter.forward_equivalents
 

@@ -131,4 +131,4 @@ def test_a_run_looks_its_models_up_by_these_names(
     registry = plan.options.registry()
     assert registry.get("model", "org/model@abc").revision == "abc"
     assert registry.get("model", "pocket-llama").dictionaries
-    assert {group.cells[0].model for group in plan.groups} == set(names)
+    assert {block.cells[0].model for block in plan.blocks} == set(names)

@@ -116,7 +116,7 @@ def test_a_few_cells_meet_everything_there_is(name: str, tmp_path: Path) -> None
     assert few_cells(cells, 10**6) == cells
 
     plan = plan_request(Request(name, {}, RunOptions(out=tmp_path), limit=3))
-    chosen = [cell for group in plan.groups for cell in group.cells]
+    chosen = [cell for block in plan.blocks for cell in block.cells]
     assert len(chosen) == 3
     assert {(cell.attribution_pairs, cell.evaluation_pairs) for cell in chosen} == {(FEW_PAIRS, FEW_PAIRS)}
     asked = plan_request(Request(name, {"evaluation_pairs": 40}, RunOptions(out=tmp_path), limit=3))

@@ -57,7 +57,7 @@ class Estimate:
     """What a run would take.
 
     Attributes:
-        work: of each group of cells.
+        work: of each block of cells.
         downloads: bytes of models and dictionaries that are not at hand.
         timed: whether every rate is that of a pass that was timed.
         notes: what could not be had, and what was assumed instead.
@@ -71,7 +71,7 @@ class Estimate:
     @property
     def cells(self) -> int:
         """All cells."""
-        return sum(len(group.cells) for group in self.work)
+        return sum(len(block.cells) for block in self.work)
 
     @property
     def passes(self) -> float:
@@ -104,7 +104,7 @@ def estimate_run(plan: Plan) -> Estimate:
         BasisBenchError: nothing is known of a model, not even its shape.
     """
     models = {spec.name: _Model(spec, plan) for spec in plan.models}
-    work = {group: models[group.cells[0].model].work(group) for group in plan.groups}
+    work = {block: models[block.cells[0].model].work(block) for block in plan.blocks}
     notes = dict.fromkeys(note for model in models.values() for note in model.notes)
     downloads = sum(model.downloads for model in models.values())
     return Estimate(work, downloads, all(model.timed for model in models.values()), tuple(notes))
@@ -169,12 +169,12 @@ class _Model:
                 seconds.append(now(model) - began)
         return pass_operations(self._shape, _TIMED_TOKENS) / min(seconds)
 
-    def work(self, group: CellBlock) -> Workload:
+    def work(self, block: CellBlock) -> Workload:
         """Return what is to be done for cells of this model and one task."""
-        registry, cells = self._plan.registry, group.cells
+        registry, cells = self._plan.registry, block.cells
         return Workload(
             cells,
-            self._prompts(registry.get("task", cells[0].task), group),
+            self._prompts(registry.get("task", cells[0].task), block),
             self._shape,
             {cell.basis: self._size(registry.get("basis", cell.basis), cell.layers) for cell in cells},
             {cell.method: registry.get("method", cell.method) for cell in cells},
@@ -183,11 +183,11 @@ class _Model:
             self.rate,
         )
 
-    def _prompts(self, task: Task, group: CellBlock) -> tuple[Prompts, ...]:
+    def _prompts(self, task: Task, block: CellBlock) -> tuple[Prompts, ...]:
         """Return the aligned groups of a task; one of average length where there is no tokenizer."""
         from basisbench.pairs.alignment import load_splits
 
-        cell = group.cells[0]
+        cell = block.cells[0]
         if self._tokenizer is not None:
             try:
                 attribution, evaluation = load_splits(
@@ -239,9 +239,9 @@ def render(estimate: Estimate, plan: Plan) -> str:
     memory = estimate.memory
     heads = ("group", "cells", "pairs per split", "passes over a prompt", "memory")
     rows = [heads]
-    for group, work in estimate.work.items():
-        cells, passes = str(len(group.cells)), f"{work.passes:,.0f}"
-        rows.append((group.title, cells, _pairs(work.prompts), passes, _gib(work.memory.total)))
+    for block, work in estimate.work.items():
+        cells, passes = str(len(block.cells)), f"{work.passes:,.0f}"
+        rows.append((block.title, cells, _pairs(work.prompts), passes, _gib(work.memory.total)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rate = "at the rate of a pass that was timed now" if estimate.timed else "at an assumed rate of this kind of device"
     lines = [

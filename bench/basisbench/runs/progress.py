@@ -1,4 +1,4 @@
-"""Shows the progress of a run: a bar on a terminal, a line per group of cells elsewhere, failures alone if quiet."""
+"""Shows the progress of a run: a bar on a terminal, a line per block of cells elsewhere, failures alone if quiet."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ def describe_cell(cell: CellConfig) -> str:
 class Progress:
     """Shows how far a run is.
 
-    On a terminal: cells done, the current cell, time left. Elsewhere: a plain line when a group of cells ends.
+    On a terminal: cells done, the current cell, time left. Elsewhere: a plain line when a block of cells ends.
     """
 
-    def __init__(self, total: int, groups: int, *, shown: bool = True) -> None:
+    def __init__(self, total: int, blocks: int, *, shown: bool = True) -> None:
         """Start showing.
 
         Args:
             total: cells of the run.
-            groups: groups of cells that share model, task and seed.
+            blocks: blocks of cells that share model, task and seed.
             shown: False shows nothing but failures.
         """
         self._stream = sys.stderr
         self._shown = shown
-        self._groups = groups
+        self._blocks = blocks
         self._ended = 0
         self._reported: set[str] = set()
         self._bar: Any = None
@@ -76,11 +76,11 @@ class Progress:
         else:
             self._bar.update()
 
-    def end_group(self, title: str, events: list[Event], started: float) -> None:
-        """Say that a group of cells has ended.
+    def end_block(self, title: str, events: list[Event], started: float) -> None:
+        """Say that a block of cells has ended.
 
         Args:
-            title: names the group.
+            title: names the block.
             events: what happened to its cells.
             started: `time.monotonic()` when it began.
         """
@@ -90,7 +90,7 @@ class Progress:
         counts = {state: sum(event.state == state for event in events) for state in ("finished", "kept", "failed")}
         parts = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
         seconds = time.monotonic() - started
-        self.write(f"[{self._ended}/{self._groups}] {title}: {parts or 'no cells'} in {seconds:.1f} s")
+        self.write(f"[{self._ended}/{self._blocks}] {title}: {parts or 'no cells'} in {seconds:.1f} s")
 
     def write(self, line: str) -> None:
         """Write one line, above the bar if there is one."""

@@ -1,7 +1,7 @@
 """The cells of a run on a Ray cluster: a local one, or any by its address.
 
 1. Each worker is a Ray actor that asks for GPUs, cores and memory. It keeps the model loaded from one piece of work to
-   the next; a piece is a group of cells, or the cells of one basis where there are fewer groups than workers.
+   the next; a piece is a block of cells, or the cells of one basis where there are fewer blocks than workers.
 2. A worker sends events and records back as they are made. Only this process writes records, each of them once,
    whatever is done again: the results folder need not be shared. Plug-in files, files of pairs, and folders of models
    and dictionaries are read by the workers, at the same path on every machine; repositories come from each one's cache.
@@ -26,7 +26,7 @@ from basisbench.results.store import Store
 from basisbench.runs.executor import Executor
 from basisbench.runs.progress import Event
 from basisbench.runs.runner import CellBlock, Runner, RunOptions
-from basisbench.runs.workers import GroupListener, Listener, available_cores
+from basisbench.runs.workers import BlockListener, Listener, available_cores
 
 _REACH_SECONDS = 10.0
 """How long a cluster may take to answer."""
@@ -37,14 +37,14 @@ MOST_DEATHS = 3
 
 @dataclass
 class _Piece:
-    """Some cells of one group.
+    """Some cells of one block.
 
     Attributes:
-        group: index of the group.
+        block: index of the block.
         cells: what is still to be done, in order.
     """
 
-    group: int
+    block: int
     cells: tuple[CellConfig, ...]
 
 
@@ -93,28 +93,28 @@ class RayWorker:
                 for cell in cells:
                     yield Event("failed", cell, message=str(error)), None
                 return
-        for event in self._runner.run_group(CellBlock(cells)):
+        for event in self._runner.run_block(CellBlock(cells)):
             record, self._outbox.record = self._outbox.record, None
             yield event, record
 
 
 def run_on_ray(
-    groups: Sequence[CellBlock],
+    blocks: Sequence[CellBlock],
     options: RunOptions,
     executor: Executor,
     jobs: int | None,
     on_event: Listener,
-    on_group: GroupListener,
+    on_block: BlockListener,
 ) -> None:
-    """Do groups on a Ray cluster; returns when every cell is done or has failed.
+    """Do blocks on a Ray cluster; returns when every cell is done or has failed.
 
     Args:
-        groups: the work.
+        blocks: the work.
         options: what every worker must know.
         executor: the cluster, and what a worker asks for.
         jobs: how many workers; as many as the cluster has room for when None.
         on_event: called for each event, in this process.
-        on_group: called when a group ends, with its events and when it began.
+        on_block: called when a block ends, with its events and when it began.
 
     Raises:
         BasisBenchError: Ray is not installed, the cluster cannot be reached or has no room for a worker, or a record
@@ -131,7 +131,7 @@ def run_on_ray(
         _join(ray, executor.address, cpus * jobs if jobs else None)
     try:
         room = _room(ray, cpus, gpus, executor.worker_memory)
-        pieces = _cut(groups, min(jobs or room, room))
+        pieces = _cut(blocks, min(jobs or room, room))
         store = Store(options.out)
         finished = frozenset(
             path.stem for path in store.records.glob("*.json") if options.resume and store.finished(path.stem)
@@ -144,7 +144,7 @@ def run_on_ray(
         def start() -> _Worker:
             return _Worker(actor_class.options(**arguments).remote(options, max(1, int(cpus)), finished))
 
-        driver = _Driver(ray, groups, pieces, store, start, on_event, on_group)
+        driver = _Driver(ray, blocks, pieces, store, start, on_event, on_block)
         driver.run(min(jobs or room, room, len(pieces)))
     finally:
         if ours:
@@ -157,17 +157,17 @@ class _Driver:
     def __init__(
         self,
         ray: Any,
-        groups: Sequence[CellBlock],
+        blocks: Sequence[CellBlock],
         pieces: deque[_Piece],
         store: Store,
         start: Callable[[], _Worker],
         on_event: Listener,
-        on_group: GroupListener,
+        on_block: BlockListener,
     ) -> None:
-        self._ray, self._groups, self._waiting, self._store = ray, groups, pieces, store
-        self._start, self._on_event, self._on_group = start, on_event, on_group
-        self._events: list[list[Event]] = [[] for _ in groups]
-        self._began = [0.0 for _ in groups]
+        self._ray, self._blocks, self._waiting, self._store = ray, blocks, pieces, store
+        self._start, self._on_event, self._on_block = start, on_event, on_block
+        self._events: list[list[Event]] = [[] for _ in blocks]
+        self._began = [0.0 for _ in blocks]
         self._deaths: Counter[CellConfig] = Counter()
         self._workers: list[_Worker] = []
 
@@ -189,7 +189,7 @@ class _Driver:
         worker.piece = self._waiting.popleft() if self._waiting else None
         worker.at, worker.ended = None, set()
         if worker.piece is not None:
-            self._began[worker.piece.group] = self._began[worker.piece.group] or time.monotonic()
+            self._began[worker.piece.block] = self._began[worker.piece.block] or time.monotonic()
             worker.answers = worker.actor.run.options(num_returns="streaming").remote(worker.piece.cells)
 
     def _advance(self, worker: _Worker) -> None:
@@ -215,14 +215,14 @@ class _Driver:
                 self._end(worker, event)
 
     def _end(self, worker: _Worker, event: Event) -> None:
-        """Note that a cell has ended, and its group if it was the last."""
+        """Note that a cell has ended, and its block if it was the last."""
         if worker.piece is None:
             return
-        index = worker.piece.group
+        index = worker.piece.block
         self._events[index].append(event)
         self._on_event(event)
-        if len(self._events[index]) == len(self._groups[index].cells):
-            self._on_group(self._groups[index], self._events[index], self._began[index])
+        if len(self._events[index]) == len(self._blocks[index].cells):
+            self._on_block(self._blocks[index], self._events[index], self._began[index])
 
     def _replace(self, worker: _Worker, error: Exception) -> None:
         """Put another worker in the place of one that died, and what it left to be done back to the others' work."""
@@ -238,7 +238,7 @@ class _Driver:
                 self._end(worker, Event("failed", failing, message=_cause_of_deaths(error)))
                 left = self._left(worker)
         if left:
-            self._waiting.appendleft(_Piece(worker.piece.group, left))
+            self._waiting.appendleft(_Piece(worker.piece.block, left))
         self._workers.remove(worker)
         if self._waiting:
             replacement = self._start()
@@ -263,15 +263,15 @@ def _cause_of_deaths(error: Exception) -> str:
     )
 
 
-def _cut(groups: Sequence[CellBlock], workers: int) -> deque[_Piece]:
-    """Return the work in pieces: groups, or the bases of groups where there are fewer groups than workers."""
+def _cut(blocks: Sequence[CellBlock], workers: int) -> deque[_Piece]:
+    """Return the work in pieces: blocks, or the bases of blocks where there are fewer blocks than workers."""
     pieces: deque[_Piece] = deque()
-    for index, group in enumerate(groups):
-        if len(groups) >= workers:
-            pieces.append(_Piece(index, group.cells))
+    for index, block in enumerate(blocks):
+        if len(blocks) >= workers:
+            pieces.append(_Piece(index, block.cells))
             continue
-        for basis in dict.fromkeys(cell.basis for cell in group.cells):
-            pieces.append(_Piece(index, tuple(cell for cell in group.cells if cell.basis == basis)))
+        for basis in dict.fromkeys(cell.basis for cell in block.cells):
+            pieces.append(_Piece(index, tuple(cell for cell in block.cells if cell.basis == basis)))
     return pieces
 
 

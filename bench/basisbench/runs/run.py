@@ -1,7 +1,7 @@
 """The outer loop: suite to cells to records.
 
-1. Load the suite, apply what was changed, expand it to cells, and group these by model, task and seed.
-2. For each group: load the model once, make the pairs once, then do each cell that is not finished.
+1. Load the suite, apply what was changed, expand it to cells, and put these into blocks by model, task and seed.
+2. For each block: load the model once, make the pairs once, then do each cell that is not finished.
 3. Write each record as soon as it is made; a killed run loses no finished cell.
 
 What happens inside a cell is `basisbench.runs.session`'s work.
@@ -22,7 +22,7 @@ from basisbench.results.store import Store
 from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
-from basisbench.runs.runner import CellBlock, Runner, RunOptions, group_cells
+from basisbench.runs.runner import CellBlock, Runner, RunOptions, cell_blocks
 from basisbench.runs.suite import Suite, expand, few_cells, load_suite
 from basisbench.types import Ablation, ErrorPolicy, Granularity, ModelSpec
 
@@ -67,14 +67,14 @@ class Plan:
         options: the request's, with the models that are not listed, and the type of weights, that the suite calls for.
         registry: where names are looked up.
         models: the models.
-        groups: the cells.
+        blocks: the cells.
     """
 
     suite: Suite
     options: RunOptions
     registry: Registry
     models: tuple[ModelSpec, ...]
-    groups: tuple[CellBlock, ...]
+    blocks: tuple[CellBlock, ...]
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def plan_request(request: Request) -> Plan:
     cells = expand(suite, registry)
     if request.limit is not None:
         cells = few_cells(cells, request.limit)
-    return Plan(suite, options, registry, models, group_cells(cells))
+    return Plan(suite, options, registry, models, cell_blocks(cells))
 
 
 def run_request(request: Request) -> Outcome:
@@ -258,7 +258,7 @@ def run_request(request: Request) -> Outcome:
         raise BasisBenchError(f"jobs must be at least 1, found {request.jobs}")
     plan = plan_request(request)
     Store(plan.options.out).remove_stale()
-    return _run_groups(plan, request)
+    return _run_blocks(plan, request)
 
 
 def default_jobs(device: str) -> int:
@@ -272,37 +272,37 @@ def default_jobs(device: str) -> int:
     return min(2, available_cores()) if device == "cpu" else 1
 
 
-def _run_groups(plan: Plan, request: Request) -> Outcome:
-    """Do all groups, here, in workers or on a cluster, showing progress."""
+def _run_blocks(plan: Plan, request: Request) -> Outcome:
+    """Do all blocks, here, in workers or on a cluster, showing progress."""
     began = time.monotonic()
     ended: list[Event] = []
-    groups, options = plan.groups, plan.options
-    display = Progress(sum(len(group.cells) for group in groups), len(groups), shown=request.progress)
+    blocks, options = plan.blocks, plan.options
+    display = Progress(sum(len(block.cells) for block in blocks), len(blocks), shown=request.progress)
 
     def on_event(event: Event) -> None:
         display.show(event)
         if event.state != "started":
             ended.append(event)
 
-    def on_group(group: CellBlock, events: list[Event], started: float) -> None:
-        display.end_group(group.title, events, started)
+    def on_block(block: CellBlock, events: list[Event], started: float) -> None:
+        display.end_block(block.title, events, started)
 
     try:
         if request.executor.kind == "ray":
             from basisbench.runs.ray_executor import run_on_ray
 
-            run_on_ray(groups, options, request.executor, request.jobs, on_event, on_group)
-        elif (request.jobs or default_jobs(options.device)) > 1 and len(groups) > 1:
+            run_on_ray(blocks, options, request.executor, request.jobs, on_event, on_block)
+        elif (request.jobs or default_jobs(options.device)) > 1 and len(blocks) > 1:
             from basisbench.runs.workers import run_in_workers
 
-            run_in_workers(groups, options, request.jobs or default_jobs(options.device), on_event, on_group)
+            run_in_workers(blocks, options, request.jobs or default_jobs(options.device), on_event, on_block)
         else:
             runner = Runner(options, plan.registry)
-            for group in groups:
+            for block in blocks:
                 started, before = time.monotonic(), len(ended)
-                for event in runner.run_group(group):
+                for event in runner.run_block(block):
                     on_event(event)
-                on_group(group, ended[before:], started)
+                on_block(block, ended[before:], started)
     finally:
         display.close()
     return Outcome(options.out, tuple(ended), time.monotonic() - began)

@@ -1,4 +1,4 @@
-"""The work of a run, in groups of cells that share a model, a task and a seed; and how one group is done."""
+"""The work of a run, in blocks of cells that share a model, a task and a seed; and how one block is done."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ class CellBlock:
 
     @property
     def title(self) -> str:
-        """Names the group in a progress line."""
+        """Names the block in a progress line."""
         first = self.cells[0]
         return f"{first.model} {first.task}" + (f" seed {first.seed}" if first.seed else "")
 
 
-def group_cells(cells: Sequence[CellConfig]) -> tuple[CellBlock, ...]:
-    """Cut an expanded suite into groups."""
+def cell_blocks(cells: Sequence[CellConfig]) -> tuple[CellBlock, ...]:
+    """Cut an expanded suite into blocks."""
     return tuple(
         CellBlock(tuple(members)) for _, members in groupby(cells, key=lambda cell: (cell.model, cell.task, cell.seed))
     )
@@ -105,7 +105,7 @@ class Records(Protocol):
 
 @dataclass
 class Runner:
-    """Does groups one after another, keeping the model loaded between groups of one model.
+    """Does blocks one after another, keeping the model loaded between blocks of one model.
 
     Attributes:
         options: what the run was asked.
@@ -120,8 +120,8 @@ class Runner:
     _refused: dict[str, BasisBenchError] = field(default_factory=dict)
     _full: str = ""
 
-    def run_group(self, group: CellBlock) -> Iterator[Event]:
-        """Do the cells of a group, yielding what happens as it happens.
+    def run_block(self, block: CellBlock) -> Iterator[Event]:
+        """Do the cells of a block, yielding what happens as it happens.
 
         A user's mistake (BasisBenchError) or a failing plug-in fails the cells that it concerns and no others; any
         other exception is a bug and goes up.
@@ -129,7 +129,7 @@ class Runner:
         records = self.records or Store(self.options.out)
         session: Session | None = None
         problem = ""
-        for cell in group.cells:
+        for cell in block.cells:
             # Nothing that is computed now could be kept, or there are no pairs to compute it on.
             if self._full or problem:
                 yield Event("failed", cell, message=self._full or problem)
@@ -192,7 +192,7 @@ class Runner:
         """Return a loaded model; the one before it is let go, so that one at a time is in memory.
 
         Raises:
-            BasisBenchError: it cannot be had; it is not asked for again for the run's other groups.
+            BasisBenchError: it cannot be had; it is not asked for again for the run's other blocks.
         """
         if name in self._refused:
             raise self._refused[name]

@@ -1,8 +1,8 @@
-"""Several processes share the groups of a run.
+"""Several processes share the blocks of a run.
 
 1. Each worker is a fresh process with its own model and its share of the cores.
-2. The parent hands out one group at a time over a pipe and receives events back; a worker writes its records itself.
-3. A worker that dies (killed, out of memory) fails the rest of its group; a new worker takes its place.
+2. The parent hands out one block at a time over a pipe and receives events back; a worker writes its records itself.
+3. A worker that dies (killed, out of memory) fails the rest of its block; a new worker takes its place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from basisbench.runs.progress import Event
 from basisbench.runs.runner import CellBlock, Runner, RunOptions
 
 Listener = Callable[[Event], None]
-GroupListener = Callable[[CellBlock, list[Event], float], None]
+BlockListener = Callable[[CellBlock, list[Event], float], None]
 STOP_SECONDS = 5.0
 
 
@@ -32,7 +32,7 @@ class _Worker:
 
     process: SpawnProcess
     pipe: Connection
-    group: CellBlock | None = None
+    block: CellBlock | None = None
     started: float = 0.0
     events: list[Event] = field(default_factory=list)
 
@@ -45,36 +45,36 @@ def available_cores() -> int:
 
 
 def run_in_workers(
-    groups: Sequence[CellBlock],
+    blocks: Sequence[CellBlock],
     options: RunOptions,
     jobs: int,
     on_event: Listener,
-    on_group: GroupListener,
+    on_block: BlockListener,
 ) -> None:
-    """Do groups in several processes; returns when every group is done or has failed.
+    """Do blocks in several processes; returns when every block is done or has failed.
 
     Args:
-        groups: the work; a group is never split.
+        blocks: the work; a block is never split.
         options: what every worker must know.
         jobs: how many processes.
         on_event: called for each event, in the parent.
-        on_group: called when a group ends, with its events and when it began.
+        on_block: called when a block ends, with its events and when it began.
     """
-    waiting = deque(groups)
-    jobs = min(jobs, len(groups))
+    waiting = deque(blocks)
+    jobs = min(jobs, len(blocks))
     threads = max(1, available_cores() // max(1, jobs))
     workers: list[_Worker] = []
     try:
         workers = [_start(options, threads) for _ in range(jobs)]
         for worker in workers:
             _assign(worker, waiting)
-        while busy := {worker.pipe: worker for worker in workers if worker.group is not None}:
+        while busy := {worker.pipe: worker for worker in workers if worker.block is not None}:
             for pipe in wait(list(busy)):
                 worker = busy[pipe]  # type: ignore[index]
                 try:
                     message = worker.pipe.recv()
                 except (EOFError, ConnectionError):
-                    _fail_rest(worker, _cause_of_death(worker), on_event, on_group)
+                    _fail_rest(worker, _cause_of_death(worker), on_event, on_block)
                     workers.remove(worker)
                     if waiting:
                         replacement = _start(options, threads)
@@ -87,14 +87,14 @@ def run_in_workers(
                     on_event(message)
                 else:
                     if message:  # the traceback of a bug
-                        _fail_rest(worker, message, on_event, on_group)
-                    elif worker.group is not None:
-                        on_group(worker.group, worker.events, worker.started)
+                        _fail_rest(worker, message, on_event, on_block)
+                    elif worker.block is not None:
+                        on_block(worker.block, worker.events, worker.started)
                     _assign(worker, waiting)
     finally:
         for worker in workers:
-            worker.pipe.close()  # a worker that waits for its next group reads the end of the pipe and leaves
-            if worker.group is not None:
+            worker.pipe.close()  # a worker that waits for its next block reads the end of the pipe and leaves
+            if worker.block is not None:
                 worker.process.terminate()
         for worker in workers:
             worker.process.join(STOP_SECONDS)
@@ -115,26 +115,26 @@ def _start(options: RunOptions, threads: int) -> _Worker:
 def _assign(worker: _Worker, waiting: deque[CellBlock]) -> None:
     worker.events = []
     worker.started = time.monotonic()
-    worker.group = waiting.popleft() if waiting else None
-    if worker.group is not None:
+    worker.block = waiting.popleft() if waiting else None
+    if worker.block is not None:
         try:
-            worker.pipe.send(worker.group)
+            worker.pipe.send(worker.block)
         except ConnectionError:  # it died while idle; reading from its pipe will tell
             return
 
 
-def _fail_rest(worker: _Worker, message: str, on_event: Listener, on_group: GroupListener) -> None:
-    """Fail the cells of the worker's group that have no result."""
-    if worker.group is None:
+def _fail_rest(worker: _Worker, message: str, on_event: Listener, on_block: BlockListener) -> None:
+    """Fail the cells of the worker's block that have no result."""
+    if worker.block is None:
         return
     ended = {event.cell for event in worker.events}
-    for cell in worker.group.cells:
+    for cell in worker.block.cells:
         if cell not in ended:
             event = Event("failed", cell, message=message)
             worker.events.append(event)
             on_event(event)
-    on_group(worker.group, worker.events, worker.started)
-    worker.group = None
+    on_block(worker.block, worker.events, worker.started)
+    worker.block = None
 
 
 def _cause_of_death(worker: _Worker) -> str:
@@ -145,7 +145,7 @@ def _cause_of_death(worker: _Worker) -> str:
 
 
 def _work(pipe: Connection, options: RunOptions, threads: int) -> None:
-    """The life of a worker: receive a group, do it, send its events, then None or a traceback; until the pipe ends."""
+    """The life of a worker: receive a block, do it, send its events, then None or a traceback; until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops its workers
     import torch
 
@@ -153,12 +153,12 @@ def _work(pipe: Connection, options: RunOptions, threads: int) -> None:
     runner = Runner(options, options.registry())
     while True:
         try:
-            group: CellBlock = pipe.recv()
+            block: CellBlock = pipe.recv()
         except (EOFError, ConnectionError):
             return
         problem: str | None = None
         try:
-            for event in runner.run_group(group):
+            for event in runner.run_block(block):
                 pipe.send(event)
         except ConnectionError:  # the parent is gone
             return
