@@ -266,6 +266,7 @@ class ModelSpec:
             from the hub.
         revisions: revision of other repositories, of dictionaries for example, where a suite pins them.
         shape: its shape as published, for estimates where its configuration is not at hand.
+        default: whether it is the model that is taken where none is named.
     """
 
     name: str
@@ -275,3 +276,4 @@ class ModelSpec:
     revision: str | None = None
     revisions: Mapping[str, str] = field(default_factory=dict)
     shape: ModelShape | None = None
+    default: bool = False

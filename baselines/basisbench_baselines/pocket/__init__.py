@@ -21,5 +21,6 @@ PROVIDES: tuple[ModelSpec, ...] = (
         path=str(ASSETS / "model"),
         summary="4-layer Llama of 1.3 M parameters, trained on this project's generated corpus",
         dictionaries={basis: ASSETS / "dictionaries" / basis for basis in (*DICTIONARY_BASES, CROSS_LAYER_BASIS)},
+        default=True,
     ),
 )

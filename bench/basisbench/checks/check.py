@@ -24,16 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Property", "check"]
 
-MODEL = "pocket-llama"
-"""The model that things are checked on unless another is given."""
-
 
 def check(thing: object, model: Model | str | None = None) -> tuple[Property, ...]:
     """Measure every property of a task, a basis or a method.
 
     Args:
         thing: a Task, a BasisSpec, a built Basis, a Method, or a tuple of them such as a module's `PROVIDES`.
-        model: a loaded model, or the name of one; the pocket model when None. A name is loaded anew for each thing.
+        model: a loaded model, or the name of one; the default one when None. A name is loaded anew for each thing.
 
     Returns:
         A property each, in order; `property.holds` is False for one that failed.
@@ -47,10 +44,10 @@ def check(thing: object, model: Model | str | None = None) -> tuple[Property, ..
 def iterate(thing: object, model: Model | str | None = None) -> Iterator[Property]:
     """Measure as `check` does, and yield properties as they come."""
     for each in thing if isinstance(thing, tuple | list) else (thing,):
-        yield from _one(each, _loaded(model or MODEL) if isinstance(model, str | None) else model)
+        yield from _one(each, _loaded(model) if isinstance(model, str | None) else model)
 
 
-def _loaded(name: str) -> Model:
+def _loaded(name: str | None) -> Model:
     from basisbench.models.load import load_model
     from basisbench.registry import load_registry
     from basisbench.runs.model_names import find_model

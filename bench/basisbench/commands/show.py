@@ -21,11 +21,12 @@ def add(commands: Commands) -> None:
         "show pairs of a task as a model's tokenizer sees them",
         "Show pairs of a task: both prompts, the answers, the token counts and the role of each position, and how\n"
         "many candidate pairs were dropped and why. Only the tokenizer is loaded.",
-        "example:\n  basisbench show sva_rc --model pocket-llama -n 3\n",
+        "examples:\n  basisbench show sva_rc -n 3\n  basisbench show sva_rc --model gpt2-small\n",
     )
     parser.add_argument("task", metavar="TASK", nargs="?", help="name of a task; not needed with --task-file")
-    parser.add_argument("--model", metavar="MODEL", required=True, help=(
-        "model whose tokenizer is used: a listed name, ORG/NAME[@REVISION], or a folder"
+    parser.add_argument("--model", metavar="MODEL", help=(
+        "model whose tokenizer is used: a listed name, ORG/NAME[@REVISION], or a folder (default: the model that "
+        "ships with BasisBench)"
     ))  # fmt: skip
     parser.add_argument("-n", dest="count", metavar="N", type=positive, default=5, help="pairs to show (default: 5)")
     parser.add_argument("--split", choices=["attribution", "evaluation"], default="evaluation", help=(

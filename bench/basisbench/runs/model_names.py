@@ -23,17 +23,20 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"[\w./-]+")
 
 
-def find_model(name: str, registry: Registry) -> ModelSpec:
+def find_model(name: str | None, registry: Registry) -> ModelSpec:
     """Return the model that a name, a repository or a folder stands for.
 
     Args:
-        name: for example "gpt2-small", "EleutherAI/pythia-160m", "EleutherAI/pythia-160m@step1000" or "./my-model".
+        name: for example "gpt2-small", "EleutherAI/pythia-160m@step1000" or "./my-model"; None
+            for the model whose spec says that it is the default.
         registry: where names are looked up.
 
     Raises:
         BasisBenchError: it is none of these; near names are suggested.
     """
     known = {entry.name: registry.get("model", entry.name) for entry in registry.of("model")}
+    if name is None:
+        return next(spec for spec in known.values() if spec.default)
     if name in known:
         return known[name]
     folder = Path(name).expanduser()
