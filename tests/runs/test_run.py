@@ -162,14 +162,14 @@ PROVIDES = BasisSpec(name="deadly", family="resid", summary="kills its process",
 def test_workers_do_the_same_cells_and_one_that_dies_takes_no_other_along(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two workers share three tasks; in each, the second cell kills its process."""
+    """Two workers share three tasks; in each, the first cell kills its process, and a new one does the second."""
     deadly = tmp_path / "deadly.py"
     deadly.write_text(DEADLY, encoding="utf-8")
     plugin = plugin_with(tiny_llama)
     tasks = ["sva_simple", "ioi", "sva_rc"]
     alone = run_request(request(tmp_path / "alone", plugin, tasks=tasks, bases=["resid"], methods=["random"]))
 
-    changes = {**CELLS, "tasks": tasks, "bases": ["resid", "deadly"], "methods": ["random"]}
+    changes = {**CELLS, "tasks": tasks, "bases": ["deadly", "resid"], "methods": ["random"]}
     settings = RunOptions(out=tmp_path / "together", plugins=(plugin, deadly))
     together = run_request(Request("pocket", changes, settings, jobs=2, progress=False))
     assert {event.cell.basis for event in together.failures} == {"deadly"}

@@ -2,7 +2,7 @@
 
 1. Each worker is a fresh process with its own model and its share of the cores.
 2. The parent hands out one block at a time over a pipe and receives events back; a worker writes its records itself.
-3. A worker that dies (killed, out of memory) fails the rest of its block; a new worker takes its place.
+3. A worker that dies (killed, out of memory) fails the cell that it was doing; a new worker goes on with the rest.
 """
 
 from __future__ import annotations
@@ -14,16 +14,20 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
+from basisbench.results.record import CellConfig
 from basisbench.runs.progress import Event
 from basisbench.runs.runner import CellBlock, Runner, RunOptions
 
 Listener = Callable[[Event], None]
 BlockListener = Callable[[CellBlock, list[Event], float], None]
 STOP_SECONDS = 5.0
+_DEATHS = 3
+"""How many workers a block may cost: each takes along the cell that it was doing; then the rest of the block fails."""
 
 
 @dataclass
@@ -34,7 +38,9 @@ class _Worker:
     pipe: Connection
     block: CellBlock | None = None
     started: float = 0.0
+    doing: CellConfig | None = None
     events: list[Event] = field(default_factory=list)
+    deaths: int = 0
 
 
 def available_cores() -> int:
@@ -74,22 +80,31 @@ def run_in_workers(
                 try:
                     message = worker.pipe.recv()
                 except (EOFError, ConnectionError):
-                    _fail_rest(worker, _cause_of_death(worker), on_event, on_block)
+                    cause = _cause_of_death(worker)
                     workers.remove(worker)
-                    if waiting:
+                    if worker.doing is not None and worker.deaths + 1 < _DEATHS:
+                        _fail(worker, [worker.doing], cause, on_event)
+                    else:
+                        _fail(worker, _left(worker), cause, on_event)
+                    if not _left(worker):
+                        _end(worker, on_block)
+                    if worker.block is not None or waiting:
                         replacement = _start(options, threads)
                         workers.append(replacement)
-                        _assign(replacement, waiting)
+                        if worker.block is not None:
+                            _take_over(replacement, worker)
+                        else:
+                            _assign(replacement, waiting)
                     continue
                 if isinstance(message, Event):
-                    if message.state != "started":
+                    worker.doing = message.cell if message.state == "started" else None
+                    if worker.doing is None:
                         worker.events.append(message)
                     on_event(message)
                 else:
                     if message:  # the traceback of a bug
-                        _fail_rest(worker, message, on_event, on_block)
-                    elif worker.block is not None:
-                        on_block(worker.block, worker.events, worker.started)
+                        _fail(worker, _left(worker), message, on_event)
+                    _end(worker, on_block)
                     _assign(worker, waiting)
     finally:
         for worker in workers:
@@ -113,27 +128,43 @@ def _start(options: RunOptions, threads: int) -> _Worker:
 
 
 def _assign(worker: _Worker, waiting: deque[CellBlock]) -> None:
-    worker.events = []
+    """Give a worker the next block, if there is one."""
+    worker.events, worker.deaths, worker.doing = [], 0, None
     worker.started = time.monotonic()
     worker.block = waiting.popleft() if waiting else None
     if worker.block is not None:
-        try:
-            worker.pipe.send(worker.block)
-        except ConnectionError:  # it died while idle; reading from its pipe will tell
-            return
+        _send(worker, worker.block)
 
 
-def _fail_rest(worker: _Worker, message: str, on_event: Listener, on_block: BlockListener) -> None:
-    """Fail the cells of the worker's block that have no result."""
-    if worker.block is None:
-        return
+def _take_over(worker: _Worker, dead: _Worker) -> None:
+    """Give a worker what a dead one has left of its block."""
+    worker.block, worker.events, worker.started, worker.deaths = dead.block, dead.events, dead.started, dead.deaths + 1
+    _send(worker, CellBlock(tuple(_left(worker))))
+
+
+def _send(worker: _Worker, block: CellBlock) -> None:
+    with suppress(ConnectionError):  # it died while idle; reading from its pipe will tell
+        worker.pipe.send(block)
+
+
+def _left(worker: _Worker) -> list[CellConfig]:
+    """Return the cells of the worker's block that have no result."""
     ended = {event.cell for event in worker.events}
-    for cell in worker.block.cells:
-        if cell not in ended:
-            event = Event("failed", cell, message=message)
-            worker.events.append(event)
-            on_event(event)
-    on_block(worker.block, worker.events, worker.started)
+    return [] if worker.block is None else [cell for cell in worker.block.cells if cell not in ended]
+
+
+def _fail(worker: _Worker, cells: Sequence[CellConfig], message: str, on_event: Listener) -> None:
+    """Fail cells of the worker's block."""
+    for cell in cells:
+        event = Event("failed", cell, message=message)
+        worker.events.append(event)
+        on_event(event)
+
+
+def _end(worker: _Worker, on_block: BlockListener) -> None:
+    """Say that the worker's block has ended."""
+    if worker.block is not None:
+        on_block(worker.block, worker.events, worker.started)
     worker.block = None
 
 
