@@ -40,6 +40,6 @@ def execute(options: argparse.Namespace) -> None:
         f"python -m pip install -e {folder}",
         f"basisbench list {PLURALS[options.kind]}",
         f"basisbench check {options.name}",
-        f"basisbench run --{options.kind} {options.name} --out results/mine",
+        f"basisbench run --{options.kind} {options.name} --out results/local/mine",
     ):
         print(f"  {line}")

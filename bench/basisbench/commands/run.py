@@ -28,7 +28,7 @@ _EXAMPLES = """\
 examples:
   basisbench run
   basisbench run pocket --task ioi --basis mlp_act --basis transcoder --method relp --examples 50
-  basisbench run my-suite.yaml --out results/mine --device cuda --jobs 2
+  basisbench run my-suite.yaml --out results/local/mine --device cuda --jobs 2
   basisbench run --task-file pairs.json --method relp --errors node --errors keep
   basisbench run gpt2-small --dry-run             cells, passes, memory, disk and time, as estimates
   basisbench run gpt2-small --limit 6             a smoke test: six cells of 16 pairs

@@ -36,8 +36,8 @@ def add(commands: Commands) -> None:
         "examples:\n"
         "  basisbench verify results/submissions/mine --by 'Ada Lovelace'\n"
         "  basisbench verify results/pocket --by me --cells 40 --points 6\n"
-        "  basisbench verify results/mine --by me --cells all --device cuda --plugin mine.py\n"
-        "  basisbench verify results/mine --dry-run --seed 7        what would be re-run",
+        "  basisbench verify results/local/mine --by me --cells all --device cuda --plugin mine.py\n"
+        "  basisbench verify results/local/mine --dry-run --seed 7        what would be re-run",
     )
     parser.add_argument("path", metavar="PATH", type=Path, help="submission or results folder: what holds records/")
     parser.add_argument("--by", metavar="NAME", help="your name, for the file; needed unless --dry-run")
