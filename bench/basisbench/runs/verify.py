@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -27,7 +28,7 @@ from basisbench.results.record import Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
-from basisbench.runs.plugin_failure import plugin_failures_as_errors
+from basisbench.runs.plugin_failure import PlugIn, plugin_failures_as_errors
 from basisbench.runs.runner import RunOptions
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
@@ -249,11 +250,10 @@ def _rerun_model(
     done = []
     for same_task in _grouped(members, _task_key):
         first = same_task[0].record
-        task = items[first.id].task
-        with plugin_failures_as_errors([task]):
+        with _rerunning(first, [items[first.id].task]):
             session = open_session(
                 model,
-                task,
+                items[first.id].task,
                 attribution_pairs=first.cell.attribution_pairs,
                 evaluation_pairs=first.cell.evaluation_pairs,
                 seed=first.cell.seed,
@@ -292,13 +292,21 @@ def _load(record: Record, registry: Registry, device: str, dtype: str | None) ->
     return weights, model
 
 
+@contextmanager
+def _rerunning(record: Record, parts: Sequence[PlugIn]) -> Iterator[None]:
+    """Say in one line which cell cannot be re-run and why, failing plug-ins included."""
+    try:
+        with plugin_failures_as_errors(parts):
+            yield
+    except BasisBenchError as error:
+        raise BasisBenchError(f"cell {record.id} cannot be re-run: {error}; nothing was written") from error
+
+
 def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> VerifiedCell:
     """Compare the identities of one cell, and if they are the record's, re-run it."""
     recorded, dtype = drawn.record, str(session.model.dtype).removeprefix("torch.")
-    try:
-        parts = (items.task, items.basis, items.method)
-        with plugin_failures_as_errors(parts):
-            found_here = session.identity(items.basis, items.method, recorded.cell.layers)
+    with _rerunning(recorded, items):
+        found_here = session.identity(items.basis, items.method, recorded.cell.layers)
         here = found_here.model_copy(update={"model": weights})
         problems = [*compare_identities(recorded, here)]
         if items.basis.family != recorded.cell.family:
@@ -306,12 +314,10 @@ def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> 
         if problems:
             return refused(recorded, here, dtype, problems)
         try:
-            with plugin_failures_as_errors(parts), unchanged_settings(f"method '{items.method.name}'"):
+            with unchanged_settings(f"method '{items.method.name}'"):
                 found = session.run(recorded.cell, items.basis, items.method, at=drawn.sizes)
         except ValidationError as error:  # for example, a value that is not finite
             return refused(recorded, here, dtype, [f"the re-run gives no record: {describe_problem(error)}"[:1000]])
-    except BasisBenchError as error:
-        raise BasisBenchError(f"cell {recorded.id} cannot be re-run: {error}; nothing was written") from error
     # A re-run in another dtype is compared in the coarser one.
     tolerance = max(tolerance_for(dtype), tolerance_for(recorded.environment.dtype), key=lambda given: given.value)
     cell = compare_records(recorded, found, here, tolerance)

@@ -145,7 +145,7 @@ class CrossLayerWriter:
         if arrived is not None:
             written = written + arrived
         # A value of the last position stands for every position, so that shapes stay what the model expects.
-        return written.flatten(0, 1).to(activation.dtype).expand(-1, activation.shape[1], -1)
+        return written.flatten(0, 1).to(activation.dtype).expand(-1, activation.shape[1], -1).contiguous()
 
     def _wanted(self, live: bool) -> Bool[Tensor, "circuit pos"]:
         """Return where any target starts from the live activation, or from the reference."""

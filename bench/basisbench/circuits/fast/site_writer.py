@@ -84,7 +84,7 @@ class SiteWriter:
         written = self._dense(read, live) if self._slices is None else self._sliced(self._slices, read, live)
         # A value of the last position stands for every position, so that shapes stay what the model expects.
         # Coordinates may be of a wider type than the model's.
-        return written.flatten(0, 1).to(activation.dtype).expand(-1, activation.shape[1], -1)
+        return written.flatten(0, 1).to(activation.dtype).expand(-1, activation.shape[1], -1).contiguous()
 
     def _by_circuit(self, activation: Tensor) -> Tensor:
         by_circuit: Tensor = activation[:, -self._positions :].unflatten(0, (-1, self._pairs))
