@@ -31,8 +31,12 @@ _WORTH_PACKING = 2**28
 """Multiplications from which weights that are used once are packed. A shape that oneDNN has not met costs about half
 a millisecond and half a megabyte (measured), which it keeps: small products of ever new shapes are left to MKL."""
 
-_CLEARLY = 0.9
-"""PyTorch's own product is taken where it needs less than this share of oneDNN's time."""
+_CLEARLY = 0.75
+"""PyTorch's own product is taken where it needs less than this share of oneDNN's time: the processes of a run, each
+timing for itself beside the others, must come to the same choice, for values differ by rounding."""
+
+_TIMED = 2**14
+"""Weights from which a shape is timed; smaller ones take no time either way, and their timings are noise."""
 
 _TIMED_WIDTH, _TIMED_PRODUCTS, _TIMED_RUNS = 512, 2**24, 5
 """A shape is timed with its sides rounded up to a power of two and cut to this width, on rows for this many
@@ -128,6 +132,8 @@ def onednn_is_worth_it(outputs: int, inputs: int) -> bool:
     """Return whether oneDNN's product of a shape is not clearly slower than PyTorch's own; timed once per process."""
     import torch
 
+    if outputs * inputs < _TIMED:
+        return True
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(outputs, inputs, generator=generator)
     x = torch.randn(min(2048, _TIMED_PRODUCTS // (outputs * inputs)), inputs, generator=generator)
