@@ -16,7 +16,8 @@ def add(commands: Commands) -> None:
         "compare bases in a table",
         "Compare bases: nodes and bits to a target faithfulness with 95% bootstrap intervals, areas, seconds, memory.\n"
         "RESULTS are results folders, folders of records, or record files.",
-        "examples:\n  basisbench compare results/local\n  basisbench compare results/pocket results/local/mine --csv -\n"
+        "examples:\n  basisbench compare results/local\n"
+        "  basisbench compare results/pocket results/local/mine --csv -\n"
         "  basisbench compare results/paper --reported paper\n",
     )
     parser.add_argument("results", metavar="RESULTS", nargs="+", type=Path, help="where the records are")
