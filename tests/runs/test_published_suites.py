@@ -120,7 +120,7 @@ def test_a_few_cells_meet_everything_there_is(name: str, tmp_path: Path) -> None
     assert len(chosen) == 3
     assert {(cell.attribution_pairs, cell.evaluation_pairs) for cell in chosen} == {(FEW_PAIRS, FEW_PAIRS)}
     asked = plan_request(Request(name, {"evaluation_pairs": 40}, RunOptions(out=tmp_path), limit=3))
-    assert {cell.evaluation_pairs for group in asked.groups for cell in group.cells} == {40}
+    assert {cell.evaluation_pairs for block in asked.blocks for cell in block.cells} == {40}
 
 
 def test_the_papers_protocol() -> None:
