@@ -76,6 +76,15 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.write_line(f"largest worker: {max(peaks) / 2**30:.1f} GiB")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave all architectures but the first to the whole suite: the quick tests see every property on one."""
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        if parameters.get("architecture", ARCHITECTURES[0]) != ARCHITECTURES[0]:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _onednn_wherever_it_can_be() -> Iterator[None]:
     """Let no timing choose between oneDNN's and PyTorch's products: tests run both, and are the same every time."""
