@@ -39,10 +39,13 @@ PEAKS = pytest.StashKey[list[int]]()
 """Most bytes that each process that ran tests has held at once."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what opens a browser as slow."""
+    """Mark as slow what opens a browser, and all architectures but the first: quick tests see a property on one."""
     for item in items:
-        if "browser" in getattr(item, "fixturenames", ()):
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        other = parameters.get("architecture", ARCHITECTURES[0]) != ARCHITECTURES[0]
+        if other or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
 
 
@@ -74,15 +77,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         )
     if peaks := config.stash.get(PEAKS, []):
         terminalreporter.write_line(f"largest worker: {max(peaks) / 2**30:.1f} GiB")
-
-
-@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave all architectures but the first to the whole suite: the quick tests see every property on one."""
-    for item in items:
-        parameters = getattr(getattr(item, "callspec", None), "params", {})
-        if parameters.get("architecture", ARCHITECTURES[0]) != ARCHITECTURES[0]:
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True, scope="session")

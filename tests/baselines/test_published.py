@@ -29,6 +29,8 @@ from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, HubReplica, gemma_2_replica, replica
 from helpers.oracle_models import random_pairs
 
+pytestmark = pytest.mark.slow
+
 SMALL = [name for name, release in RELEASES.items() if release.model != "gemma-2"]
 WIDE = [name for name in RELEASES if name not in SMALL]
 HOOKS = {

@@ -11,6 +11,8 @@ from basisbench.checks.check import check
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 
+pytestmark = pytest.mark.slow
+
 METHOD = """
 from dataclasses import dataclass
 from basisbench.attribution.projection import projected_scores

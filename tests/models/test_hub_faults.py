@@ -27,6 +27,8 @@ from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, HubReplica, replica
 from helpers.loopback_hub import online, serving
 
+pytestmark = pytest.mark.slow
+
 MODEL = MODELS["pythia"].repository
 RELEASE = "pythia-70m-deduped-mlp-sm"
 DICTIONARIES = RELEASES[RELEASE].repository

@@ -27,6 +27,8 @@ from basisbench.runs.session import Session, open_session
 from basisbench.types import ModelSpec
 from helpers.passes import measured
 
+pytestmark = pytest.mark.slow
+
 PAIRS = 12
 
 

@@ -34,7 +34,7 @@ from basisbench.results.record import Record
 from helpers.drawn_figures import DISPLAY, drawn, is_shown, legend_labels, line
 from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error")]
 
 LONG_NAMES = (
     "sae:gemma-scope-2-270m-pt-res-all:layer_*_width_16k_l0_small",

@@ -18,7 +18,7 @@ from basisbench.results.frame import frame_of, read_results, summarise
 from helpers.drawn_figures import DISPLAY, drawn, title_of
 from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error")]
 
 
 # --- cost ---

@@ -22,6 +22,8 @@ from helpers.report_pages import (
     keys_of_all_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def reference(page_tree: Path) -> pd.DataFrame:

@@ -21,6 +21,8 @@ from helpers.report_pages import (
 )
 from helpers.synthetic_records import write_suite
 
+pytestmark = pytest.mark.slow
+
 RESULTS = Path(__file__).parents[2] / "results"
 AN_IMAGE_IS_THERE = """() => new Promise(done => {
     const source = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7";

@@ -17,6 +17,8 @@ from basisbench.runs.run import Outcome, Request, run_request
 from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 
 METHODS = """

@@ -17,6 +17,8 @@ from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 WHAT: dict[str, Any] = {
     "models": ["tiny-llama"], "tasks": ["sva_simple", "ioi"], "methods": ["ixg", "random"],

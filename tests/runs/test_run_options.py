@@ -21,6 +21,8 @@ from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., Path]
 FEW: dict[str, Any] = {
     "models": ["tiny-llama"], "tasks": ["ioi"], "bases": ["mlp_act", "resid"], "methods": ["relp", "ixg"],

@@ -32,6 +32,8 @@ from basisbench.submissions.verification import (
 from basisbench.submissions.verification_fields import VerifiedCell
 from helpers.forgeries import ALL, FORGERIES, MORE, Content, Forge, circuit
 
+pytestmark = pytest.mark.slow
+
 BASES = ("mlp_act", "mlp_act_rotated", "sae_mlp_out", "transcoder", "resid")
 METHODS = ("ixg", "relp", "magnitude", "random")
 PAIRS = 12
