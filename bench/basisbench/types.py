@@ -19,7 +19,9 @@ Split = Literal["attribution", "evaluation"]
 Side = Literal["clean", "counterfactual"]
 Family = Literal["mlp", "attn", "resid"]
 Ablation = Literal["mean", "counterfactual", "zero"]
-ErrorPolicy = Literal["node", "keep", "ablate"]
+ErrorPolicy = Literal["coordinates", "rotated", "node", "keep", "ablate"]
+ScoreReference = Literal["ablation", "counterfactual"]
+Bos = Literal["auto", "always", "never"]
 Granularity = Literal["position", "unit"]
 Colour = Literal["black", "orange", "sky", "green", "blue", "vermillion", "purple", "grey"]
 """Okabe and Ito's palette, safe for colour-blind readers."""
@@ -53,6 +55,9 @@ class ContrastPair:
         answers: continuations that the clean prompt calls for, each with its leading space.
         foils: continuations that the counterfactual prompt calls for.
         words: the lexical items that the task varies here (nouns, names, cues); no word occurs in both splits.
+        clusters: by factor (noun, name, cue, ...), the level that this pair has of it; a task's pairs have the same
+            factors. Intervals resample levels, for pairs that share a word are not independent. The template is a
+            factor that the harness adds. Without any, the words of a pair together are its one level.
     """
 
     template: str
@@ -61,6 +66,7 @@ class ContrastPair:
     answers: tuple[str, ...]
     foils: tuple[str, ...]
     words: tuple[str, ...]
+    clusters: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def clean_text(self) -> str:
@@ -89,6 +95,8 @@ class Pairs:
         foils: ids of the foil tokens.
         clean_text: the clean prompts as text.
         counterfactual_text: the counterfactual prompts as text.
+        clusters: by factor, the level of each pair.
+        token_texts: the tokens of the first clean prompt as text.
     """
 
     task: str
@@ -102,6 +110,8 @@ class Pairs:
     foils: Int[np.ndarray, "pair foil"]
     clean_text: tuple[str, ...]
     counterfactual_text: tuple[str, ...]
+    clusters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    token_texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -162,15 +172,18 @@ class Site:
 class Scores:
     """Signed scores of every node of a basis in one aligned group.
 
-    The sign is the effect on the metric of replacing the clean value by the counterfactual one, in logits.
+    The sign is the effect on the metric of replacing the clean value by the one that the node moves to
+    (`ScoringContext.target`), in logits.
 
     Attributes:
         units: per site, the scores of its units at each position.
-        errors: per site, the score of the error node at each position; None for a basis without error.
+        errors: per site, the scores of the error nodes at each position, `ScoringContext.error_nodes` of them: one for
+            the whole error under the policy `node`, one for each coordinate of the write site under `coordinates` and
+            `rotated`. None for a basis without error, and where errors are no nodes (`keep`, `ablate`).
     """
 
     units: tuple[Float[Tensor, "pos unit"], ...]
-    errors: tuple[Float[Tensor, " pos"], ...] | None
+    errors: tuple[Float[Tensor, "pos error"], ...] | None
 
 
 @dataclass(frozen=True)

@@ -33,18 +33,32 @@ from basisbench.results.record_fields import (
     Group,
     Guard,
     SubsetCheck,
+    SuiteTasks,
     TopNode,
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
-from basisbench.results.schema import LARGEST, Count, Frozen, Name, Positive, VersionOne, describe_problem
-from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
+from basisbench.results.schema import LARGEST, Count, Frozen, Name, Positive, VersionTwo, describe_problem
+from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, ScoreReference, Split
 from basisbench.version import __version__
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 _ID_SCHEME = 1
 """Part of what an id hashes. It stays when the schema gets a new version, so that older records keep theirs."""
 
+SIZES = "1-2-5, bisected"
+"""Name of the way in which circuit sizes are chosen; see `CellConfig.sizes`."""
+
 TEMPORARY_SUFFIX = ".partial"
+
+BEFORE: Mapping[str, object] = {
+    "layers": None,
+    "score_reference": "counterfactual",
+    "score_split": "attribution",
+    "attribution_draw": 0,
+    "bos": "always",
+    "ties": "order",
+}
+"""What the fields of a cell that came later say of a record that is older than they are."""
 
 PlugIn = Literal["task", "basis", "method"]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -60,7 +74,22 @@ class CellConfig(Frozen):
     family: Family = Field(description="site family of the basis; bases are compared only inside a family")
     method: Name = Field(description="name of the attribution method, as registered")
     ablation: Ablation = Field(default="mean", description="reference value of a node outside the circuit")
-    error_policy: ErrorPolicy = Field(default="node", description="what happens to what the basis does not reconstruct")
+    error_policy: ErrorPolicy = Field(
+        default="coordinates",
+        description="what happens to what the basis does not reconstruct: each of its coordinates at the write site is a "
+        "node (coordinates; rotated: in a seeded rotation of the site), all of it at a layer and position is one (node), "
+        "it stays live (keep), it is at its reference (ablate)",
+    )
+    score_reference: ScoreReference = Field(
+        default="ablation",
+        description="what a node moves to when it is scored: its reference value (ablation), or its value in the "
+        "counterfactual prompt whatever the ablation",
+    )
+    score_split: Split = Field(
+        default="attribution",
+        description="pairs that scores are taken on: those of the attribution split, or the evaluation pairs themselves "
+        "(held in); reference values are those of the attribution split in either case",
+    )
     granularity: Granularity = Field(
         default="position", description="position: a node is (layer, position, unit); unit: all positions together"
     )
@@ -69,8 +98,24 @@ class CellConfig(Frozen):
     )
     attribution_pairs: Positive = Field(description="pairs asked for in the attribution split; `groups` has those used")
     evaluation_pairs: Positive = Field(description="pairs asked for in the evaluation split; `groups` has those used")
+    attribution_draw: Count = Field(
+        default=0, description="which draw of the attribution pairs from the task's candidates, the seed being the same"
+    )
+    bos: Bos = Field(
+        default="auto",
+        description="whether a beginning-of-sequence token stands in front of a prompt: where the tokenizer adds one "
+        "(auto), always, never",
+    )
     ranking: Literal["absolute"] = Field(default="absolute", description="nodes are ranked by |score|, largest first")
-    sizes: Name = Field(default="1-2-5", description="name of the grid of circuit sizes: 0, 1, 2, 5, 10, ... and all")
+    ties: Literal["random", "order"] = Field(
+        default="random",
+        description="order of nodes of equal |score|: random, fixed by the seed, or by layer, position and unit",
+    )
+    sizes: Name = Field(
+        default=SIZES,
+        description="how circuit sizes are chosen: 0, 1, 2, 5, 10, ... and all, then bisection of the brackets in which "
+        "faithfulness first reaches 0.8 and 0.9",
+    )
     kl: bool = Field(default=False, description="whether the divergence from the full model is measured at each size")
     subset_sizes: tuple[Positive, ...] = Field(
         default=(), description="circuit sizes at which random halves of the complement are ablated"
@@ -101,7 +146,7 @@ class Identities(Frozen):
 class Record(Frozen):
     """Everything measured in one cell."""
 
-    schema_version: VersionOne = Field(description="version of this schema; superseded, never edited")
+    schema_version: VersionTwo = Field(description="version of this schema; superseded, never edited")
     basisbench: Name = Field(default=__version__, description="version of BasisBench that made the record")
     created: AwareDatetime = Field(
         default_factory=lambda: datetime.now(UTC).replace(microsecond=0), description="when it was made, UTC, ISO 8601"
@@ -111,6 +156,11 @@ class Record(Frozen):
     groups: tuple[Group, ...] = Field(min_length=1, description="the aligned groups, in the order of the examples")
     counts: Counts = Field(description="how large the space of nodes is")
     dropped: Dropped = Field(description="candidate pairs left out")
+    clusters: Mapping[Name, tuple[Count, ...]] = Field(
+        default_factory=dict,
+        description="by factor (noun, name, cue, template, ...), the level of each evaluation example, numbered in the "
+        "order in which levels occur; intervals resample levels. Empty in records of schema 1: examples are resampled",
+    )
     endpoints: Endpoints = Field(description="the two ends that normalise the curve")
     curve: Curve = Field(description="metric values at each circuit size")
     subset_checks: tuple[SubsetCheck, ...] = Field(
@@ -118,6 +168,14 @@ class Record(Frozen):
         description="random halves of the complement ablated; empty when the suite does not ask for it",
     )
     guard: Guard | None = Field(description="fit of the dictionary on the task's prompts; null for neurons")
+    control: bool = Field(
+        default=False, description="the basis declares itself a control: it may fit badly, and gets no best mark"
+    )
+    suite: SuiteTasks | None = Field(
+        default=None,
+        description="the suite that the cell was run for, which fixes the tasks that medians are taken over; null where "
+        "none was",
+    )
     top_nodes: tuple[TopNode, ...] = Field(max_length=20, description="up to 20 nodes of the largest |score|")
     cost: Cost = Field(description="what the cell took")
     environment: Environment = Field(description="where the cell ran")
@@ -156,13 +214,16 @@ def _contradictions(record: Record) -> Iterator[str]:
     found = len(record.endpoints.full)
     if found != examples:
         yield f"endpoints: {found} values, but the sum of groups[].evaluation_pairs has or counts {examples}"
+    for factor, levels in record.clusters.items():
+        if len(levels) != found:
+            yield f"clusters: {factor} has {len(levels)} values, but endpoints.full has {found}"
     if curve.sizes[-1] != counts.nodes_max:
         yield f"curve: the last of sizes is {curve.sizes[-1]}, but counts.nodes_max is {counts.nodes_max}"
     if cell.kl != (curve.kl is not None):
         yield f"curve: kl is {'given' if curve.kl else 'null'}, but cell.kl is {str(cell.kl).lower()}"
     for name, rows in (("circuit", curve.circuit), ("complement", curve.complement)):
         for index, row in enumerate(rows):
-            if len(row) != found:
+            if row is not None and len(row) != found:
                 yield f"curve: {name}[{index}] has {len(row)} values, but endpoints.full has {found}"
     draws = [(check.size, len(check.draws)) for check in record.subset_checks]
     wanted = [(size, cell.subset_draws) for size in cell.subset_sizes]
@@ -170,8 +231,9 @@ def _contradictions(record: Record) -> Iterator[str]:
         asked = "cell.subset_sizes and cell.subset_draws ask for"
         yield f"subset_checks: size and number of draws are {draws}, but {asked} {wanted}"
     if record.guard is not None:
-        for name, numbers in (("fvu", record.guard.fvu), ("l0", record.guard.l0)):
-            if len(numbers) != counts.layers:
+        for name in ("fvu", "l0", "slope"):
+            numbers = getattr(record.guard, name)
+            if numbers is not None and len(numbers) != counts.layers:
                 yield f"guard: {name} has {len(numbers)} values, but counts.layers is {counts.layers}"
 
 
@@ -189,8 +251,10 @@ def cell_id(config: CellConfig, identities: Identities, *, version: str = __vers
     content = {
         "schema_version": _ID_SCHEME,
         "basisbench": version,
-        # A field that came later is left out at its default: older records keep their ids.
-        "cell": config.model_dump(mode="json", exclude={"layers"} if config.layers is None else None),
+        # A field that came later is left out where it says what was so before it: older records keep their ids.
+        "cell": config.model_dump(
+            mode="json", exclude={name for name, value in BEFORE.items() if getattr(config, name) == value}
+        ),
         "identities": identities.model_dump(mode="json", exclude={"code"} if identities.code is None else None),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -223,7 +287,12 @@ def parse_record(data: bytes) -> Record:
         RecordError: it is not JSON, a field is wrong, or it is of a later schema. The message begins with the field.
     """
     try:
-        record = Record.model_validate_json(data, strict=True)
+        try:
+            record = Record.model_validate_json(data, strict=True)
+        except ValidationError as error:
+            if not _of_schema_1(error):
+                raise
+            record = Record.model_validate_json(_upgraded(data), strict=True)
     except ValidationError as error:
         raise RecordError(describe_problem(error)) from error
     # Their defaults are for records that are made here and now.
@@ -231,6 +300,22 @@ def parse_record(data: bytes) -> Record:
         if name not in record.model_fields_set:
             raise RecordError(f"{name}: field required")
     return record
+
+
+def _of_schema_1(error: ValidationError) -> bool:
+    return any(
+        problem["loc"] == ("schema_version",) and problem["input"] == 1 and problem["input"] is not True
+        for problem in error.errors()
+    )
+
+
+def _upgraded(data: bytes) -> bytes:
+    """Return a record of schema 1 as one of schema 2: what was fixed then is named, what was not measured stays out."""
+    content = json.loads(data)
+    content["schema_version"] = SCHEMA_VERSION
+    if isinstance(content.get("cell"), dict):
+        content["cell"] = {**{name: value for name, value in BEFORE.items() if name != "layers"}, **content["cell"]}
+    return json.dumps(content).encode()
 
 
 def write_record(record: Record, path: str | os.PathLike[str]) -> None:

@@ -37,14 +37,30 @@ class Group(Frozen):
     attribution_pairs: Positive = Field(description="pairs used in the attribution split")
     evaluation_pairs: Positive = Field(description="pairs used in the evaluation split")
     positions: Positive = Field(description="tokens per prompt, the beginning-of-sequence token included")
+    tokens: tuple[Text, ...] = Field(
+        default=(), description="the tokens of the first clean evaluation prompt as text; empty in records of schema 1"
+    )
     nodes: Positive = Field(description="nodes ranked in this group, ranked error nodes included")
-    error_nodes: Count = Field(description="error nodes among them; 0 unless the error policy is node")
+    error_nodes: Count = Field(
+        description="error nodes among them; 0 unless the error policy is coordinates, rotated or node"
+    )
+    scored_nodes: Count | None = Field(
+        default=None,
+        description="nodes with a score other than zero; beyond them the order is random. Null in records of schema 1",
+    )
 
-    @field_validator("error_nodes")
+    @field_validator("error_nodes", "scored_nodes")
     @classmethod
-    def _within_nodes(cls, value: int, info: ValidationInfo) -> int:
-        if "nodes" in info.data and value > info.data["nodes"]:
-            raise ValueError(f"{value} error nodes among {info.data['nodes']} nodes")
+    def _within_nodes(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and "nodes" in info.data and value > info.data["nodes"]:
+            raise ValueError(f"{value} {str(info.field_name).replace('_', ' ')} among {info.data['nodes']} nodes")
+        return value
+
+    @field_validator("tokens")
+    @classmethod
+    def _one_per_position(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value:
+            expect_length(value, info.data.get("positions"), "positions")
         return value
 
 
@@ -55,6 +71,11 @@ class Counts(Frozen):
     nodes_max: Positive = Field(description="ranked nodes of the largest group; the last size of the curve")
     layers: Positive = Field(description="layers that the basis covers")
     units_per_layer: tuple[Positive, ...] = Field(description="units of each layer, in layer order")
+    area_end: Positive | None = Field(
+        default=None,
+        description="circuit size at which areas end, the same for all bases of a family: units of the family's widest "
+        "raw-neuron site x layers x positions of the largest group. Null in records of schema 1",
+    )
 
     @field_validator("units_per_layer")
     @classmethod
@@ -83,12 +104,21 @@ class Endpoints(Frozen):
         description="where F(0) was taken: at the family's outputs, the same for all of its bases even where a norm "
         "lies between node and output (mean, counterfactual), or at the basis' own nodes (zero); null before 0.3.0",
     )
+    gate_empty: RoundedRow | None = Field(
+        default=None,
+        description="F(0) at the family's outputs, which the gates are decided on; null where `empty` is that already",
+    )
+    family_empty: Rounded | None = Field(
+        default=None,
+        description="mean F(0) with the family ablated in all layers of the model; null unless layers are restricted",
+    )
 
-    @field_validator("empty")
+    @field_validator("empty", "gate_empty")
     @classmethod
-    def _one_per_example(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    def _one_per_example(cls, value: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
         full = info.data.get("full")
-        expect_length(value, None if full is None else len(full), "endpoints.full")
+        if value is not None:
+            expect_length(value, None if full is None else len(full), "endpoints.full")
         return value
 
     @field_validator("accuracy")
@@ -117,11 +147,15 @@ class Curve(Frozen):
     units: tuple[NotNegative, ...] = Field(
         description="distinct (layer, unit) in the circuit, mean over groups weighted by evaluation pairs"
     )
+    all_units: tuple[Count, ...] | None = Field(
+        default=None, description="distinct (layer, unit) in the circuits of all groups together; null in schema 1"
+    )
     circuit: tuple[RoundedRow, ...] = Field(
         description="[size][example] metric with only the circuit live, everything else at its reference"
     )
-    complement: tuple[RoundedRow, ...] = Field(
-        description="[size][example] metric with the circuit at its reference and everything else live"
+    complement: tuple[RoundedRow | None, ...] = Field(
+        description="[size][example] metric with the circuit at its reference and everything else live; null at sizes "
+        "that bisection added"
     )
     kl: tuple[NotNegative, ...] | None = Field(
         default=None,
@@ -139,7 +173,7 @@ class Curve(Frozen):
                 raise ValueError(f"sizes must increase strictly, found {after} after {before}")
         return value
 
-    @field_validator("feature_nodes", "error_nodes", "units", "kl", "circuit", "complement")
+    @field_validator("feature_nodes", "error_nodes", "units", "all_units", "kl", "circuit", "complement")
     @classmethod
     def _one_per_size(cls, value: tuple[object, ...] | None, info: ValidationInfo) -> tuple[object, ...] | None:
         sizes = info.data.get("sizes")
@@ -161,10 +195,24 @@ class SubsetCheck(Frozen):
 
 
 class Guard(Frozen):
-    """How well a dictionary fits the task's own prompts; measured on the attribution split, both sides."""
+    """How well a dictionary fits the task's own prompts; measured on the attribution split, both sides, without BOS."""
 
-    fvu: tuple[NotNegative, ...] = Field(description="fraction of variance unexplained per layer; 0 is perfect")
+    fvu: tuple[NotNegative, ...] = Field(
+        description="fraction of variance unexplained per layer: squared error over squared distance from one mean over "
+        "all positions; 0 is perfect, 1 is no better than that mean"
+    )
     l0: tuple[NotNegative, ...] = Field(description="mean number of active units per position, per layer")
+    slope: tuple[Rounded, ...] | None = Field(
+        default=None,
+        description="calibration slope per layer, least squares of the activation on its reconstruction, both without "
+        "their means: 1 is calibrated, below 1 the decoder writes too much. Null in records of schema 1",
+    )
+    loss_recovered: Rounded | None = Field(
+        default=None,
+        description="loss recovered: of the rise in next-token cross-entropy when the write sites of all layers are at "
+        "their mean, the share that does not occur when they are at their reconstruction. Null in records of schema 1, "
+        "and where the rise is not above zero",
+    )
 
 
 class TopNode(Frozen):
@@ -175,9 +223,19 @@ class TopNode(Frozen):
     position: Count | None = Field(description="token position, from 0; null when the granularity is unit")
     role: Text | None = Field(description="role of the position, for example subject; null as above")
     unit: Count | Literal["error"] = Field(description='index of the unit in its layer, or "error"')
-    score: Rounded = Field(
-        description="effect on the metric of replacing the clean value by the counterfactual one, in logits"
+    coordinate: Count | None = Field(
+        default=None,
+        description="of an error node, which coordinate of the write site it is; null for a unit, and where the whole "
+        "error is one node",
     )
+    score: Rounded = Field(description="effect on the metric of moving it off its clean value, in logits")
+
+
+class SuiteTasks(Frozen):
+    """The suite that a cell was run for, as it was run."""
+
+    name: Name = Field(description="name of the suite")
+    tasks: tuple[Name, ...] = Field(min_length=1, description="its tasks, which medians are taken over")
 
 
 class Seconds(Frozen):

@@ -6,6 +6,7 @@ Nothing here imports torch, so that reading results stays quick.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo
@@ -57,19 +58,26 @@ Positive = Annotated[int, Field(ge=1, le=LARGEST)]
 NotNegative = Annotated[Rounded, Field(ge=0)]
 
 
-def _known_version(value: object) -> object:
-    if isinstance(value, bool):  # true equals 1 in Python
-        raise ValueError(f"input should be 1, found {value}")
-    if isinstance(value, int) and value > 1:
-        found = str(value) if value < 10**9 else "a huge number"
-        raise ValueError(
-            f"found {found}, but BasisBench {__version__} knows versions up to 1; upgrade BasisBench to read it"
-        )
-    return value
+def _known_version(latest: int) -> Callable[[object], object]:
+    def check(value: object) -> object:
+        if isinstance(value, bool):  # true equals 1 in Python
+            raise ValueError(f"input should be {latest}, found {value}")
+        if isinstance(value, int) and value > latest:
+            found = str(value) if value < 10**9 else "a huge number"
+            raise ValueError(
+                f"found {found}, but BasisBench {__version__} knows versions up to {latest}; upgrade BasisBench to "
+                "read it"
+            )
+        return value
+
+    return check
 
 
-VersionOne = Annotated[Literal[1], BeforeValidator(_known_version)]
+VersionOne = Annotated[Literal[1], BeforeValidator(_known_version(1))]
 """The first version of a schema; `true` is none, and a later one is refused with advice."""
+
+VersionTwo = Annotated[Literal[2], BeforeValidator(_known_version(2))]
+"""The second version of a schema, likewise."""
 
 
 class Frozen(BaseModel):
