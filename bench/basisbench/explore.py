@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from basisbench.attribution.fit import measure_fit
 from basisbench.circuits.curve import measure_group
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.errors import BasisBenchError, RecordError
@@ -136,8 +135,7 @@ def score(
     built = pairs.basis(spec).basis
     contexts = [group.attribution for group in pairs.groups]
     keys = [context.pairs.group for context in contexts]
-    if not built.exact:
-        measure_fit(built, contexts)
+    pairs.fit(spec, built)
     scores = pairs.scores(built, way, ablation)
     for group, found in zip(pairs.groups, scores, strict=True):
         check_units(found.units, way, built, group.reference(built, ablation))
