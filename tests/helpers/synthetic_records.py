@@ -108,7 +108,7 @@ def synthetic_record(
     complement = empty + (1 - fall)[:, None] * (full - empty) + noise[::-1]
     error_share = errors / total
     return Record(
-        schema_version=1,
+        schema_version=2,
         created=datetime(2026, 1, 22, tzinfo=UTC),
         cell=CellConfig(
             model=model,
