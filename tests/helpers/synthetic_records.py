@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -185,7 +186,7 @@ def synthetic_record(
             feature_nodes=tuple((k * (1 - error_share)).tolist()),
             error_nodes=tuple((k * error_share).tolist()),
             units=tuple(np.minimum(k * (1 - error_share), 4 * width).tolist()),
-            all_units=tuple(np.minimum(k * (1 - error_share), 4 * width).astype(int).tolist()),
+            all_units=tuple(np.ceil(np.minimum(k * (1 - error_share), 4 * width)).astype(int).tolist()),
             circuit=tuple(tuple(rows[size].tolist()) for size in sizes),
             complement=tuple(complements.get(size) for size in sizes),
         ),
@@ -242,6 +243,27 @@ def write_suite(folder: Path, records: Sequence[Record]) -> None:
     """Write records the way a run does: a file per cell under `records/`."""
     for record in records:
         write_record(record, folder / "records" / f"{record.id}.json")
+
+
+def with_endpoint_moved(record: Record, field: Literal["full", "empty"], amounts: Sequence[float]) -> Record:
+    """Return a record with an endpoint moved, by an amount per example, and the curve so that nothing contradicts it.
+
+    Every row moves by its share of the way between the ends: the faithfulness of each size stays what it was.
+    """
+    content = record.model_dump()
+    full, empty = (np.mean(getattr(record.endpoints, name)) for name in ("full", "empty"))
+    moved = (np.array(getattr(record.endpoints, field)) + amounts).tolist()
+    content["endpoints"][field] = tuple(moved)
+    if field == "full":
+        content["endpoints"]["accuracy"] = sum(value > 0 for value in moved) / len(moved)
+    for name in ("circuit", "complement"):
+        rows = []
+        for row in content["curve"][name]:
+            share = 0.0 if row is None else (np.mean(row) - empty) / (full - empty)
+            share = share if field == "full" else 1 - share
+            rows.append(None if row is None else tuple((np.array(row) + share * np.array(amounts)).tolist()))
+        content["curve"][name] = tuple(rows)
+    return Record.model_validate(content)
 
 
 def _sigmoid(k: np.ndarray, middle: float, total: int) -> np.ndarray:

@@ -14,25 +14,12 @@ from basisbench.results.record import Record
 from basisbench.results.store import Store
 from basisbench.submissions.validate import validate
 from helpers.submissions import edit_json, make_submission, mine, only_line, replace_records, some_records, the_record
-from helpers.synthetic_records import synthetic_record, synthetic_suite
+from helpers.synthetic_records import synthetic_record, synthetic_suite, with_endpoint_moved
 
 
-def shifted(record: Record, field: str, amount: float = 1.0) -> Record:
+def shifted(record: Record, field: Any, amount: float = 1.0) -> Record:
     """Return the record with an endpoint moved everywhere, and the curve with it: nothing contradicts anything."""
-
-    def moved(values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(value + amount for value in values)
-
-    content = record.model_dump()
-    content["endpoints"][field] = moved(content["endpoints"][field])
-    share = sum(value > 0 for value in content["endpoints"]["full"]) / len(content["endpoints"]["full"])
-    content["endpoints"]["accuracy"] = share
-    full, empty = (0, -1) if field == "full" else (-1, 0)
-    for name, row in (("complement", full), ("circuit", empty)):
-        rows = list(content["curve"][name])
-        rows[row] = moved(rows[row])
-        content["curve"][name] = tuple(rows)
-    return Record.model_validate(content)
+    return with_endpoint_moved(record, field, [amount] * len(record.endpoints.full))
 
 
 @pytest.mark.parametrize("field", ["full", "empty"])
