@@ -176,6 +176,7 @@ class Record(Frozen):
     dropped: Dropped = Field(description="candidate pairs left out")
     clusters: Mapping[Name, tuple[Count, ...]] = Field(
         default_factory=dict,
+        max_length=8,  # more crossed factors would leave resamples without any example
         description="by factor (noun, name, cue, template, ...), the level of each evaluation example, numbered in the "
         "order in which levels occur; intervals resample levels. Empty in records of schema 1: examples are resampled",
     )
