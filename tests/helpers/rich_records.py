@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from basisbench.results.bisection import next_sizes
+from basisbench.results.bisection import next_size
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record
 from basisbench.types import Ablation, ErrorPolicy, Granularity
@@ -74,9 +74,10 @@ def rich_record(
     totals = [group["nodes"] for group in groups]
     full, empty = np.array(base.endpoints.full), np.array(base.endpoints.empty)
     ends = [0, *np.cumsum(WEIGHTS)]
-    grid = sizes_grid(max(totals))
+    scored = min(group["scored_nodes"] for group in groups)
+    grid = sorted({*sizes_grid(max(totals)), scored})
 
-    def row(size: int, *, complement: bool = False) -> tuple[float, ...]:
+    def row_of(size: int, *, complement: bool = False) -> tuple[float, ...]:
         """A curve that climbs, with noise: no size but the ends is like another."""
         noise = np.random.default_rng(size + 10**6 * complement).normal(0, 0.3, len(full))
         share = 1 / (1 + (30 / max(size, 0.1)) ** 1.1)
@@ -86,9 +87,9 @@ def rich_record(
                 values[start:stop] = (full if (size >= total) != complement else empty)[start:stop]
         return tuple(values.tolist())
 
-    circuit = {size: row(size) for size in grid}
-    while wanted := next_sizes({size: faithfulness(values, full, empty) for size, values in circuit.items()}):
-        circuit.update((size, row(size)) for size in wanted)
+    circuit = {size: row_of(size) for size in grid}
+    while (size := next_size({k: faithfulness(row, full, empty) for k, row in circuit.items()}, scored)) is not None:
+        circuit[size] = row_of(size)
     sizes = sorted(circuit)
 
     def pooled(values: list[float]) -> float:
@@ -117,7 +118,7 @@ def rich_record(
             "units": tuple(map(pooled, units)),
             "all_units": tuple(int(np.ceil(max(counts))) for counts in units),
             "circuit": tuple(circuit[size] for size in sizes),
-            "complement": tuple(row(size, complement=True) if size in grid else None for size in sizes),
+            "complement": tuple(row_of(size, complement=True) if size in grid else None for size in sizes),
             "kl": tuple(3.0 / (1 + size) ** 1.2 for size in sizes) if kl else None,
         },
         "subset_checks": (

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from basisbench.results.bisection import MOST_ADDED, faithfulness_of, next_sizes
+from basisbench.results.bisection import faithfulness_of, next_size
+from basisbench.results.columns import scored_nodes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import SIZES, Record
 
@@ -23,11 +24,12 @@ def violations_of_sizes(record: Record) -> Iterator[str]:
     """Yield every invariant of sizes that a record breaks: the field, a colon, what was expected and found."""
     sizes, complement = record.curve.sizes, record.curve.complement
     known = record.cell.sizes in (GRID, SIZES)
-    grid = sizes_grid(record.counts.nodes_max) if known else sizes
+    grid = grid_of(record) if known else sizes
     kept = [size for size in sizes if size in grid]
     if len(kept) < len(grid):
         index = next(index for index, size in enumerate(grid) if kept[index : index + 1] != [size])
-        yield f"curve.sizes[{index}]: the grid {GRID} of {record.counts.nodes_max} nodes has {grid[index]} there"
+        nodes = f"{record.counts.nodes_max} nodes, {scored_nodes(record)} of them scored,"
+        yield f"curve.sizes[{index}]: the grid {GRID} of {nodes} has {grid[index]} there"
         return
     added = [size for size in sizes if size not in grid]
     if added and record.cell.sizes != SIZES:
@@ -38,11 +40,13 @@ def violations_of_sizes(record: Record) -> Iterator[str]:
             expected = "null, for bisection added" if size in added else "numbers, for the grid has"
             yield f"curve.complement[{index}]: expected {expected} the size {size} (curve.sizes[{index}])"
             return
-    if len(added) > MOST_ADDED:
-        yield f"curve.sizes: {len(added)} are no sizes of the grid; expected at most {MOST_ADDED}"
-        return
     if record.cell.sizes == SIZES:
         yield from _violations_of_bisection(record, set(grid))
+
+
+def grid_of(record: Record) -> tuple[int, ...]:
+    """Return the sizes at which a record's complement is measured: 1-2-5 steps, the most scored nodes, all nodes."""
+    return tuple(sorted({*sizes_grid(record.counts.nodes_max), scored_nodes(record)}))
 
 
 def _violations_of_bisection(record: Record, measured: set[int]) -> Iterator[str]:
@@ -52,11 +56,12 @@ def _violations_of_bisection(record: Record, measured: set[int]) -> Iterator[str
         size: faithfulness_of(row, endpoints.full, endpoints.empty)
         for size, row in zip(sizes, record.curve.circuit, strict=True)
     }
-    while wanted := next_sizes({size: faithfulness[size] for size in measured}):
-        if lacking := [size for size in wanted if size not in faithfulness]:
-            yield f"curve.sizes: lacks {lacking[0]}, which bisection of this curve needs ({record.cell.sizes})"
+    scored = scored_nodes(record)
+    while (wanted := next_size({size: faithfulness[size] for size in measured}, scored)) is not None:
+        if wanted not in faithfulness:
+            yield f"curve.sizes: lacks {wanted}, which bisection of this curve needs (cell.sizes is '{SIZES}')"
             return
-        measured.update(wanted)
+        measured.add(wanted)
     if more := [size for size in sizes if size not in measured]:
         index = sizes.index(more[0])
         yield f"curve.sizes[{index}]: {more[0]} is no size of the grid, and bisection of this curve does not need it"
