@@ -189,13 +189,12 @@ def test_rows_whose_errors_are_kept_in_part_start_from_what_is_nearer() -> None:
     kept[0, :, 5] = True  # a small circuit: its few live units are moved off the reference
     kept[1] = True
     kept[1, :, 7:9] = False  # a small complement: the few others are moved off the live activation
-    kept[2, :, :60] = True  # neither: dense, with all errors kept
+    kept[2, :, :60] = True  # neither: dense, and without errors
     keep_errors = torch.zeros(3, 1, 8, dtype=torch.bool)
     keep_errors[:2, :, :3] = True
-    keep_errors[2] = True
     from_live, partly = bases(basis, kept, keep_errors, 2)  # type: ignore[arg-type]
     assert partly is not None
-    assert from_live.tolist() == [[False] * 2, [True] * 2, [True] * 2]
+    assert from_live.tolist() == [[False] * 2, [True] * 2, [False] * 2]
     assert partly.tolist() == [[True] * 2, [True] * 2, [False] * 2]
     slices = take_slices(basis, basis.sites[0], kept.expand(-1, 2, -1), from_live, torch.float64)
     assert slices is not None
