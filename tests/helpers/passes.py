@@ -54,6 +54,12 @@ def circuits_and_complements(curve: GroupCurve) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def error_masks(circuits: int, rows: int, nodes: int, generator: torch.Generator) -> Tensor:
+    """Return which error nodes circuits keep, ``circuit row node``: in each row all, none, or any share of them."""
+    share = 1.5 * torch.rand(circuits, rows, 1, generator=generator) - 0.25
+    return torch.rand(circuits, rows, nodes, generator=generator) < share
+
+
 def edits_of(
     group: GroupPair, basis: Basis, ablation: Ablation, mask: CircuitMask, *, fast: bool = False
 ) -> Mapping[Place, Edit]:
