@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from basisbench.attribution.context import seeded_generator
-from basisbench.attribution.fit import measure_fit
 from basisbench.circuits.curve import GroupMeasurement
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.errors import BasisBenchError, RecordError
@@ -141,8 +140,7 @@ def score(
     built = pairs.basis(spec).basis
     contexts = [group.attribution for group in pairs.groups]
     keys = [context.pairs.group for context in contexts]
-    if not built.exact:
-        measure_fit(built, contexts)
+    pairs.fit(spec, built)
     scores = pairs.scores(built, way, cell)
     for group, found in zip(pairs.groups, scores, strict=True):
         check_widths(found.units, found.errors, way, built, group.reference(built, ablation))

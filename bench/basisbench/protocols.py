@@ -324,7 +324,7 @@ class BasisSpec:
         style: how pictures draw it; None lets them choose among the free styles.
         units: gives the units per layer on a model of some shape, for estimates; None where only the weights tell.
         cross_layer: whether its units write at later layers too, for estimates.
-        control: whether it is a control: it may fit badly, and gets no best mark.
+        control: whether it stands in a run for comparison alone: it may fit the prompts badly, and gets no best mark.
     """
 
     name: str

@@ -122,6 +122,11 @@ class Pairs:
         """Tokens per prompt, the beginning-of-sequence token included."""
         return int(self.clean.shape[1])
 
+    @property
+    def first_position(self) -> int:
+        """The first position behind a beginning-of-sequence token, whose activation is the same in every prompt."""
+        return 1 if self.roles[0] == "bos" and self.length > 1 else 0
+
 
 @dataclass(frozen=True, eq=False)
 class PairSet(Sequence[Pairs]):

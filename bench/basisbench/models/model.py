@@ -209,6 +209,26 @@ class Model:
         self.meter.forward_equivalents += len(tokens)
         return at_least_float32(seen["logits"][:, -1].to(self.device))
 
+    def next_token_losses(
+        self, tokens: Int[Tensor, "row pos"], edits: Mapping[Place, Edit] | None = None
+    ) -> Float[Tensor, "row next"]:
+        """Return the cross-entropy of every token but the first, in nats: what the model was trained on.
+
+        Args:
+            tokens: token ids, all prompts of one length, at least two.
+            edits: interventions to apply during the pass.
+        """
+        from torch.nn import functional
+
+        body = self.fast_body
+        with edited(body, edits or {}):
+            logits = body(input_ids=tokens, use_cache=False).logits
+        self.meter.forward_equivalents += len(tokens)
+        told = at_least_float32(logits[:, :-1].to(self.device))
+        return functional.cross_entropy(told.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view_as(
+            tokens[:, 1:]
+        )
+
     @cached_property
     def onednn_linears(self) -> OneDnnLinears:
         """The linear layers with oneDNN's weights, where these are faster."""

@@ -114,7 +114,9 @@ def make_record(
         ),
         curve=pooled_curve(curves, weights, sizes, rankings),
         subset_checks=pooled_subset_checks(curves, cell.subset_sizes),
-        guard=None if fit is None else Guard(fvu=fit.fvu, l0=fit.l0),
+        guard=None
+        if fit is None
+        else Guard(fvu=fit.fvu, l0=fit.l0, slope=fit.slope, loss_recovered=fit.loss_recovered),
         control=control,
         suite=suite,
         top_nodes=_top_nodes(cell, basis, groups, rankings),

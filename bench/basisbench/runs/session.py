@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.cost import Spent, now
-from basisbench.attribution.fit import measure_fit
+from basisbench.attribution.fit import Fit, measure_fit
 from basisbench.attribution.fitting import TaskActivations
+from basisbench.attribution.loss_recovered import SharedLosses
 from basisbench.circuits.curve import measure_curves
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
@@ -54,6 +55,7 @@ class Session:
         groups: the aligned groups, in the order of the record's examples.
         seed: seed of the pairs and of random scores.
         task_code: digest of the task's source; None where it has none.
+        allow_poor_fit: whether dictionaries may explain nothing on these prompts.
     """
 
     model: Model
@@ -62,7 +64,10 @@ class Session:
     groups: tuple[GroupPair, ...]
     seed: int = 0
     task_code: str | None = None
+    allow_poor_fit: bool = False
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
+    _fits: dict[basis_cache.Key, Fit] = field(default_factory=dict)
+    _losses: SharedLosses = field(default_factory=dict)
 
     @cached_property
     def _opened_with(self) -> tuple[int, ...]:
@@ -143,6 +148,29 @@ class Session:
     def _key(self, spec: BasisSpec, layers: tuple[int, ...] | None) -> basis_cache.Key:
         return basis_cache.Key(spec.name, layers, "" if spec.fit is None else self.data_hash)
 
+    def fit(self, spec: BasisSpec, basis: Basis, layers: tuple[int, ...] | None = None) -> Fit | None:
+        """Return how well a basis fits the prompts, measured once for all of its cells; None for an exact one.
+
+        Args:
+            spec: the basis.
+            basis: what was built of it, on the layers.
+            layers: the layers that it is restricted to; None for all.
+
+        Raises:
+            BasisError: it explains nothing here, and is neither a control nor allowed to.
+        """
+        if basis.exact:
+            return None
+        key = self._key(spec, layers)
+        if key not in self._fits:
+            self._fits[key] = measure_fit(
+                basis,
+                [group.attribution for group in self.groups],
+                allow_poor=spec.control or self.allow_poor_fit,
+                shared=self._losses,
+            )
+        return self._fits[key]
+
     def run(
         self,
         cell: CellConfig,
@@ -212,8 +240,7 @@ class Session:
         reset_peak_memory(model.device)
         built = self.basis(spec, cell.layers)
         basis = built.basis
-        start = now(model)
-        fit = None if basis.exact else measure_fit(basis, [group.attribution for group in self.groups])
+        fit = self.fit(spec, basis, cell.layers)
         references = now(model)
 
         before = model.meter.forward_equivalents
@@ -237,7 +264,7 @@ class Session:
         shared = sum((ledger.total("activations:") for ledger in ledgers), Spent())
         cost = Cost(
             seconds=Seconds(
-                load=built.spent.seconds + references - start,
+                load=built.spent.seconds + (0.0 if fit is None else fit.seconds),
                 gradients=fields.seconds,
                 scoring=max(0.0, scored - references - fresh.seconds) + shared.seconds,
                 curve=finished - scored,
@@ -329,7 +356,9 @@ class Session:
         ]
 
 
-def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation_pairs: int, seed: int) -> Session:
+def open_session(
+    model: Model, task: Task, *, attribution_pairs: int, evaluation_pairs: int, seed: int, allow_poor_fit: bool = False
+) -> Session:
     """Tokenise a task's pairs for a model and make them ready to run.
 
     Args:
@@ -338,6 +367,7 @@ def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation
         attribution_pairs: pairs wanted in the attribution split.
         evaluation_pairs: pairs wanted in the evaluation split.
         seed: seed of the pairs and of random scores.
+        allow_poor_fit: whether dictionaries may explain nothing on these prompts.
 
     Raises:
         TaskError: no pair survives the model's tokenizer.
@@ -350,6 +380,6 @@ def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation
         GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
         for pairs in evaluation
     )
-    session = Session(model, attribution, evaluation, groups, seed, code_digest(task))
+    session = Session(model, attribution, evaluation, groups, seed, code_digest(task), allow_poor_fit)
     session.changed()  # from now on
     return session
