@@ -51,7 +51,8 @@ class TaskStage:
     @cached_property
     def pairs(self) -> Mapping[Split, PairSet]:
         """The aligned groups of each split, under seed 0."""
-        return {split: pairs_of(self.task, self.model.tokenizer, split, _WANTED, 0) for split in SPLITS}
+        tokenizer, longest = self.model.tokenizer, self.model.longest
+        return {split: pairs_of(self.task, tokenizer, split, _WANTED, 0, longest=longest) for split in SPLITS}
 
     def both(self) -> Iterator[ContrastPair]:
         """Yield the candidates of both splits."""
@@ -209,9 +210,9 @@ def _other_process(stage: TaskStage) -> Finding:
 
 
 def _enough(stage: TaskStage) -> Finding:
-    tokenizer, bound = stage.model.tokenizer, f"at least {MINIMUM_GROUP} in a common group, no more than asked"
+    model, few, bound = stage.model, MINIMUM_GROUP, f"at least {MINIMUM_GROUP} in a common group, no more than asked"
     try:
-        load_splits(stage.task, tokenizer, attribution=MINIMUM_GROUP, evaluation=MINIMUM_GROUP, seed=0)
+        load_splits(stage.task, model.tokenizer, attribution=few, evaluation=few, seed=0, longest=model.longest)
     except TaskError as error:
         return holds(False, str(error), bound)
     counts = [stage.pairs[split].pair_count for split in SPLITS]

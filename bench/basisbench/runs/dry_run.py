@@ -196,6 +196,8 @@ class _Model:
                     attribution=cell.attribution_pairs,
                     evaluation=cell.evaluation_pairs,
                     seed=cell.seed,
+                    bos=cell.bos,
+                    draw=cell.attribution_draw,
                 )
             except BasisBenchError as error:
                 self.notes.append(str(error))
