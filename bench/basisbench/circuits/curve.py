@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.evaluate import evaluate
-from basisbench.results.bisection import faithfulness_of, next_size
+from basisbench.results.bisection import faithfulness_of, next_sizes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.schema import round_significant
 
@@ -184,15 +184,15 @@ def measure_curves(
         part.measure(sizes, complements=False)
     full, empty = (_rounded(ends) for ends in zip(*((part.full, part.empty) for part in parts), strict=True))
 
-    def faithfulness(size: int) -> float:
+    def faithfulness(some: Sequence[int]) -> dict[int, float]:
         for part in parts:
-            part.measure([size], complements=False)
-        return faithfulness_of(_rounded([part.circuit(size) for part in parts]), full, empty)
+            part.measure(some, complements=False)
+        return {size: faithfulness_of(_rounded([part.circuit(size) for part in parts]), full, empty) for size in some}
 
     if at is None:
-        values = {size: faithfulness(size) for size in sizes}
-        while (probe := next_size(values, scored)) is not None:
-            values[probe] = faithfulness(probe)
+        values = faithfulness(sizes)
+        while more := next_sizes(values, scored):
+            values |= faithfulness(more)
         sizes = sorted(values)
     return tuple(sizes), [part.curve(sizes, on_grid) for part in parts]
 

@@ -25,20 +25,23 @@ PRECISION = 0.05
 """How far apart, relative to the smaller, the two sizes around a crossing may be in the end."""
 
 
-def next_size(faithfulness: Mapping[int, float], scored: int) -> int | None:
-    """Return the size to measure next; None where every crossing is known well enough.
+def next_sizes(faithfulness: Mapping[int, float], scored: int) -> tuple[int, ...]:
+    """Return the sizes to measure next, one for each crossing that is not known well enough.
+
+    They are measured together: on a small model several circuits to a pass take hardly longer than one.
 
     Args:
         faithfulness: measured size to its faithfulness (`faithfulness_of`), the whole grid among them.
         scored: the largest size at which the order of nodes is not random.
     """
     sizes = sorted(faithfulness)
+    wanted: list[int] = []
     for threshold in THRESHOLDS:
         place = next((place for place, size in enumerate(sizes) if faithfulness[size] >= threshold), 0)
         before, first = sizes[max(place - 1, 0)], sizes[place]
         if first <= scored and first - before > 1 and first > (1 + PRECISION) * before:
-            return round(math.sqrt(before * first))
-    return None
+            wanted.append(round(math.sqrt(before * first)))
+    return tuple(sorted(set(wanted)))
 
 
 def faithfulness_of(values: Sequence[float], full: Sequence[float], empty: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from basisbench.results.bisection import faithfulness_of, next_size
+from basisbench.results.bisection import faithfulness_of, next_sizes
 from basisbench.results.columns import scored_nodes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import SIZES, Record
@@ -57,11 +57,11 @@ def _violations_of_bisection(record: Record, measured: set[int]) -> Iterator[str
         for size, row in zip(sizes, record.curve.circuit, strict=True)
     }
     scored = scored_nodes(record)
-    while (wanted := next_size({size: faithfulness[size] for size in measured}, scored)) is not None:
-        if wanted not in faithfulness:
-            yield f"curve.sizes: lacks {wanted}, which bisection of this curve needs (cell.sizes is '{SIZES}')"
+    while wanted := next_sizes({size: faithfulness[size] for size in measured}, scored):
+        if missing := [size for size in wanted if size not in faithfulness]:
+            yield f"curve.sizes: lacks {missing[0]}, which bisection of this curve needs (cell.sizes is '{SIZES}')"
             return
-        measured.add(wanted)
+        measured.update(wanted)
     if more := [size for size in sizes if size not in measured]:
         index = sizes.index(more[0])
         yield f"curve.sizes[{index}]: {more[0]} is no size of the grid, and bisection of this curve does not need it"
