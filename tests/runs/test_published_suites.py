@@ -130,6 +130,7 @@ def test_the_papers_protocol() -> None:
     assert set(suite.methods) == {"ig", "relp", "ig_inputs", "magnitude", "random"}
     assert set(suite.error_policies) == {"keep", "ablate", "node"}
     assert suite.ablations == ("mean",)
+    assert suite.score_references == ("counterfactual",)
 
 
 def write_cache(home: Path, repositories: dict[str, str]) -> None:
