@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from basisbench.results.bisection import next_size
+from basisbench.results.bisection import next_sizes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record
 from basisbench.types import Ablation, ErrorPolicy, Granularity
@@ -88,8 +88,8 @@ def rich_record(
         return tuple(values.tolist())
 
     circuit = {size: row_of(size) for size in grid}
-    while (size := next_size({k: faithfulness(row, full, empty) for k, row in circuit.items()}, scored)) is not None:
-        circuit[size] = row_of(size)
+    while more := next_sizes({k: faithfulness(row, full, empty) for k, row in circuit.items()}, scored):
+        circuit |= {size: row_of(size) for size in more}
     sizes = sorted(circuit)
 
     def pooled(values: list[float]) -> float:

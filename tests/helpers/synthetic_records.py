@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from basisbench.results.bisection import faithfulness_of, next_size
+from basisbench.results.bisection import faithfulness_of, next_sizes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import CellConfig, Identities, Record, write_record
 from basisbench.results.record_fields import Cost, Counts, Curve, Dropped, Endpoints, Environment, Group, Guard, Seconds
@@ -119,8 +119,10 @@ def synthetic_record(
     complement = empty + (1 - fall)[:, None] * (full - empty) + (noise * wobble[:, None])[::-1]
     rows = dict(zip(grid, measured(k, noise), strict=True))
     between = np.random.default_rng(int(_digest(f"{key} between")[:8], 16))
-    while (size := next_size({size: faithfulness(row, full, empty) for size, row in rows.items()}, total)) is not None:
-        (rows[size],) = measured(np.array([size], dtype=np.float64), between.normal(0, 2.5, (1, examples)))
+    while more := next_sizes({size: faithfulness(row, full, empty) for size, row in rows.items()}, total):
+        for size in more:
+            at = np.array([size], dtype=np.float64)
+            (rows[size],) = measured(at, between.normal(0, 2.5, (1, examples)))
     sizes = tuple(sorted(rows))
     complements = dict(zip(grid, map(tuple, complement.tolist()), strict=True))
     k = np.array(sizes, dtype=np.float64)

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisbench.results.bisection import faithfulness_of, next_size
+from basisbench.results.bisection import faithfulness_of, next_sizes
 from basisbench.results.metrics import sizes_grid
 
 
 def bisected(curve: Callable[[int], float], total: int) -> dict[int, float]:
     """Measure a curve as a run does."""
     measured = {size: curve(size) for size in sizes_grid(total)}
-    while (size := next_size(measured, total)) is not None:
-        assert size not in measured
-        measured[size] = curve(size)
+    while more := next_sizes(measured, total):
+        assert not measured.keys() & set(more)
+        measured |= {size: curve(size) for size in more}
     return measured
 
 
@@ -68,12 +68,12 @@ def test_faithfulness_is_a_share_of_the_gap() -> None:
     assert faithfulness_of([2.0, 4.0], [1.0, 1.0], [1.0, 1.0]) == -math.inf
     assert faithfulness_of([0.1] * 10, [1.0] * 10, [0.0] * 10) == pytest.approx(0.1, abs=1e-16)
     assert faithfulness_of([2.0, 4.0], [1.0, 1.0], [5.0, 5.0]) == 0.5
-    assert next_size({0: -math.inf, 1: -math.inf, 2: -math.inf}, 2) is None
+    assert next_sizes({0: -math.inf, 1: -math.inf, 2: -math.inf}, 2) == ()
 
 
 def test_a_crossing_beyond_the_scored_nodes_is_not_looked_for() -> None:
     values = {0: 0.0, 1: 0.1, 2: 0.2, 5: 0.3, 10: 0.85, 20: 0.86, 50: 1.0}
-    assert next_size(values, 50) == 7
-    assert next_size(values, 9) is None
-    assert next_size({**values, 7: 0.82, 6: 0.7}, 49) is None, "0.8 is known, and 0.9 is beyond"
-    assert next_size({**values, 7: 0.82, 6: 0.7}, 50) == 32
+    assert next_sizes(values, 50) == (7, 32)
+    assert next_sizes(values, 9) == ()
+    assert next_sizes({**values, 7: 0.82, 6: 0.7}, 49) == (), "0.8 is known, and 0.9 is beyond"
+    assert next_sizes({**values, 7: 0.82, 6: 0.7}, 50) == (32,)
