@@ -41,9 +41,14 @@ def ranking_of(length: int, policy: ErrorPolicy, seed: int = 7) -> Ranking:
 # --- curves
 
 
-@pytest.mark.parametrize("ablation", oracle.ABLATIONS)
-@pytest.mark.parametrize("policy", oracle.POLICIES)
-@pytest.mark.parametrize("read", ["mlp.hook_in", "hook_resid_mid"])
+# Each policy with each ablation on one input hook; on the other each of them once, which is what quick tests see.
+CROSS = [("mlp.hook_in", policy, ablation) for policy in oracle.POLICIES for ablation in oracle.ABLATIONS]
+EACH_ONCE = [("hook_resid_mid", *both) for both in zip(oracle.POLICIES, oracle.ABLATIONS, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("read", "policy", "ablation"), [*EACH_ONCE, *(pytest.param(*case, marks=pytest.mark.slow) for case in CROSS)]
+)
 def test_curves_equal_the_slow_evaluator(architecture: str, read: str, policy: ErrorPolicy, ablation: Ablation) -> None:
     slow, basis = cross.slow(architecture, read), cross.basis(architecture, read=read)
     for seed, group in enumerate(cross.contexts(architecture, read=read)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from typing import Any
 
 import jaxtyping
@@ -27,6 +28,8 @@ NAMES = {"Tensor": torch.Tensor, **{name: getattr(jaxtyping, name) for name in (
 
 def check_shapes() -> None:
     """Check shapes in all modules of these packages that are imported from now on."""
+    early = [name for name in sys.modules if name.startswith(PACKAGES)]
+    assert not early, f"imported before their shapes are checked: {early}"
     resolve = _decorator._destring_annotation
 
     def resolved(annotation: Any, namespace: dict[str, Any]) -> Any:

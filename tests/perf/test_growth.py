@@ -59,6 +59,7 @@ def changed(shape: Shape, axis: str, *, large: bool) -> tuple[Shape, int]:
 
 # The first block and the last cost less than one in between (basisbench.circuits.fast.shared_work), so that a model of
 # few layers costs less than its share: what must not grow is the cost of a further layer. See the next test.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("axis", "basis", "bound"),
     [
@@ -88,6 +89,7 @@ def test_growth(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["mlp_act", "sae_mlp_out"])
 def test_a_further_layer_costs_the_same(
     benchmark: BenchmarkFixture, figures: Figures, shape: Shape, basis: str

@@ -21,17 +21,12 @@ from basisbench.results.frame import frame_of, summarise
 from basisbench.results.record import Record
 from basisbench.types import Style
 from helpers.drawn_figures import DISPLAY, drawn, legend_labels, line, title_of
-from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite
+from helpers.synthetic_records import TASKS, synthetic_record
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(scope="module")
-def frame() -> pd.DataFrame:
-    return frame_of(list(synthetic_suite()))
 
 
 # --- curves ---

@@ -15,15 +15,8 @@ from PIL import Image
 from basisbench.plots.curves import plot_curves
 from basisbench.plots.save import save_figure, with_palette
 from basisbench.plots.style import draw_grid, set_size_axis
-from basisbench.results.frame import frame_of
-from helpers.synthetic_records import synthetic_suite
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(scope="module")
-def frame() -> pd.DataFrame:
-    return frame_of(list(synthetic_suite()))
 
 
 @pytest.mark.parametrize(("x", "linear_below"), [("size", 1.0), ("bits", 10.0)])

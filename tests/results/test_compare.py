@@ -195,6 +195,7 @@ def test_another_method_can_be_shown_in_detail(full: pd.DataFrame) -> None:
     assert "Each task under ig" in render_text(full, DISPLAY, method="ig")
 
 
+@pytest.mark.slow
 def test_medians_are_over_tasks(full: pd.DataFrame) -> None:
     nodes = headline_tables(compare_table(full), DISPLAY)[0]
     assert nodes.header == ("family", "basis", "relp", "ig", "ixg", "magnitude", "random")

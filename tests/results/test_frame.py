@@ -185,6 +185,7 @@ def test_degenerate_and_censored_cells() -> None:
     assert frame.loc[frame["task"] == "ioi", "faithfulness"].isna().all()
 
 
+@pytest.mark.slow
 def test_a_full_suite_loads(tmp_path: Path) -> None:
     records = list(synthetic_suite())
     assert len(records) == 405

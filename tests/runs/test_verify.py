@@ -224,33 +224,6 @@ def test_a_cell_that_fails_half_way_leaves_no_file(
     assert [path.name for path in folder.iterdir()] == ["records"]
 
 
-FAILS_LATER = """
-from pathlib import Path
-from basisbench.attribution.projection import projected_scores
-class Method:
-    name, summary = "fails_later", "fails where a file lies beside it"
-    def score(self, context, basis):
-        if Path(__file__).with_name("fail").exists():
-            raise SystemExit(0)
-        return projected_scores(context, basis, "ixg")
-PROVIDES = Method()
-"""
-
-
-def test_a_plugin_that_fails_in_a_re_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plugin, out = tmp_path / "later.py", tmp_path / "out"
-    plugin.write_text(FAILS_LATER, encoding="utf-8")
-    run = ["run", "--task=sva_simple", "--basis=mlp_out", "--method=fails_later", "--examples=8", f"--plugin={plugin}"]
-    assert main([*run, f"--out={out}"]) == 0
-    (tmp_path / "fail").touch()
-    capsys.readouterr()
-    assert main(["verify", str(out), "--by=me", f"--plugin={plugin}"]) == 2
-    error = capsys.readouterr().err
-    assert "cannot be re-run: method 'fails_later' failed: SystemExit: 0 (later.py, line " in error
-    assert "Traceback" not in error
-    assert not (out / VERIFICATION_FILE).exists()
-
-
 def test_records_that_change_meanwhile_are_not_vouched_for(honest: Path, tmp_path: Path) -> None:
     folder = few(honest, tmp_path / "few")
     sample = draw_sample(folder, cells=1, points=1, seed=1)

@@ -19,6 +19,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.models.batching import Batching
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.onednn import OneDnnLinears, onednn_linears, onednn_twin
+from basisbench.models.shape import longest_prompt
 from basisbench.models.sites import ARCHITECTURES, SITES, SiteKind
 from basisbench.types import ModelSpec
 
@@ -93,6 +94,11 @@ class Model:
     def layers(self) -> int:
         """Number of transformer blocks."""
         return int(self.bridge.cfg.n_layers)
+
+    @property
+    def longest(self) -> int | None:
+        """Most positions that a prompt may have; None where the configuration names no number."""
+        return longest_prompt(self.body.config)
 
     @property
     def device(self) -> torch.device:

@@ -1,18 +1,26 @@
-"""Intervals by resampling evaluation examples, the same resamples for every cell of a task.
+"""Intervals by resampling what examples share, the same resamples for every cell of a task.
 
-1. Draw example indices with replacement, once per number of examples, from a fixed seed.
-2. Turn the indices of each draw into weights, so that a resampled mean is a row of a matrix product.
-3. Row 0 of the weights is the sample itself: one product gives the value and all its resamples.
-4. An interval is a pair of order statistics of the resampled values (Efron's percentile interval). Order statistics,
+Examples that share a noun, a name or a template are not independent, so levels of these factors are resampled:
+
+1. Each factor's levels are drawn with replacement, by themselves (crossed factors: Owen 2007, "The pigeonhole
+   bootstrap"). An example weighs the product of the multiplicities of its levels, divided by the sum over examples.
+2. Row 0 of the weights is the sample itself: one matrix product gives the value and all its resamples.
+3. An interval is a pair of order statistics of the resampled values (Efron's percentile interval). Order statistics,
    unlike interpolated percentiles, stay defined when some values are infinite ("not reached").
 
-Two cells with the same number of examples get the same weights, which is what pairs their differences.
+Draws follow from a factor's name and its levels alone. Cells of equal examples so get equal weights, whatever their
+basis and method, which is what pairs their differences. Without factors (records of schema 1) examples are resampled.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,6 +28,11 @@ from jaxtyping import Float, Int
 DRAWS = 1000
 LEVEL = 0.95
 SEED = 20260122
+LEAST_LEVELS = 8
+"""Levels that a factor needs before an interval over its resamples is relied on."""
+NO_CLUSTERS: Mapping[str, Sequence[int]] = MappingProxyType({})
+
+Weights: TypeAlias = Float[np.ndarray, "row example"]
 
 
 @dataclass(frozen=True)
@@ -37,24 +50,52 @@ class Estimate:
     high: float
 
 
-def resample_indices(examples: int) -> Int[np.ndarray, "draw example"]:
-    """Draw example indices with replacement; the same for every cell of so many examples."""
-    return np.random.default_rng(SEED).integers(0, examples, size=(DRAWS, examples))
+def few_clusters(clusters: Mapping[str, Sequence[int]]) -> str:
+    """Return the factor that has the fewest levels, if these are too few to resample; "" where none has too few.
+
+    Args:
+        clusters: levels of each example, by factor.
+    """
+    levels = {factor: len(set(values)) for factor, values in clusters.items()}
+    few = [factor for factor in levels if levels[factor] < LEAST_LEVELS]
+    return min(few, key=lambda factor: (levels[factor], factor), default="")
 
 
-@functools.lru_cache(maxsize=32)
-def resample_weights(examples: int) -> Float[np.ndarray, "row example"]:
+def resample_weights(examples: int, clusters: Mapping[str, Sequence[int]] = NO_CLUSTERS) -> Weights:
     """Return averaging weights, read-only: row 0 is the plain mean, row 1 + d the mean over resample d.
 
     Args:
         examples: evaluation examples of a cell, at least 1.
+        clusters: levels of each example, by factor; without any, each example is its own level.
     """
-    indices = resample_indices(examples)
-    offsets = np.arange(DRAWS)[:, None] * examples
-    counts = np.bincount((indices + offsets).ravel(), minlength=DRAWS * examples).reshape(DRAWS, examples)
-    weights = np.concatenate([np.ones((1, examples)), counts]) / examples
-    weights.setflags(write=False)
-    return weights
+    key = tuple((factor, tuple(clusters[factor])) for factor in sorted(clusters))
+    return _weights(examples, key or (("", tuple(range(examples))),))
+
+
+@functools.lru_cache(maxsize=64)
+def _weights(examples: int, clusters: tuple[tuple[str, tuple[int, ...]], ...]) -> Weights:
+    """Multiply the multiplicities of all factors; a resample in which every example weighs 0 is drawn again."""
+    factors = []
+    for factor, values in clusters:
+        names, level = np.unique(np.asarray(values), return_inverse=True)
+        seed = int.from_bytes(hashlib.sha256(f"{factor}:{len(names)}".encode()).digest()[:8])
+        factors.append((np.random.default_rng([SEED, seed]), len(names), level))
+    weights = np.zeros((DRAWS, examples))
+    while len(empty := np.flatnonzero(weights.sum(axis=1) == 0)):
+        product = np.ones((len(empty), examples))
+        for generator, levels, level in factors:
+            product *= _multiplicities(generator, levels, len(empty))[:, level]
+        weights[empty] = product
+    rows = np.concatenate([np.ones((1, examples)), weights])
+    rows /= rows.sum(axis=1, keepdims=True)
+    rows.setflags(write=False)
+    return rows
+
+
+def _multiplicities(generator: np.random.Generator, levels: int, draws: int) -> Int[np.ndarray, "draw level"]:
+    """Draw as many levels as there are, with replacement, and count how often each came."""
+    drawn = generator.integers(0, levels, size=(draws, levels)) + np.arange(draws)[:, None] * levels
+    return np.bincount(drawn.ravel(), minlength=draws * levels).reshape(draws, levels)
 
 
 def interval_ends(
@@ -81,6 +122,32 @@ def interval_ends(
 
 
 def estimate_rows(rows: Float[np.ndarray, " row"]) -> Estimate:
-    """Sum up one statistic over the rows of `resample_weights`: row 0 is the value, the rest give the interval."""
-    low, high = interval_ends(rows[1:])
-    return Estimate(value=float(rows[0]), low=float(low), high=float(high))
+    """Sum up one statistic over the rows of `resample_weights`: row 0 is the value, the rest give the interval.
+
+    A value may be a measured size where resamples are interpolated below it; the interval is widened to hold it.
+    """
+    value = float(rows[0])
+    low, high = (float(end) for end in interval_ends(rows[1:]))
+    return Estimate(value=value, low=min(low, value), high=max(high, value))
+
+
+def difference_of_rows(
+    a: Float[np.ndarray, " row"], b: Float[np.ndarray, " row"], bound_a: float, bound_b: float
+) -> Estimate:
+    """Return the difference of two statistics over the same resamples, with its interval.
+
+    Args:
+        a: rows of one; infinite where a target is not reached.
+        b: rows of the other.
+        bound_a: what a's "not reached" is known to exceed.
+        bound_b: the same of b.
+
+    Returns:
+        Its value is NaN where neither reached the target; the interval is that of the bounds.
+    """
+    least_a = np.where(np.isposinf(a), bound_a, a)
+    least_b = np.where(np.isposinf(b), bound_b, b)
+    low, high = interval_ends((least_a - b)[1:], (a - least_b)[1:])
+    value = math.nan if math.isinf(a[0]) and math.isinf(b[0]) else float(a[0] - b[0])
+    # As in `estimate_rows`; a value that is NaN leaves the ends as they are.
+    return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))

@@ -2,7 +2,9 @@
 
 1. Two cells are comparable when they agree in everything but task, basis and method. The columns that must agree are
    `CONDITIONS`; tables and pictures are made for one set of conditions, and their titles state it.
-2. One of them, the layers that bases are compared on, belongs to a family: a run may restrict one family and not
+2. A basis that leaves no error has the same values under every error policy: its cells stand beside those of
+   dictionaries under each of theirs (`join_policies`).
+3. One of them, the layers that bases are compared on, belongs to a family: a run may restrict one family and not
    another. As bases are compared inside a family only, families of different layers share tables and pictures, whose
    titles name the layers of each; two sets of layers for one family never do.
 """
@@ -10,20 +12,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import pandas as pd
 
 from basisbench.errors import RecordError
 from basisbench.results.display import family_order, unique
+from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, ScoreReference, Split
 
 CONDITIONS = (
     "model",
     "model_hash",
     "basisbench",
     "ablation",
-    "error_policy",
     "granularity",
+    "score_reference",
+    "score_split",
+    "bos",
+    "attribution_draw",
+    "error_policy",
     "ranking",
+    "ties",
     "size_grid",
     "seed",
     "attribution_pairs",
@@ -31,7 +40,17 @@ CONDITIONS = (
     "layers",
 )
 """Columns that must agree before two cells are put side by side; tasks are told apart by name and version besides, and
-`layers` are compared inside a family."""
+`layers` are compared inside a family. Parts stand in the order of these columns, the main conditions first."""
+
+_ORDER: Mapping[str, Sequence[object]] = {
+    "ablation": get_args(Ablation),
+    "granularity": get_args(Granularity),
+    "score_reference": get_args(ScoreReference),
+    "score_split": get_args(Split),
+    "bos": get_args(Bos),
+    "error_policy": get_args(ErrorPolicy),
+}
+"""Order of values, where it is not that of the alphabet."""
 
 ALL_LAYERS = "all"
 """What the column `layers` says where a family is not restricted."""
@@ -39,6 +58,8 @@ ALL_LAYERS = "all"
 
 def split_conditions(frame: pd.DataFrame, *, repeated: bool = False) -> list[tuple[str, pd.DataFrame]]:
     """Split a frame of results into comparable parts, each with a title that states its conditions.
+
+    Rows of exact bases are in the parts of all error policies of the dictionaries beside them (`join_policies`).
 
     Args:
         frame: what `load_results` or `summarise` returned.
@@ -55,7 +76,8 @@ def split_conditions(frame: pd.DataFrame, *, repeated: bool = False) -> list[tup
     shared = [name for name in CONDITIONS if name != "layers"]
     parts: list[pd.DataFrame] = []
     layers: list[list[str]] = []
-    for _, whole in frame.groupby(shared, sort=True):
+    frame = join_policies(frame)
+    for _, whole in sorted(frame.groupby(shared), key=lambda item: [*map(_place, shared, item[0])]):
         split = _split_layers(whole)
         parts += split
         layers += [_layer_pieces(part, always=len(split) > 1) for part in split]
@@ -65,6 +87,38 @@ def split_conditions(frame: pd.DataFrame, *, repeated: bool = False) -> list[tup
     for part in parts if not repeated else ():
         _refuse_mixtures(part)
     return list(zip(titles, parts, strict=True))
+
+
+def join_policies(frame: pd.DataFrame) -> pd.DataFrame:
+    """Put exact bases beside dictionaries under every error policy that these have.
+
+    Args:
+        frame: what `load_results` or `summarise` returned.
+
+    Returns:
+        The same rows, but those of an exact basis once for each error policy of the dictionaries of its conditions,
+        family and method, `error_policy` saying which; where there is no dictionary, once. A cell that an exact basis
+        has under several policies counts once in each. The index is new unless nothing changes.
+    """
+    if frame["error_policy"].nunique() < 2 or not frame["exact"].any():
+        return frame
+    alike = [name for name in CONDITIONS if name not in ("error_policy", "layers")] + ["family", "method"]
+    dictionaries, exact = frame[~frame["exact"]], frame[frame["exact"]]
+    beside = {key: unique(rows, "error_policy") for key, rows in dictionaries.groupby(alike)}
+    pieces = [dictionaries]
+    for key, rows in exact.groupby(alike):
+        own = rows["error_policy"].map(lambda policy: _place("error_policy", policy))
+        twins = [rows[name] for name in ("task", "task_version", "basis", "layers")]
+        for policy in beside.get(key) or [min(rows["error_policy"], key=lambda policy: _place("error_policy", policy))]:
+            place = own.where(rows["error_policy"] != policy, -1)
+            pieces.append(rows[place == place.groupby(twins).transform("min")].assign(error_policy=policy))
+    return pd.concat(pieces).sort_index(kind="stable").reset_index(drop=True)
+
+
+def _place(name: str, value: object) -> object:
+    """Return the sort key of a condition's value."""
+    order = _ORDER.get(name)
+    return value if order is None else order.index(value) if value in order else len(order)
 
 
 def layers_text(layers: Sequence[int] | None) -> str:
@@ -101,6 +155,7 @@ def _title(part: pd.DataFrame, layers: Sequence[str], *, in_full: bool) -> str:
         f"error policy {first['error_policy']}",
         f"granularity {first['granularity']}",
         f"seed {first['seed']}",
+        *_unusual(first),
         f"{examples_text(part)} examples",
         *layers,
     ]
@@ -113,6 +168,18 @@ def _title(part: pd.DataFrame, layers: Sequence[str], *, in_full: bool) -> str:
             f"sizes {first['size_grid']}",
         ]
     return ", ".join(pieces)
+
+
+def _unusual(first: pd.Series) -> list[str]:
+    """Return what a title says of conditions that have one usual value: nothing where they have it."""
+    said = {
+        "score_reference": ("ablation", "scores for the {} value"),
+        "score_split": ("attribution", "held in: scores on the {} pairs"),
+        "bos": ("auto", "bos {}"),
+        "attribution_draw": (0, "attribution draw {}"),
+        "ties": ("random", "ties by {}"),
+    }
+    return [text.format(first[name]) for name, (usual, text) in said.items() if first[name] != usual]
 
 
 def _split_layers(part: pd.DataFrame) -> list[pd.DataFrame]:

@@ -2,8 +2,9 @@
 
 1. Find the record files of a path: a file, a folder of records, a results folder with `records/`, or a tree of those.
 2. Read and check each; the same cell found twice counts once, the latest record of it.
-3. Normalise its curve and resample its examples (`basisbench.results.metrics`).
-4. Lay it out: a row per cell and size (`load_results`), or a row per cell (`summarise`).
+3. Normalise its curve and resample its clusters (`basisbench.results.metrics`).
+4. Lay its columns out (`basisbench.results.columns`): a row per cell and size (`load_results`), or a row per cell
+   (`summarise`).
 
 No torch here, so that results can be read on a machine that has none.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,13 +22,21 @@ import pandas as pd
 
 from basisbench.errors import RecordError
 from basisbench.results.bootstrap import interval_ends
-from basisbench.results.conditions import layers_text
-from basisbench.results.metrics import STATISTICS, CurveValues, Normalised, circuit_bits, estimate, normalise
+from basisbench.results.columns import (
+    Column,
+    basis_labels,
+    cost_columns,
+    fit_columns,
+    identity_columns,
+    normalised,
+    scored_nodes,
+    statistic_columns,
+)
+from basisbench.results.metrics import circuit_bits
 from basisbench.results.record import Record, read_record
 from basisbench.results.store import RECORDS_FOLDER, hint_of_local, is_local
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
-Column: TypeAlias = "float | int | str | bool | None"
 
 
 def read_results(paths: PathLike | Sequence[PathLike]) -> list[Record]:
@@ -81,7 +90,7 @@ def load_results(path: PathLike | Sequence[PathLike]) -> pd.DataFrame:
         path: a record file, a folder with or without `records/`, or several of those.
 
     Returns:
-        A frame with these columns, intervals being 95% bootstrap intervals over evaluation examples:
+        A frame with these columns, intervals being 95% bootstrap intervals over the clusters of evaluation examples:
 
         - `cell_id`: identity of the cell, from its question, model, dictionary and data.
         - `model`: name of the model; `model_hash`: first 12 digits of its weights' digest.
@@ -89,23 +98,40 @@ def load_results(path: PathLike | Sequence[PathLike]) -> pd.DataFrame:
         - `task`, `task_version`: the task; results of two versions are never mixed.
         - `family`: site family (mlp, attn, resid); `basis`: name of the basis; `method`: how nodes were scored.
         - `ablation`: reference value of ablated nodes; `error_policy`: what became of reconstruction errors.
+        - `exact`: the basis leaves no error, so its cell belongs to every error policy.
         - `granularity`: whether a node is (layer, position, unit) or (layer, unit).
-        - `ranking`: by what nodes were ranked; `size_grid`: name of the grid of circuit sizes.
+        - `score_reference`: what a node moves to when it is scored: its reference (ablation) or counterfactual value.
+        - `score_split`: pairs that scores are taken on; "evaluation" is held in.
+        - `bos`: whether a beginning-of-sequence token stands in front (auto, always, never).
+        - `ranking`: by what nodes were ranked; `ties`: the order of equal scores; `size_grid`: how sizes were chosen.
         - `layers`: the layers that the family is restricted to because some basis of the run covers no others, for
           example "0-3, 7"; "all" where it is not restricted.
-        - `seed`: seed of pairs, random scores and random bases.
+        - `seed`: seed of pairs, random scores and random bases; `attribution_draw`: draw of the attribution pairs.
         - `attribution_pairs`, `evaluation_pairs`: pairs asked for; `examples`: evaluation pairs used.
-        - `size`: circuit size k in nodes; `total_nodes`: nodes N of the largest aligned group.
+        - `groups`: aligned groups; a circuit of size k has k nodes in each.
+        - `total_nodes`: nodes N of the largest aligned group; `scored_nodes`: how many of them scores put in order, the
+          fewest of all groups.
+        - `control`: the basis declares itself a control.
+        - `full_mean`, `empty_mean`: mean metric of the model, F(M), and of the empty circuit, F(0), in logits.
+        - `accuracy`: share of examples on which the model prefers the answer to the foil.
+        - `gap`, `gap_error`: F(M) - F(0) at the family's outputs, in logits, and its standard error; `gap_share`: over
+          |F(M)|; `family_gap_share`: over the gap of the family in all layers, NaN where layers are not restricted.
+        - `gate`: why there is too little to explain (`basisbench.results.gates`); "" where there is enough.
+        - `few_clusters`: the cluster factor that has too few levels for intervals to be relied on; "" where none has.
+        - `no_mark`: why the cell gets no best mark, in a few words; `unfit`: why its basis gets none on any task.
+        - `suite`: name of the suite that it was run for; `suite_tasks`: its tasks, separated by ", ".
+        - `size`: circuit size k in nodes; `scored`: whether scores fix the order up to it.
         - `share`: kept nodes over all nodes, both averaged over groups; not comparable across widths.
         - `bits`: bits that name a circuit of this size (`metrics.circuit_bits`).
         - `feature_nodes`, `error_nodes`: unit and error nodes in the circuit, mean over groups.
-        - `distinct_units`: distinct (layer, unit) in the circuit, mean over groups.
+        - `distinct_units`: distinct (layer, unit) in the circuit, mean over groups; `all_units`: in all groups
+          together, NaN in records of schema 1.
         - `faithfulness`, `faithfulness_low`, `faithfulness_high`: of the circuit, ideal 1, and its interval.
-        - `completeness`, `completeness_low`, `completeness_high`: of the complement, ideal 0, and its interval.
-        - `metric_mean`: mean metric of the circuit, in logits; `complement_mean`: of the complement.
-        - `full_mean`, `empty_mean`: mean metric of the model, F(M), and of the empty circuit, F(0), in logits.
+        - `completeness`, `completeness_low`, `completeness_high`: of the complement, ideal 0, and its interval; NaN at
+          sizes that bisection added.
+        - `metric_mean`: mean metric of the circuit, in logits; `complement_mean`: of the complement, NaN as above.
         - `kl`: mean KL(full model || circuit) in nats; NaN where it was not asked for.
-        - `degenerate`: F(M) cannot be told from F(0); faithfulness and completeness are then NaN.
+        - `degenerate`: F(M) equals F(0); faithfulness and completeness are then NaN.
 
     Raises:
         RecordError: no record is found, or one is malformed.
@@ -126,14 +152,15 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
         kept = np.array(curve.feature_nodes) + np.array(curve.error_nodes)
         pieces.append(
             {
-                **_identity(record, labels),
+                **identity_columns(record, labels),
                 "size": sizes,
-                "total_nodes": cell.total,
+                "scored": sizes <= scored_nodes(record),
                 "share": np.minimum(kept / record.counts.nodes_mean, 1.0),
                 "bits": circuit_bits(cell.total, sizes.astype(np.float64)),
                 "feature_nodes": np.array(curve.feature_nodes),
                 "error_nodes": np.array(curve.error_nodes),
                 "distinct_units": np.array(curve.units),
+                "all_units": np.array(curve.all_units or [np.nan] * len(sizes), dtype=np.float64),
                 "faithfulness": cell.faithfulness[0],
                 "faithfulness_low": low_f,
                 "faithfulness_high": high_f,
@@ -141,9 +168,7 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
                 "completeness_low": low_c,
                 "completeness_high": high_c,
                 "metric_mean": np.array(curve.circuit).mean(axis=1),
-                "complement_mean": np.array(curve.complement).mean(axis=1),
-                "full_mean": float(np.mean(record.endpoints.full)),
-                "empty_mean": float(np.mean(record.endpoints.empty)),
+                "complement_mean": np.array([np.nan if row is None else np.mean(row) for row in curve.complement]),
                 "kl": np.full(len(sizes), np.nan) if curve.kl is None else np.array(curve.kl),
                 "degenerate": cell.degenerate,
             }
@@ -164,114 +189,41 @@ def summarise(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> pd.D
         results: paths as `load_results` takes them, or records already read.
 
     Returns:
-        A frame with the identity columns of `load_results` (`cell_id` to `examples`), `total_nodes`, and:
+        A frame with the columns of `load_results` from `cell_id` to `suite_tasks`, and:
 
         - each statistic of `metrics.STATISTICS` with `_low` and `_high`, the ends of its 95% bootstrap interval:
           `nodes_to_80`, `nodes_to_90`, `bits_to_80`, `bits_to_90`, `settled_to_80`, `settled_to_90`,
-          `area_faithfulness`, `area_distance`, `area_completeness`; infinite where the target is not reached.
-        - `full_mean`, `empty_mean`: F(M) and F(0), in logits; `degenerate`: they cannot be told apart.
-        - `accuracy`: share of examples on which the model prefers the answer to the foil.
+          `area_faithfulness`, `area_distance`, `area_completeness`, `cpr`, `cmd`; infinite where the target is not
+          reached by nodes that have a score.
+        - `units_to_80`: distinct (layer, unit) of all groups together in the circuit of `nodes_to_80`; NaN where that
+          is not reached, and in records of schema 1.
+        - `degenerate`: F(M) equals F(0), and every statistic is NaN.
+        - `draws`: the statistics in every resample (`columns.Draws`), for best marks and medians; not written to files.
         - `seconds_load`, `seconds_gradients`, `seconds_scoring`, `seconds_curve`, and their sum `seconds`. Work that
           cells share counts in each of them.
         - `forward_equivalents`: passes over one pair that scoring needed.
         - `dictionary_bytes`: weights of the basis; `peak_memory_bytes`: of the process, or of the device.
-        - `fvu_mean`, `l0_mean`: fraction of variance unexplained and active units per position of the dictionary on
-          the task's prompts, mean over layers; NaN for neurons.
         - `device`, `threads`: where it ran.
+        - `fvu_mean`, `fvu_max`, `l0_mean`, `slope_min`, `loss_recovered`: fit of the dictionary on the task's prompts:
+          fraction of variance unexplained (mean and largest over layers), active units per position, smallest
+          calibration slope of a layer, loss recovered; NaN for neurons, and where it was not measured.
 
     Raises:
         RecordError: no record is found, or one is malformed.
     """
     records = records_of(results)
     labels = basis_labels(records)
-    rows: list[dict[str, Column]] = []
-    for record in records:
-        cell = normalised(record)
-        row: dict[str, Column] = {**_identity(record, labels), "total_nodes": cell.total}
-        for name in STATISTICS:
-            number = estimate(cell, name)
-            row |= {name: number.value, f"{name}_low": number.low, f"{name}_high": number.high}
-        seconds = record.cost.seconds
-        guard = record.guard
-        row |= {
-            "full_mean": float(np.mean(record.endpoints.full)),
-            "empty_mean": float(np.mean(record.endpoints.empty)),
-            "degenerate": cell.degenerate,
-            "accuracy": record.endpoints.accuracy,
-            "seconds_load": seconds.load,
-            "seconds_gradients": seconds.gradients,
-            "seconds_scoring": seconds.scoring,
-            "seconds_curve": seconds.curve,
-            "seconds": seconds.load + seconds.gradients + seconds.scoring + seconds.curve,
-            "forward_equivalents": record.cost.forward_equivalents,
-            "dictionary_bytes": record.cost.dictionary_bytes,
-            "peak_memory_bytes": record.cost.peak_memory_bytes,
-            "fvu_mean": float("nan") if guard is None else float(np.mean(guard.fvu)),
-            "l0_mean": float("nan") if guard is None else float(np.mean(guard.l0)),
-            "device": record.cost.device,
-            "threads": record.environment.threads,
-        }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def normalised(record: Record) -> Normalised:
-    """Normalise a record's curve; row 0 is the sample, the others its resamples.
-
-    Raises:
-        RecordError: the sizes do not run 0, 1, ..., N.
-    """
-    curve = record.curve
-    try:
-        values = CurveValues(
-            sizes=curve.sizes,
-            total=curve.sizes[-1],
-            full=np.array(record.endpoints.full),
-            empty=np.array(record.endpoints.empty),
-            circuit=np.array(curve.circuit).T,
-            complement=np.array(curve.complement).T,
-        )
-    except ValueError as error:
-        raise RecordError(f"record {record.id}: curve: {error}") from error
-    return normalise(values)
-
-
-def basis_labels(records: Iterable[Record]) -> dict[tuple[str, str, str | None], str]:
-    """Return the label of each (model hash, basis, dictionary hash): the name, made unique where it is not."""
-    weights: dict[tuple[str, str], set[str | None]] = {}
-    for record in records:
-        weights.setdefault((record.identities.model, record.cell.basis), set()).add(record.identities.dictionary)
-    return {
-        (model, basis, digest): basis if len(digests) == 1 else f"{basis} ({(digest or 'no weights')[:8]})"
-        for (model, basis), digests in weights.items()
-        for digest in digests
-    }
-
-
-def _identity(record: Record, labels: dict[tuple[str, str, str | None], str]) -> dict[str, Column]:
-    """Return the columns that say which cell a row belongs to."""
-    cell, identities = record.cell, record.identities
-    return {
-        "cell_id": record.id,
-        "model": cell.model,
-        "model_hash": identities.model[:12],
-        "basisbench": record.basisbench,
-        "task": cell.task,
-        "task_version": cell.task_version,
-        "family": cell.family,
-        "basis": labels[identities.model, cell.basis, identities.dictionary],
-        "method": cell.method,
-        "ablation": cell.ablation,
-        "error_policy": cell.error_policy,
-        "granularity": cell.granularity,
-        "ranking": cell.ranking,
-        "size_grid": cell.sizes,
-        "layers": layers_text(cell.layers),
-        "seed": cell.seed,
-        "attribution_pairs": cell.attribution_pairs,
-        "evaluation_pairs": cell.evaluation_pairs,
-        "examples": len(record.endpoints.full),
-    }
+    return pd.DataFrame(
+        [
+            {
+                **identity_columns(record, labels),
+                **statistic_columns(record),
+                **cost_columns(record),
+                **fit_columns(record),
+            }
+            for record in records
+        ]
+    )
 
 
 def record_files(path: Path) -> list[Path]:
