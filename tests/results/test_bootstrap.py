@@ -72,7 +72,7 @@ def test_weights_equal_a_loop_over_levels() -> None:
 
 
 def test_a_resample_without_examples_is_drawn_again() -> None:
-    """Three examples that share no level: most products of multiplicities are 0, and every row still has some weight."""
+    """Three examples that share no level: many resamples leave none of them, and every row has some weight."""
     diagonal = {"name": (0, 1, 2), "noun": (0, 1, 2)}
     weights = resample_weights(3, diagonal)
     assert np.isfinite(weights).all()
