@@ -15,11 +15,12 @@ from basisbench.errors import BasisBenchError
 from basisbench.registry import load_registry
 from basisbench.results.frame import load_results
 from basisbench.results.reported import beside_reported, read_reported, render_reported
+from basisbench.runs.cells import expand, few_cells
 from basisbench.runs.dry_run import estimate_run
 from basisbench.runs.pin import pin_suite, repositories_of
 from basisbench.runs.run import FEW_PAIRS, Request, plan_request
 from basisbench.runs.runner import RunOptions
-from basisbench.runs.suite import Suite, expand, few_cells, list_suites, load_suite
+from basisbench.runs.suite import Suite, list_suites, load_suite
 from helpers.synthetic_records import synthetic_record
 
 PUBLISHED = ("gemma-2-2b", "gemma-3-270m", "gpt2-small", "llama-3.1-8b", "paper", "pythia-70m", "qwen3-0.6b")
