@@ -59,6 +59,7 @@ def test_these_suites_are_there() -> None:
     assert {suite.name for suite in list_suites()} >= {*PUBLISHED, "pocket"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_dictionary_exists_and_there_is_one_per_layer(name: str, listed: dict[str, Any]) -> None:
     suite, registry = load_suite(name), load_registry()
