@@ -17,8 +17,8 @@ from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisError
 from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, UnitwiseBasis
 from basisbench.results.metrics import sizes_grid
+from basisbench.runs.cells import shared_layers
 from basisbench.runs.layer_subset import LayerSubset, restrict
-from basisbench.runs.suite import shared_layers
 from basisbench.types import Ablation, Site
 from helpers import oracle
 from helpers.passes import edits_of
