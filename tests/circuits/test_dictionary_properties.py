@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from basisbench.registry import load_registry
 from basisbench.results.gates import unfit
 from basisbench.results.record import CellConfig, Record
 from basisbench.runs.session import Session, open_session
-from basisbench.types import ErrorPolicy
+from basisbench.types import ErrorPolicy, PairSet
 from basisbench_baselines.bases.calibrated import calibrated
 from basisbench_baselines.pocket import PROVIDES
 from helpers.planted_dictionaries import halved, misplaced, neurons_times, one_unit, random_dictionary, shuffled
@@ -34,6 +35,17 @@ def pairs(*, allow_poor_fit: bool = False) -> Session:
     return open_session(
         model, task, attribution_pairs=PAIRS, evaluation_pairs=PAIRS, seed=0, allow_poor_fit=allow_poor_fit
     )
+
+
+def one_group() -> Session:
+    """Return one aligned group alone: a circuit has as many nodes in every group."""
+    everything = pairs()
+    key = everything.groups[0].evaluation.pairs.group
+    attribution, evaluation = (
+        PairSet(tuple(each for each in split if each.group == key))
+        for split in (everything.attribution, everything.evaluation)
+    )
+    return replace(everything, attribution=attribution, evaluation=evaluation, groups=everything.groups[:1])
 
 
 def scores(basis: str | BasisSpec, policy: ErrorPolicy = "coordinates") -> NodeScores:
@@ -123,7 +135,7 @@ def test_neurons_written_too_strongly_or_too_weakly_get_no_mark(factor: float) -
         found = record(spec, policy)
         assert found.guard is not None
         assert found.guard.slope == pytest.approx([1 / factor] * 4, rel=1e-4)
-        assert found.guard.fvu == pytest.approx([(factor - 1) ** 2] * 4, rel=0.2)
+        assert all((factor - 1) ** 2 - 1e-3 < fvu < 1 for fvu in found.guard.fvu)  # the mean is written wrong as well
         if factor > 1 or policy in ("node", "keep"):
             assert "calibration slope" in unfit(found)
         else:
@@ -150,26 +162,19 @@ def test_a_calibrated_dictionary_has_slope_one(name: str) -> None:
     assert fit is not None
     assert fit.slope == pytest.approx([1] * 4, abs=2e-5)
     assert max(abs(slope - 1) for slope in plain.slope) > 1e-3
-    assert all(found <= given for found, given in zip(fit.fvu, plain.fvu, strict=True))
     assert record(spec).control
 
 
 def test_a_unit_cut_in_half_costs_a_node_and_changes_nothing_else() -> None:
-    session, size = pairs(), 30
-    assert len(session.groups) == 1  # a circuit has as many nodes in each
-    whole = scores("sae_mlp_out", "node").circuit(size)
+    session, size = one_group(), 30
+    original = bb.score(session, "sae_mlp_out", "relp", error_policy="node")
+    whole = original.circuit(size)
     chosen = next(node for node in whole.nodes if isinstance(node.unit, int))
     assert isinstance(chosen.unit, int)
     spec = halved(chosen.layer, chosen.unit)
-    basis = session.basis(spec).basis
     found = bb.score(session, spec, "relp", error_policy="node")
     both = [node for node in whole.nodes if (node.layer, node.unit) == (chosen.layer, chosen.unit)]
-    last = (
-        basis.encode(
-            basis.sites[chosen.layer], session.groups[0].attribution.activation(basis.sites[chosen.layer].read, "clean")
-        ).shape[-1]
-        - 1
-    )
+    last = found.groups[chosen.group].units[chosen.layer].shape[-1] - 1
     twins = [node.model_copy(update={"unit": last}) for node in both]
     cut = Circuit(
         schema_version=1,
@@ -186,31 +191,31 @@ def test_a_unit_cut_in_half_costs_a_node_and_changes_nothing_else() -> None:
     assert float(layer[chosen.position, last]) == pytest.approx(chosen.score / 2, rel=1e-3)
     assert float(layer[chosen.position, chosen.unit]) == pytest.approx(chosen.score / 2, rel=1e-3)
     total = sum(part.numel() for part in found.groups[chosen.group].units)
-    assert (
-        total == sum(part.numel() for part in scores("sae_mlp_out", "node").groups[chosen.group].units) + layer.shape[0]
-    )
+    assert total == sum(part.numel() for part in original.groups[chosen.group].units) + layer.shape[0]
 
 
 def test_a_dictionary_in_the_wrong_layer_is_refused_and_told_where_it_fits() -> None:
-    spec = misplaced()
     with pytest.raises(BasisError) as caught:
-        record(spec)
+        record(misplaced("transcoder", layer=1, taken_from=2))
     message = str(caught.value)
-    assert "basis 'misplaced' explains nothing at blocks.2.hook_mlp_out on the prompts of 'sva_rc': FVU " in message
-    assert "in layer 2" in message
-    assert "it fits layer 1 (FVU 0.0" in message
+    assert "basis 'misplaced' explains nothing at blocks.1.hook_mlp_out on the prompts of 'sva_rc': FVU " in message
+    assert "in layer 1, where the mean activation alone has 1; it fits layer 2 (FVU 0.0" in message
     assert "is it in the wrong layer?" in message
     assert "--allow-poor-fit" in message
     assert "\n" not in message
 
 
+def test_one_that_explains_a_little_there_is_warned_of() -> None:
+    told = r"'misplaced sae' fits the prompts of 'sva_rc' badly: FVU 0\.\d+ in layer 2; it fits layer 1 \(FVU 0\.0"
+    with pytest.warns(UserWarning, match=told):
+        record(misplaced("sae_mlp_out", layer=2, taken_from=1, name="misplaced sae"))
+
+
 def test_it_runs_where_it_is_allowed_and_gets_no_mark() -> None:
     session = pairs(allow_poor_fit=True)
-    with pytest.warns(
-        UserWarning, match=r"basis 'misplaced' fits the prompts of 'sva_rc' badly: FVU [\d.]+ in layer 2"
-    ):
-        found = record(misplaced(), session=session)
+    with pytest.warns(UserWarning, match=r"'misplaced' fits the prompts of 'sva_rc' badly: FVU [\d.]+ in layer 1; it"):
+        found = record(misplaced("transcoder", layer=1, taken_from=2), session=session)
     assert found.guard is not None
-    assert found.guard.fvu[2] >= 1 > max(found.guard.fvu[:2])
+    assert found.guard.fvu[1] >= 1 > found.guard.fvu[0]
     assert not found.control
     assert unfit(found).startswith("FVU ")

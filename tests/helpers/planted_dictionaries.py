@@ -110,13 +110,13 @@ def shuffled(of: str = "sae_mlp_out") -> BasisSpec:
     return BasisSpec("shuffled", "mlp", "planted", build=partial(_changed, "shuffled", of, permute), control=True)
 
 
-def misplaced(of: str = "sae_mlp_out", layer: int = 2, taken_from: int = 1) -> BasisSpec:
+def misplaced(of: str, *, layer: int, taken_from: int, name: str = "misplaced") -> BasisSpec:
     """A trained dictionary with that of one layer in the place of another's."""
 
     def choose(here: int, dictionaries: list[Any]) -> Any:
         return dictionaries[taken_from if here == layer else here]
 
-    return BasisSpec("misplaced", "mlp", "planted", build=partial(_changed, "misplaced", of, choose))
+    return BasisSpec(name, "mlp", "planted", build=partial(_changed, name, of, choose))
 
 
 @dataclass(frozen=True, eq=False)
