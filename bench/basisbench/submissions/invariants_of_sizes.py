@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from basisbench.results.bisection import faithfulness_of, next_sizes
-from basisbench.results.columns import scored_nodes
+from basisbench.results.bisection import faithfulness_of, next_sizes, scored_nodes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import SIZES, Record
 
@@ -46,7 +45,8 @@ def violations_of_sizes(record: Record) -> Iterator[str]:
 
 def grid_of(record: Record) -> tuple[int, ...]:
     """Return the sizes at which a record's complement is measured: 1-2-5 steps, the most scored nodes, all nodes."""
-    return tuple(sorted({*sizes_grid(record.counts.nodes_max), scored_nodes(record)}))
+    steps = sizes_grid(record.counts.nodes_max)
+    return steps if record.cell.sizes == GRID else tuple(sorted({*steps, scored_nodes(record)}))
 
 
 def _violations_of_bisection(record: Record, measured: set[int]) -> Iterator[str]:
