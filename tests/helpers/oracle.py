@@ -41,8 +41,11 @@ from helpers.oracle_evaluator import (
     Node,
     Where,
     all_nodes,
+    error_names,
+    kept_error,
     naive_circuits,
     ranked,
+    rotation,
     with_free_errors,
 )
 from helpers.oracle_models import (
@@ -85,9 +88,11 @@ __all__ = [
     "contexts",
     "dictionaries",
     "dictionary_folder",
+    "error_names",
     "gradient_method",
     "hooks_of",
     "in_double_precision",
+    "kept_error",
     "model",
     "naive",
     "naive_basis",
@@ -97,6 +102,7 @@ __all__ = [
     "random_pairs",
     "random_scores",
     "ranked",
+    "rotation",
     "score_of_nodes",
     "spliced_scores",
     "two_groups",
@@ -199,24 +205,26 @@ def cell(name: str, **changes: Any) -> CellConfig:
     return CellConfig(**(asked | changes))
 
 
-def random_scores(twin: NaiveBasis, length: int, seed: int) -> Scores:
-    """Draw signed scores with many ties: multiples of a tenth."""
+def random_scores(twin: NaiveBasis, length: int, seed: int, policy: str = "coordinates") -> Scores:
+    """Draw signed scores with many ties, of the nodes that there are under an error policy: multiples of a tenth."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return (torch.randn(shape, generator=generator, dtype=torch.float64) * 10).round() / 10
 
     units = tuple(draw(length, size) for size in twin.units)
-    return Scores(units, tuple(draw(length) for _ in twin.units) if twin.has_error else None)
+    names = error_names(policy) if twin.has_error else []
+    return Scores(units, tuple(draw(length, len(names)) for _ in twin.units) if names else None)
 
 
-def score_of_nodes(scores: Scores, twin: NaiveBasis, *, errors: bool) -> dict[Node, float]:
-    """Return scores as a mapping from nodes, in the order that breaks ties."""
+def score_of_nodes(scores: Scores, twin: NaiveBasis, policy: str = "coordinates") -> dict[Node, float]:
+    """Return scores as a mapping from nodes, in the order of `all_nodes`."""
     found: dict[Node, float] = {}
-    for layer, position, unit in all_nodes(twin, len(scores.units[0]), errors=errors and twin.has_error):
-        if unit == "error":
+    names = error_names(policy)
+    for layer, position, unit in all_nodes(twin, len(scores.units[0]), policy):
+        if isinstance(unit, str):
             assert scores.errors is not None
-            found[layer, position, unit] = float(scores.errors[layer][position])
+            found[layer, position, unit] = float(scores.errors[layer][position, names.index(unit)])
         else:
-            found[layer, position, unit] = float(scores.units[layer][position, int(unit)])
+            found[layer, position, unit] = float(scores.units[layer][position, unit])
     return found
