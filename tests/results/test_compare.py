@@ -16,9 +16,10 @@ from basisbench.results.compare import compare_table, csv_text, paired_differenc
 from basisbench.results.conditions import layers_text, split_conditions
 from basisbench.results.display import Display
 from basisbench.results.frame import normalised, summarise
+from basisbench.results.headlines import headline_tables
 from basisbench.results.metrics import METRICS, nodes_to
 from basisbench.results.record import Record
-from basisbench.results.tables import Entry, headline_tables
+from basisbench.results.tables import Entry
 from helpers.synthetic_records import synthetic_record, synthetic_suite
 
 DISPLAY = built_in().display()

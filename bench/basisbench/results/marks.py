@@ -2,7 +2,8 @@
 
 1. Among the rows of a group, those compete that have no reason against it (`no_mark`) and a defined value.
 2. The best is the one of the best value. Others are told from it by a paired bootstrap: the 95% interval of their
-   difference over the same resamples leaves out 0. Where resamples are not the same, intervals must not overlap.
+   difference over the same resamples leaves out 0. What is not reached is infinite there, and equal where neither is
+   reached. Where resamples are not the same, intervals must not overlap.
 3. Whoever is not told from the best is marked, unless that is everybody, or the value is not finite.
 """
 
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from basisbench.results.bootstrap import difference_of_rows
+from basisbench.results.bootstrap import estimate_rows
 from basisbench.results.metrics import METRICS
 
 
@@ -59,5 +60,7 @@ def _told_apart(rivals: pd.DataFrame, name: str, row: int, best: int) -> bool:
     if a.pairing != b.pairing:
         low, high = (rivals[f"{name}_{end}"].to_numpy(dtype=float) for end in ("low", "high"))
         return bool(low[row] > high[best] or high[row] < low[best])
-    number = difference_of_rows(a.rows[name], b.rows[name], a.bounds[name], b.bounds[name])
+    both = np.isposinf(a.rows[name]) & np.isposinf(b.rows[name])
+    difference = np.where(both, 0.0, a.rows[name] - np.where(both, 0.0, b.rows[name]))
+    number = estimate_rows(difference)
     return number.low > 0 or number.high < 0
