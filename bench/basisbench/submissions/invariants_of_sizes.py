@@ -21,6 +21,14 @@ GRID = "1-2-5"
 
 def violations_of_sizes(record: Record) -> Iterator[str]:
     """Yield every invariant of sizes that a record breaks: the field, a colon, what was expected and found."""
+    broken = list(violations_of_grid(record))
+    yield from broken
+    if not broken and record.cell.sizes == SIZES:
+        yield from _violations_of_bisection(record, set(grid_of(record)))
+
+
+def violations_of_grid(record: Record) -> Iterator[str]:
+    """Yield what is wrong with the sizes of the grid and with complements, without which a curve cannot be read."""
     sizes, complement = record.curve.sizes, record.curve.complement
     known = record.cell.sizes in (GRID, SIZES)
     grid = grid_of(record) if known else sizes
@@ -39,8 +47,6 @@ def violations_of_sizes(record: Record) -> Iterator[str]:
             expected = "null, for bisection added" if size in added else "numbers, for the grid has"
             yield f"curve.complement[{index}]: expected {expected} the size {size} (curve.sizes[{index}])"
             return
-    if record.cell.sizes == SIZES:
-        yield from _violations_of_bisection(record, set(grid))
 
 
 def grid_of(record: Record) -> tuple[int, ...]:

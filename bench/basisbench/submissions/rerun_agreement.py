@@ -194,19 +194,19 @@ def _tied_problems(
 
 
 def _compare_ranking(recorded: Sequence[TopNode], found: Sequence[TopNode], tolerance: Tolerance) -> RankingAgreement:
-    """Compare top nodes; one that only a near tie pushed off the end of the list is not missing."""
-    known = {_node(node): node.score for node in found}
-    scale = max((abs(node.score) for node in recorded), default=0.0) or 1.0
-    last = min(map(abs, known.values()), default=0.0)
-    missing, deviation = 0, 0.0
-    for node in recorded:
-        if _node(node) in known:
-            deviation = max(deviation, abs(known[_node(node)] - node.score) / scale)
-        elif abs(node.score) > last + tolerance.score * scale:
-            missing += 1
-    if len({_node(node) for node in recorded}) < len(found):  # some were left out, or one is there twice
-        missing += len(found) - len({_node(node) for node in recorded})
-    return RankingAgreement(compared=len(recorded), missing=missing, score=deviation)
+    """Compare top nodes, both ways; one that only a near tie pushed off the end of a list is not missing there."""
+    ours, theirs = ({_node(node): node.score for node in nodes} for nodes in (found, recorded))
+    scale = max(map(abs, theirs.values()), default=0.0) or 1.0
+
+    def missing(named: Mapping[tuple[object, ...], float], among: Mapping[tuple[object, ...], float]) -> int:
+        last = min(map(abs, among.values()), default=0.0) + tolerance.score * scale
+        return sum(abs(score) > last for node, score in named.items() if node not in among)
+
+    deviation = max((abs(ours[node] - theirs[node]) / scale for node in theirs.keys() & ours.keys()), default=0.0)
+    left_out = max(0, len(found) - len(theirs))  # some were, or one is there twice
+    return RankingAgreement(
+        compared=len(recorded), missing=max(missing(theirs, ours), missing(ours, theirs), left_out), score=deviation
+    )
 
 
 def _node(node: TopNode) -> tuple[object, ...]:
