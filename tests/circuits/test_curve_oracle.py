@@ -63,7 +63,7 @@ def test_curves_equal_the_slow_evaluator(architecture: str, name: str, policy: E
         assert curve.feature_nodes == [sum(isinstance(unit, int) for _, _, unit in order[:size]) for size in sizes]
 
 
-@pytest.mark.parametrize("ablation", ["mean", "counterfactual"])
+@pytest.mark.parametrize("ablation", ["mean", pytest.param("counterfactual", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", oracle.BASES)
 def test_single_precision_gives_the_same_curves_up_to_rounding(
     architecture: str, name: str, ablation: Ablation

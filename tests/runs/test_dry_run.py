@@ -127,6 +127,7 @@ def test_a_large_model_is_not_loaded_for_an_estimate(tmp_path: Path, monkeypatch
     assert "at an assumed rate of this kind of device" in render(estimate_run(plan), plan)
 
 
+@pytest.mark.slow
 def test_what_is_not_here_is_estimated_at_an_assumed_rate(tmp_path: Path) -> None:
     plan = plan_request(Request("pocket", {"tasks": ["ioi"]}, RunOptions(out=tmp_path, device="cuda")))
     text = render(estimate_run(plan), plan)

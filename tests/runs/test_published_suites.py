@@ -58,6 +58,7 @@ def test_these_suites_are_there() -> None:
     assert {suite.name for suite in list_suites()} >= {*PUBLISHED, "pocket"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_dictionary_exists_and_there_is_one_per_layer(name: str, listed: dict[str, Any]) -> None:
     suite, registry = load_suite(name), load_registry()
@@ -130,6 +131,7 @@ def test_the_papers_protocol() -> None:
     assert set(suite.methods) == {"ig", "relp", "ig_inputs", "magnitude", "random"}
     assert set(suite.error_policies) == {"keep", "ablate", "node"}
     assert suite.ablations == ("mean",)
+    assert suite.score_references == ("counterfactual",)
 
 
 def write_cache(home: Path, repositories: dict[str, str]) -> None:

@@ -2,8 +2,10 @@
 
 1. Read the file and check every field; a wrong one is named together with the file.
 2. Apply what the command line changes.
-3. Expand to cells, ordered so that cells that share a model, a task and a seed stand together: those share
-   the loaded model, the pairs and the gradient fields.
+3. Expand to cells: the cross product of the suite's lists, and of these with each entry of `also` in place of some.
+   No cell twice; a basis that leaves no error is not repeated for error policies.
+4. Order them so that cells that share their pairs stand together, those of one basis among them too: they share the
+   loaded model, the pairs, the gradient fields and the dictionary.
 """
 
 from __future__ import annotations
@@ -12,17 +14,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from basisbench.errors import BasisError, RecordError, unknown_name
 from basisbench.protocols import BasisSpec
 from basisbench.registry import Registry
 from basisbench.results.record import CellConfig
-from basisbench.results.schema import Frozen, describe_problem
-from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
+from basisbench.results.schema import Count, Frozen, describe_problem
+from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, ScoreReference, Split
 
 SUITE_SUFFIXES = (".yaml", ".yml")
 
@@ -35,9 +37,51 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-Names = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(min_length=1), AfterValidator(_distinct)
-]
+_Item = TypeVar("_Item")
+Several = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_distinct)]
+Names = Several[Annotated[str, Field(min_length=1, max_length=200)]]
+
+
+class Also(Frozen):
+    """Further cells: those that the suite would have with these lists in place of its own."""
+
+    tasks: Names | None = Field(default=None, description="some of the suite's tasks")
+    bases: Names | None = Field(default=None, description="some of the suite's bases")
+    methods: Names | None = Field(default=None, description="some of the suite's methods")
+    ablations: Several[Ablation] | None = Field(default=None, description="instead of the suite's")
+    error_policies: Several[ErrorPolicy] | None = Field(default=None, description="instead of the suite's")
+    score_references: Several[ScoreReference] | None = Field(default=None, description="instead of the suite's")
+    score_splits: Several[Split] | None = Field(default=None, description="instead of the suite's")
+    granularities: Several[Granularity] | None = Field(default=None, description="instead of the suite's")
+    seeds: Several[int] | None = Field(default=None, description="instead of the suite's")
+    attribution_draws: Several[Count] | None = Field(default=None, description="instead of the suite's")
+
+    @property
+    def lists(self) -> dict[str, tuple[Any, ...]]:
+        """The lists that are given, by field."""
+        return self.model_dump(exclude_none=True)
+
+    def within(self, suite: Suite, changed: Iterable[str]) -> Also | None:
+        """Return what is left where fields of the suite were changed; None where nothing is.
+
+        Of tasks, bases and methods those are left that the suite still has. Other fields that were changed are what
+        somebody asked for instead of the suite's cells, and of these.
+        """
+        if any(field in changed for field in self.lists if field not in NAMED):
+            return None
+        left = {
+            field: tuple(name for name in self.lists[field] if name in getattr(suite, field)) for field in self.named
+        }
+        return self.model_copy(update=left) if all(left.values()) else None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Fields that name something registered."""
+        return tuple(field for field in self.lists if field in NAMED)
+
+
+NAMED = ("tasks", "bases", "methods")
+"""Fields of `also` that take some of the suite's own names."""
 
 
 class Expected(Frozen):
@@ -58,7 +102,7 @@ class Expected(Frozen):
 
 
 class Suite(Frozen):
-    """What a run covers: the cross product of its lists, bases with every task and method."""
+    """What a run covers: the cross product of its lists, bases with every task and method, and what `also` adds."""
 
     name: str = Field(min_length=1, description="name of the suite")
     summary: str = Field(min_length=1, description="one line for listings")
@@ -66,18 +110,26 @@ class Suite(Frozen):
     tasks: Names = Field(description="names of registered tasks")
     bases: Names = Field(description="names of registered bases, of one or several families")
     methods: Names = Field(description="names of registered attribution methods")
-    ablations: Annotated[tuple[Ablation, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        default=("mean",), description="reference values of nodes outside the circuit"
+    ablations: Several[Ablation] = Field(default=("mean",), description="reference values of nodes outside the circuit")
+    error_policies: Several[ErrorPolicy] = Field(
+        default=("coordinates",),
+        description="what happens to reconstruction errors; bases without any stand under the default",
     )
-    error_policies: Annotated[tuple[ErrorPolicy, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        default=("node",), description="what happens to reconstruction errors"
+    score_references: Several[ScoreReference] = Field(
+        default=("ablation",), description="what a node moves to when it is scored"
     )
-    granularities: Annotated[tuple[Granularity, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        default=("position",), description="whether a node has a position"
+    score_splits: Several[Split] = Field(
+        default=("attribution",), description="pairs that scores are taken on; evaluation: held in"
     )
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        default=(0,), description="seeds of pairs, random scores and random bases"
+    granularities: Several[Granularity] = Field(default=("position",), description="whether a node has a position")
+    seeds: Several[int] = Field(default=(0,), description="seeds of pairs, random scores and random bases")
+    attribution_draws: Several[Count] = Field(
+        default=(0,), description="which draws of attribution pairs from a task's candidates, for each seed"
     )
+    also: tuple[Also, ...] = Field(
+        default=(), description="further cells: fields from `tasks` to here, for each entry in place of the suite's own"
+    )
+    bos: Bos = Field(default="auto", description="whether a beginning-of-sequence token stands in front of prompts")
     attribution_pairs: int = Field(default=100, ge=1, description="pairs that scores and reference values come from")
     evaluation_pairs: int = Field(default=100, ge=1, description="pairs that curves come from")
     kl: bool = Field(default=False, description="measure KL(full model || circuit) at each size")
@@ -96,8 +148,21 @@ class Suite(Frozen):
     )
     expected: Expected | None = Field(default=None, description="what the suite is expected to take")
 
+    @field_validator("also")
+    @classmethod
+    def _of_the_suite(cls, value: tuple[Also, ...], info: ValidationInfo) -> tuple[Also, ...]:
+        for index, entry in enumerate(value):
+            if not entry.lists:
+                raise ValueError(f"entry {index + 1} changes nothing")
+            for field in entry.named:
+                own = info.data.get(field, entry.lists[field])
+                for name in entry.lists[field]:
+                    if name not in own:
+                        raise ValueError(f"entry {index + 1} names '{name}', which is not among the suite's {field}")
+        return value
+
     def changed(self, changes: Mapping[str, object]) -> Suite:
-        """Return the suite with some fields replaced.
+        """Return the suite with some fields replaced, and the entries of `also` that this leaves.
 
         Args:
             changes: new values by field name; None leaves a field as it is.
@@ -107,9 +172,19 @@ class Suite(Frozen):
         """
         given = {field: value for field, value in changes.items() if value is not None}
         try:
-            return Suite.model_validate({**self.model_dump(), **given})
+            suite = Suite.model_validate({**self.model_dump(exclude={"also"}), **given})
         except ValidationError as error:
             raise RecordError(f"suite '{self.name}' as changed: {describe_problem(error)}") from error
+        if "also" in given:
+            return suite
+        left = (entry.within(suite, given) for entry in self.also)
+        return suite.model_copy(update={"also": tuple(entry for entry in left if entry is not None)})
+
+    @property
+    def parts(self) -> tuple[Suite, ...]:
+        """Suites of one cross product each: this one's own lists, then those of each entry of `also`."""
+        own = self.model_copy(update={"also": ()})
+        return (own, *(own.model_copy(update=entry.lists) for entry in self.also))
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
@@ -137,7 +212,7 @@ def list_suites() -> tuple[Suite, ...]:
 
 
 def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
-    """Return the cells of a suite; those that share model, task and seed are adjacent.
+    """Return the cells of a suite; those that share their pairs are adjacent.
 
     Where some basis misses layers, its whole family is restricted to the layers that all bases cover.
 
@@ -151,40 +226,51 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
     models = [registry.get("model", model) for model in suite.models]
     for method in suite.methods:
         registry.get("method", method)
-    tasks = [registry.get("task", name) for name in suite.tasks]
-    bases = [registry.get("basis", name) for name in suite.bases]
-    shapes = [model.shape for model in models]
-    layers = [shared_layers(bases, None if shape is None else shape.layers) for shape in shapes]
-    return tuple(
-        CellConfig(
-            model=model,
-            task=task.name,
-            task_version=task.version,
-            basis=basis.name,
-            family=basis.family,
-            method=method,
-            ablation=ablation,
-            error_policy=error_policy,
-            granularity=granularity,
-            seed=seed,
-            attribution_pairs=suite.attribution_pairs,
-            evaluation_pairs=suite.evaluation_pairs,
-            kl=suite.kl,
-            subset_sizes=suite.subset_sizes,
-            subset_draws=suite.subset_draws if suite.subset_sizes else 0,
-            layers=restricted[basis.family],
-        )
-        for (model, restricted), task, seed, basis, method, ablation, error_policy, granularity in product(
-            zip(suite.models, layers, strict=True),
-            tasks,
-            suite.seeds,
-            bases,
-            suite.methods,
-            suite.ablations,
-            suite.error_policies,
-            suite.granularities,
-        )
-    )
+    tasks = {name: registry.get("task", name) for name in suite.tasks}
+    bases = {name: registry.get("basis", name) for name in suite.bases}
+    layers = {
+        name: shared_layers(bases.values(), None if model.shape is None else model.shape.layers)
+        for name, model in zip(suite.models, models, strict=True)
+    }
+    whole = CellConfig.model_fields["error_policy"].default
+    cells: dict[CellConfig, None] = {}
+    for part in suite.parts:
+        for model, task, (seed, draw), basis, method in product(
+            part.models, part.tasks, product(part.seeds, part.attribution_draws), part.bases, part.methods
+        ):
+            for ablation, error_policy, score_reference, score_split, granularity in product(
+                part.ablations, part.error_policies, part.score_references, part.score_splits, part.granularities
+            ):
+                cell = CellConfig(
+                    model=model,
+                    task=task,
+                    task_version=tasks[task].version,
+                    basis=basis,
+                    family=bases[basis].family,
+                    method=method,
+                    ablation=ablation,
+                    error_policy=whole if bases[basis].exact else error_policy,
+                    score_reference=score_reference,
+                    score_split=score_split,
+                    granularity=granularity,
+                    seed=seed,
+                    attribution_pairs=suite.attribution_pairs,
+                    evaluation_pairs=suite.evaluation_pairs,
+                    attribution_draw=draw,
+                    bos=suite.bos,
+                    kl=suite.kl,
+                    subset_sizes=suite.subset_sizes,
+                    subset_draws=suite.subset_draws if suite.subset_sizes else 0,
+                    layers=layers[model][bases[basis].family],
+                )
+                cells.setdefault(cell)
+    draws = list(dict.fromkeys((cell.seed, cell.attribution_draw) for cell in cells))
+
+    def place(cell: CellConfig) -> tuple[int, ...]:
+        pairs = draws.index((cell.seed, cell.attribution_draw))
+        return suite.models.index(cell.model), suite.tasks.index(cell.task), pairs, suite.bases.index(cell.basis)
+
+    return tuple(sorted(cells, key=place))
 
 
 def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -> dict[Family, tuple[int, ...] | None]:
@@ -218,6 +304,10 @@ def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -
     return {family: None if layers == whole else layers for family, layers in covered.items()}
 
 
+CONDITIONS = ("ablation", "error_policy", "score_reference", "score_split", "granularity", "attribution_draw")
+"""Fields of a cell that say how it is done, of which a suite has lists."""
+
+
 def few_cells(cells: Sequence[CellConfig], count: int) -> tuple[CellConfig, ...]:
     """Choose a few cells that between them cover as many models, bases, methods, tasks and conditions as possible.
 
@@ -241,7 +331,7 @@ def few_cells(cells: Sequence[CellConfig], count: int) -> tuple[CellConfig, ...]
 
 def _traits(cell: CellConfig) -> set[tuple[str, object]]:
     """Return what few cells should cover between them: model, basis, method, task and conditions."""
-    fields = ("model", "basis", "method", "task", "ablation", "error_policy", "granularity")
+    fields = ("model", "basis", "method", "task", *CONDITIONS)
     return {(field, getattr(cell, field)) for field in fields}
 
 
