@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from basisbench.attribution.fit import measure_fit
-from basisbench.circuits.curve import measure_group
+from basisbench.attribution.context import seeded_generator
+from basisbench.circuits.curve import GroupMeasurement
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.models.load import load_model as _load
@@ -33,14 +33,15 @@ from basisbench.results.record_fields import TopNode
 from basisbench.results.schema import Frozen, Positive, VersionOne, describe_problem
 from basisbench.results.score_file import read_scores, write_scores
 from basisbench.runs.model_names import find_model
-from basisbench.runs.plugin_failure import check_units
+from basisbench.runs.plugin_failure import check_widths
 from basisbench.runs.session import Session, open_session
-from basisbench.types import Ablation, ErrorPolicy, Scores
+from basisbench.types import Ablation, ErrorPolicy, ScoreReference, Scores
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
 
+    from basisbench.circuits.curve import GroupCurve
     from basisbench.circuits.group import GroupPair
     from basisbench.models.model import Model
     from basisbench.protocols import Basis, Task
@@ -99,7 +100,8 @@ def score(
     method: str | Method,
     *,
     ablation: Ablation = "mean",
-    error_policy: ErrorPolicy = "node",
+    error_policy: ErrorPolicy = "coordinates",
+    score_reference: ScoreReference = "ablation",
 ) -> NodeScores:
     """Score every node of a basis in every aligned group of the attribution split.
 
@@ -109,6 +111,7 @@ def score(
         method: name of a registered method, or a method.
         ablation: reference of the nodes outside a circuit.
         error_policy: what happens to what the basis does not reconstruct.
+        score_reference: what nodes move to when they are scored.
 
     Raises:
         BasisError: the basis cannot be built, or explains nothing on these prompts.
@@ -129,6 +132,7 @@ def score(
         method=way.name,
         ablation=ablation,
         error_policy=error_policy,
+        score_reference=score_reference,
         seed=pairs.seed,
         attribution_pairs=pairs.attribution.pair_count,
         evaluation_pairs=pairs.evaluation.pair_count,
@@ -136,11 +140,10 @@ def score(
     built = pairs.basis(spec).basis
     contexts = [group.attribution for group in pairs.groups]
     keys = [context.pairs.group for context in contexts]
-    if not built.exact:
-        measure_fit(built, contexts)
-    scores = pairs.scores(built, way, ablation)
+    pairs.fit(spec, built)
+    scores = pairs.scores(built, way, cell)
     for group, found in zip(pairs.groups, scores, strict=True):
-        check_units(found.units, way, built, group.reference(built, ablation))
+        check_widths(found.units, found.errors, way, built, group.reference(built, ablation))
     return NodeScores(
         cell=cell,
         identities=pairs.identity(spec, way),
@@ -171,7 +174,8 @@ class NodeScores:
         identities: digests of the model, the dictionary and the pairs.
         layers: the layer of each site, in the order of the tensors in `groups`.
         roles: role of each position, by aligned group.
-        groups: by aligned group, `units`, a tensor (pos, unit) per layer, and `errors`, one of (pos) per layer or None.
+        groups: by aligned group, `units`, a tensor (pos, unit) per layer, and `errors`, one of (pos, error) per layer
+            or None.
     """
 
     cell: CellConfig
@@ -195,15 +199,20 @@ class NodeScores:
                 position=position,
                 role=self.roles[key][position],
                 unit="error" if unit < 0 else unit,
+                coordinate=None if unit >= 0 or self.cell.error_policy == "node" else -1 - unit,
                 score=value,
             )
             for key, scores in self.groups.items()
-            for index, position, unit, value in rank(scores, policy=self.cell.error_policy).top(k)
+            for index, position, unit, value in rank(
+                scores,
+                policy=self.cell.error_policy,
+                ties=seeded_generator(self.cell.seed, self.cell.task, key, "ties"),
+            ).top(k)
         ]
         return Circuit(schema_version=1, cell=self.cell, identities=self.identities, k=int(k), nodes=tuple(nodes))
 
     def save(self, path: PathLike) -> None:
-        """Write the scores as safetensors: `GROUP/layer N/units` (pos, unit) and `GROUP/layer N/errors` (pos)."""
+        """Write the scores as safetensors: `GROUP/layer N/units` (pos, unit), `GROUP/layer N/errors` (pos, error)."""
         write_scores(path, self.cell, self.identities, self.layers, self.roles, self.groups)
 
     @classmethod
@@ -264,9 +273,14 @@ class Circuit(Frozen):
         _hold("basis", spec, isinstance(spec, BasisSpec), "a BasisSpec")
         self._check(pairs, spec)
         built = pairs.basis(spec).basis
-        curves = [measure_group(cell, built, group, self._ranking(built, group), (self.k,)) for group in pairs.groups]
-        parts = [(curve.full, curve.empty, curve.circuit[0], curve.complement[0]) for curve in curves]
+        curves = [self._measured(cell, built, group) for group in pairs.groups]
+        parts = [(curve.full, curve.empty, curve.circuit[0], curve.complement[0] or []) for curve in curves]
         return Evaluation(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+    def _measured(self, cell: CellConfig, basis: Basis, group: GroupPair) -> GroupCurve:
+        measurement = GroupMeasurement(cell, basis, group, self._ranking(basis, group))
+        measurement.measure([self.k], complements=True)
+        return measurement.curve([self.k], [self.k])
 
     def _check(self, pairs: Session, spec: BasisSpec) -> None:
         """Refuse pairs, a model or a dictionary that the circuit was not made for."""
@@ -285,15 +299,17 @@ class Circuit(Frozen):
         import torch
 
         key, length = group.attribution.pairs.group, group.attribution.pairs.length
-        widths = [part.shape[-1] for part in group.reference(basis, self.cell.ablation).units]
-        units = tuple(torch.zeros(length, width) for width in widths)
-        errors = None if basis.exact else tuple(torch.zeros(length) for _ in widths)
+        reference, policy = group.reference(basis, self.cell.ablation), self.cell.error_policy
+        units = tuple(torch.zeros(length, part.shape[-1]) for part in reference.units)
+        errors = None
+        if reference.errors is not None and policy not in ("keep", "ablate"):
+            errors = tuple(torch.zeros(length, 1 if policy == "node" else part.shape[-1]) for part in reference.errors)
         index = {site.layer: place for place, site in enumerate(basis.sites)}
         nodes = [node for node in self.nodes if node.group == key]
         for place, node in enumerate(nodes):
             try:
                 row = (errors if node.unit == "error" else units)[index[node.layer]]  # type: ignore[index]
-                row[node.position if node.unit == "error" else (node.position, node.unit)] = len(nodes) - place
+                row[node.position, (node.coordinate or 0) if node.unit == "error" else node.unit] = len(nodes) - place
             except (IndexError, KeyError, TypeError) as error:
                 raise BasisBenchError(
                     f"circuit: basis '{basis.name}' has no node at layer {node.layer}, position {node.position}, unit "

@@ -19,6 +19,7 @@ from basisbench.errors import BasisError
 from basisbench.types import (
     BackwardRules,
     ContrastPair,
+    ErrorPolicy,
     Family,
     ModelShape,
     ModelSpec,
@@ -160,11 +161,38 @@ class ScoringContext(Protocol):
         """
         ...
 
+    def target(
+        self, basis: Basis, site: Site
+    ) -> tuple[Float[Tensor, "pair_or_1 pos unit"], Float[Tensor, "pair_or_1 pos d_write"] | None]:
+        """Coordinates and error that nodes move to when they are scored.
+
+        Those of `reference`, so that scores answer the question that the curve asks; under the cell's
+        `score_reference: counterfactual` the values in the counterfactual run instead.
+        """
+        ...
+
+    @property
+    def error_policy(self) -> ErrorPolicy:
+        """What error nodes are.
+
+        Under "node" the whole error of a layer and position is one, under "coordinates" and "rotated" each of
+        `error_nodes` is; under "keep" and "ablate" there are none, and none need scores.
+        """
+        ...
+
+    def error_nodes(self, site: Site, values: Float[Tensor, "*b d_write"]) -> Float[Tensor, "*b error"]:
+        """Return an error, or a gradient, at a write site in the coordinates that are error nodes.
+
+        The values themselves; in rotated axes under the policy "rotated".
+        """
+        ...
+
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Gradient of each pair's metric at the site's write hook, computed once for all bases.
 
         Args:
-            rule: "ixg" or "relp" at the clean run; "ig", mean over a path of the site; "ig_inputs", of the embeddings.
+            rule: "ixg" or "relp" at the clean run; "ig", mean over the straight path of the site from clean to what its
+                nodes move to; "ig_inputs", mean over the path of the embeddings from clean to counterfactual.
             site: a site of any basis.
         """
         ...
@@ -210,9 +238,10 @@ class ScoringContext(Protocol):
     def patched_metric(
         self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]
     ) -> Float[Tensor, "node pair"]:
-        """Metric of the clean run with single nodes at their counterfactual value, one row per node.
+        """Metric of the clean run with single nodes moved to their `target`, one row per node.
 
-        Node i is `(positions[i], units[i])`; a unit of -1 means the error node.
+        Node i is `(positions[i], units[i])`. A negative unit means an error node: -1 the whole error under "node",
+        -1 - j coordinate j of `error_nodes` under "coordinates" and "rotated".
         """
         ...
 
@@ -295,6 +324,7 @@ class BasisSpec:
         style: how pictures draw it; None lets them choose among the free styles.
         units: gives the units per layer on a model of some shape, for estimates; None where only the weights tell.
         cross_layer: whether its units write at later layers too, for estimates.
+        control: whether it stands in a run for comparison alone: it may fit the prompts badly, and gets no best mark.
     """
 
     name: str
@@ -309,6 +339,7 @@ class BasisSpec:
     style: Style | None = None
     units: Callable[[ModelShape], int] | None = None
     cross_layer: bool = False
+    control: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,9 +55,10 @@ class ContrastPair:
         answers: continuations that the clean prompt calls for, each with its leading space.
         foils: continuations that the counterfactual prompt calls for.
         words: the lexical items that the task varies here (nouns, names, cues); no word occurs in both splits.
-        clusters: by factor (noun, name, cue, ...), the level that this pair has of it; a task's pairs have the same
-            factors. Intervals resample levels, for pairs that share a word are not independent. The template is a
-            factor that the harness adds. Without any, the words of a pair together are its one level.
+        clusters: by factor (noun, receiver, cue, ...), the level that this pair has of it; a task's pairs have the same
+            factors. Intervals resample levels, for pairs that share a word are not independent. A factor is what is
+            sampled: a fixed list, such as the templates of most tasks, is none (docs/numbers.md). Without any, the
+            words of a pair together are its one level.
     """
 
     template: str
@@ -66,7 +67,7 @@ class ContrastPair:
     answers: tuple[str, ...]
     foils: tuple[str, ...]
     words: tuple[str, ...]
-    clusters: Mapping[str, str] = field(default_factory=dict)
+    clusters: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def clean_text(self) -> str:
@@ -95,7 +96,7 @@ class Pairs:
         foils: ids of the foil tokens.
         clean_text: the clean prompts as text.
         counterfactual_text: the counterfactual prompts as text.
-        clusters: by factor, the level of each pair.
+        clusters: by factor, the level of each pair; without factors that have one level in all groups.
         token_texts: the tokens of the first clean prompt as text.
     """
 
@@ -120,6 +121,11 @@ class Pairs:
     def length(self) -> int:
         """Tokens per prompt, the beginning-of-sequence token included."""
         return int(self.clean.shape[1])
+
+    @property
+    def first_position(self) -> int:
+        """The first position behind a beginning-of-sequence token, whose activation is the same in every prompt."""
+        return 1 if self.roles[0] == "bos" and self.length > 1 else 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from basisbench.pairs.lexicon import (
     NUMBERS,
@@ -59,7 +60,7 @@ class Agreement:
             mirrored: list[tuple[Inflected, Number]] = [(noun, _OTHER[number]) for noun, number in subjects]
             for noun, number in (*subjects, *mirrored):
                 verb = held_out_auxiliary(noun) if split == "evaluation" else rng.choice(auxiliary_verbs())
-                yield self._pair(opening, (), noun, number, (), verb, (noun,))
+                yield self._pair(opening, (), noun, number, (), verb, {"noun": noun})
             return
         for _ in range(CANDIDATE_LIMIT):
             yield self._sample(opening, split, rng)
@@ -75,7 +76,8 @@ class Agreement:
                 Segment("article", " the"),
                 Segment("attractor", f" {other.form(other_number)}"),
             )
-            return self._pair(opening, (), subject, number, after, rng.choice(auxiliary_verbs()), (subject, other))
+            verb = rng.choice(auxiliary_verbs())
+            return self._pair(opening, (), subject, number, after, verb, {"noun": subject, "attractor": other})
         clause = (Segment("complementizer", " that"), Segment("article", " the"))
         verb = rng.choice(relative_verbs())
         if self.name == "sva_rc":
@@ -84,9 +86,12 @@ class Agreement:
                 Segment("clause_subject", f" {other.form(other_number)}"),
                 Segment("clause_verb", f" {verb.form(other_number)}"),
             )
-            return self._pair(opening, (), subject, number, after, rng.choice(auxiliary_verbs()), (subject, other))
+            varied = {"noun": subject, "attractor": other}
+            auxiliary = rng.choice(auxiliary_verbs())
+            return self._pair(opening, (), subject, number, after, auxiliary, varied, {"verb": verb.plural})
         before = (Segment("subject", f" {other.form(other_number)}"), *clause)
-        return self._pair(opening, before, subject, number, (), verb, (subject, other))
+        varied = {"noun": subject, "head": other}
+        return self._pair(opening, before, subject, number, (), verb, varied, {"verb": verb.plural})
 
     def _pair(
         self,
@@ -96,7 +101,8 @@ class Agreement:
         number: Number,
         after: tuple[Segment, ...],
         verb: Inflected,
-        varied: tuple[Inflected, ...],
+        varied: Mapping[str, Inflected],
+        clusters: Mapping[str, str] = MappingProxyType({}),
     ) -> ContrastPair:
         """Build the pair in which `noun` agrees with the verb that the prompt calls for."""
         role = "clause_subject" if before else "subject"
@@ -110,7 +116,8 @@ class Agreement:
             counterfactual=counterfactual,
             answers=(f" {verb.form(number)}",),
             foils=(f" {verb.form(_OTHER[number])}",),
-            words=tuple(form for item in varied for form in (item.singular, item.plural)),
+            words=tuple(form for item in varied.values() for form in (item.singular, item.plural)),
+            clusters={factor: item.singular for factor, item in varied.items()} | dict(clusters),
         )
 
 

@@ -65,6 +65,7 @@ class UserModeling:
                     answers=(f" {value}",),
                     foils=(f" {other_value}",),
                     words=(cue, other_cue),
+                    clusters={"cue": cue, "counterfactual_cue": other_cue},
                 )
 
 

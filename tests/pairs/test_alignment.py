@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from basisbench.errors import TaskError
 from basisbench.pairs import alignment
 from basisbench.pairs import tokens as token_alignment
 from basisbench.pairs.alignment import align, load_splits, pairs_of, to_dataset
 from basisbench.registry import load_registry
-from basisbench.types import ContrastPair, PairSet, Segment, Split
+from basisbench.results.schema import Text
+from basisbench.types import Bos, ContrastPair, PairSet, Segment, Split
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
 from helpers import task_pairs
 
@@ -57,14 +59,15 @@ def candidates_by_text(task: str, split: Split) -> dict[tuple[str, str], Contras
 @pytest.mark.slow
 @every_tokenizer
 @every_task
-def test_ids_are_the_tokenizer_s_own_with_one_beginning_of_sequence(task: str, tokenizer_name: str) -> None:
+def test_ids_are_the_tokenizer_s_own(task: str, tokenizer_name: str) -> None:
+    """One of the two puts a beginning-of-sequence token in front, the other has one and puts none."""
     tokenizer = task_pairs.tokenizer(tokenizer_name)
     for pair_set in task_pairs.splits(task, tokenizer_name).values():
         for group in pair_set:
             for side, texts in ((group.clean, group.clean_text), (group.counterfactual, group.counterfactual_text)):
                 for ids, text in zip(side.tolist(), texts, strict=True):
-                    assert ids == [tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
-                    assert ids.count(tokenizer.bos_token_id) == 1
+                    assert ids == tokenizer(text)["input_ids"]
+                    assert ids.count(tokenizer.bos_token_id) == (tokenizer_name == "words")
 
 
 @every_tokenizer
@@ -81,8 +84,7 @@ def test_answers_and_foils_are_single_continuations(task: str, tokenizer_name: s
                         (group.clean, source.clean_text),
                         (group.counterfactual, source.counterfactual_text),
                     ):
-                        continued = tokenizer(text + word, add_special_tokens=False)["input_ids"]
-                        assert [tokenizer.bos_token_id, *continued] == [*side[row].tolist(), token]
+                        assert tokenizer(text + word)["input_ids"] == [*side[row].tolist(), token]
 
 
 @every_tokenizer
@@ -91,8 +93,9 @@ def test_a_position_plays_one_role_throughout_a_group(task: str, tokenizer_name:
     """The tokens of each role, put together, are the text of that role's segment: in every pair, on both sides."""
     tokenizer, source = task_pairs.tokenizer(tokenizer_name), candidates_by_text(task, "attribution")
     for group in task_pairs.splits(task, tokenizer_name)["attribution"]:
-        assert group.roles[0] == "bos"
-        assert len(group.roles) == group.length
+        assert (group.roles[0] == "bos") == (tokenizer_name == "words")
+        assert "bos" not in group.roles[1:]
+        assert len(group.roles) == len(group.token_texts) == group.length
         for row in range(len(group)):
             found = source[group.clean_text[row], group.counterfactual_text[row]]
             assert group.group.startswith(found.template + ":")
@@ -123,11 +126,109 @@ def test_clean_prompts_are_distinct_and_differ_from_their_counterfactual(task: s
             assert len(group) >= alignment.MINIMUM_GROUP
 
 
-def test_beginning_of_sequence_is_left_out_where_the_tokenizer_has_none() -> None:
+def adding_none() -> Any:
+    """Return the tokenizer that has a beginning-of-sequence token, changed so that it adds none itself."""
+    from tokenizers import processors
+
     tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
+    return tokenizer
+
+
+def with_bos(tokens: str, pairs: list[ContrastPair]) -> list[ContrastPair]:
+    """Return pairs whose texts begin with tokens of their own, as those of a chat template do."""
+
+    def begun(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
+        return (Segment("opening", f"{tokens}The"), *segments[1:])
+
+    return [replace(item, clean=begun(item.clean), counterfactual=begun(item.counterfactual)) for item in pairs]
+
+
+@pytest.mark.parametrize(("bos", "adds", "text", "expected"), [
+    ("auto", True, "", True),
+    ("auto", True, "<s> ", True),
+    ("auto", False, "", False),
+    ("auto", False, "<s> ", True),
+    ("always", True, "", True),
+    ("always", True, "<s> ", True),
+    ("always", True, "<s> <s> ", True),
+    ("always", False, "", True),
+    ("always", False, "<s> ", True),
+    ("never", True, "", False),
+    ("never", True, "<s> ", False),
+    ("never", False, "", False),
+])  # fmt: skip
+def test_a_beginning_of_sequence_stands_in_front_once_or_not_at_all(
+    bos: Bos, adds: bool, text: str, expected: bool
+) -> None:
+    tokenizer = build_tokenizer() if adds else adding_none()
+    group = align("demo", "1", with_bos(text, GOOD), tokenizer, "attribution", 10, bos=bos)[0]
+    ids = tokenizer("The doctor", add_special_tokens=False)["input_ids"]
+    assert group.clean[0].tolist() == [tokenizer.bos_token_id] * expected + ids
+    assert group.counterfactual[0].tolist()[-1:] == tokenizer("doctors", add_special_tokens=False)["input_ids"]
+    assert group.roles == ("bos",) * expected + ("opening", "subject")
+    assert group.token_texts == ("<s>",) * expected + ("The", "doctor")
+
+
+def test_a_token_that_the_tokenizer_does_not_have_cannot_stand_in_front() -> None:
+    tokenizer = adding_none()
     tokenizer.bos_token = None
-    group = align("demo", "1", GOOD, tokenizer, "attribution", 10)[0]
-    assert group.roles == ("opening", "subject")
+    for bos in ("auto", "never"):
+        group = align("demo", "1", GOOD, tokenizer, "attribution", 10, bos=bos)[0]
+        assert group.roles == ("opening", "subject")
+    with pytest.raises(TaskError, match="has no beginning-of-sequence token to put in front of prompts") as caught:
+        align("demo", "1", GOOD, tokenizer, "attribution", 10, bos="always")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_text_that_begins_with_its_own_does_not_pair_with_one_that_does_not() -> None:
+    """In front of one prompt alone it would shift all positions."""
+    begun = with_bos("<s> ", GOOD)
+    mixed = [replace(item, counterfactual=other.counterfactual) for item, other in zip(GOOD, begun, strict=True)]
+    for tokenizer in (build_tokenizer(), adding_none()):
+        with pytest.raises(TaskError, match=f"{token_alignment.UNEQUAL}: 10"):
+            align("demo", "1", mixed, tokenizer, "attribution", 10)
+
+
+def test_texts_with_and_without_their_own_are_groups_of_their_own() -> None:
+    nouns = [pair(f"{noun}s", noun) for noun in NOUNS]
+    pair_set = align("demo", "1", [*GOOD, *with_bos("<s> ", nouns)], adding_none(), "attribution", 40)
+    assert sorted(group.length for group in pair_set) == [2, 3]
+
+
+@pytest.mark.parametrize(("longest", "kept"), [(None, 18), (4, 18), (3, 9), (2, 0)])
+def test_prompts_longer_than_the_model_s_positions_are_dropped_and_counted(longest: int | None, kept: int) -> None:
+    def longer(item: ContrastPair) -> ContrastPair:
+        opening = Segment("opening", "Today the")
+        return replace(
+            item,
+            template="long",
+            clean=(opening, *item.clean[1:]),
+            counterfactual=(opening, *item.counterfactual[1:]),
+        )
+
+    pairs = [*GOOD[:9], *map(longer, GOOD[:9])]
+    task = TwoSplits({"attribution": pairs, "evaluation": pairs})
+    reason = token_alignment.TOO_LONG
+    if not kept:
+        with pytest.raises(TaskError, match=f"no usable attribution pairs .*{reason}: 18") as caught:
+            load_splits(task, build_tokenizer(), attribution=18, evaluation=18, seed=0, longest=longest)
+        assert "\n" not in str(caught.value)
+        return
+    for pair_set in load_splits(task, build_tokenizer(), attribution=18, evaluation=18, seed=0, longest=longest):
+        assert pair_set.pair_count == kept
+        assert pair_set.dropped == ({} if kept == 18 else {reason: 9})
+        assert all(group.length <= (longest or 4) for group in pair_set)
+
+
+def test_words_that_cannot_be_printed_are_escaped_in_the_tokens_text() -> None:
+    tokenizer = task_pairs.tokenizer("subwords")
+    ids = tokenizer("The\n \u202e\U0001f600")["input_ids"]
+    texts = token_alignment.token_texts(tokenizer, ids)
+    assert len(texts) == len(ids)
+    assert texts[:2] == ("The", "\\n")
+    adapter = TypeAdapter(Text)
+    assert all(adapter.validate_python(text) for text in texts)
 
 
 def test_everything_left_out_is_counted_by_reason() -> None:
@@ -282,6 +383,67 @@ def test_load_splits_gives_the_same_groups_and_repeats_itself(task: str) -> None
         assert ours.counterfactual_text == theirs.counterfactual_text
 
 
+def test_load_splits_draws_attribution_pairs_anew_and_keeps_the_evaluation_pairs() -> None:
+    more = [pair(noun.singular, noun.plural) for noun in _all_nouns()[:45]]
+    task = TwoSplits({"attribution": more, "evaluation": GOOD})
+
+    def draw(number: int, count: int = 20) -> tuple[PairSet, PairSet]:
+        return load_splits(task, build_tokenizer(), attribution=count, evaluation=10, seed=0, draw=number)
+
+    drawn = [draw(number) for number in range(3)]
+    assert [[group.group for group in first] for first, _ in drawn] == [["plain:1,1"]] * 3
+    assert len({second[0].clean_text for _, second in drawn}) == 1
+    rows = [first[0].clean_text for first, _ in drawn]
+    assert {len(set(texts)) for texts in rows} == {20}  # no pair twice in a draw
+    assert not set(rows[0]) & set(rows[1])
+    # The candidates are used up after 45: the third draw begins again.
+    everything = [item.clean_text for item in more]
+    assert rows[2] == tuple(everything[40:] + everything[:15])
+    for first, _ in drawn:
+        for row, text in enumerate(first[0].clean_text):
+            assert text == f"The {first[0].clusters['words'][row].split()[0]}"
+            assert first[0].clean[row].tolist() == build_tokenizer()(text)["input_ids"]
+        assert first[0].token_texts[2] == first[0].clean_text[0].split()[1]
+    with pytest.raises(
+        TaskError, match="'demo' has 45 attribution pairs in its groups, and each draw takes all of them"
+    ):
+        draw(1, 45)
+    assert draw(0, 45)[0].pair_count == 45
+
+
+def clustered(levels: list[dict[str, str]]) -> list[ContrastPair]:
+    return [replace(item, clusters=clusters) for item, clusters in zip(GOOD, levels, strict=True)]
+
+
+def test_levels_of_a_pair_s_clusters_follow_it() -> None:
+    levels = [{"noun": str(index), "mood": "calm" if index % 3 else "wild", "frame": "one"} for index in range(10)]
+    group = aligned(clustered(levels), 7)[0]
+    # Of a factor that never varies nothing can be resampled.
+    assert group.clusters == {factor: tuple(levels[row][factor] for row in range(7)) for factor in ("noun", "mood")}
+    assert group.clean_text == tuple(item.clean_text for item in GOOD[:7])
+
+
+def test_a_factor_that_varies_between_groups_alone_is_kept() -> None:
+    other = [replace(pair(f"{noun}s", noun, template="other"), clusters={"frame": "b"}) for noun in NOUNS]
+    pair_set = aligned([*clustered([{"frame": "a"}] * 10), *other])
+    assert sorted(group.clusters["frame"][0] for group in pair_set) == ["a", "b"]
+
+
+def test_a_task_without_clusters_has_the_words_together_as_levels() -> None:
+    assert aligned(GOOD)[0].clusters == {"words": tuple(f"{noun} {noun}s" for noun in NOUNS)}
+
+
+def test_a_factor_stays_where_none_varies() -> None:
+    """Without any factor, examples would be taken for independent ones."""
+    assert aligned(clustered([{"noun": "one"}] * 10))[0].clusters == {"noun": ("one",) * 10}
+
+
+def test_pairs_of_one_task_have_the_same_factors() -> None:
+    levels = [{"noun": "a"}] * 9 + [{"name": "a"}]
+    with pytest.raises(TaskError, match="'demo': one pair has the cluster factors noun, another one name; all"):
+        aligned(clustered(levels))
+
+
 @pytest.mark.slow
 def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
     pair_set = pairs_of(TwoSplits({"attribution": GOOD, "evaluation": []}), build_tokenizer(), "attribution", 10, 0)
@@ -290,6 +452,7 @@ def test_to_dataset_has_a_row_per_pair_and_a_version() -> None:
     assert dataset[3]["clean_text"] == pair_set[0].clean_text[3]
     assert dataset[3]["clean"] == pair_set[0].clean[3].tolist()
     assert dataset[3]["roles"] == ["bos", "opening", "subject"]
+    assert dataset[3]["clusters"] == {"words": "writer writers"}
     assert str(dataset.info.version) == "7.0.0"
     assert "demo, version 7, attribution split" in dataset.info.description
 

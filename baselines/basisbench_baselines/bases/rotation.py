@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.error_nodes import random_rotation
 from basisbench.models.onednn import LinearMap, linear_map, passing_linear_map
 from basisbench.protocols import BasisSpec
 from basisbench.types import Family, Site, Style
@@ -66,21 +67,6 @@ class RotatedActivations:
             return lambda x: rows(x.to(rotation.dtype))
 
         return SelectedUnits(units, encoder, rotation.__getitem__)
-
-
-def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
-    """Draw an orthogonal matrix from the uniform (Haar) distribution, in float64.
-
-    The QR factor of a Gaussian matrix, with the signs of R's diagonal moved to Q (Mezzadri 2007,
-    arXiv math-ph/0609050).
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    gaussian = torch.randn(size, size, generator=generator, dtype=torch.float64)
-    q, r = torch.linalg.qr(gaussian)
-    rotation: Tensor = q * r.diagonal().sign()
-    return rotation
 
 
 def build_rotation(model: Model) -> RotatedActivations:

@@ -1,4 +1,4 @@
-"""Magnitude: how much a node's value differs between the clean and the counterfactual run."""
+"""Magnitude: how far a node's value lies from the one that it moves to."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Magnitude:
-    """Score a unit by |f(counterfactual) - f(clean)|, an error node by the length of its change.
+    """Score a node by |f(target) - f(clean)|, an error that is one node by the length of its change.
 
     The mean over pairs, in units of the activation; never negative, for it says nothing about the metric.
     """
 
     name: str = "magnitude"
-    summary: str = "mean absolute difference of the activation between clean and counterfactual"
+    summary: str = "mean absolute distance of the activation from its reference"
     order: ClassVar[int] = 6
     style: ClassVar[Style] = Style("purple", "long-dash", "^")
     passes: ClassVar[Passes] = Passes()
@@ -34,10 +34,13 @@ class Magnitude:
         with torch.no_grad():
             for site in basis.sites:
                 clean, clean_error = context.coordinates(basis, site, "clean")
-                other, other_error = context.coordinates(basis, site, "counterfactual")
+                other, other_error = context.target(basis, site)
                 units.append((other - clean).abs().mean(0))
-                if clean_error is not None and other_error is not None:
-                    errors.append((other_error - clean_error).norm(dim=-1).mean(0))
+                if clean_error is None or other_error is None:
+                    continue
+                change = context.error_nodes(site, other_error - clean_error)
+                whole = context.error_policy == "node"
+                errors.append((change.norm(dim=-1, keepdim=True) if whole else change.abs()).mean(0))
         return Scores(tuple(units), None if basis.exact else tuple(errors))
 
 

@@ -11,14 +11,12 @@ from basisbench.types import Passes, Scores, Site, Style
 if TYPE_CHECKING:
     from torch import Tensor
 
-_ERROR = -1
-
 
 @dataclass(frozen=True)
 class ActivationPatching:
-    """Score a node by the metric with that node alone at its counterfactual value, minus the clean metric.
+    """Score a node by the metric with that node alone moved to its target, minus the clean metric.
 
-    Nodes whose value is the same in both runs of every pair have no effect and are not run.
+    Nodes whose value is the same there in every pair have no effect and are not run.
     """
 
     name: str = "patching"
@@ -38,24 +36,26 @@ class ActivationPatching:
 
     def _site_scores(self, context: ScoringContext, basis: Basis, site: Site) -> tuple[Tensor, Tensor]:
         clean, clean_error = context.coordinates(basis, site, "clean")
-        other, other_error = context.coordinates(basis, site, "counterfactual")
+        other, other_error = context.target(basis, site)
         units = clean.new_zeros(clean.shape[1:])
-        errors = clean.new_zeros(clean.shape[1])
+        errors = clean.new_zeros(clean.shape[1], 0)
         nodes: list[tuple[int, int]] = [
             (position, unit) for position, unit in (clean != other).any(0).nonzero().tolist()
         ]
-        if clean_error is not None and other_error is not None:
-            nodes += [
-                (position, _ERROR) for (position,) in (clean_error != other_error).any(2).any(0).nonzero().tolist()
-            ]
+        if clean_error is not None and other_error is not None and context.error_policy not in ("keep", "ablate"):
+            differs = (context.error_nodes(site, other_error - clean_error) != 0).any(0)
+            if context.error_policy == "node":
+                differs = differs.any(-1, keepdim=True)
+            errors = clean.new_zeros(differs.shape)
+            nodes += [(position, -1 - index) for position, index in differs.nonzero().tolist()]
         if not nodes:
             return units, errors
         baseline = context.clean_metric()
         positions, indices = zip(*nodes, strict=True)
         effects = (context.patched_metric(basis, site, positions, indices) - baseline).mean(1)
         for (position, unit), effect in zip(nodes, effects, strict=True):
-            if unit == _ERROR:
-                errors[position] = effect
+            if unit < 0:
+                errors[position, -1 - unit] = effect
             else:
                 units[position, unit] = effect
         return units, errors

@@ -31,9 +31,11 @@ class RandomScores:
         errors: list[Tensor] = []
         for site in basis.sites:
             with torch.no_grad():
-                clean, _ = context.coordinates(basis, site, "clean")
+                clean, error = context.coordinates(basis, site, "clean")
             units.append(torch.randn(clean.shape[1:], generator=generator).to(clean.device))
-            errors.append(torch.randn(clean.shape[1], generator=generator).to(clean.device))
+            if error is not None:
+                width = 1 if context.error_policy == "node" else error.shape[-1]
+                errors.append(torch.randn(clean.shape[1], width, generator=generator).to(clean.device))
         return Scores(tuple(units), None if basis.exact else tuple(errors))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from basisbench.attribution.batch import Batch
 from basisbench.attribution.cost import Ledger, Spent, now
+from basisbench.attribution.error_nodes import error_axes, to_nodes
 from basisbench.attribution.gradients import gradient_field, gradient_tokens
 from basisbench.attribution.own_pass import Put, activation_inside, gradients_at, metric_of, rules_named
 from basisbench.attribution.patching import patched_metric
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.protocols import Basis
-    from basisbench.types import Ablation, BackwardRules, Pairs, Side, Site
+    from basisbench.types import Ablation, BackwardRules, ErrorPolicy, Pairs, ScoreReference, Side, Site
 
 Result = TypeVar("Result")
 
@@ -52,6 +53,9 @@ class GroupContext:
         )
         self.ledger = Ledger()
         self.ablation: Ablation = "mean"
+        self.score_reference: ScoreReference = "ablation"
+        self._error_policy: ErrorPolicy = "coordinates"
+        self._means: GroupContext = self
         self._model = model
         self._seed = seed
         self._activations: dict[tuple[Side, str], Tensor] = {}
@@ -65,13 +69,23 @@ class GroupContext:
         for name in ("clean", "counterfactual", "answers", "foils"):
             self._keep(f"the {name} tokens", getattr(self.batch, name))
 
-    def start(self, ablation: Ablation) -> None:
+    def start(
+        self,
+        ablation: Ablation,
+        score_reference: ScoreReference = "ablation",
+        error_policy: ErrorPolicy = "coordinates",
+        means: GroupContext | None = None,
+    ) -> None:
         """Begin a cell: forget what the last one used.
 
         Args:
             ablation: of the cell, which fixes the reference values.
+            score_reference: of the cell: what nodes move to when they are scored.
+            error_policy: of the cell: what error nodes are.
+            means: the context whose prompts mean references are taken over; this one when None.
         """
-        self.ablation = ablation
+        self.ablation, self.score_reference, self._error_policy = ablation, score_reference, error_policy
+        self._means = means or self
         self.ledger.start()
 
     def _keep(self, name: str, tensor: Tensor) -> None:
@@ -183,8 +197,26 @@ class GroupContext:
         self, basis: Basis, site: Site
     ) -> tuple[Float[Tensor, "pair_or_1 pos unit"], Float[Tensor, "pair_or_1 pos d_write"] | None]:
         """Return the values that nodes outside a circuit take: the cell's ablation, on these pairs."""
-        units, error = self.coordinates(basis, site, "counterfactual")
+        source = self if self.ablation == "counterfactual" else self._means
+        units, error = source.coordinates(basis, site, "counterfactual")
         return reduced(units, self.ablation), None if error is None else reduced(error, self.ablation)
+
+    def target(
+        self, basis: Basis, site: Site
+    ) -> tuple[Float[Tensor, "pair_or_1 pos unit"], Float[Tensor, "pair_or_1 pos d_write"] | None]:
+        """Return the values that nodes move to when they are scored."""
+        if self.score_reference == "counterfactual":
+            return self.coordinates(basis, site, "counterfactual")
+        return self.reference(basis, site)
+
+    @property
+    def error_policy(self) -> ErrorPolicy:
+        """What errors are."""
+        return self._error_policy
+
+    def error_nodes(self, site: Site, values: Float[Tensor, "*b d_write"]) -> Float[Tensor, "*b error"]:
+        """Return an error, or a gradient, at a write site in the coordinates that are error nodes."""
+        return to_nodes(values, error_axes(self._error_policy, site, values))
 
     def _in_every_layer(self, hook: str) -> set[str]:
         """Return a hook and its likes in the other layers, which a basis will ask for next."""
@@ -218,19 +250,34 @@ class GroupContext:
 
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
-        key, hooks = self._shared_field(rule, site.write)
-        if (rule, site.write) not in self._fields:
+        path = f"{rule} to {self._path_end}" if rule == "ig" else rule
+        key, hooks = self._shared_field(rule, path, site.write)
+        if (path, site.write) not in self._fields:
+            # Taken before the clock starts: they are charged as activations.
+            ends = {hook: self._end(hook) for hook in hooks} if rule == "ig" else {}
 
             def run() -> dict[str, Tensor]:
-                return dict(gradient_field(rule, self._model, self.batch, hooks))
+                return dict(gradient_field(rule, self._model, self.batch, hooks, ends=ends))
 
             for hook, value in self._charged(key, run).items():
-                self._fields[rule, hook] = value
-                self._keep(f"the gradient field of {rule} at {hook}", value)
+                self._fields[path, hook] = value
+                self._keep(f"the gradient field of {path} at {hook}", value)
+        elif rule == "ig":
+            (self if self._path_end == "counterfactual" else self._means).use_activations("counterfactual")
         self.ledger.use(key)
-        return self._fields[rule, site.write]
+        return self._fields[path, site.write]
 
-    def _shared_field(self, rule: str, wanted: str) -> tuple[str, list[str]]:
+    @property
+    def _path_end(self) -> Ablation:
+        """What a path of activations runs to."""
+        return "counterfactual" if self.score_reference == "counterfactual" else self.ablation
+
+    def _end(self, hook: str) -> Float[Tensor, "pair_or_1 pos d"]:
+        """Return what the activation is when all of its nodes have moved; zero under zero ablation, bias or not."""
+        source = self if self._path_end == "counterfactual" else self._means
+        return reduced(source.activation(hook, "counterfactual"), self._path_end)
+
+    def _shared_field(self, rule: str, path: str, wanted: str) -> tuple[str, list[str]]:
         """Return the hooks whose gradients are computed together with those of one hook, and the ledger's name of them.
 
         One backward pass serves every family; integrated gradients sweep the sites of one kind one by one. A hook that
@@ -240,15 +287,16 @@ class GroupContext:
         kinds = written_kinds() if rule != "ig" else self._swept_with(wanted)
         hooks = [self._model.hook(kind, layer) for layer in layers for kind in kinds]
         if wanted in hooks:
-            return f"field:{rule}:{' '.join(kinds)}", hooks
+            return f"field:{path}:{' '.join(kinds)}", hooks
         likes = sorted(self._in_every_layer(wanted))
-        return f"field:{rule}:{likes[0]}", likes
+        return f"field:{path}:{likes[0]}", likes
 
     def _swept_with(self, hook: str) -> tuple[SiteKind, ...]:
         """Return the kinds whose integrated gradients come with those of a hook at no cost, its own among them."""
         layer = int(hook.split(".")[1])
         for kind in written_kinds():
-            other = self._model.affine_output(kind, layer)
+            # Activations at zero give an output at the bias, not at zero: under zero ablation the two paths differ.
+            other = None if self._path_end == "zero" else self._model.affine_output(kind, layer)
             if hook in {self._model.hook(each, layer) for each in (kind, other) if each is not None}:
                 return (kind,) if other is None else (kind, other)
         return ()
@@ -291,9 +339,9 @@ class GroupContext:
     def patched_metric(
         self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]
     ) -> Float[Tensor, "node pair"]:
-        """Return the metric of the clean run with single nodes at their counterfactual value.
+        """Return the metric of the clean run with single nodes moved to their target.
 
-        Node i is `(positions[i], units[i])`; a unit of -1 means the error node.
+        Node i is `(positions[i], units[i])`; -1 means the error, -1 - j its coordinate j where each is a node.
         """
         import torch
 
@@ -313,11 +361,7 @@ class GroupContext:
 
     def generator(self, *key: str | int) -> torch.Generator:
         """Return a generator on the CPU, seeded from the cell's seed, the group and `key`."""
-        import torch
-
-        text = repr((self._seed, self.pairs.task, self.pairs.group, *key))
-        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-        return torch.Generator().manual_seed(seed)
+        return seeded_generator(self._seed, self.pairs.task, self.pairs.group, *key)
 
     def _charged(self, key: str, work: Callable[[], Result]) -> Result:
         before = self._model.meter.forward_equivalents
@@ -325,3 +369,11 @@ class GroupContext:
         result = work()
         self.ledger.pay(key, Spent(now(self._model) - start, self._model.meter.forward_equivalents - before))
         return result
+
+
+def seeded_generator(seed: int, task: str, group: str, *key: str | int) -> torch.Generator:
+    """Return a generator on the CPU, seeded from a cell's seed, its task, an aligned group and `key`."""
+    import torch
+
+    text = repr((seed, task, group, *key))
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1)

@@ -1,69 +1,222 @@
-"""Does a dictionary fit the task's own prompts? One that explains nothing is refused (docs/numbers.md).
+"""Does a dictionary fit the task's own prompts? One that does not is refused (docs/numbers.md).
 
-Fraction of variance unexplained: squared error over squared distance from the mean activation, summed over
-prompts and positions. L0: units that are not zero, mean over positions. The beginning-of-sequence position is
-left out, for its activation is the same in every prompt and often hundreds of times larger than any other.
+Over every token of the attribution prompts, clean and counterfactual, with y the activation at the write site and r its
+reconstruction, per layer:
+
+1. Fraction of variance unexplained, FVU = sum |y - r|^2 / sum |y - mean y|^2, with one mean over all tokens: 1 is no
+   better than that mean.
+2. L0, the units that are not zero, mean over tokens.
+3. Calibration slope = sum <y - mean y, r - mean r> / sum |r - mean r|^2, least squares of y on r: below 1 the decoder
+   writes too much, above 1 too little.
+
+And once for all layers the loss recovered (`attribution.loss_recovered`). The beginning-of-sequence position is left
+out, for its activation is the same in every prompt and often hundreds of times larger than any other.
 """
 
 from __future__ import annotations
 
+import math
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.cost import now
+from basisbench.attribution.loss_recovered import SharedLosses, loss_recovered
 from basisbench.errors import BasisError
+from basisbench.protocols import CrossLayerBasis
+from basisbench.types import Side, Site
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from basisbench.attribution.context import GroupContext
     from basisbench.protocols import Basis
+
+POOR_FVU = 0.5
+"""Above it a layer is warned of."""
+USELESS_FVU = 1.0
+"""From it on a basis is refused: the mean activation explains as much."""
+
+SIDES: tuple[Side, Side] = ("clean", "counterfactual")
+
+
+@dataclass(frozen=True)
+class LayerFit:
+    """How well a basis fits at one site; see the module.
+
+    Attributes:
+        fvu: fraction of variance unexplained; 0 is perfect.
+        l0: mean number of active units per token.
+        slope: calibration slope; 1 is calibrated.
+    """
+
+    fvu: float
+    l0: float
+    slope: float
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How well a basis fits, per layer.
+    """How well a basis fits, per layer and as a whole; see the module.
 
     Attributes:
         fvu: fraction of variance unexplained; 0 is perfect.
-        l0: mean number of active units per position.
+        l0: mean number of active units per token.
+        slope: calibration slope; 1 is calibrated.
+        loss_recovered: share of the loss of mean ablation that does not occur; None where that loses nothing.
+        seconds: what measuring it took, without the plain activations, which every cell shares.
     """
 
     fvu: tuple[float, ...]
     l0: tuple[float, ...]
+    slope: tuple[float, ...]
+    loss_recovered: float | None
+    seconds: float
 
 
-def measure_fit(basis: Basis, groups: Sequence[GroupContext]) -> Fit:
-    """Measure a dictionary on the attribution split, clean and counterfactual prompts alike.
+def measure_fit(
+    basis: Basis,
+    groups: Sequence[GroupContext],
+    *,
+    allow_poor: bool = False,
+    shared: SharedLosses | None = None,
+) -> Fit:
+    """Measure a dictionary on the attribution split, and refuse one that does not fit.
 
     Args:
         basis: a basis with reconstruction errors.
         groups: the aligned groups of the attribution split.
+        allow_poor: whether it may fit no better than the mean: a control, or where the user says so.
+        shared: losses that the bases of these groups share, to be added to.
 
     Raises:
-        BasisError: in some layer the error is no smaller than the activation itself.
+        BasisError: in some layer FVU is 1 or more; tells whether a neighbouring layer fits. Or a value is not finite,
+            whatever is allowed.
+    """
+    for group in groups:
+        for side in SIDES:
+            group.activation(basis.sites[0].write, side)  # with its likes in every layer, at the cost of all cells
+    start = now(groups[0].model)
+    layers = [fit_of_layer(basis, site, groups) for site in basis.sites]
+    _judge(basis, groups, layers, allow_poor=allow_poor)
+    seconds = now(groups[0].model) - start
+    recovered, of_losses = loss_recovered(basis, groups, {} if shared is None else shared)
+    if recovered is not None and not math.isfinite(recovered):
+        raise BasisError(f"basis '{basis.name}': with its reconstructions in place the model's loss is not finite")
+    fvu, l0, slope = zip(*((each.fvu, each.l0, each.slope) for each in layers), strict=True)
+    return Fit(fvu, l0, slope, recovered, seconds + of_losses)
+
+
+def fit_of_layer(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> LayerFit:
+    """Measure a dictionary at one site; nothing is refused.
+
+    Args:
+        basis: a basis with reconstruction errors.
+        site: one of its sites; those of a cross-layer basis are best asked for in order.
+        groups: the aligned groups of the attribution split.
     """
     import torch
 
-    fvu: list[float] = []
-    l0: list[float] = []
-    for site in basis.sites:
-        outputs, errors, counts = [], [], []
-        with torch.no_grad():
-            for group in groups:
-                start = 1 if group.pairs.roles[0] == "bos" and group.pairs.length > 1 else 0
-                for side in ("clean", "counterfactual"):
-                    units, error = group.coordinates(basis, site, side)
-                    if error is None:
-                        raise ValueError(f"basis '{basis.name}' is exact; there is no fit to measure")
-                    outputs.append(group.activation(site.write, side)[:, start:].flatten(0, 1))
-                    errors.append(error[:, start:].flatten(0, 1))
-                    counts.append((units[:, start:] != 0).sum(-1).flatten())
-        output, squared = torch.cat(outputs), torch.cat(errors).double().pow(2).sum()
-        variance = (output - output.mean(0)).double().pow(2).sum()
-        if not squared < output.double().pow(2).sum():
+    written, errors, counts = [], [], []
+    with torch.no_grad():
+        for group in groups:
+            start = group.pairs.first_position
+            for side in SIDES:
+                units, error = group.coordinates(basis, site, side)
+                if error is None:
+                    raise ValueError(f"basis '{basis.name}' is exact; there is no fit to measure")
+                written.append(group.activation(site.write, side)[:, start:].flatten(0, 1))
+                errors.append(error[:, start:].flatten(0, 1))
+                counts.append((units[:, start:] != 0).sum(-1).flatten())
+    y, error = torch.cat(written).double(), torch.cat(errors).double()
+    return LayerFit(
+        fvu=fraction_unexplained(y, error),
+        l0=float(torch.cat(counts).double().mean()),
+        slope=calibration_slope(y, y - error),
+    )
+
+
+def fraction_unexplained(y: Float[Tensor, "token d"], error: Float[Tensor, "token d"]) -> float:
+    """Return FVU; 0 where nothing is left out, even of what does not vary."""
+    squared = error.pow(2).sum()
+    return float(squared / (y - y.mean(0)).pow(2).sum()) if squared else 0.0
+
+
+def calibration_slope(y: Float[Tensor, "token d"], reconstruction: Float[Tensor, "token d"]) -> float:
+    """Return the factor that brings the reconstruction's variation closest to the activation's.
+
+    1 where the reconstruction does not vary, but for rounding: nothing is written too strongly then, and FVU, which is
+    1 or more, tells the rest.
+    """
+    centred = reconstruction - reconstruction.mean(0)
+    spread = centred.pow(2).sum()
+    if spread <= 1e-10 * reconstruction.pow(2).sum():
+        return 1.0
+    return float(((y - y.mean(0)) * centred).sum() / spread)
+
+
+def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerFit], *, allow_poor: bool) -> None:
+    """Refuse a basis that explains nothing in some layer; warn of layers that it explains badly."""
+    task = groups[0].pairs.task
+    for site, found in zip(basis.sites, layers, strict=True):
+        if not math.isfinite(found.fvu) or not math.isfinite(found.slope):
             raise BasisError(
-                f"basis '{basis.name}' explains nothing at {site.write} on the prompts of '{groups[0].pairs.task}': "
-                "its error is as large as the activation; is it the dictionary of this model, layer and hook?"
+                f"basis '{basis.name}' explains nothing at {site.write} on the prompts of '{task}': FVU "
+                f"{found.fvu:.3g} in layer {site.layer}; is some weight not a number?"
             )
-        fvu.append(float(squared / variance))
-        l0.append(float(torch.cat(counts).double().mean()))
-    return Fit(tuple(fvu), tuple(l0))
+    useless = [(site, found) for site, found in zip(basis.sites, layers, strict=True) if found.fvu >= USELESS_FVU]
+    if useless and not allow_poor:
+        site, found = useless[0]
+        more = f" (and in {len(useless) - 1} more)" if useless[1:] else ""
+        raise BasisError(
+            f"basis '{basis.name}' explains nothing at {site.write} on the prompts of '{task}': FVU {found.fvu:.2f} in "
+            f"layer {site.layer}{more}, where the mean activation alone has 1; {_elsewhere(basis, site, groups)}; "
+            "--allow-poor-fit runs it all the same, marked"
+        )
+    poor = [
+        f"{found.fvu:.2f} in layer {site.layer}"
+        for site, found in zip(basis.sites, layers, strict=True)
+        if found.fvu > POOR_FVU
+    ]
+    if poor:
+        warnings.warn(
+            f"basis '{basis.name}' fits the prompts of '{task}' badly: FVU {', '.join(poor)}", UserWarning, stacklevel=3
+        )
+
+
+def _elsewhere(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> str:
+    """Say whether the dictionary of a site fits the activations of a neighbouring layer."""
+    if isinstance(basis, CrossLayerBasis):
+        return "is it a dictionary of this model and hook?"
+    for layer in (site.layer - 1, site.layer + 1):
+        if not 0 <= layer < groups[0].model.layers:
+            continue
+        there = Site(layer, _in_layer(site.read, layer), _in_layer(site.write, layer))
+        fvu = _fvu_at(basis, site, there, groups)
+        if fvu <= POOR_FVU:
+            return f"it fits layer {layer} (FVU {fvu:.2f}): is it in the wrong layer?"
+    return "it fits no neighbouring layer either: is it a dictionary of this model and hook?"
+
+
+def _in_layer(hook: str, layer: int) -> str:
+    return re.sub(r"^blocks\.\d+\.", f"blocks.{layer}.", hook)
+
+
+def _fvu_at(basis: Basis, site: Site, there: Site, groups: Sequence[GroupContext]) -> float:
+    """Return the FVU of the dictionary of one site on the activations of another."""
+    import torch
+
+    written, errors = [], []
+    with torch.no_grad():
+        for group in groups:
+            for side in SIDES:
+                x, y = (
+                    group.activation(hook, side)[:, group.pairs.first_position :].flatten(0, 1)
+                    for hook in (there.read, there.write)
+                )
+                written.append(y)
+                errors.append(y - basis.decode(site, basis.encode(site, x)))
+    return fraction_unexplained(torch.cat(written).double(), torch.cat(errors).double())

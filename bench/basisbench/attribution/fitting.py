@@ -52,6 +52,5 @@ class TaskActivations:
             return
         sides: tuple[Side, Side] = ("clean", "counterfactual")
         for group in self._groups:
-            start = 1 if group.pairs.roles[0] == "bos" and group.pairs.length > 1 else 0
             for side in sides:
-                yield group.activation(hook, side)[:, start:].flatten(0, 1)
+                yield group.activation(hook, side)[:, group.pairs.first_position :].flatten(0, 1)

@@ -4,8 +4,8 @@ For a basis with an affine decoder the score of a node is the field projected on
 does not depend on the basis. Rules:
 
 1. `ixg`: gradient at the clean activations (attribution patching, Nanda 2023; Syed et al., arXiv 2310.10348).
-2. `ig`: mean gradient on the straight path from clean to counterfactual of one layer's site at a time, ten
-   steps at 0, 0.1, ... 0.9 (Marks et al. 2025, arXiv 2403.19647).
+2. `ig`: mean gradient on the straight path of one layer's site at a time, from clean to what its nodes move to, ten
+   steps at 0, 0.1, ... 0.9 (Marks et al. 2025, arXiv 2403.19647, who move them to the counterfactual).
 3. `ig_inputs`: mean gradient on the straight path of the embeddings, ten steps at 0, 0.1, ... 0.9 (Hanna et al. 2024,
    arXiv 2403.17806, who count from the other end: their last step is the clean prompt too).
 4. `relp`: gradient at the clean activations under RelP's rules (basisbench.models.relp).
@@ -43,7 +43,15 @@ Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
 """The metric's gradient at each hook, per pair."""
 
 
-def gradient_field(rule: str, model: Model, batch: Batch, hooks: Sequence[str], *, steps: int = 10) -> Field:
+def gradient_field(
+    rule: str,
+    model: Model,
+    batch: Batch,
+    hooks: Sequence[str],
+    *,
+    steps: int = 10,
+    ends: Mapping[str, Float[Tensor, "pair_or_1 pos d"]] | None = None,
+) -> Field:
     """Compute one rule's field at every hook.
 
     Args:
@@ -52,14 +60,20 @@ def gradient_field(rule: str, model: Model, batch: Batch, hooks: Sequence[str], 
         batch: one aligned group.
         hooks: TransformerLens names of the write hooks.
         steps: points on the path of `ig` and `ig_inputs`.
+        ends: for `ig`, by hook, the activation that its path runs to.
 
     Raises:
         BasisBenchError: no such rule.
         MemoryExhaustedError: one prompt does not fit into memory.
     """
-    rules: Mapping[str, Callable[[Model, Batch, Sequence[str], int], Field]] = {
+
+    def integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps: int, chosen: slice) -> Field:
+        cut = {hook: end if len(end) == 1 else end[chosen] for hook, end in (ends or {}).items()}
+        return _integrated_by_site(model, batch, hooks, steps, cut)
+
+    rules: Mapping[str, Callable[[Model, Batch, Sequence[str], int, slice], Field]] = {
         "ixg": _gradient_at_clean,
-        "ig": _integrated_by_site,
+        "ig": integrated_by_site,
         "ig_inputs": _integrated_by_input,
         "relp": _relevance,
     }
@@ -68,7 +82,11 @@ def gradient_field(rule: str, model: Model, batch: Batch, hooks: Sequence[str], 
     rows, length = batch.clean.shape
     most = gradient_tokens(model)
     parts = model.batching.in_parts(
-        "gradients", rows, length, lambda chosen: rules[rule](model, batch.pairs(chosen), hooks, steps), most=most
+        "gradients",
+        rows,
+        length,
+        lambda chosen: rules[rule](model, batch.pairs(chosen), hooks, steps, chosen),
+        most=most,
     )
     return joined_rows(parts)
 
@@ -115,11 +133,11 @@ def _put(point: Tensor, _embeddings: Tensor) -> Tensor:
     return _leaf(point)
 
 
-def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str], _steps: int) -> Field:
+def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _chosen: slice) -> Field:
     return _gradients(model, batch, {hook: model.place(hook) for hook in hooks}, _leaf)
 
 
-def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps: int) -> Field:
+def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps: int, _chosen: slice) -> Field:
     import torch
 
     embed = model.fast_body.get_submodule(model.place("embed.hook_out").module)
@@ -134,32 +152,31 @@ def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps
     return {hook: gradient / steps for hook, gradient in total.items()}
 
 
-def _integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps: int) -> Field:
+def _integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps: int, ends: Field) -> Field:
     """Interpolate one place at a time, and only run the blocks from its layer on.
 
     Between an MLP's activations and its output, and between the heads and the attention's output, lies one affine map
-    (unless a norm follows), so the path that is straight in one is straight in the other too: one sweep serves both.
+    (unless a norm follows), so the path that is straight in one is straight in the other too: one sweep serves both,
+    where the ends of the two paths are one point.
     """
     import torch
 
     with torch.no_grad():
         entered = block_inputs(model, batch.clean)
-        with observed(model.fast_body, {hook: model.place(hook) for hook in hooks}) as counterfactual:
-            model.logits(batch.counterfactual, fast=True)
     fields: dict[str, Tensor] = {}
     together = max(1, model.batching.tokens("gradients", TOKENS_PER_SWEEP) // batch.clean.numel())
     for layer, start, served in _sweeps(model, hooks):
         for first in range(0, steps, together):
             shares = [step / steps for step in range(first, min(first + together, steps))]
             path = _Path(model, batch, entered, layer, start, [hook for hook in served if hook != start])
-            for hook, total in path.gradients(counterfactual[start].to(model.device), shares).items():
+            for hook, total in path.gradients(ends[start], shares).items():
                 fields[hook] = fields.get(hook, 0) + total / steps
     return {hook: fields[hook] for hook in hooks}
 
 
 @dataclass(frozen=True, eq=False)
 class _Path:
-    """The straight path of one layer's site from clean to counterfactual, everything before it clean."""
+    """The straight path of one layer's site from clean to another activation, everything before it clean."""
 
     model: Model
     batch: Batch
@@ -168,7 +185,7 @@ class _Path:
     start: str
     others: Sequence[str]
 
-    def gradients(self, counterfactual: Tensor, shares: Sequence[float]) -> Field:
+    def gradients(self, end: Float[Tensor, "pair_or_1 pos d"], shares: Sequence[float]) -> Field:
         """Return the sum of the gradients at several points of the path, evaluated in one batch."""
         import torch
 
@@ -178,7 +195,7 @@ class _Path:
         def edit(activation: Tensor) -> Tensor:
             copies = activation.detach().unflatten(0, (count, -1))
             weight = torch.tensor(shares, dtype=copies.dtype, device=copies.device)
-            point = torch.lerp(copies, counterfactual, weight.view(-1, *(1,) * counterfactual.ndim))
+            point = torch.lerp(copies, end.to(copies.dtype), weight.view(-1, *(1,) * end.ndim))
             leaves.append(point.flatten(0, 1).requires_grad_())
             return leaves[0]
 
@@ -218,7 +235,7 @@ def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[st
     return sweeps
 
 
-def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int) -> Field:
+def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _chosen: slice) -> Field:
     import torch
 
     head = "unembed.hook_out"

@@ -1,10 +1,11 @@
-"""Exact patching: the metric of the clean run with single nodes at another value."""
+"""Exact patching: the metric of the clean run with single nodes moved to what their scores ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.error_nodes import error_axes, from_nodes, to_nodes
 from basisbench.models.hooks import Edit
 from basisbench.protocols import CrossLayerBasis
 
@@ -27,7 +28,7 @@ def patched_metric(
     positions: Sequence[int],
     units: Sequence[int],
 ) -> Float[Tensor, "node pair"]:
-    """Return the metric with single nodes at their counterfactual value, all in one pass.
+    """Return the metric with single nodes moved to their target, all in one pass.
 
     Args:
         context: the aligned group.
@@ -36,23 +37,30 @@ def patched_metric(
         basis: the basis.
         site: the site of the nodes.
         positions: of each node.
-        units: of each node; -1 means the error node.
+        units: of each node; -1 means the error, -1 - j its coordinate j where each is a node.
     """
     import torch
 
     clean, clean_error = context.coordinates(basis, site, "clean")
-    other, other_error = context.coordinates(basis, site, "counterfactual")
+    other, other_error = context.target(basis, site)
     steps = clean.new_zeros((len(positions), len(clean), clean.shape[-1]))
     errors = clean.new_zeros(())
-    if -1 in units:
+    axes = None
+    if min(units) < 0:
         if clean_error is None or other_error is None:
             raise ValueError(f"basis '{basis.name}' is exact; it has no error node")
         errors = clean_error.new_zeros((len(positions), len(clean), clean_error.shape[-1]))
+        axes = error_axes(context.error_policy, site, clean_error)
     for row, (position, unit) in enumerate(zip(positions, units, strict=True)):
         if unit >= 0:
             steps[row, :, unit] = other[:, position, unit] - clean[:, position, unit]
         elif clean_error is not None and other_error is not None:
-            errors[row] = other_error[:, position] - clean_error[:, position]
+            change = to_nodes(other_error[:, position] - clean_error[:, position], axes)
+            if context.error_policy == "node":
+                errors[row] = change
+            else:
+                errors[row, :, -1 - unit] = change[:, -1 - unit]
+    errors = errors if errors.ndim == 0 else from_nodes(errors, axes)
     where = torch.tensor(positions, device=clean.device)
 
     def adding(change: Float[Tensor, "node pair d_write"]) -> Edit:

@@ -96,8 +96,8 @@ def site_scores(
     return scores
 
 
-Target: TypeAlias = Literal["counterfactual", "reference", "zero"]
-"""Where a node moves: to its counterfactual value, to the cell's reference value, to zero."""
+Target: TypeAlias = Literal["target", "counterfactual", "reference", "zero"]
+"""Where a node moves: to the cell's target, to its counterfactual value, to the cell's reference value, to zero."""
 
 
 def projected_scores(
@@ -105,21 +105,24 @@ def projected_scores(
     basis: Basis,
     gradients: str | Mapping[str, Float[Tensor, "pair pos d_write"]],
     *,
-    to: Target = "counterfactual",
+    to: Target = "target",
 ) -> Scores:
     """Return gradient times difference of coordinates, averaged over pairs.
 
-    score_i = mean over pairs of <g, W_dec[i]> (f_i(target) - f_i(clean)); for the error node
-    <g, e(target) - e(clean)>. The sign is that of the metric's change, in logits. A unit that writes to several
-    sites has a product with the gradient at each of them; its score is their sum.
+    score_i = mean over pairs of <g, W_dec[i]> (f_i(target) - f_i(clean)); for coordinate j of the error
+    g_j (e_j(target) - e_j(clean)), and the sum of these where the whole error is one node. The sign is that of the
+    metric's change, in logits. A unit that writes to several sites has a product with the gradient at each of them; its
+    score is their sum.
 
     Args:
         context: the aligned group.
         basis: the basis to score; its decoder is affine.
         gradients: the rule of a shared gradient field, or gradients by write hook (`context.gradients`).
-        to: where a node moves.
+        to: where a node moves; by default where the cell's scores ask it to.
     """
     import torch
+
+    as_nodes = context.error_policy not in ("keep", "ablate")
 
     def field(site: Site) -> Tensor:
         return context.gradient_field(gradients, site) if isinstance(gradients, str) else gradients[site.write]
@@ -129,28 +132,38 @@ def projected_scores(
     for index, site in enumerate(basis.sites):
         gradient = field(site)
         with torch.no_grad():
-            change, error_change = _changes(context, basis, site, to)
+            clean, clean_error = context.coordinates(basis, site, "clean")
+            other, other_error = _moved(context, basis, site, to)
+            change = other - clean
+            error_change = None if clean_error is None or other_error is None else other_error - clean_error
             if isinstance(basis, CrossLayerBasis):
                 later = basis.sites[index:]
                 fields = {target: field(target).to(change.dtype) for target in later}
                 units.append((project_across(basis, site, fields, change.shape[-1]) * change).mean(0))
+            elif len(other) == 1 < len(clean) and change.shape[-1] >= _WIDE:
+                # Both terms are few units of a wide code each; their difference is not.
+                mean = gradient.mean(0, keepdim=True)
+                units.append(site_scores(basis, site, mean, other) - site_scores(basis, site, gradient, clean))
             else:
                 units.append(site_scores(basis, site, gradient, change))
-            if error_change is not None:
-                errors.append((at_least_float32(gradient) * error_change).sum(-1).mean(0))
-    return Scores(tuple(units), None if basis.exact else tuple(errors))
+            if error_change is not None and as_nodes:
+                products = context.error_nodes(site, at_least_float32(gradient)) * context.error_nodes(
+                    site, at_least_float32(error_change)
+                )
+                mean = products.mean(0)
+                errors.append(mean.sum(-1, keepdim=True) if context.error_policy == "node" else mean)
+    return Scores(tuple(units), tuple(errors) if as_nodes and not basis.exact else None)
 
 
-def _changes(
+def _moved(
     context: ScoringContext, basis: Basis, site: Site, to: Target
-) -> tuple[Float[Tensor, "pair pos unit"], Float[Tensor, "pair pos d_write"] | None]:
-    """Return how the coordinates and the error of each pair move."""
-    clean, clean_error = context.coordinates(basis, site, "clean")
-    if to == "zero":
-        return -clean, None if clean_error is None else -clean_error
-    reference = to == "reference"
-    other, other_error = (
-        context.reference(basis, site) if reference else context.coordinates(basis, site, "counterfactual")
-    )
-    error = None if clean_error is None or other_error is None else other_error - clean_error
-    return other - clean, error
+) -> tuple[Float[Tensor, "pair_or_1 pos unit"], Float[Tensor, "pair_or_1 pos d_write"] | None]:
+    """Return the coordinates and the error that nodes move to."""
+    if to == "target":
+        return context.target(basis, site)
+    if to == "reference":
+        return context.reference(basis, site)
+    units, error = context.coordinates(basis, site, "counterfactual")
+    if to == "counterfactual":
+        return units, error
+    return units.new_zeros(units[:1].shape), None if error is None else error.new_zeros(error[:1].shape)

@@ -99,7 +99,7 @@ def _shapes(stage: MethodStage, kind: Kind) -> Finding:
         units, _ = context.coordinates(basis, site, "clean")
         here = [(scores.units[index], tuple(units.shape[1:]))]
         if scores.errors is not None:
-            here.append((scores.errors[index], tuple(units.shape[1:2])))
+            here.append((scores.errors[index], (units.shape[1], context.activation(site.write, "clean").shape[-1])))
         for values, shape in here:
             if tuple(values.shape) != shape:
                 found.append(f"shape {tuple(values.shape)} instead of {shape} at {site.write}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.error_nodes import error_axes, from_nodes, to_nodes
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.protocols import CrossLayerBasis
 
@@ -71,17 +72,37 @@ class CircuitMask:
 
     Attributes:
         units: per site, True where the unit is kept; the position axis is 1 when positions go together.
-        errors: per site, True where the error is kept.
+        errors: per site, True where the error is kept: of one entry where it is kept or not as a whole, else of one for
+            each coordinate of the write site.
+        rotated: whether these coordinates are along rotated axes (`attribution.error_nodes`).
     """
 
     units: tuple[Bool[Tensor, "circuit _pos_or_1 _unit"], ...]
-    errors: tuple[Bool[Tensor, "circuit _pos_or_1"], ...]
+    errors: tuple[Bool[Tensor, "circuit _pos_or_1 _error_or_1"], ...]
+    rotated: bool = False
 
     def __len__(self) -> int:
         return len(self.units[0])
 
     def circuits(self, chosen: slice) -> CircuitMask:
         """Return some of the circuits."""
-        return CircuitMask(
-            tuple(units[chosen] for units in self.units), tuple(errors[chosen] for errors in self.errors)
-        )
+        units, errors = ([kept[chosen] for kept in parts] for parts in (self.units, self.errors))
+        return CircuitMask(tuple(units), tuple(errors), self.rotated)
+
+    def mixed_errors(
+        self,
+        site: Site,
+        error: Float[Tensor, "*b d_write"],
+        kept: Bool[Tensor, "*b error_or_1"],
+        reference: Float[Tensor, "*b d_write"],
+    ) -> Float[Tensor, "*b d_write"]:
+        """Return a live error where its nodes are kept, and its reference elsewhere.
+
+        Args:
+            site: the write site.
+            error: the live error.
+            kept: which of its nodes are kept; broadcasts.
+            reference: the reference error; broadcasts.
+        """
+        axes = error_axes("rotated" if self.rotated else "coordinates", site, error)
+        return from_nodes(to_nodes(error, axes).where(kept, to_nodes(reference, axes)), axes)

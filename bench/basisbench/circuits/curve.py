@@ -1,12 +1,14 @@
-"""The curve of one aligned group, and the curves of all groups pooled."""
+"""The curve of one aligned group, the sizes at which it is measured, and the curves of all groups together."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.evaluate import evaluate
+from basisbench.results.metrics import sizes_grid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +17,15 @@ if TYPE_CHECKING:
     from basisbench.circuits.ranking import Ranking
     from basisbench.protocols import Basis
     from basisbench.results.record import CellConfig
+
+THRESHOLDS = (0.8, 0.9)
+"""Faithfulness whose first crossing is bisected: what tables show the nodes to."""
+
+PRECISION = 0.05
+"""How far apart, relative to the smaller, the two sizes around a crossing may be in the end."""
+
+MOST_PROBES = 20
+"""Sizes that bisection adds to a cell at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +36,7 @@ class GroupCurve:
         full: F(M) per pair.
         empty: F(0) per pair.
         circuit: metric of the circuit at each size.
-        complement: metric of everything but the circuit at each size.
+        complement: metric of everything but the circuit at each size; None where it was not measured.
         feature_nodes: unit nodes in the circuit at each size.
         error_nodes: error nodes in the circuit at each size.
         units: distinct (layer, unit) in the circuit at each size.
@@ -37,7 +48,7 @@ class GroupCurve:
     full: list[float]
     empty: list[float]
     circuit: list[list[float]]
-    complement: list[list[float]]
+    complement: list[list[float] | None]
     feature_nodes: list[int]
     error_nodes: list[int]
     units: list[int]
@@ -53,65 +64,193 @@ class Point:
     complement: bool
 
 
-def measure_group(
-    cell: CellConfig, basis: Basis, group: GroupPair, ranking: Ranking, sizes: Sequence[int]
-) -> GroupCurve:
-    """Evaluate the circuit and its complement at every size.
+class GroupMeasurement:
+    """Evaluates circuits of one aligned group, each once.
 
-    Points that hold every node (with errors) or none (without) are F(M) and F(0) by definition and cost
-    nothing; a test holds that evaluating them gives the same.
+    Points that hold every node (with errors) or none (without) are F(M) and F(0) by definition and cost nothing; a test
+    holds that evaluating them gives the same.
 
     Args:
-        cell: ablation and error policy.
+        cell: ablation, error policy, and what is measured.
         basis: the basis.
         group: the aligned group.
         ranking: the group's ranking.
-        sizes: circuit sizes; those above the group's nodes keep all of them.
     """
-    full, empty = group.full, group.empty(basis, cell.ablation)
-    points = [Point(min(size, ranking.nodes), complement) for complement in (False, True) for size in sizes]
-    known: dict[Point, Tensor] = {}
-    if cell.error_policy != "ablate":
-        known[Point(ranking.nodes, complement=False)] = known[Point(0, complement=True)] = full
-    if cell.error_policy != "keep" or basis.exact:
-        known[Point(0, complement=False)] = known[Point(ranking.nodes, complement=True)] = empty
-    divergences: dict[Point, Tensor] = {}
-    if cell.kl:
-        # The divergence at the ends is not known beforehand, so every circuit is run.
-        known = {point: value for point, value in known.items() if point.complement}
-    # A circuit next to its complement: both move the same units (basisbench.circuits.fast.moved_units).
-    wanted = sorted({point for point in points if point not in known}, key=lambda point: (point.size, point.complement))
-    if wanted:
+
+    def __init__(self, cell: CellConfig, basis: Basis, group: GroupPair, ranking: Ranking) -> None:
+        self._cell, self._basis, self._group, self._ranking = cell, basis, group, ranking
+        self.full, self.empty = group.full, group.empty(basis, cell.ablation)
+        self._metric: dict[Point, Tensor] = {}
+        self._divergence: dict[Point, Tensor] = {}
+        everything, nothing = Point(ranking.nodes, complement=False), Point(0, complement=False)
+        if cell.error_policy != "ablate":
+            self._metric[Point(0, complement=True)] = self.full
+            if not cell.kl:  # the divergence at the ends is not known beforehand
+                self._metric[everything] = self.full
+        if cell.error_policy != "keep" or basis.exact:
+            self._metric[Point(ranking.nodes, complement=True)] = self.empty
+            if not cell.kl:
+                self._metric[nothing] = self.empty
+
+    def measure(self, sizes: Sequence[int], *, complements: bool) -> None:
+        """Evaluate the circuits of some sizes, and their complements where asked.
+
+        Args:
+            sizes: nodes per circuit; a size above the group's nodes keeps all of them.
+            complements: whether to evaluate everything but each circuit too.
+        """
+        sides = (False, True) if complements else (False,)
+        wanted = {self._point(size, complement=complement) for size in sizes for complement in sides}
+        # A circuit next to its complement: both move the same units (basisbench.circuits.fast.moved_units).
+        points = sorted(wanted - self._metric.keys(), key=lambda point: (point.size, point.complement))
+        if not points:
+            return
         measured = evaluate(
-            group,
-            basis,
-            cell.ablation,
-            lambda chosen: ranking.mask(
-                [point.size for point in wanted[chosen]], [point.complement for point in wanted[chosen]]
+            self._group,
+            self._basis,
+            self._cell.ablation,
+            lambda chosen: self._ranking.mask(
+                [point.size for point in points[chosen]], [point.complement for point in points[chosen]]
             ),
-            len(wanted),
-            divergence=cell.kl,
+            len(points),
+            divergence=self._cell.kl,
         )
-        known.update(zip(wanted, measured.metric, strict=True))
+        self._metric.update(zip(points, measured.metric, strict=True))
         if measured.divergence is not None:
-            divergences.update(zip(wanted, measured.divergence, strict=True))
-    rows = [known[point].tolist() for point in points]
-    errors = [ranking.error_count(size) for size in sizes]
-    return GroupCurve(
-        full=full.tolist(),
-        empty=empty.tolist(),
-        circuit=rows[: len(sizes)],
-        complement=rows[len(sizes) :],
-        feature_nodes=[min(size, ranking.nodes) - error for size, error in zip(sizes, errors, strict=True)],
-        error_nodes=errors,
-        units=[ranking.distinct_units(size) for size in sizes],
-        divergence=[divergences[point].tolist() for point in points[: len(sizes)]] if cell.kl else None,
-        halves=[_halves(cell, basis, group, ranking, size) for size in cell.subset_sizes],
+            self._divergence.update(zip(points, measured.divergence, strict=True))
+
+    def circuit(self, size: int) -> list[float]:
+        """Return the metric of the circuit of a size that was measured, per pair."""
+        values: list[float] = self._metric[self._point(size, complement=False)].tolist()
+        return values
+
+    def _point(self, size: int, *, complement: bool) -> Point:
+        return Point(min(size, self._ranking.nodes), complement)
+
+    def curve(self, sizes: Sequence[int], complements: Collection[int]) -> GroupCurve:
+        """Return what was measured.
+
+        Args:
+            sizes: of the curve, all measured.
+            complements: those of them whose complement was measured.
+        """
+        ranking, cell = self._ranking, self._cell
+        errors = [ranking.error_count(size) for size in sizes]
+        return GroupCurve(
+            full=self.full.tolist(),
+            empty=self.empty.tolist(),
+            circuit=[self.circuit(size) for size in sizes],
+            complement=[
+                self._metric[self._point(size, complement=True)].tolist() if size in complements else None
+                for size in sizes
+            ],
+            feature_nodes=[min(size, ranking.nodes) - error for size, error in zip(sizes, errors, strict=True)],
+            error_nodes=errors,
+            units=[ranking.distinct_units(size) for size in sizes],
+            divergence=[self._divergence[self._point(size, complement=False)].tolist() for size in sizes]
+            if cell.kl
+            else None,
+            halves=[self._halves(size) for size in cell.subset_sizes],
+        )
+
+    def _halves(self, size: int) -> list[list[float]]:
+        generator = self._group.evaluation.generator("random halves", size)
+        mask = self._ranking.mask_with_random_halves(size, self._cell.subset_draws, generator)
+        values = evaluate(self._group, self._basis, self._cell.ablation, mask.circuits, len(mask)).metric
+        halves: list[list[float]] = values.tolist()
+        return halves
+
+
+def measure_curves(
+    cell: CellConfig,
+    basis: Basis,
+    groups: Sequence[GroupPair],
+    rankings: Sequence[Ranking],
+    *,
+    at: Collection[int] | None = None,
+) -> tuple[tuple[int, ...], list[GroupCurve]]:
+    """Measure the curve of a cell: on a grid of sizes, then around the crossings of `THRESHOLDS`.
+
+    Complements are measured on the grid alone.
+
+    Args:
+        cell: the cell.
+        basis: its basis.
+        groups: the aligned groups.
+        rankings: of each group.
+        at: where given, measure 0, these sizes and all nodes, and nothing else.
+
+    Returns:
+        The sizes, and the curve of each group at these sizes.
+    """
+    grid, scored = grid_sizes(rankings), most_scored(rankings)
+    sizes = list(grid) if at is None else sorted({0, grid[-1], *(size for size in at if 0 <= size <= grid[-1])})
+    parts = [GroupMeasurement(cell, basis, group, ranking) for group, ranking in zip(groups, rankings, strict=True)]
+    on_grid = [size for size in sizes if size in grid]
+    for part in parts:
+        part.measure(on_grid, complements=True)
+        part.measure(sizes, complements=False)
+    full, empty = (
+        mean_of([value for end in ends for value in end.tolist()])
+        for ends in zip(*((part.full, part.empty) for part in parts), strict=True)
     )
 
+    def faithfulness(size: int) -> float:
+        for part in parts:
+            part.measure([size], complements=False)
+        return (mean_of([value for part in parts for value in part.circuit(size)]) - empty) / (full - empty)
 
-def _halves(cell: CellConfig, basis: Basis, group: GroupPair, ranking: Ranking, size: int) -> list[list[float]]:
-    generator = group.evaluation.generator("random halves", size)
-    mask = ranking.mask_with_random_halves(size, cell.subset_draws, generator)
-    halves: list[list[float]] = evaluate(group, basis, cell.ablation, mask.circuits, len(mask)).metric.tolist()
-    return halves
+    if at is None and full != empty:
+        sizes = bisect_crossings(sizes, faithfulness, scored)
+    return tuple(sizes), [part.curve(sizes, on_grid) for part in parts]
+
+
+def grid_sizes(rankings: Sequence[Ranking]) -> tuple[int, ...]:
+    """Return the sizes that every curve has: 1-2-5 steps, the most scored nodes, and all nodes of the largest group."""
+    return tuple(sorted({*sizes_grid(max(ranking.nodes for ranking in rankings)), most_scored(rankings)}))
+
+
+def most_scored(rankings: Sequence[Ranking]) -> int:
+    """Return the largest size at which no group's circuit holds a node that has no score.
+
+    A group all of whose nodes have one sets no bound: it has nothing else to add.
+    """
+    bounds = [ranking.scored_nodes for ranking in rankings if ranking.scored_nodes < ranking.nodes]
+    return min(bounds, default=max(ranking.nodes for ranking in rankings))
+
+
+def bisect_crossings(sizes: Sequence[int], faithfulness: Callable[[int], float], scored: int) -> list[int]:
+    """Return sizes with those added that say where a curve first reaches each of `THRESHOLDS`.
+
+    Each crossing is known to `PRECISION` or to one node in the end: it lies between two measured sizes, below the
+    threshold at the smaller and not at the larger. Crossings beyond the scored nodes are not looked for.
+
+    Args:
+        sizes: measured sizes, increasing.
+        faithfulness: measures it at a size.
+        scored: the largest size at which the order of nodes is not random; one of the sizes.
+    """
+    values = {size: faithfulness(size) for size in sizes}
+    for _ in range(MOST_PROBES):
+        probe = next((middle for level in THRESHOLDS if (middle := _probe(values, level, scored)) is not None), None)
+        if probe is None:
+            break
+        values[probe] = faithfulness(probe)
+    return sorted(values)
+
+
+def _probe(values: dict[int, float], level: float, scored: int) -> int | None:
+    """Return the size to measure next for a crossing; None where it is known well enough."""
+    sizes = sorted(values)
+    first = next((size for size in sizes if values[size] >= level), None)
+    if first is None or first == 0 or first > scored:
+        return None
+    before = sizes[sizes.index(first) - 1]
+    if first - before <= 1 or first <= (1 + PRECISION) * before:
+        return None
+    return min(max(round(math.sqrt(max(before, 1) * first)), before + 1), first - 1)
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Return the mean of the values."""
+    return math.fsum(values) / len(values)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from basisbench.attribution.context import GroupContext
     from basisbench.protocols import Basis
-    from basisbench.types import Ablation
+    from basisbench.types import Ablation, Family
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,21 @@ class GroupPair:
             reference = self.reference(basis, ablation)
             with torch.inference_mode():
                 return self._metric({site.write: reference.output(basis, at) for at, site in enumerate(basis.sites)})
-        key = ablation, basis.family, tuple(site.layer for site in basis.sites)
+        return self.empty_at_output(basis, ablation)
+
+    def empty_at_output(self, basis: Basis, ablation: Ablation) -> Float[Tensor, " pair"]:
+        """Return F(0) measured at the family's outputs in the layers of a basis."""
+        return self._empty_in(basis.family, tuple(site.layer for site in basis.sites), ablation)
+
+    def empty_everywhere(self, family: Family, ablation: Ablation) -> Float[Tensor, " pair"]:
+        """Return F(0) with a family's outputs at their reference in every layer of the model."""
+        return self._empty_in(family, tuple(range(self.evaluation.model.layers)), ablation)
+
+    def _empty_in(self, family: Family, layers: tuple[int, ...], ablation: Ablation) -> Float[Tensor, " pair"]:
+        key = ablation, family, layers
         if key not in self._empty:
-            self._empty[key] = self._metric(reference_outputs(basis, ablation, self.attribution, self.evaluation))
+            outputs = reference_outputs(family, layers, ablation, self.attribution, self.evaluation)
+            self._empty[key] = self._metric(outputs)
         return self._empty[key]
 
     def _metric(self, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]]) -> Float[Tensor, " pair"]:

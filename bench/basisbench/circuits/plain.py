@@ -7,7 +7,8 @@ For a basis with sites m = 0, 1, ... in the order of a pass, and a circuit that 
 2. Mix: f'_m is f_m where a unit is kept, and the unit's reference value (`circuits.reference`) everywhere else.
 3. Reconstruct: R_m(f) = decode(f_m), plus spread(l, f_l, m) for each earlier site l if the basis writes across layers.
 4. The error is what the basis leaves out, e_m = y_m - R_m(f), with y_m the live activation at the write hook. e'_m is
-   e_m where the error is kept, and the reference error everywhere else. An exact basis leaves nothing out.
+   e_m where the error is kept, and the reference error everywhere else: coordinate by coordinate where each is a node,
+   as a whole otherwise. An exact basis leaves nothing out.
 5. Write R_m(f') + e'_m at the write hook of site m; go on to the logits at the last position.
 
 With everything kept this is the unhooked model; with nothing kept every site writes its reference. `circuits.fast`
@@ -107,8 +108,8 @@ class _PlainWriter:
         if self.reference.errors is not None:  # an exact basis leaves nothing out
             error: Float[Tensor, "pair pos d_write"] = activation - self.reconstruction(self.live)
             reference: Float[Tensor, "pair_or_1 pos d_write"] = self.reference.errors[self.index]
-            kept: Bool[Tensor, "circuit=1 pos_or_1 1"] = self.circuit.errors[self.index].unsqueeze(-1)
-            written = written + error.where(kept, reference)
+            kept: Bool[Tensor, "circuit=1 pos_or_1 error_or_1"] = self.circuit.errors[self.index]
+            written = written + self.circuit.mixed_errors(self.basis.sites[self.index], error, kept, reference)
         return written.to(activation.dtype)  # coordinates may be of a wider type than the model's
 
     def reconstruction(self, units: Sequence[Float[Tensor, "pair pos _unit"]]) -> Float[Tensor, "pair pos d_write"]:

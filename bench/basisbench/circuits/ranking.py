@@ -1,7 +1,7 @@
 """From scores to circuits: the place of every node in the ranking, and what a circuit of k nodes holds.
 
-The circuit of size k is exactly the k nodes with the largest absolute score; ties are broken by
-(layer, position, unit), the error node after the units of its position.
+The circuit of size k is exactly the k nodes with the largest absolute score. Nodes of equal |score|, the many whose
+score is zero among them, come in a seeded random order: by layer and position they would be ranked by where they stand.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Ranking:
 
     Attributes:
         units: per site, places of the units at each position (one row when positions go together).
-        errors: per site, places of the error nodes; None when errors are not ranked.
+        errors: per site, places of the error nodes at each position; None when errors are not ranked.
         scores: score of each node, best first.
         policy: what happens to errors.
     """
 
     units: tuple[Int[Tensor, "_pos_or_1 _unit"], ...]
-    errors: tuple[Int[Tensor, " _pos_or_1"], ...] | None
+    errors: tuple[Int[Tensor, "_pos_or_1 _error"], ...] | None
     scores: Float[Tensor, " node"]
     policy: ErrorPolicy
 
@@ -45,7 +45,12 @@ class Ranking:
     @property
     def error_nodes(self) -> int:
         """Number of error nodes among them."""
-        return 0 if self.errors is None else sum(len(places) for places in self.errors)
+        return 0 if self.errors is None else sum(places.numel() for places in self.errors)
+
+    @property
+    def scored_nodes(self) -> int:
+        """Number of nodes with a score other than zero; those behind them come in a random order."""
+        return int(self.scores.count_nonzero())
 
     def mask(self, sizes: Sequence[int], complement: Sequence[bool]) -> CircuitMask:
         """Return which nodes several circuits keep, or their complements.
@@ -69,7 +74,7 @@ class Ranking:
             errors = tuple(kept(places) for places in self.errors)
         else:
             errors = tuple(self._unranked_errors(len(sizes)) for _ in self.units)
-        return CircuitMask(units, errors)
+        return CircuitMask(units, errors, self.policy == "rotated")
 
     def mask_with_random_halves(self, size: int, draws: int, generator: Generator) -> CircuitMask:
         """Return the circuit of one size together with random halves of its complement, one per draw.
@@ -88,16 +93,18 @@ class Ranking:
         live = live.to(self.units[0].device)
         units = tuple(live[:, places.long()] for places in self.units)
         if self.errors is not None:
-            return CircuitMask(units, tuple(live[:, places.long()] for places in self.errors))
+            errors = tuple(live[:, places.long()] for places in self.errors)
+            return CircuitMask(units, errors, self.policy == "rotated")
         return CircuitMask(units, tuple(self._unranked_errors(draws) for _ in self.units))
 
-    def _unranked_errors(self, circuits: int) -> Bool[Tensor, "circuit 1"]:
+    def _unranked_errors(self, circuits: int) -> Bool[Tensor, "circuit 1 1"]:
         import torch
 
-        return torch.full((circuits, 1), self.policy != "ablate", device=self.units[0].device)
+        return torch.full((circuits, 1, 1), self.policy != "ablate", device=self.units[0].device)
 
     @cached_property
-    def _first_place(self) -> Int[Tensor, " unit"]:
+    def first_places(self) -> Int[Tensor, " unit"]:
+        """Place of each (layer, unit) at the position where it comes first."""
         import torch
 
         return torch.cat([places.amin(0) for places in self.units])
@@ -108,7 +115,7 @@ class Ranking:
 
         if self.errors is None:
             return self.units[0].new_zeros(0)
-        return torch.cat(list(self.errors))
+        return torch.cat([places.flatten() for places in self.errors])
 
     def error_count(self, size: int) -> int:
         """Return how many of the circuit's nodes are error nodes."""
@@ -116,19 +123,19 @@ class Ranking:
 
     def distinct_units(self, size: int) -> int:
         """Return how many (layer, unit) the circuit touches, error nodes left out."""
-        return int((self._first_place < size).sum())
+        return int((self.first_places < size).sum())
 
     def top(self, count: int) -> list[tuple[int, int, int, float]]:
-        """Return the best nodes as (site index, position, unit or -1 for the error, score)."""
+        """Return the best nodes as (site index, position, unit, score); -1 - j stands for node j of the error."""
         found: dict[int, tuple[int, int, int, float]] = {}
         for index, places in enumerate(self.units):
             for position, unit in (places < count).nonzero().tolist():
                 place = int(places[position, unit])
                 found[place] = (index, position, unit, float(self.scores[place]))
         for index, places in enumerate(self.errors or ()):
-            for (position,) in (places < count).nonzero().tolist():
-                place = int(places[position])
-                found[place] = (index, position, -1, float(self.scores[place]))
+            for position, node in (places < count).nonzero().tolist():
+                place = int(places[position, node])
+                found[place] = (index, position, -1 - node, float(self.scores[place]))
         return [found[place] for place in sorted(found)]
 
 
@@ -155,32 +162,36 @@ def pooled_scores(scores: Sequence[Scores], pairs: Sequence[int]) -> Scores:
     return Scores(units, tuple(pooled([(score.errors or ())[site] for score in scores]) for site in sites))
 
 
-def rank(scores: Scores, *, policy: ErrorPolicy) -> Ranking:
+def rank(scores: Scores, *, policy: ErrorPolicy, ties: Generator | None = None) -> Ranking:
     """Rank the nodes of one aligned group.
 
     Args:
         scores: signed scores of every (site, position, unit) and error; a single position stands for all.
-        policy: errors are ranked under "node" only.
+        policy: errors are ranked unless it keeps or ablates them all.
+        ties: source of the order of nodes of equal |score|, on the CPU; by layer, position and unit when None.
     """
     import torch
 
-    units, errors = scores.units, scores.errors if policy == "node" else None
+    units, errors = scores.units, None if policy in ("keep", "ablate") else scores.errors
     rows = [
-        torch.cat([values, errors[index].unsqueeze(1)], 1) if errors is not None else values
+        torch.cat([values, errors[index].to(values.dtype)], 1) if errors is not None else values
         for index, values in enumerate(units)
     ]
     flat = torch.cat([row.flatten() for row in rows])
-    order = flat.abs().argsort(descending=True, stable=True)
+    shuffled = torch.arange(len(flat)) if ties is None else torch.randperm(len(flat), generator=ties)
+    shuffled = shuffled.to(flat.device)
+    order = shuffled[flat[shuffled].abs().argsort(descending=True, stable=True)]
     places = torch.empty(len(order), dtype=torch.int32, device=order.device)
     places[order] = torch.arange(len(order), dtype=torch.int32, device=order.device)
     by_site = [
         part.view(row.shape) for part, row in zip(places.split([row.numel() for row in rows]), rows, strict=True)
     ]
-    if errors is None:
-        return Ranking(tuple(by_site), None, flat[order], policy)
+    widths = [values.shape[1] for values in units]
     return Ranking(
-        tuple(part[:, :-1].contiguous() for part in by_site),
-        tuple(part[:, -1].contiguous() for part in by_site),
+        tuple(part[:, :width].contiguous() for part, width in zip(by_site, widths, strict=True)),
+        None
+        if errors is None
+        else tuple(part[:, width:].contiguous() for part, width in zip(by_site, widths, strict=True)),
         flat[order],
         policy,
     )

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.values import reduced
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from basisbench.attribution.context import GroupContext
     from basisbench.models.model import Model
     from basisbench.protocols import Basis
-    from basisbench.types import Ablation
+    from basisbench.types import Ablation, Family
 
 
 def reference_values(
@@ -52,16 +52,15 @@ def reference_values(
 
 
 def reference_outputs(
-    basis: Basis, ablation: Ablation, attribution: GroupContext, evaluation: GroupContext
+    family: Family, layers: Sequence[int], ablation: Ablation, attribution: GroupContext, evaluation: GroupContext
 ) -> Mapping[str, Float[Tensor, "pair_or_1 pos d_write"]]:
-    """Return the reference activation at the family's outputs, the same for every basis of the family.
+    """Return the reference activation at a family's outputs, the same for every basis of the family.
 
     Under `mean` and `counterfactual` all nodes and errors at their reference make the activation itself take
     its reference; reading it off the activation gives one number for the whole family.
     """
     source = evaluation if ablation == "counterfactual" else attribution
-    output = family_output(basis.family)
-    hooks = [source.model.hook(output, site.layer) for site in basis.sites]
+    hooks = [source.model.hook(family_output(family), layer) for layer in layers]
     return {hook: reduced(source.activation(hook, "counterfactual"), ablation) for hook in hooks}
 
 

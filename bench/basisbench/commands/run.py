@@ -81,6 +81,9 @@ def add(commands: Commands) -> None:
     how.add_argument("--dry-run", action="store_true", help=(
         "print cells, passes, memory, disk and time as estimates, and write nothing"
     ))  # fmt: skip
+    how.add_argument("--allow-poor-fit", action="store_true", help=(
+        "run dictionaries that explain nothing on a task's prompts too; they are marked, and get no best mark"
+    ))  # fmt: skip
     add_plugin(how)
     how.add_argument("--no-resume", action="store_true", help="run finished cells again")
     how.add_argument("--jobs", metavar="N", type=positive, help=(
@@ -127,6 +130,7 @@ def execute(options: argparse.Namespace) -> None:
             resume=not options.no_resume,
             plugins=absolute(options.plugin),
             task_files=absolute(options.task_file),
+            allow_poor_fit=options.allow_poor_fit,
         ),
         jobs=options.jobs,
         limit=options.limit,

@@ -42,7 +42,15 @@ class Budget:
         return self.cpu if kind == "cpu" else self.device
 
 
-Work = Literal["circuits", "gradients", "units", "units across layers", "units of the first site", "units of a basis"]
+Work = Literal[
+    "circuits",
+    "gradients",
+    "losses",
+    "units",
+    "units across layers",
+    "units of the first site",
+    "units of a basis",
+]
 
 BUDGETS: Mapping[Work, Budget] = {
     # The widest activation of one pass of circuits: on a CPU it should stay in its caches (measured on the pocket
@@ -50,6 +58,8 @@ BUDGETS: Mapping[Work, Budget] = {
     "circuits": Budget(4 * 2**20, 256 * 2**20),
     # What autograd keeps for one gradient pass.
     "gradients": Budget(2 * 2**30, 16 * 2**30),
+    # Logits at every position, from which losses are taken.
+    "losses": Budget(256 * 2**20, 2 * 2**30),
     # Coordinates computed at once at a site. On a CPU the C library hands blocks of more than 32 MiB back to the
     # system each time; their pages then cost more than the arithmetic.
     "units": Budget(24 * 2**20, 512 * 2**20),

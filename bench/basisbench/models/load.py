@@ -256,8 +256,9 @@ def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:
         # RelP needs the attention pattern as a tensor, which only the eager implementation has.
         twin.set_attn_implementation("eager")
         modules = {id(module): name for name, module in twin.named_modules()}
+        # TransformerLens gives a tokenizer without a beginning-of-sequence token another one for it: not to ours.
         bridge = TransformerBridge.boot_transformers(
-            spec.path, hf_model=twin, tokenizer=tokenizer, device=body.device, dtype=body.dtype
+            spec.path, hf_model=twin, tokenizer=copy.deepcopy(tokenizer), device=body.device, dtype=body.dtype
         )
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):

@@ -19,6 +19,7 @@ from basisbench.errors import BasisBenchError
 from basisbench.models.batching import Batching
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.onednn import OneDnnLinears, onednn_linears, onednn_twin
+from basisbench.models.shape import longest_prompt
 from basisbench.models.sites import ARCHITECTURES, SITES, SiteKind
 from basisbench.types import ModelSpec
 
@@ -93,6 +94,11 @@ class Model:
     def layers(self) -> int:
         """Number of transformer blocks."""
         return int(self.bridge.cfg.n_layers)
+
+    @property
+    def longest(self) -> int | None:
+        """Most positions that a prompt may have; None where the configuration names no number."""
+        return longest_prompt(self.body.config)
 
     @property
     def device(self) -> torch.device:
@@ -202,6 +208,26 @@ class Model:
             body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=1)
         self.meter.forward_equivalents += len(tokens)
         return at_least_float32(seen["logits"][:, -1].to(self.device))
+
+    def next_token_losses(
+        self, tokens: Int[Tensor, "row pos"], edits: Mapping[Place, Edit] | None = None
+    ) -> Float[Tensor, "row next"]:
+        """Return the cross-entropy of every token but the first, in nats: what the model was trained on.
+
+        Args:
+            tokens: token ids, all prompts of one length, at least two.
+            edits: interventions to apply during the pass.
+        """
+        from torch.nn import functional
+
+        body = self.fast_body
+        with edited(body, edits or {}):
+            logits = body(input_ids=tokens, use_cache=False).logits
+        self.meter.forward_equivalents += len(tokens)
+        told = at_least_float32(logits[:, :-1].to(self.device))
+        return functional.cross_entropy(told.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view_as(
+            tokens[:, 1:]
+        )
 
     @cached_property
     def onednn_linears(self) -> OneDnnLinears:

@@ -5,13 +5,33 @@ Parameters are counted on torch's meta device, which allocates nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError, first_line
 from basisbench.types import ModelShape
 
 if TYPE_CHECKING:
     from basisbench.models.hub import Located
+
+
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+"""What architectures call the number of positions in their configurations."""
+
+
+def longest_prompt(config: Any) -> int | None:
+    """Return how many positions a model has, by its configuration: it was trained on no longer text.
+
+    A window of attention (Mistral, Gemma) is no limit: layers before carry what lies further back.
+
+    Args:
+        config: a transformers configuration, of a multimodal model too.
+
+    Returns:
+        The number of positions; None where the configuration names none, as for models without position embeddings.
+    """
+    text = config.get_text_config()
+    named = (getattr(text, name, None) for name in _POSITIONS)
+    return next((int(number) for number in named if isinstance(number, int) and number > 0), None)
 
 
 def read_shape(located: Located) -> ModelShape:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from basisbench.errors import TaskError
-from basisbench.types import ContrastPair, Segment
+from basisbench.results.schema import printable
+from basisbench.types import Bos, ContrastPair, Segment
 
 REPEATED = "clean prompt already used by an earlier pair"
 SAME_PROMPT = "clean and counterfactual prompt are the same tokens"
@@ -16,6 +17,10 @@ UNEQUAL = "clean and counterfactual differ in tokens per segment"
 NOT_SINGLE = "an answer or foil is not a single token"
 OVERLAP = "an answer token is also a foil token"
 UNKNOWN = "a word is unknown to the tokenizer"
+TOO_LONG = "longer than the model's positions"
+
+BOS_ROLE = "bos"
+"""Role of the position of a beginning-of-sequence token."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,12 @@ class AlignedPair:
 
 
 def collect(
-    task_name: str, candidates: Iterable[ContrastPair], tokenizer: Any
+    task_name: str,
+    candidates: Iterable[ContrastPair],
+    tokenizer: Any,
+    *,
+    bos: Bos = "auto",
+    longest: int | None = None,
 ) -> tuple[dict[str, list[AlignedPair]], Counter[str]]:
     """Group the candidates that survive, and count the others by reason.
 
@@ -48,17 +58,20 @@ def collect(
         task_name: name of the task, for errors.
         candidates: pairs as text; of those with one clean prompt the first that survives is kept.
         tokenizer: a fast Hugging Face tokenizer.
+        bos: whether a beginning-of-sequence token stands in front.
+        longest: most positions of a prompt, that token included; None for any number.
 
     Returns:
         The survivors by group key, in the order of the candidates, and the counts.
 
     Raises:
-        TaskError: the tokenizer is not a fast one.
+        TaskError: the tokenizer is not a fast one, or has no beginning-of-sequence token that is asked for.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TaskError(
             f"task '{task_name}': tokenizer '{tokenizer_name(tokenizer)}' is not a fast one, so it gives no offsets"
         )
+    front = _Front.of(tokenizer, bos, task_name)
     pairs = list(candidates)
     prompts = [(pair.clean_text, pair.counterfactual_text) for pair in pairs]
     tokens = _tokenize(tokenizer, [text for both in prompts for text in both])
@@ -68,14 +81,18 @@ def collect(
     for index, pair in enumerate(pairs):
         clean, counterfactual = tokens[2 * index], tokens[2 * index + 1]
         counts = _segment_counts(pair.clean, clean.ends)
-        if tokenizer.unk_token_id in clean.ids + counterfactual.ids:
+        own, other_own = front.own(clean.ids), front.own(counterfactual.ids)
+        # Some tokenizers have one token for the unknown and for the beginning.
+        if tokenizer.unk_token_id in clean.ids[own:] + counterfactual.ids[other_own:]:
             dropped[UNKNOWN] += 1
         elif clean.ids == counterfactual.ids:
             dropped[SAME_PROMPT] += 1
-        elif counts != _segment_counts(pair.counterfactual, counterfactual.ends):
+        elif own != other_own or counts != _segment_counts(pair.counterfactual, counterfactual.ends):
             dropped[UNEQUAL] += 1
+        elif longest is not None and len(front.put(own)) + len(clean.ids) - own > longest:
+            dropped[TOO_LONG] += 1
         else:
-            entry = _Prompts(index, pair, counts, clean.ids, counterfactual.ids)
+            entry = _Prompts(index, pair, counts, clean.ids, counterfactual.ids, own, front.put(own))
             waiting.setdefault(clean.ids, []).append(entry)
     survivors: list[tuple[int, str, AlignedPair]] = []
     while waiting:
@@ -97,13 +114,66 @@ def collect(
 
 @dataclass(frozen=True)
 class _Prompts:
-    """A candidate whose two prompts align; ids without the beginning-of-sequence token."""
+    """A candidate whose two prompts align; ids and counts are those of its text.
+
+    Of these the first `own` are beginning-of-sequence tokens that the text begins with; `front` takes their place.
+    """
 
     index: int
     pair: ContrastPair
     counts: tuple[int, ...]
     clean: tuple[int, ...]
     counterfactual: tuple[int, ...]
+    own: int
+    front: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Front:
+    """What stands in front of a prompt.
+
+    Attributes:
+        bos: the beginning-of-sequence token; None where the tokenizer has none.
+        added: the ids that are put in front of a text.
+        keep: whether a text that begins with that token itself keeps it.
+    """
+
+    bos: int | None
+    added: tuple[int, ...]
+    keep: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any, bos: Bos, task_name: str) -> _Front:
+        """Return what a tokenizer and the condition `bos` put in front.
+
+        Raises:
+            TaskError: a token is asked for that the tokenizer does not have.
+        """
+        token = None if tokenizer.bos_token_id is None else int(tokenizer.bos_token_id)
+        if bos == "always":
+            if token is None:
+                raise TaskError(
+                    f"task '{task_name}': tokenizer '{tokenizer_name(tokenizer)}' has no beginning-of-sequence token "
+                    "to put in front of prompts; bos can be auto or never"
+                )
+            return cls(token, (token,), keep=True)
+        return cls(token, added_in_front(tokenizer) if bos == "auto" else (), keep=bos == "auto")
+
+    def own(self, ids: Sequence[int]) -> int:
+        """Count the beginning-of-sequence tokens that a text begins with."""
+        return next((index for index, token in enumerate(ids) if token != self.bos), len(ids))
+
+    def put(self, own: int) -> tuple[int, ...]:
+        """Return what stands in front of a text that begins with `own` such tokens: never two of them."""
+        return self.added or ((self.bos,) if own and self.keep and self.bos is not None else ())
+
+
+def added_in_front(tokenizer: Any) -> tuple[int, ...]:
+    """Return the ids that a tokenizer itself puts in front of a text, as a model that uses it was trained to see."""
+    text = "a"
+    plain, whole = (list(tokenizer(text, add_special_tokens=special)["input_ids"]) for special in (False, True))
+    ends = range(len(plain), len(whole) + 1)
+    return tuple(whole[: next((end - len(plain) for end in ends if whole[end - len(plain) : end] == plain), 0)])
 
 
 def _continuations(tokenizer: Any, entries: Sequence[_Prompts]) -> Iterator[list[tuple[int, ...]]]:
@@ -137,15 +207,14 @@ def _judge(entry: _Prompts, continued: Sequence[tuple[int, ...]], tokenizer: Any
     answers, foils = tuple(words[: len(entry.pair.answers)]), tuple(words[len(entry.pair.answers) :])
     if set(answers) & set(foils):
         return OVERLAP
-    bos = () if tokenizer.bos_token_id is None else (int(tokenizer.bos_token_id),)
     roles = [
         segment.role for segment, tokens in zip(entry.pair.clean, entry.counts, strict=True) for _ in range(tokens)
     ]
     return AlignedPair(
         pair=entry.pair,
-        roles=("bos",) * len(bos) + tuple(roles),
-        clean=bos + entry.clean,
-        counterfactual=bos + entry.counterfactual,
+        roles=(BOS_ROLE,) * len(entry.front) + tuple(roles[entry.own :]),
+        clean=entry.front + entry.clean[entry.own :],
+        counterfactual=entry.front + entry.counterfactual[entry.own :],
         answers=answers,
         foils=foils,
     )
@@ -155,7 +224,7 @@ def _group_key(entry: _Prompts, aligned: AlignedPair) -> str:
     key = f"{entry.pair.template}:{','.join(map(str, entry.counts))}"
     if (len(aligned.answers), len(aligned.foils)) != (1, 1):
         key += f":{len(aligned.answers)}/{len(aligned.foils)}"
-    return key
+    return f"{key}:{BOS_ROLE}" if entry.own else key
 
 
 @dataclass(frozen=True)
@@ -191,6 +260,16 @@ def _segment_counts(segments: Sequence[Segment], ends: Sequence[int]) -> tuple[i
     # A token that ends at a border still has its last character before it.
     owners = np.searchsorted(borders, np.maximum(ends, 1), side="left")
     return tuple(np.bincount(owners, minlength=len(segments)).tolist())
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
+    """Return each token as text on one line, with its leading space where the tokenizer tells; special ones too."""
+    texts = (tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids)
+    pieces = tokenizer.convert_ids_to_tokens(list(ids))
+    # A byte of a longer character, or a space alone, decodes to nothing that could be read.
+    return tuple(
+        printable(piece if not text or "\ufffd" in text else text) for text, piece in zip(texts, pieces, strict=True)
+    )
 
 
 def tokenizer_name(tokenizer: Any) -> str:

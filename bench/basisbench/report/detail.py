@@ -39,7 +39,7 @@ def cell_detail(cell: Cell, source: Source) -> dict[str, object]:
             "full": float(np.mean(endpoints.full)),
             "empty": float(np.mean(endpoints.empty)),
             "circuit": [float(np.mean(row)) for row in curve.circuit],
-            "complement": [float(np.mean(row)) for row in curve.complement],
+            "complement": [None if row is None else float(np.mean(row)) for row in curve.complement],
         },
     }
 

@@ -76,9 +76,9 @@ class CellConfig(Frozen):
     ablation: Ablation = Field(default="mean", description="reference value of a node outside the circuit")
     error_policy: ErrorPolicy = Field(
         default="coordinates",
-        description="what happens to what the basis does not reconstruct: each of its coordinates at the write site is a "
-        "node (coordinates; rotated: in a seeded rotation of the site), all of it at a layer and position is one (node), "
-        "it stays live (keep), it is at its reference (ablate)",
+        description="what happens to what the basis does not reconstruct: each of its coordinates at the write site is "
+        "a node (coordinates; rotated: in a seeded rotation of the site), all of it at a layer and position is one "
+        "(node), it stays live (keep), it is at its reference (ablate)",
     )
     score_reference: ScoreReference = Field(
         default="ablation",
@@ -87,8 +87,8 @@ class CellConfig(Frozen):
     )
     score_split: Split = Field(
         default="attribution",
-        description="pairs that scores are taken on: those of the attribution split, or the evaluation pairs themselves "
-        "(held in); reference values are those of the attribution split in either case",
+        description="pairs that scores are taken on: those of the attribution split, or the evaluation pairs "
+        "themselves (held in); reference values are those of the attribution split in either case",
     )
     granularity: Granularity = Field(
         default="position", description="position: a node is (layer, position, unit); unit: all positions together"
@@ -113,8 +113,8 @@ class CellConfig(Frozen):
     )
     sizes: Name = Field(
         default=SIZES,
-        description="how circuit sizes are chosen: 0, 1, 2, 5, 10, ... and all, then bisection of the brackets in which "
-        "faithfulness first reaches 0.8 and 0.9",
+        description="how circuit sizes are chosen: 0, 1, 2, 5, 10, ..., the most scored nodes and all, then bisection "
+        "of the brackets in which faithfulness first reaches 0.8 and 0.9",
     )
     kl: bool = Field(default=False, description="whether the divergence from the full model is measured at each size")
     subset_sizes: tuple[Positive, ...] = Field(
@@ -174,8 +174,8 @@ class Record(Frozen):
     )
     suite: SuiteTasks | None = Field(
         default=None,
-        description="the suite that the cell was run for, which fixes the tasks that medians are taken over; null where "
-        "none was",
+        description="the suite that the cell was run for, which fixes the tasks that medians are taken over; null "
+        "where there was none",
     )
     top_nodes: tuple[TopNode, ...] = Field(max_length=20, description="up to 20 nodes of the largest |score|")
     cost: Cost = Field(description="what the cell took")

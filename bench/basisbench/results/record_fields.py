@@ -198,8 +198,8 @@ class Guard(Frozen):
     """How well a dictionary fits the task's own prompts; measured on the attribution split, both sides, without BOS."""
 
     fvu: tuple[NotNegative, ...] = Field(
-        description="fraction of variance unexplained per layer: squared error over squared distance from one mean over "
-        "all positions; 0 is perfect, 1 is no better than that mean"
+        description="fraction of variance unexplained per layer: squared error over squared distance from one mean "
+        "over all positions; 0 is perfect, 1 is no better than that mean"
     )
     l0: tuple[NotNegative, ...] = Field(description="mean number of active units per position, per layer")
     slope: tuple[Rounded, ...] | None = Field(

@@ -1,4 +1,4 @@
-"""Scores of all nodes in a file: the tensors `GROUP/layer N/units` (pos, unit) and `GROUP/layer N/errors` (pos).
+"""Scores of all nodes in a file: the tensors `GROUP/layer N/units` (pos, unit) and `GROUP/layer N/errors` (pos, error).
 
 A file is checked whole when it is read: a tensor too many, too few, of another shape, or with a value that is no finite
 number is refused by its name.
@@ -95,14 +95,14 @@ def _taken(tensors: dict[str, Tensor], key: str, positions: int, layers: Sequenc
     """Take the scores of an aligned group out of a file's tensors; KeyError or ValueError where one is wrong."""
     exact = f"{key}/layer {layers[0]}/errors" not in tensors
 
-    def tensor(layer: int, kind: str, axes: int) -> Tensor:
+    def tensor(layer: int, kind: str) -> Tensor:
         name = f"{key}/layer {layer}/{kind}"
         values = tensors.pop(name)
-        if values.ndim != axes or len(values) != positions:
+        if values.ndim != 2 or len(values) != positions:
             raise ValueError(f"the tensor '{name}' has the shape {tuple(values.shape)}, with {positions} positions")
         if not values.is_floating_point() or not bool(values.isfinite().all()):
             raise ValueError(f"the tensor '{name}' does not hold finite numbers")
         return values
 
-    units = tuple(tensor(layer, "units", 2) for layer in layers)
-    return Scores(units, None if exact else tuple(tensor(layer, "errors", 1) for layer in layers))
+    units = tuple(tensor(layer, "units") for layer in layers)
+    return Scores(units, None if exact else tuple(tensor(layer, "errors") for layer in layers))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.curve import GroupCurve
+from basisbench.circuits.curve import GroupCurve, mean_of
 from basisbench.circuits.ranking import Ranking
+from basisbench.models.sites import SITES
 from basisbench.results.record import CellConfig, Identities, Record
 from basisbench.results.record_fields import (
     Cost,
@@ -18,6 +18,7 @@ from basisbench.results.record_fields import (
     Group,
     Guard,
     SubsetCheck,
+    SuiteTasks,
     TopNode,
 )
 from basisbench.runs.environment import describe_environment
@@ -45,6 +46,9 @@ def make_record(
     curves: Sequence[GroupCurve],
     sizes: Sequence[int],
     cost: Cost,
+    *,
+    control: bool,
+    suite: SuiteTasks | None,
 ) -> Record:
     """Put a cell's record together; what was measured comes group by group, in the order of the record's examples.
 
@@ -60,12 +64,14 @@ def make_record(
         curves: of each group.
         sizes: circuit sizes.
         cost: what it took.
+        control: whether the basis declares itself a control.
+        suite: the suite that the cell was run for.
     """
     weights = [group.evaluation.pair_count for group in groups]
     full = [value for part in curves for value in part.full]
     nodes_mean = sum(ranking.nodes * weight for ranking, weight in zip(rankings, weights, strict=True))
     return Record(
-        schema_version=1,
+        schema_version=2,
         cell=cell,
         identities=identities,
         groups=tuple(
@@ -74,8 +80,10 @@ def make_record(
                 attribution_pairs=group.attribution.pair_count,
                 evaluation_pairs=group.evaluation.pair_count,
                 positions=group.evaluation.pairs.length,
+                tokens=group.evaluation.pairs.token_texts,
                 nodes=ranking.nodes,
                 error_nodes=ranking.error_nodes,
+                scored_nodes=ranking.scored_nodes,
             )
             for group, ranking in zip(groups, rankings, strict=True)
         ),
@@ -84,17 +92,33 @@ def make_record(
             nodes_max=max(ranking.nodes for ranking in rankings),
             layers=len(basis.sites),
             units_per_layer=tuple(places.shape[1] for places in rankings[0].units),
+            area_end=_area_end(cell, basis, groups),
         ),
         dropped=dropped,
+        clusters=_clusters(groups),
         endpoints=Endpoints(
             full=tuple(full),
             empty=tuple(value for part in curves for value in part.empty),
             accuracy=sum(value > 0 for value in full) / len(full),
             empty_at="nodes" if cell.ablation == "zero" else "output",
+            gate_empty=tuple(
+                value for group in groups for value in group.empty_at_output(basis, cell.ablation).tolist()
+            )
+            if cell.ablation == "zero"
+            else None,
+            family_empty=mean_of(
+                [value for group in groups for value in group.empty_everywhere(basis.family, cell.ablation).tolist()]
+            )
+            if cell.layers is not None
+            else None,
         ),
-        curve=pooled_curve(curves, weights, sizes),
+        curve=pooled_curve(curves, weights, sizes, rankings),
         subset_checks=pooled_subset_checks(curves, cell.subset_sizes),
-        guard=None if fit is None else Guard(fvu=fit.fvu, l0=fit.l0),
+        guard=None
+        if fit is None
+        else Guard(fvu=fit.fvu, l0=fit.l0, slope=fit.slope, loss_recovered=fit.loss_recovered),
+        control=control,
+        suite=suite,
         top_nodes=_top_nodes(cell, basis, groups, rankings),
         cost=cost,
         environment=describe_environment(model),
@@ -117,14 +141,41 @@ def _top_nodes(
                     position=None if by_unit else position,
                     role=None if by_unit else pairs.roles[position],
                     unit="error" if unit < 0 else unit,
+                    coordinate=None if unit >= 0 or cell.error_policy == "node" else -1 - unit,
                     score=score,
                 )
             )
     return tuple(sorted(nodes, key=lambda node: -abs(node.score))[:_TOP_NODES])
 
 
-def pooled_curve(curves: Sequence[GroupCurve], weights: Sequence[int], sizes: Sequence[int]) -> Curve:
+def _area_end(cell: CellConfig, basis: Basis, groups: Sequence[GroupPair]) -> int:
+    """Return the circuit size at which areas of the family end, whatever bases are present."""
+    context = groups[0].attribution
+    layers = [site.layer for site in basis.sites]
+    kinds = [kind for kind, entry in SITES.items() if entry.family == basis.family]
+    widths = [
+        sum(context.activation(context.model.hook(kind, layer), "clean")[0, 0].numel() for layer in layers)
+        for kind in kinds
+    ]
+    positions = max(group.evaluation.pairs.length for group in groups)
+    return max(widths) * (1 if cell.granularity == "unit" else positions)
+
+
+def _clusters(groups: Sequence[GroupPair]) -> dict[str, tuple[int, ...]]:
+    """Number the levels of each factor in the order in which the examples have them."""
+    factors = groups[0].evaluation.pairs.clusters
+    levels = {
+        factor: [level for group in groups for level in group.evaluation.pairs.clusters[factor]] for factor in factors
+    }
+    numbers = {factor: {level: at for at, level in enumerate(dict.fromkeys(named))} for factor, named in levels.items()}
+    return {factor: tuple(numbers[factor][level] for level in named) for factor, named in levels.items()}
+
+
+def pooled_curve(
+    curves: Sequence[GroupCurve], weights: Sequence[int], sizes: Sequence[int], rankings: Sequence[Ranking]
+) -> Curve:
     """Pool the groups: examples stand side by side, node counts are means weighted by evaluation pairs."""
+    import torch
 
     def mean(name: str) -> tuple[float, ...]:
         columns = zip(*(getattr(curve, name) for curve in curves), strict=True)
@@ -135,16 +186,19 @@ def pooled_curve(curves: Sequence[GroupCurve], weights: Sequence[int], sizes: Se
 
     def side_by_side(name: str) -> tuple[tuple[float, ...], ...]:
         rows = zip(*(getattr(curve, name) for curve in curves), strict=True)
-        return tuple(tuple(value for part in row for value in part) for row in rows)
+        return tuple(tuple(value for part in row for value in part) for row in rows if None not in row)
 
+    complements = iter(side_by_side("complement"))
+    first = torch.stack([ranking.first_places for ranking in rankings]).amin(0)
     divergence = [mean_of(row) for row in side_by_side("divergence")] if curves[0].divergence is not None else None
     return Curve(
         sizes=tuple(sizes),
         feature_nodes=mean("feature_nodes"),
         error_nodes=mean("error_nodes"),
         units=mean("units"),
+        all_units=tuple(int((first < size).sum()) for size in sizes),
         circuit=side_by_side("circuit"),
-        complement=side_by_side("complement"),
+        complement=tuple(None if row is None else next(complements) for row in curves[0].complement),
         kl=None if divergence is None else tuple(divergence),
     )
 
@@ -158,8 +212,3 @@ def pooled_subset_checks(curves: Sequence[GroupCurve], sizes: Sequence[int]) -> 
             SubsetCheck(size=size, draws=tuple(mean_of([value for part in draw for value in part]) for draw in draws))
         )
     return tuple(checks)
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """Return the mean of the values."""
-    return math.fsum(values) / len(values)

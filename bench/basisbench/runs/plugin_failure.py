@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from basisbench.errors import BasisBenchError, BasisError
 from basisbench.plugin_code import is_built_in, module_of
 from basisbench.protocols import BasisSpec, Method, Task
-from basisbench.types import Scores
+from basisbench.types import ErrorPolicy, Scores
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 PlugIn: TypeAlias = "Task | BasisSpec | Method"
 
 
-def check_scores(scores: object, method: Method, basis: Basis, positions: int) -> Scores:
+def check_scores(scores: object, method: Method, basis: Basis, positions: int, error_policy: ErrorPolicy) -> Scores:
     """Return the scores of a method if they have a finite number for every node.
 
     Args:
@@ -48,39 +48,53 @@ def check_scores(scores: object, method: Method, basis: Basis, positions: int) -
         method: the method.
         basis: the basis that was scored.
         positions: positions of the group.
+        error_policy: says what error nodes are.
+
+    Returns:
+        The scores; without errors where these are no nodes.
 
     Raises:
         BasisBenchError: tells what is wrong.
     """
     import torch
 
+    as_nodes = error_policy not in ("keep", "ablate")
+
     def refuse(problem: str) -> BasisBenchError:
         return BasisBenchError(f"method '{method.name}' on basis '{basis.name}': {problem}")
 
     if not isinstance(scores, Scores):
         raise refuse(f"score gives {type(scores).__name__}, expected Scores")
-    if (scores.errors is None) != basis.exact:
-        raise refuse(f"errors are {'missing' if basis.exact is False else 'given, but the basis is exact'}")
-    for name, given, axes in (("units", scores.units, 2), ("errors", scores.errors, 1)):
+    if basis.exact and scores.errors is not None:
+        raise refuse("errors are given, but the basis is exact")
+    if not basis.exact and as_nodes and scores.errors is None:
+        raise refuse("errors are missing")
+    if not as_nodes:
+        scores = Scores(scores.units, None)
+    for name, given in (("units", scores.units), ("errors", scores.errors)):
         if given is None:
             continue
         if len(given) != len(basis.sites):
             raise refuse(f"{name} has {len(given)} tensors, expected one for each of {len(basis.sites)} sites")
         for site, values in zip(basis.sites, given, strict=True):
             shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
-            if not isinstance(shape, tuple) or len(shape) != axes or shape[0] != positions:
-                expected = f"({positions}, units)" if axes == 2 else f"({positions},)"
+            whole = name == "errors" and error_policy == "node"
+            if not isinstance(shape, tuple) or len(shape) != 2 or shape[0] != positions or (whole and shape[1] != 1):
+                expected = f"({positions}, {1 if whole else name})"
                 raise refuse(f"{name} at {site.write} are {shape}, expected a tensor of shape {expected}")
             if not values.is_floating_point() or not bool(values.isfinite().all()):
                 raise refuse(f"{name} at {site.write} are not all finite numbers")
     return scores
 
 
-def check_units(units: Sequence[Tensor], method: Method, basis: Basis, reference: Reference) -> None:
-    """Hold that a method has scored as many units at each site as the basis has.
+def check_widths(
+    units: Sequence[Tensor], errors: Sequence[Tensor] | None, method: Method, basis: Basis, reference: Reference
+) -> None:
+    """Hold that a method has scored as many units and error nodes at each site as there are.
 
     Args:
         units: something per site whose last axis are the scored units.
+        errors: the same for error nodes: one, or as many as the write site has coordinates.
         method: the method.
         basis: the basis.
         reference: reference values of the basis.
@@ -96,6 +110,12 @@ def check_units(units: Sequence[Tensor], method: Method, basis: Basis, reference
             )
         if not bool(values.isfinite().all()):
             raise BasisError(f"basis '{basis.name}': coordinates at {site.read} are not all finite numbers")
+    for site, scored, values in zip(basis.sites, errors or (), reference.errors or (), strict=False):
+        if scored.shape[-1] not in {1, values.shape[-1]}:
+            raise BasisBenchError(
+                f"method '{method.name}' on basis '{basis.name}': {scored.shape[-1]} error nodes are scored at "
+                f"{site.write}, expected {values.shape[-1]}"
+            )
 
 
 def state_of(model: Model) -> tuple[int, ...]:

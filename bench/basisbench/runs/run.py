@@ -136,6 +136,7 @@ def run(
     executor: str = "local",
     plugins: Sequence[PathLike] = (),
     task_files: Sequence[PathLike] = (),
+    allow_poor_fit: bool = False,
     progress: bool | None = None,
 ) -> pd.DataFrame:
     """Run a suite and return its results.
@@ -163,6 +164,7 @@ def run(
         executor: "local", "ray" for a Ray cluster on this machine, or "ray:ADDRESS".
         plugins: Python files that define `PROVIDES`.
         task_files: files of pairs; when given without `tasks`, only these tasks are run.
+        allow_poor_fit: run dictionaries that explain nothing on a task's prompts too; they get no best mark.
         progress: False shows no progress; None and True show a bar on a terminal and plain lines elsewhere.
 
     Returns:
@@ -193,6 +195,7 @@ def run(
             resume=resume,
             plugins=tuple(Path(path).resolve() for path in plugins),
             task_files=tuple(Path(path).resolve() for path in task_files),
+            allow_poor_fit=allow_poor_fit,
         ),
         jobs=jobs,
         progress=progress is not False,

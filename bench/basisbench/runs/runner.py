@@ -36,6 +36,7 @@ class RunOptions:
         models: the models of the run, at the revisions that it pins; they go before registered ones of their name.
         plugins: plug-in files.
         task_files: files of pairs, each a task.
+        allow_poor_fit: whether dictionaries that explain nothing on a task's prompts are run all the same.
     """
 
     out: Path
@@ -45,6 +46,7 @@ class RunOptions:
     models: tuple[ModelSpec, ...] = ()
     plugins: tuple[Path, ...] = ()
     task_files: tuple[Path, ...] = ()
+    allow_poor_fit: bool = False
 
     def registry(self) -> Registry:
         """Find everything that is registered, plug-ins and task files included.
@@ -161,6 +163,7 @@ class Runner:
                 attribution_pairs=cell.attribution_pairs,
                 evaluation_pairs=cell.evaluation_pairs,
                 seed=cell.seed,
+                allow_poor_fit=self.options.allow_poor_fit,
             )
 
     def _done(self, session: Session, cell: CellConfig, records: Records) -> Event:

@@ -10,16 +10,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.cost import Spent, now
-from basisbench.attribution.fit import measure_fit
+from basisbench.attribution.fit import Fit, measure_fit
 from basisbench.attribution.fitting import TaskActivations
-from basisbench.circuits.curve import measure_group
+from basisbench.attribution.loss_recovered import SharedLosses
+from basisbench.circuits.curve import measure_curves
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.errors import BasisBenchError
@@ -28,14 +29,13 @@ from basisbench.models.memory import bit_sum, peak_memory, reset_peak_memory, tr
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
 from basisbench.plugin_code import code_digest, is_built_in
-from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import CellConfig, Identities, PlugIn, Record
-from basisbench.results.record_fields import Cost, Dropped, Seconds
+from basisbench.results.record_fields import Cost, Dropped, Seconds, SuiteTasks
 from basisbench.runs import basis_cache
 from basisbench.runs.basis_cache import CachedBasis
 from basisbench.runs.cell_record import make_record
-from basisbench.runs.plugin_failure import check_scores, check_units, state_of
-from basisbench.types import Ablation, PairSet, Scores
+from basisbench.runs.plugin_failure import check_scores, check_widths, state_of
+from basisbench.types import PairSet, Scores
 
 if TYPE_CHECKING:
     from basisbench.protocols import Basis, BasisSpec, Method, Task
@@ -55,6 +55,7 @@ class Session:
         groups: the aligned groups, in the order of the record's examples.
         seed: seed of the pairs and of random scores.
         task_code: digest of the task's source; None where it has none.
+        allow_poor_fit: whether dictionaries may explain nothing on these prompts.
     """
 
     model: Model
@@ -63,7 +64,10 @@ class Session:
     groups: tuple[GroupPair, ...]
     seed: int = 0
     task_code: str | None = None
+    allow_poor_fit: bool = False
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
+    _fits: dict[basis_cache.Key, Fit] = field(default_factory=dict)
+    _losses: SharedLosses = field(default_factory=dict)
 
     @cached_property
     def _opened_with(self) -> tuple[int, ...]:
@@ -144,7 +148,38 @@ class Session:
     def _key(self, spec: BasisSpec, layers: tuple[int, ...] | None) -> basis_cache.Key:
         return basis_cache.Key(spec.name, layers, "" if spec.fit is None else self.data_hash)
 
-    def run(self, cell: CellConfig, spec: BasisSpec, method: Method, *, at: Collection[int] | None = None) -> Record:
+    def fit(self, spec: BasisSpec, basis: Basis, layers: tuple[int, ...] | None = None) -> Fit | None:
+        """Return how well a basis fits the prompts, measured once for all of its cells; None for an exact one.
+
+        Args:
+            spec: the basis.
+            basis: what was built of it, on the layers.
+            layers: the layers that it is restricted to; None for all.
+
+        Raises:
+            BasisError: it explains nothing here, and is neither a control nor allowed to.
+        """
+        if basis.exact:
+            return None
+        key = self._key(spec, layers)
+        if key not in self._fits:
+            self._fits[key] = measure_fit(
+                basis,
+                [group.attribution for group in self.groups],
+                allow_poor=spec.control or self.allow_poor_fit,
+                shared=self._losses,
+            )
+        return self._fits[key]
+
+    def run(
+        self,
+        cell: CellConfig,
+        spec: BasisSpec,
+        method: Method,
+        *,
+        at: Collection[int] | None = None,
+        suite: SuiteTasks | None = None,
+    ) -> Record:
         """Run one cell.
 
         Where memory runs out, passes become smaller (basisbench.models.batching), and what a pass cannot help is tried
@@ -154,8 +189,9 @@ class Session:
             cell: what is asked; its model and task are those of the session.
             spec: the basis that the cell names.
             method: the method that the cell names.
-            at: evaluate circuits of these sizes only, and of 0 and all nodes; every size of the grid when None. Scores
-                and ranking are computed in full all the same.
+            at: evaluate circuits of these sizes only, and of 0 and all nodes; when None every size of the grid, and
+                those that bisection adds. Scores and ranking are computed in full all the same.
+            suite: the suite that the cell is run for.
 
         Raises:
             BasisError: the basis cannot be built, or explains nothing on the task's prompts.
@@ -167,7 +203,7 @@ class Session:
         for _ in range(_ATTEMPTS):
             exhausted = ""
             try:
-                return self._measured(cell, spec, method, at)
+                return self._measured(cell, spec, method, at, suite)
             except MemoryExhaustedError as error:
                 exhausted = str(error)  # not the error, whose traceback holds what the failed pass has made
             except (RuntimeError, MemoryError) as error:
@@ -188,7 +224,14 @@ class Session:
             "raise the limit of the process, or use --dtype bfloat16, fewer --examples or a narrower basis"
         )
 
-    def _measured(self, cell: CellConfig, spec: BasisSpec, method: Method, at: Collection[int] | None) -> Record:
+    def _measured(
+        self,
+        cell: CellConfig,
+        spec: BasisSpec,
+        method: Method,
+        at: Collection[int] | None,
+        suite: SuiteTasks | None,
+    ) -> Record:
         """Run one cell as far as memory allows."""
         model = self.model
         if not is_built_in(method):
@@ -197,8 +240,7 @@ class Session:
         reset_peak_memory(model.device)
         built = self.basis(spec, cell.layers)
         basis = built.basis
-        start = now(model)
-        fit = None if basis.exact else measure_fit(basis, [group.attribution for group in self.groups])
+        fit = self.fit(spec, basis, cell.layers)
         references = now(model)
 
         before = model.meter.forward_equivalents
@@ -206,24 +248,23 @@ class Session:
         scored = now(model)
         own_passes = model.meter.forward_equivalents - before
         # Taken now: shared work that the curve is the first to need is no part of the time spent on scoring.
-        fresh = sum((group.attribution.ledger.fresh() for group in self.groups), Spent())
+        ledgers = [context.ledger for context in self._scoring(cell)]
+        if cell.score_split != "attribution":
+            ledgers += [group.attribution.ledger for group in self.groups]
+        fresh = sum((ledger.fresh() for ledger in ledgers), Spent())
         if built.large:
             trim_memory()
 
         for group, ranking in zip(self.groups, rankings, strict=True):
-            check_units(ranking.units, method, basis, group.reference(basis, cell.ablation))
-        sizes = sizes_of(rankings, at)
-        curves = [
-            measure_group(cell, basis, group, ranking, sizes)
-            for group, ranking in zip(self.groups, rankings, strict=True)
-        ]
+            check_widths(ranking.units, ranking.errors, method, basis, group.reference(basis, cell.ablation))
+        sizes, curves = measure_curves(cell, basis, self.groups, rankings, at=at)
         finished = now(model)
 
-        fields = sum((group.attribution.ledger.total("field:") for group in self.groups), Spent())
-        shared = sum((group.attribution.ledger.total("activations:") for group in self.groups), Spent())
+        fields = sum((ledger.total("field:") for ledger in ledgers), Spent())
+        shared = sum((ledger.total("activations:") for ledger in ledgers), Spent())
         cost = Cost(
             seconds=Seconds(
-                load=built.spent.seconds + references - start,
+                load=built.spent.seconds + (0.0 if fit is None else fit.seconds),
                 gradients=fields.seconds,
                 scoring=max(0.0, scored - references - fresh.seconds) + shared.seconds,
                 curve=finished - scored,
@@ -239,7 +280,21 @@ class Session:
         self._refuse_changes(spec, method)
         identities = self.identity(spec, method, cell.layers)
         dropped = Dropped(attribution=dict(self.attribution.dropped), evaluation=dict(self.evaluation.dropped))
-        return make_record(cell, identities, model, self.groups, dropped, basis, fit, rankings, curves, sizes, cost)
+        return make_record(
+            cell,
+            identities,
+            model,
+            self.groups,
+            dropped,
+            basis,
+            fit,
+            rankings,
+            curves,
+            sizes,
+            cost,
+            control=spec.control,
+            suite=suite,
+        )
 
     def _refuse_changes(self, spec: BasisSpec, method: Method) -> None:
         """Hold that the cell has left alone what it shares with others.
@@ -264,42 +319,46 @@ class Session:
         names = [name for context in self._contexts for name in context.changed()]
         return names if same else [*names, "the model's weights or hooks"]
 
-    def scores(self, basis: Basis, method: Method, ablation: Ablation) -> list[Scores]:
+    def _scoring(self, cell: CellConfig) -> list[GroupContext]:
+        """Return the pairs that scores are taken on, group by group."""
+        held_in = cell.score_split == "evaluation"
+        return [group.evaluation if held_in else group.attribution for group in self.groups]
+
+    def scores(self, basis: Basis, method: Method, cell: CellConfig) -> list[Scores]:
         """Score every node of a basis in every aligned group.
 
         Args:
             basis: the basis.
             method: the method.
-            ablation: fixes the reference values that the method may ask for.
+            cell: says what nodes move to, what error nodes are, and on which pairs.
 
         Raises:
             BasisBenchError: the method gives no score for some node, or one that is no finite number.
         """
-        contexts = [group.attribution for group in self.groups]
-        for context in contexts:
-            context.start(ablation)
-        return [check_scores(method.score(each, basis), method, basis, each.pairs.length) for each in contexts]
+        contexts = self._scoring(cell)
+        for context, group in zip(contexts, self.groups, strict=True):
+            for each in {group.attribution, context}:
+                each.start(cell.ablation, cell.score_reference, cell.error_policy, means=group.attribution)
+        return [
+            check_scores(method.score(each, basis), method, basis, each.pairs.length, cell.error_policy)
+            for each in contexts
+        ]
 
     def _rankings(self, cell: CellConfig, basis: Basis, method: Method) -> list[Ranking]:
-        scores = self.scores(basis, method, cell.ablation)
+        scores, contexts = self.scores(basis, method, cell), self._scoring(cell)
         if cell.granularity == "unit":
-            pooled = pooled_scores(scores, [group.attribution.pair_count for group in self.groups])
-            scores = [pooled] * len(self.groups)
-        return [rank(score, policy=cell.error_policy) for score in scores]
+            pooled = pooled_scores(scores, [context.pair_count for context in contexts])
+            ranking = rank(pooled, policy=cell.error_policy, ties=contexts[0].generator("ties"))
+            return [ranking] * len(contexts)
+        return [
+            rank(score, policy=cell.error_policy, ties=context.generator("ties"))
+            for score, context in zip(scores, contexts, strict=True)
+        ]
 
 
-def sizes_of(rankings: Sequence[Ranking], at: Collection[int] | None = None) -> tuple[int, ...]:
-    """Return the sizes of a cell's curve: 1-2-5 steps, then all nodes of the largest group.
-
-    Args:
-        rankings: one per aligned group.
-        at: where given, only these of them, with 0 and all.
-    """
-    sizes = sizes_grid(max(ranking.nodes for ranking in rankings))
-    return sizes if at is None else tuple(size for size in sizes if size in {0, *at, sizes[-1]})
-
-
-def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation_pairs: int, seed: int) -> Session:
+def open_session(
+    model: Model, task: Task, *, attribution_pairs: int, evaluation_pairs: int, seed: int, allow_poor_fit: bool = False
+) -> Session:
     """Tokenise a task's pairs for a model and make them ready to run.
 
     Args:
@@ -308,6 +367,7 @@ def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation
         attribution_pairs: pairs wanted in the attribution split.
         evaluation_pairs: pairs wanted in the evaluation split.
         seed: seed of the pairs and of random scores.
+        allow_poor_fit: whether dictionaries may explain nothing on these prompts.
 
     Raises:
         TaskError: no pair survives the model's tokenizer.
@@ -320,6 +380,6 @@ def open_session(model: Model, task: Task, *, attribution_pairs: int, evaluation
         GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
         for pairs in evaluation
     )
-    session = Session(model, attribution, evaluation, groups, seed, code_digest(task))
+    session = Session(model, attribution, evaluation, groups, seed, code_digest(task), allow_poor_fit)
     session.changed()  # from now on
     return session

@@ -1,8 +1,9 @@
 """Which units a site must compute at all, when a circuit or its complement is small.
 
 Every (circuit, position) of a site starts from a base: the live activation where the error is kept, the reference
-activation where it is not (an exact basis has no error; it starts from whichever is nearer). From the base only
-some units are *moved*: the unkept ones to their reference, or the kept ones to their live value. So
+activation where it is not (an exact basis has no error, and an error that is kept in part is put right afterwards:
+both start from whichever is nearer). From the base only some units
+are *moved*: the unkept ones to their reference, or the kept ones to their live value. So
 
     out = y + sum over unkept i of (ref_i - f_i) W_dec[i]             error kept
     out = decode(ref) + e_ref + sum over kept i of (f_i - ref_i) W_dec[i]     error at its reference
@@ -67,13 +68,19 @@ class SiteSlices:
     slices: tuple[Slice, ...]
     dense: Rows | None
 
+    def not_dense(self, rows: Bool[Tensor, "circuit pos"]) -> Rows:
+        """Return those of the rows that are not dense."""
+        if self.dense is not None:
+            rows = rows.clone()
+            rows[self.dense] = False
+        return rows_of(rows)
+
 
 def take_slices(
     basis: Basis,
     site: Site,
     kept: Bool[Tensor, "circuit _pos_or_1 unit"],
-    keep_errors: Bool[Tensor, "circuit _pos_or_1"],
-    positions: int,
+    from_live: Bool[Tensor, "circuit pos"],
     dtype: torch.dtype,
 ) -> SiteSlices | None:
     """Decide how a site is computed; None when every row is computed densely.
@@ -82,15 +89,11 @@ def take_slices(
         basis: the basis.
         site: one of its sites.
         kept: the units that are kept.
-        keep_errors: the errors that are kept; ignored for an exact basis.
-        positions: positions that are written.
+        from_live: True where the base is the live activation (`bases`).
         dtype: type of the coordinates.
     """
     if not isinstance(basis, UnitwiseBasis):
         return None
-    width = kept.shape[-1]
-    kept = kept.expand(-1, positions, -1)
-    from_live = 2 * kept.sum(-1) > width if basis.exact else keep_errors.expand(-1, positions)
     moved = kept ^ from_live.unsqueeze(-1)
     counts = moved.sum(-1)
     slices, done = sliced_rows(basis, site, moved, counts, from_live, dtype)
@@ -98,6 +101,30 @@ def take_slices(
         return None
     dense = rows_of(~done)
     return SiteSlices(from_live, slices, dense if len(dense[0]) else None)
+
+
+def bases(
+    basis: Basis,
+    kept: Bool[Tensor, "circuit _pos_or_1 unit"],
+    keep_errors: Bool[Tensor, "circuit _pos_or_1 error_or_1"],
+    positions: int,
+) -> tuple[Bool[Tensor, "circuit pos"], Bool[Tensor, "circuit pos"] | None]:
+    """Return where rows start from the live activation, and where an error is kept in part; None for nowhere.
+
+    Args:
+        basis: the basis.
+        kept: the units that are kept at a site.
+        keep_errors: the errors that are kept there; ignored for an exact basis.
+        positions: positions that are written.
+    """
+    nearer_live = (2 * kept.sum(-1) > kept.shape[-1]).expand(-1, positions)
+    if basis.exact:
+        return nearer_live, None
+    whole = keep_errors.all(-1).expand(-1, positions)
+    if keep_errors.shape[-1] == 1:
+        return whole, None
+    partly = keep_errors.any(-1).expand(-1, positions) & ~whole
+    return (nearer_live.where(partly, whole), partly) if partly.any() else (whole, None)
 
 
 def sliced_rows(
@@ -137,11 +164,10 @@ def sliced_rows(
     return tuple(slices), done
 
 
-def all_dense(keep_errors: Bool[Tensor, "circuit _pos_or_1"], circuits: int, positions: int) -> SiteSlices:
+def all_dense(from_live: Bool[Tensor, "circuit pos"]) -> SiteSlices:
     """Return the plan in which every row needs every unit, so that it can be worked off in chunks."""
     import torch
 
-    from_live = keep_errors.expand(circuits, positions)
     return SiteSlices(from_live, (), rows_of(torch.ones_like(from_live)))
 
 

@@ -6,7 +6,8 @@ Two ways, equal up to rounding:
    is y + decode(f' - f) - decode(0): one decoder product.
 2. **Sliced** (`circuits.fast.moved_units`): start from the live activation where the error is kept and from the
    reference activation where it is not, and add only the units that are moved off it. A small circuit, and the
-   complement of one, move few units.
+   complement of one, move few units. An error of which some coordinates are kept takes one encoder and one decoder
+   product more, in either way.
 
 A pass may hold only the last positions of each prompt, and its first site may see each prompt once for all
 circuits (`circuits.fast.shared_work`); masks and references are aligned at the end.
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.circuits.fast.moved_units import SiteSlices, all_dense, take_slices
+from basisbench.circuits.fast.moved_units import Rows, SiteSlices, all_dense, bases, take_slices
 from basisbench.models.batching import BUDGETS, slices_within
 
 if TYPE_CHECKING:
@@ -63,9 +64,11 @@ class SiteWriter:
         self._error_reference = None if reference.errors is None else reference.errors[index][:, -positions:]
         self._chunk_bytes = BUDGETS["units"].on(self._unit_reference.device.type)
         dtype = self._unit_reference.dtype
-        self._slices = take_slices(basis, self._site, self._kept, self._keep_errors, positions, dtype)
+        from_live, self._partly = bases(basis, self._kept, self._keep_errors, positions)
+        self._slices = take_slices(basis, self._site, self._kept, from_live, dtype)
         if self._slices is None and self._bytes_of_a_row() * len(self._kept) * positions > self._chunk_bytes:
-            self._slices = all_dense(self._keep_errors, len(self._kept), positions)
+            self._slices = all_dense(from_live)
+        self._mask = mask
         self._reference = reference
         self._index = index
         self._read: Tensor | None = None
@@ -97,7 +100,7 @@ class SiteWriter:
             self._basis.encode(self._site, read) if shared is None else shared,
             live,
             self._kept.unsqueeze(1),
-            self._keep_errors.unsqueeze(1).unsqueeze(-1),
+            self._keep_errors.unsqueeze(1),
             self._unit_reference,
             self._error_reference,
         )
@@ -121,6 +124,10 @@ class SiteWriter:
             return self._basis.decode(self._site, units.where(kept, reference))
         if error_reference is None:
             raise RuntimeError(f"basis '{self._basis.name}' is not exact but has no error reference")
+        if keep_errors.shape[-1] > 1:
+            whole = self._basis.decode(self._site, units)
+            error = self._mask.mixed_errors(self._site, live - whole, keep_errors, error_reference)
+            return self._basis.decode(self._site, units.where(kept, reference)) + error
         # f' - f where the error is kept, f' elsewhere. The two factors have no pair axis unless the reference has one.
         unkept, sign = reference * ~kept, kept.to(units.dtype) - keep_errors.to(units.dtype)
         error = (live - self._at_zero).where(keep_errors, error_reference)
@@ -151,25 +158,43 @@ class SiteWriter:
                     units = known[:, position].transpose(0, 1)
                 change = (units - references[:, position].transpose(0, 1)) * moved.sign[some]
                 written[circuit, :, position] += moved.part.decode(change)
-        all_circuit, all_position = parts.dense or (None, None)
-        if all_circuit is None or all_position is None:
-            return written
-        for some in self._chunks(len(all_circuit), self._kept.shape[-1]):
-            circuit, position = all_circuit[some], all_position[some]
+        errors = self._error_reference
+
+        def units_and_live(circuit: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
             if shared is not None:
                 units = shared[:, position].transpose(0, 1)
             else:
                 units = self._basis.encode(self._site, read.expand(circuits, -1, -1, -1)[circuit, :, position])
-            errors = self._error_reference
+            return units, live.expand(circuits, -1, -1, -1)[circuit, :, position]
+
+        for circuit, position in self._row_chunks(parts.dense):
             written[circuit, :, position] = self._mixed(
-                units,
-                live.expand(circuits, -1, -1, -1)[circuit, :, position],
+                *units_and_live(circuit, position),
                 _rows_of(self._kept, circuit, position).unsqueeze(1),
-                _rows_of(self._keep_errors, circuit, position).unsqueeze(-1).unsqueeze(-1),
+                _rows_of(self._keep_errors, circuit, position).unsqueeze(1),
                 self._unit_reference[:, position].transpose(0, 1),
                 None if errors is None else errors[:, position].transpose(0, 1),
             )
+        if self._partly is None or errors is None:
+            return written
+        # The base of a row has its whole error live or at its reference; here a part of it is.
+        for circuit, position in self._row_chunks(parts.not_dense(self._partly)):
+            units, here = units_and_live(circuit, position)
+            error = here - self._basis.decode(self._site, units)
+            reference = errors[:, position].transpose(0, 1)
+            keep = _rows_of(self._keep_errors, circuit, position).unsqueeze(1)
+            mixed = self._mask.mixed_errors(self._site, error, keep, reference)
+            base = error.where(parts.from_live[circuit, position].view(-1, 1, 1), reference)
+            written[circuit, :, position] += mixed - base
         return written
+
+    def _row_chunks(self, rows: Rows | None) -> Iterator[Rows]:
+        """Yield rows in chunks in which all units of each fit into memory."""
+        if rows is None:
+            return
+        circuit, position = rows
+        for some in self._chunks(len(circuit), self._kept.shape[-1]):
+            yield circuit[some], position[some]
 
     def _bytes_of_a_row(self, units: int | None = None) -> int:
         """Return the size of the coordinates of all pairs in one circuit at one position."""
