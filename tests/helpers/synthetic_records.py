@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from basisbench.results.bisection import faithfulness_of, next_sizes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import CellConfig, Identities, Record, write_record
 from basisbench.results.record_fields import Cost, Counts, Curve, Dropped, Endpoints, Environment, Group, Guard, Seconds
+from basisbench.results.schema import round_significant
 from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
 
 TASKS = (
@@ -39,6 +42,9 @@ BASES: dict[str, tuple[Family, int, float, int]] = {
     "attn_out": ("attn", 128, 40, 0),
     "sae_attn_out": ("attn", 1024, 15, 4_200_000),
 }
+WIDEST = {"mlp": 512, "attn": 128, "resid": 128}
+"""Units per layer of the widest raw neurons of a family; write sites have 128."""
+
 _HANDICAP = {"relp": 1.0, "ig": 3.0, "ixg": 8.0, "magnitude": 25.0, "random": 400.0}
 _SECONDS = {"relp": 0.4, "ig": 3.1, "ixg": 0.3, "magnitude": 0.05, "random": 0.01}
 
@@ -88,24 +94,38 @@ def synthetic_record(
     positions = 8 + sum(map(ord, task)) % 6
     places = 1 if granularity == "unit" else positions
     has_error = basis.startswith(("sae", "transcoder"))
-    errors = 4 * places if has_error and error_policy == "node" else 0
+    errors = 4 * places * {"node": 1, "coordinates": 128, "rotated": 128}.get(error_policy, 0) if has_error else 0
     total = 4 * places * width + errors
-    sizes = sizes_grid(total)
-    k = np.array(sizes, dtype=np.float64)
+    grid = sizes_grid(total)
+    k = np.array(grid, dtype=np.float64)
     middle = min(middle * _HANDICAP[method] * float(generator.uniform(0.6, 1.7)), total / 4)
-    rise = _sigmoid(k, middle, total) * ceiling
-    fall = _sigmoid(k, middle * 2, total)
 
     # Endpoints belong to the task, not to the basis.
     of_task = np.random.default_rng(int(_digest(task)[:8], 16))
     empty = of_task.normal(-0.2, 0.5, examples)
     full = empty + of_task.normal(gap, 1.5, examples)
-    bump = overshoot * np.exp(-((np.log10(k + 1) - np.log10(middle)) ** 2) / 0.1)
-    bump[-1] = 0.0
-    wobble = rise * (1 - rise) * 4
-    noise = generator.normal(0, 2.5, (len(sizes), examples)) * wobble[:, None]
-    circuit = empty + (rise + bump)[:, None] * (full - empty) + noise
-    complement = empty + (1 - fall)[:, None] * (full - empty) + noise[::-1]
+    noise = generator.normal(0, 2.5, (len(grid), examples))
+
+    def measured(k: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        rise = _sigmoid(k, middle, total) * ceiling
+        bump = overshoot * np.exp(-((np.log10(k + 1) - np.log10(middle)) ** 2) / 0.1) * (k < total)
+        wobble = rise * (1 - rise) * 4
+        values: np.ndarray = empty + (rise + bump)[:, None] * (full - empty) + noise * wobble[:, None]
+        return values
+
+    wobble = _sigmoid(k, middle, total) * ceiling
+    wobble *= 4 * (1 - wobble)
+    fall = _sigmoid(k, middle * 2, total)
+    complement = empty + (1 - fall)[:, None] * (full - empty) + (noise * wobble[:, None])[::-1]
+    rows = dict(zip(grid, measured(k, noise), strict=True))
+    between = np.random.default_rng(int(_digest(f"{key} between")[:8], 16))
+    while more := next_sizes({size: faithfulness(row, full, empty) for size, row in rows.items()}, total):
+        for size in more:
+            at = np.array([size], dtype=np.float64)
+            (rows[size],) = measured(at, between.normal(0, 2.5, (1, examples)))
+    sizes = tuple(sorted(rows))
+    complements = dict(zip(grid, map(tuple, complement.tolist()), strict=True))
+    k = np.array(sizes, dtype=np.float64)
     error_share = errors / total
     return Record(
         schema_version=2,
@@ -136,24 +156,49 @@ def synthetic_record(
                 attribution_pairs=100,
                 evaluation_pairs=examples,
                 positions=positions,
+                tokens=tuple(f" word{place}" for place in range(positions)),
                 nodes=total,
                 error_nodes=errors,
+                scored_nodes=total,
             ),
         ),
-        counts=Counts(nodes_mean=total, nodes_max=total, layers=4, units_per_layer=(width,) * 4),
+        counts=Counts(
+            nodes_mean=total,
+            nodes_max=total,
+            layers=4,
+            units_per_layer=(width,) * 4,
+            area_end=4 * places * WIDEST[family],
+        ),
         dropped=Dropped(attribution={}, evaluation={}),
+        clusters={
+            factor: tuple((np.arange(examples) % levels).tolist())
+            for factor, levels in (("noun", 10), ("name", 21), ("template", 2))
+        },
         endpoints=Endpoints(
-            full=tuple(full.tolist()), empty=tuple(empty.tolist()), accuracy=float(np.mean(full.round(3) > 0))
+            full=tuple(full.tolist()),
+            empty=tuple(empty.tolist()),
+            accuracy=float(np.mean(full.round(3) > 0)),
+            empty_at="nodes" if ablation == "zero" else "output",
+            gate_empty=tuple(empty.tolist()) if ablation == "zero" else None,
+            family_empty=None if layers is None else float(empty.mean()),
         ),
         curve=Curve(
             sizes=sizes,
             feature_nodes=tuple((k * (1 - error_share)).tolist()),
             error_nodes=tuple((k * error_share).tolist()),
             units=tuple(np.minimum(k * (1 - error_share), 4 * width).tolist()),
-            circuit=tuple(map(tuple, circuit.tolist())),
-            complement=tuple(map(tuple, complement.tolist())),
+            all_units=tuple(np.ceil(np.minimum(k * (1 - error_share), 4 * width)).astype(int).tolist()),
+            circuit=tuple(tuple(rows[size].tolist()) for size in sizes),
+            complement=tuple(complements.get(size) for size in sizes),
         ),
-        guard=Guard(fvu=(0.03, 0.02, 0.04, 0.05), l0=(21.0, 25.0, 30.0, 28.0)) if has_error else None,
+        guard=Guard(
+            fvu=(0.03, 0.02, 0.04, 0.05),
+            l0=(21.0, 25.0, 30.0, 28.0),
+            slope=(1.01, 0.99, 1.0, 0.98),
+            loss_recovered=0.97,
+        )
+        if has_error
+        else None,
         top_nodes=(),
         cost=Cost(
             seconds=Seconds(
@@ -201,12 +246,38 @@ def write_suite(folder: Path, records: Sequence[Record]) -> None:
         write_record(record, folder / "records" / f"{record.id}.json")
 
 
+def with_endpoint_moved(record: Record, field: Literal["full", "empty"], amounts: Sequence[float]) -> Record:
+    """Return a record with an endpoint moved, by an amount per example, and the curve so that nothing contradicts it.
+
+    Every row moves by its share of the way between the ends: the faithfulness of each size stays what it was.
+    """
+    content = record.model_dump()
+    full, empty = (np.mean(getattr(record.endpoints, name)) for name in ("full", "empty"))
+    moved = (np.array(getattr(record.endpoints, field)) + amounts).tolist()
+    content["endpoints"][field] = tuple(moved)
+    if field == "full":
+        content["endpoints"]["accuracy"] = sum(value > 0 for value in moved) / len(moved)
+    for name in ("circuit", "complement"):
+        rows = []
+        for row in content["curve"][name]:
+            share = 0.0 if row is None else (np.mean(row) - empty) / (full - empty)
+            share = share if field == "full" else 1 - share
+            rows.append(None if row is None else tuple((np.array(row) + share * np.array(amounts)).tolist()))
+        content["curve"][name] = tuple(rows)
+    return Record.model_validate(content)
+
+
 def _sigmoid(k: np.ndarray, middle: float, total: int) -> np.ndarray:
     """A logistic curve in log k that starts at 0 for k = 0 and ends at exactly 1 for k = total."""
     raw = np.where(k > 0, 1 / (1 + (middle / np.maximum(k, 1e-9)) ** 1.3), 0.0)
     end = 1 / (1 + (middle / total) ** 1.3)
     curve: np.ndarray = raw / end
     return curve
+
+
+def faithfulness(row: Iterable[float], full: Iterable[float], empty: Iterable[float]) -> float:
+    """Return the faithfulness of a circuit as a run finds it: from numbers of five digits."""
+    return faithfulness_of(*([round_significant(float(value)) for value in values] for values in (row, full, empty)))
 
 
 def _digest(text: str) -> str:

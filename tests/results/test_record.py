@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from basisbench.errors import RecordError
+from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import CellConfig, Identities, Record, cell_id, read_record, write_record
+from basisbench.results.safe_files import RECORD_BYTES
 from basisbench.results.schema import Frozen, round_significant
 from helpers.synthetic_records import synthetic_record
 
@@ -75,23 +77,28 @@ def test_reading_gives_back_what_was_written(full_record: Record, tmp_path: Path
     assert read_record(path).id == full_record.id
 
 
-def test_a_record_of_usual_size_stays_under_64_kb(full_record: Record, tmp_path: Path) -> None:
-    """100 examples at 17 sizes, circuit and complement, every number as long as five digits can be."""
-    sizes = sorted({*full_record.curve.sizes, 30000})
-    assert (len(sizes), len(full_record.endpoints.full)) == (17, 100)
-    widest = [[-1.2345e-05 - example * 1e-09 for example in range(100)] for _ in sizes]
+def test_a_record_of_usual_size_stays_under_96_kb(full_record: Record, tmp_path: Path) -> None:
+    """100 examples at 40 sizes, half of them added by bisection, every number as long as five digits can be."""
+    grid = sizes_grid(10**6)
+    sizes = sorted({*grid, *range(21, 21 + 40 - len(grid))})
+    assert (len(grid), len(sizes), len(full_record.endpoints.full)) == (20, 40, 100)
+    widest = [-1.2345e-05 - example * 1e-09 for example in range(100)]
     curve = {
         "sizes": sizes,
-        "feature_nodes": [1234.5] * 17,
-        "error_nodes": [12.345] * 17,
-        "units": [1234.5] * 17,
-        "circuit": widest,
-        "complement": widest,
-        "kl": [1.2345e-05] * 17,
+        "feature_nodes": [1234.5] * 40,
+        "error_nodes": [12.345] * 40,
+        "units": [1234.5] * 40,
+        "all_units": sizes,
+        "circuit": [widest] * 40,
+        "complement": [widest if size in grid else None for size in sizes],
+        "kl": [1.2345e-05] * 40,
     }
+    group = full_record.groups[0].model_copy(update={"nodes": 10**6})
+    counts = full_record.counts.model_copy(update={"nodes_max": 10**6, "nodes_mean": 1e6})
+    changed = {"curve": curve, "groups": (group.model_dump(),), "counts": counts.model_dump()}
     path = tmp_path / "record.json"
-    write_record(Record.model_validate({**full_record.model_dump(), "curve": curve}), path)
-    assert path.stat().st_size < 64 * 1024
+    write_record(Record.model_validate({**full_record.model_dump(), **changed}), path)
+    assert path.stat().st_size < RECORD_BYTES == 96 * 1024
     assert path.read_text(encoding="utf-8").count("\n") == 1, "compact JSON, one line"
 
 
@@ -121,7 +128,7 @@ def test_records_cannot_be_changed(full_record: Record) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "expected"),
     [
-        (("schema_version",), 2, "schema_version: found 2, but BasisBench"),
+        (("schema_version",), 3, "schema_version: found 3, but BasisBench"),
         (("cell", "seed"), "0", "cell.seed: input should be a valid integer, found '0'"),
         (("cell", "ablation"), "median", "cell.ablation: input should be 'mean', 'counterfactual' or 'zero'"),
         (("cell", "surprise"), 1, "cell.surprise: extra inputs are not permitted"),
@@ -185,12 +192,17 @@ def test_any_single_damage_is_refused_naming_its_place(
     """Whatever is damaged, the message names the damaged field or the part of the record that it contradicts."""
     optional = {"ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "kl"}
     optional |= {"subset_sizes", "subset_draws", "layers", "sources", "empty_at", "code"}
+    optional |= {"score_reference", "score_split", "attribution_draw", "bos", "ties", "control", "suite"}
+    # Without them a record can be read; `validate` asks for them.
+    optional |= {"gate_empty", "family_empty", "scored_nodes", "area_end", "all_units", "loss_recovered", "coordinate"}
     counted = {"attribution", "evaluation"}  # reasons to numbers, free in their names
     harmless = (
         (value is MISSING and (path[-1] in {*optional, "subset_checks"} or "packages" in path))
         or (value == [] and path[-1] in {"subset_checks", "subset_sizes", "top_nodes"})
         or (value in ({}, {"a": 1}) and path[-1] in counted)
         or (value == {} and path[-1] == "sources")
+        or (value is True and path[-1] == "control")
+        or (value == -(10**6) and path[:2] in {("guard", "slope"), ("guard", "loss_recovered")})
         or (value == -(10**6) and (path[-1] == "seed" or path[0] in {"endpoints", "curve"}))
         or (isinstance(value, str) and "environment" in path)
     )
@@ -221,6 +233,11 @@ def test_ids_follow_every_field_of_question_and_things() -> None:
         "subset_sizes": (5,),
         "subset_draws": 3,
         "layers": (0, 1),
+        "score_reference": "counterfactual",
+        "score_split": "evaluation",
+        "attribution_draw": 1,
+        "bos": "always",
+        "ties": "order",
     }
     assert {*changes, "ranking"} == set(CellConfig.model_fields), "a new field must be part of the id"
     for name, value in changes.items():

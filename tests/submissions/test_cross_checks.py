@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,12 @@ from basisbench.results.record import Record
 from basisbench.results.store import Store
 from basisbench.submissions.validate import validate
 from helpers.submissions import edit_json, make_submission, mine, only_line, replace_records, some_records, the_record
-from helpers.synthetic_records import synthetic_record, synthetic_suite
+from helpers.synthetic_records import synthetic_record, synthetic_suite, with_endpoint_moved, write_suite
 
 
-def shifted(record: Record, field: str, amount: float = 1.0) -> Record:
+def shifted(record: Record, field: Any, amount: float = 1.0) -> Record:
     """Return the record with an endpoint moved everywhere, and the curve with it: nothing contradicts anything."""
-
-    def moved(values: tuple[float, ...]) -> tuple[float, ...]:
-        return tuple(value + amount for value in values)
-
-    content = record.model_dump()
-    content["endpoints"][field] = moved(content["endpoints"][field])
-    share = sum(value > 0 for value in content["endpoints"]["full"]) / len(content["endpoints"]["full"])
-    content["endpoints"]["accuracy"] = share
-    full, empty = (0, -1) if field == "full" else (-1, 0)
-    for name, row in (("complement", full), ("circuit", empty)):
-        rows = list(content["curve"][name])
-        rows[row] = moved(rows[row])
-        content["curve"][name] = tuple(rows)
-    return Record.model_validate(content)
+    return with_endpoint_moved(record, field, [amount] * len(record.endpoints.full))
 
 
 @pytest.mark.parametrize("field", ["full", "empty"])
@@ -117,6 +105,55 @@ def test_other_pairs_or_weights_under_the_same_name_are_told(tree: Path, field: 
     line = only_line(tree)
     assert f"identities.{field}: found ffffffffffff..., expected " in line
     assert meaning in line
+
+
+def other_statistic(place: str) -> Callable[[Any], None]:
+    """Return a change of one record that nothing in it contradicts."""
+
+    def change(content: Any) -> None:
+        if place == "counts.area_end":
+            content["counts"]["area_end"] *= 2
+        elif place == "clusters":
+            content["clusters"]["name"] = [0] * len(content["endpoints"]["full"])
+        elif place == "groups[].tokens":
+            content["groups"][0]["tokens"][3] = "other"
+        else:
+            name = place.removeprefix("endpoints.")
+            value = content["endpoints"][name]
+            content["endpoints"][name] = value + 0.5 if isinstance(value, float) else [value[0] + 0.5, *value[1:]]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("counts.area_end", {}),
+        ("clusters", {}),
+        ("groups[].tokens", {}),
+        ("endpoints.gate_empty", {"ablation": "zero"}),
+        ("endpoints.family_empty", {"layers": (0, 2, 4, 6)}),
+    ],
+)
+@pytest.mark.parametrize("version", [None, "9.9"])
+def test_what_statistics_are_made_of_is_one_for_a_family(
+    tmp_path: Path, place: str, options: dict[str, Any], version: str | None
+) -> None:
+    """Ends of areas, levels of clusters and the gates' F(0): of a submission whatever version it claims."""
+    bases = ("mlp_act", "mlp_out", "mlp_act_rotated", "transcoder")
+    records = [synthetic_record("ioi", basis, examples=6, **options) for basis in bases]
+    others = synthetic_record("ioi", "resid", examples=6, **options)  # another family ends elsewhere
+    write_suite(tmp_path / "results" / "pocket", [*records[:-1], others])
+    folder = make_submission(tmp_path, [records[-1]], name="mine")
+    assert validate([tmp_path / "results"]).problems == {}
+    replace_records(folder, lambda record: record.model_copy(update={"basisbench": version or record.basisbench}))
+    path = the_record(tmp_path / "results")
+    edit_json(path, other_statistic(place))
+    replace_records(folder, lambda record: record)
+    line = only_line(tmp_path / "results")
+    assert line.startswith(f"{the_record(tmp_path / 'results')}: {place}")
+    assert "as in" in line
+    assert "pocket" in line
 
 
 def test_a_submission_does_not_replace_a_cell_of_others(tree: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from basisbench.submissions.invariants import NARROW_TOLERANCE
 from basisbench.submissions.validate import validate
 from basisbench.types import Ablation
 from helpers.submissions import make_submission
-from helpers.synthetic_records import synthetic_record, synthetic_suite, write_suite
+from helpers.synthetic_records import synthetic_record, synthetic_suite, with_endpoint_moved, write_suite
 
 RESULTS = Path(__file__).parents[2] / "results"
 BASES = ("mlp_act", "mlp_out", "transcoder")
@@ -55,18 +56,9 @@ def edit(path: Path, change: Callable[[dict[str, object]], None]) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def moved(record: Record, field: str, amount: float) -> Record:
-    """Return the record with the last value of an endpoint moved, and the two ends of the curve that are the same."""
-
-    def with_last(values: tuple[float, ...]) -> tuple[float, ...]:
-        return (*values[:-1], values[-1] + amount)
-
-    endpoints = record.endpoints.model_copy(update={field: with_last(getattr(record.endpoints, field))})
-    circuit, complement = list(record.curve.circuit), list(record.curve.complement)
-    rows = (0, -1) if field == "full" else (-1, 0)
-    complement[rows[0]], circuit[rows[1]] = with_last(complement[rows[0]]), with_last(circuit[rows[1]])
-    curve = record.curve.model_copy(update={"circuit": tuple(circuit), "complement": tuple(complement)})
-    return record.model_copy(update={"endpoints": endpoints, "curve": curve})
+def moved(record: Record, field: Any, amount: float) -> Record:
+    """Return the record with the last value of an endpoint moved, and the curve with it."""
+    return with_endpoint_moved(record, field, [*[0.0] * (len(record.endpoints.full) - 1), amount])
 
 
 def lines_of(folder: Path) -> list[str]:
@@ -174,7 +166,7 @@ def test_a_bad_record_is_one_line_and_exit_code_2(results: Path, capsys: pytest.
         (b"", "invalid JSON: EOF while parsing a value at line 1 column 0"),
         (b"\xff\xfe\x00", "invalid JSON: expected value at line 1 column 1"),
         (b"[" * 60_000, "invalid JSON: recursion limit exceeded"),
-        (b"[" * 100_000, "100000 bytes, but at most 65536 are allowed"),
+        (b"[" * 100_000, "100000 bytes, but at most 98304 are allowed"),
         (b"[]", "input should be an object, found []"),
         (b"{}", "schema_version: field required"),
         (b'{"a\\nb\\u001b": 1}', "schema_version: field required"),

@@ -22,10 +22,11 @@ from helpers.rich_records import rich_record
 
 BASES = (
     rich_record(),
-    rich_record("transcoder", kl=False),
+    rich_record("transcoder", kl=False, error_policy="node"),
     rich_record("sae_mlp_out", granularity="unit"),
-    rich_record("mlp_act", error_policy="ablate"),
-    rich_record("mlp_out", granularity="unit", kl=False, error_policy="keep"),
+    rich_record("mlp_act", error_policy="ablate", ablation="zero"),
+    rich_record("mlp_out", granularity="unit", kl=False, error_policy="keep", layers=(0, 2, 3, 5)),
+    rich_record("sae_mlp_out", error_policy="rotated", layers=(1, 2, 3, 4)),
 )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.evaluate import evaluate
+from basisbench.results.bisection import faithfulness_of, next_sizes
 from basisbench.results.metrics import sizes_grid
+from basisbench.results.schema import round_significant
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,15 +19,6 @@ if TYPE_CHECKING:
     from basisbench.circuits.ranking import Ranking
     from basisbench.protocols import Basis
     from basisbench.results.record import CellConfig
-
-THRESHOLDS = (0.8, 0.9)
-"""Faithfulness whose first crossing is bisected: what tables show the nodes to."""
-
-PRECISION = 0.05
-"""How far apart, relative to the smaller, the two sizes around a crossing may be in the end."""
-
-MOST_PROBES = 20
-"""Sizes that bisection adds to a cell at most."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,10 +112,9 @@ class GroupMeasurement:
         if measured.divergence is not None:
             self._divergence.update(zip(points, measured.divergence, strict=True))
 
-    def circuit(self, size: int) -> list[float]:
+    def circuit(self, size: int) -> Tensor:
         """Return the metric of the circuit of a size that was measured, per pair."""
-        values: list[float] = self._metric[self._point(size, complement=False)].tolist()
-        return values
+        return self._metric[self._point(size, complement=False)]
 
     def _point(self, size: int, *, complement: bool) -> Point:
         return Point(min(size, self._ranking.nodes), complement)
@@ -139,7 +131,7 @@ class GroupMeasurement:
         return GroupCurve(
             full=self.full.tolist(),
             empty=self.empty.tolist(),
-            circuit=[self.circuit(size) for size in sizes],
+            circuit=[self.circuit(size).tolist() for size in sizes],
             complement=[
                 self._metric[self._point(size, complement=True)].tolist() if size in complements else None
                 for size in sizes
@@ -169,7 +161,7 @@ def measure_curves(
     *,
     at: Collection[int] | None = None,
 ) -> tuple[tuple[int, ...], list[GroupCurve]]:
-    """Measure the curve of a cell: on a grid of sizes, then around the crossings of `THRESHOLDS`.
+    """Measure the curve of a cell: on a grid of sizes, then where it first reaches a threshold.
 
     Complements are measured on the grid alone.
 
@@ -190,19 +182,24 @@ def measure_curves(
     for part in parts:
         part.measure(on_grid, complements=True)
         part.measure(sizes, complements=False)
-    full, empty = (
-        mean_of([value for end in ends for value in end.tolist()])
-        for ends in zip(*((part.full, part.empty) for part in parts), strict=True)
-    )
+    full, empty = (_rounded(ends) for ends in zip(*((part.full, part.empty) for part in parts), strict=True))
 
-    def faithfulness(size: int) -> float:
+    def faithfulness(some: Sequence[int]) -> dict[int, float]:
         for part in parts:
-            part.measure([size], complements=False)
-        return (mean_of([value for part in parts for value in part.circuit(size)]) - empty) / (full - empty)
+            part.measure(some, complements=False)
+        return {size: faithfulness_of(_rounded([part.circuit(size) for part in parts]), full, empty) for size in some}
 
-    if at is None and full != empty:
-        sizes = bisect_crossings(sizes, faithfulness, scored)
+    if at is None:
+        values = faithfulness(sizes)
+        while more := next_sizes(values, scored):
+            values |= faithfulness(more)
+        sizes = sorted(values)
     return tuple(sizes), [part.curve(sizes, on_grid) for part in parts]
+
+
+def _rounded(parts: Sequence[Tensor]) -> list[float]:
+    """Return the values of all groups as a record holds them, so that the same sizes follow from a record."""
+    return [round_significant(value) for part in parts for value in part.tolist()]
 
 
 def grid_sizes(rankings: Sequence[Ranking]) -> tuple[int, ...]:
@@ -217,38 +214,6 @@ def most_scored(rankings: Sequence[Ranking]) -> int:
     """
     bounds = [ranking.scored_nodes for ranking in rankings if ranking.scored_nodes < ranking.nodes]
     return min(bounds, default=max(ranking.nodes for ranking in rankings))
-
-
-def bisect_crossings(sizes: Sequence[int], faithfulness: Callable[[int], float], scored: int) -> list[int]:
-    """Return sizes with those added that say where a curve first reaches each of `THRESHOLDS`.
-
-    Each crossing is known to `PRECISION` or to one node in the end: it lies between two measured sizes, below the
-    threshold at the smaller and not at the larger. Crossings beyond the scored nodes are not looked for.
-
-    Args:
-        sizes: measured sizes, increasing.
-        faithfulness: measures it at a size.
-        scored: the largest size at which the order of nodes is not random; one of the sizes.
-    """
-    values = {size: faithfulness(size) for size in sizes}
-    for _ in range(MOST_PROBES):
-        probe = next((middle for level in THRESHOLDS if (middle := _probe(values, level, scored)) is not None), None)
-        if probe is None:
-            break
-        values[probe] = faithfulness(probe)
-    return sorted(values)
-
-
-def _probe(values: dict[int, float], level: float, scored: int) -> int | None:
-    """Return the size to measure next for a crossing; None where it is known well enough."""
-    sizes = sorted(values)
-    first = next((size for size in sizes if values[size] >= level), None)
-    if first is None or first == 0 or first > scored:
-        return None
-    before = sizes[sizes.index(first) - 1]
-    if first - before <= 1 or first <= (1 + PRECISION) * before:
-        return None
-    return min(max(round(math.sqrt(max(before, 1) * first)), before + 1), first - 1)
 
 
 def mean_of(values: Sequence[float]) -> float:

@@ -60,6 +60,21 @@ BEFORE: Mapping[str, object] = {
 }
 """What the fields of a cell that came later say of a record that is older than they are."""
 
+_SCHEMA_1: Mapping[str, object] = {**BEFORE, "error_policy": "node", "sizes": "1-2-5"}
+"""What a record of schema 1 means by a field of its cell that it leaves out."""
+
+_SINCE_SCHEMA_2 = (
+    ("", {"clusters", "control", "suite"}),
+    ("cell", BEFORE.keys() - {"layers"}),
+    ("groups", {"tokens", "scored_nodes"}),
+    ("counts", {"area_end"}),
+    ("endpoints", {"gate_empty", "family_empty"}),
+    ("curve", {"all_units"}),
+    ("guard", {"slope", "loss_recovered"}),
+    ("top_nodes", {"coordinate"}),
+)
+"""Part of a record to its fields that schema 1 does not have."""
+
 PlugIn = Literal["task", "basis", "method"]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
@@ -146,7 +161,10 @@ class Identities(Frozen):
 class Record(Frozen):
     """Everything measured in one cell."""
 
-    schema_version: VersionTwo = Field(description="version of this schema; superseded, never edited")
+    schema_version: VersionTwo = Field(
+        description="version of this schema; superseded, never edited. 1 stands in older files: they are read, their "
+        "conditions named and what was not measured left out, and are never written"
+    )
     basisbench: Name = Field(default=__version__, description="version of BasisBench that made the record")
     created: AwareDatetime = Field(
         default_factory=lambda: datetime.now(UTC).replace(microsecond=0), description="when it was made, UTC, ISO 8601"
@@ -288,47 +306,50 @@ def parse_record(data: bytes) -> Record:
         RecordError: it is not JSON, a field is wrong, or it is of a later schema. The message begins with the field.
     """
     try:
-        try:
-            record = Record.model_validate_json(data, strict=True)
-        except ValidationError as error:
-            if not _of_schema_1(error):
-                raise
-            record = Record.model_validate_json(_upgraded(data), strict=True)
+        record = Record.model_validate_json(data, strict=True)
     except ValidationError as error:
         raise RecordError(describe_problem(error)) from error
     # Their defaults are for records that are made here and now.
     for name in ("basisbench", "created"):
         if name not in record.model_fields_set:
             raise RecordError(f"{name}: field required")
-    return record
+    return _upgraded(record) if record.schema_version == 1 else record
 
 
-def _of_schema_1(error: ValidationError) -> bool:
-    return any(
-        problem["loc"] == ("schema_version",) and problem["input"] == 1 and problem["input"] is not True
-        for problem in error.errors()
-    )
+def _upgraded(record: Record) -> Record:
+    """Return a record of schema 1 with its conditions named: the defaults of this schema are not those that it means.
 
-
-def _upgraded(data: bytes) -> bytes:
-    """Return a record of schema 1 as one of schema 2: what was fixed then is named, what was not measured stays out."""
-    content = json.loads(data)
-    content["schema_version"] = SCHEMA_VERSION
-    if isinstance(content.get("cell"), dict):
-        content["cell"] = {**{name: value for name, value in BEFORE.items() if name != "layers"}, **content["cell"]}
-    return json.dumps(content).encode()
+    Raises:
+        RecordError: it holds what schema 1 does not have; the message begins with the field.
+    """
+    for part, fields in _SINCE_SCHEMA_2:
+        found = getattr(record, part) if part else record
+        for index, item in enumerate(found) if isinstance(found, tuple) else ((None, found),):
+            if item is not None and (more := sorted(fields & item.model_fields_set)):
+                place = f"{part}." if index is None else f"{part}[{index}]."
+                raise RecordError(f"{place.lstrip('.')}{more[0]}: schema 1 has no such field")
+    cell = record.cell
+    for name, later in (("error_policy", ("coordinates", "rotated")), ("sizes", (SIZES,))):
+        if name in cell.model_fields_set and getattr(cell, name) in later:
+            raise RecordError(f"cell.{name}: schema 1 has no '{getattr(cell, name)}'")
+    if None in record.curve.complement:
+        raise RecordError(f"curve.complement[{record.curve.complement.index(None)}]: schema 1 has no null")
+    named = {name: value for name, value in _SCHEMA_1.items() if name not in cell.model_fields_set}
+    return record.model_copy(update={"cell": cell.model_copy(update=named)})
 
 
 def write_record(record: Record, path: str | os.PathLike[str]) -> None:
     """Write a record so that the file is either whole or absent, whenever the process is killed.
 
     Args:
-        record: what to write.
+        record: what to write, of this schema.
         path: the file; its folder is made when it is missing.
 
     Raises:
-        RecordError: the folder cannot be written.
+        RecordError: the folder cannot be written, or the record is of an older schema.
     """
+    if record.schema_version != SCHEMA_VERSION:
+        raise RecordError(f"{path}: a record of schema {record.schema_version} is kept as it is: copy its file")
     write_whole(path, f"{record.model_dump_json()}\n")
 
 

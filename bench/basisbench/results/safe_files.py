@@ -16,7 +16,7 @@ from typing import Any
 
 from basisbench.errors import RecordError
 
-RECORD_BYTES = 64 * 1024
+RECORD_BYTES = 96 * 1024
 """A record under `results/` holds at most this much: records live in git and travel by pull request."""
 
 READ_BYTES = 64 * 1024 * 1024

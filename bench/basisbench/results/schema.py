@@ -60,7 +60,7 @@ NotNegative = Annotated[Rounded, Field(ge=0)]
 
 def _known_version(latest: int) -> Callable[[object], object]:
     def check(value: object) -> object:
-        if isinstance(value, bool):  # true equals 1 in Python
+        if isinstance(value, bool | float):  # true and 1.0 equal 1 in Python
             raise ValueError(f"input should be {latest}, found {value}")
         if isinstance(value, int) and value > latest:
             found = str(value) if value < 10**9 else "a huge number"
@@ -76,8 +76,8 @@ def _known_version(latest: int) -> Callable[[object], object]:
 VersionOne = Annotated[Literal[1], BeforeValidator(_known_version(1))]
 """The first version of a schema; `true` is none, and a later one is refused with advice."""
 
-VersionTwo = Annotated[Literal[2], BeforeValidator(_known_version(2))]
-"""The second version of a schema, likewise."""
+VersionTwo = Annotated[Literal[1, 2], BeforeValidator(_known_version(2))]
+"""The version of a schema that has two, both of which are read; likewise."""
 
 
 class Frozen(BaseModel):

@@ -1,7 +1,8 @@
 """Checks of records against each other: what is one number, or one digest, for all that share model and data.
 
 1. F(M) depends on nothing but model and data. Neither does F(0) under mean and counterfactual ablation, within a family
-   and its layers; under zero ablation, what is at zero depends on the basis.
+   and its layers; under zero ablation, what is at zero depends on the basis. The F(0) that gates are decided on is
+   one under any ablation, and so are the size at which areas end, tokens of prompts and levels of cluster factors.
 2. Records of one version of BasisBench and one dtype are compared with each other; where they disagree, reference
    records are right, then records that nobody submitted, then the most.
 3. Submitted records are compared with all others of every version too, and must run on the same pairs and weights:
@@ -10,8 +11,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import TypeAlias
@@ -81,9 +83,11 @@ def member_of(path: Path, record: Record) -> Member:
     of_full, of_empty = "F(M) is one for a model and its pairs", f"F(0) is one for a model, its pairs and {owner}"
     data: Key = (identities.model, identities.data)
     version: Key = (record.basisbench, record.environment.dtype)
-    pairs: Key = (cell.task, cell.task_version, cell.seed, cell.attribution_pairs, cell.evaluation_pairs)
+    pairs: Key = (cell.task, cell.task_version, cell.seed, cell.attribution_draw, cell.bos)
+    pairs = (*pairs, cell.attribution_pairs, cell.evaluation_pairs)
     # How F(0) is taken may change with a version; where a record does not say how, its own version is all it has.
     how: Key = (record.endpoints.empty_at,) if record.endpoints.empty_at else version
+    statistics = tuple(_statistics(record))
     return Member(
         path,
         record.id,
@@ -91,10 +95,12 @@ def member_of(path: Path, record: Record) -> Member:
         (
             Shared(("full", *data, *version), "endpoints.full", of_full, full),
             Shared(("empty", *data, *version, *scope), "endpoints.empty", of_empty, empty),
+            *(replace(shared, key=(*shared.key, *version)) for shared in statistics),
         ),
         (
             Shared(("full", *data), "endpoints.full", of_full, full),
             Shared(("empty", *data, *how, *scope), "endpoints.empty", of_empty, empty),
+            *statistics,
             Shared(
                 ("data", identities.model, *pairs),
                 "identities.data",
@@ -109,6 +115,31 @@ def member_of(path: Path, record: Record) -> Member:
             ),
         ),
     )
+
+
+def _statistics(record: Record) -> Iterator[Shared]:
+    """Yield what gates, areas and intervals are made of; nothing of it is in a record of schema 1."""
+    cell, endpoints = record.cell, record.endpoints
+    data: Key = (record.identities.model, record.identities.data)
+    family: Key = (cell.family, cell.ablation)
+    if record.counts.area_end is not None:
+        key, one = (
+            (*data, cell.family, cell.layers, cell.granularity),
+            "areas end at one size for a family and its layers",
+        )
+        yield Shared(("area_end", *key), "counts.area_end", one, str(record.counts.area_end))
+    if record.clusters:
+        levels = json.dumps(record.clusters, sort_keys=True)
+        yield Shared(("clusters", *data), "clusters", "levels of factors are those of the pairs", levels)
+    if tokens := [group.tokens for group in record.groups if group.tokens]:
+        yield Shared(("tokens", *data), "groups[].tokens", "tokens are those of the pairs", json.dumps(tokens))
+    for name, values, key in (
+        ("gate_empty", endpoints.gate_empty, (*family, cell.layers)),
+        ("family_empty", None if endpoints.family_empty is None else (endpoints.family_empty,), family),
+    ):
+        if values is not None:
+            meaning = "the F(0) of gates is one for a model, its pairs, a family and an ablation"
+            yield Shared((name, *data, *key), f"endpoints.{name}", meaning, np.array(values))
 
 
 def check_shared(members: Iterable[tuple[Member, Trust]], notes: Notes) -> None:
@@ -182,7 +213,7 @@ def _difference(right: _Item, more: int, found: Shared, tolerance: float) -> str
     others = f" and {more} more" if more else ""
     place = found.place
     if isinstance(expected.values, str) or isinstance(found.values, str):
-        numbers = f"found {found.values[:12]}..., expected {expected.values[:12]}..."
+        numbers = f"found {_shorten(found.values)}, expected {_shorten(expected.values)}"
     elif len(expected.values) != len(found.values):
         numbers = f"{len(found.values)} values, expected {len(expected.values)}"
     else:
@@ -191,3 +222,7 @@ def _difference(right: _Item, more: int, found: Shared, tolerance: float) -> str
         place = f"{place}[{index}]"
         numbers = f"found {found.values[index]:g}, expected {expected.values[index]:g}"
     return f"{place}: {numbers} as in {member.path}{others}: {found.meaning}; run the cell again"
+
+
+def _shorten(text: object) -> str:
+    return f"{str(text)[:12]}..." if len(str(text)) > 12 else str(text)

@@ -1,12 +1,14 @@
 """Checks the invariants of a record: how its numbers hang together, beyond what its fields say alone.
 
-1. Counts follow from groups, positions, units, error policy and granularity; sizes follow from the name of their grid.
+1. Counts follow from groups, positions, units, error policy and granularity, sizes from the curve
+   (`invariants_of_sizes`).
 2. A circuit of size k has k nodes in every group that has so many, and all of a smaller one. Node counts never fall.
 3. A circuit of no nodes is F(0), one of all nodes F(M), the complement the other way round, example by example and
    group by group: everywhere where the error policy makes that so.
 4. Random halves of a complement that is empty change nothing, and the divergence from itself is zero.
-5. Top nodes lie in the space of nodes and stand in the order of their scores.
-6. Costs are above what any machine needs for the same work, and below what any has.
+5. What statistics are made of is there and hangs together (`invariants_of_statistics`).
+6. Top nodes lie in the space of nodes and stand in the order of their scores.
+7. Costs are above what any machine needs for the same work, and below what any has.
 
 What a run decided by measuring, between the two ends of a curve, no rule can tell: `basisbench verify` runs it again.
 """
@@ -20,9 +22,10 @@ from itertools import accumulate, pairwise
 import numpy as np
 from jaxtyping import Float
 
-from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record
 from basisbench.results.record_fields import Group, TopNode
+from basisbench.submissions.invariants_of_sizes import violations_of_sizes
+from basisbench.submissions.invariants_of_statistics import ROUNDING, violations_of_statistics
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
 """How far two values of one F(M) or F(0) may lie apart, by dtype of the model's weights: in logits where they are below
@@ -33,9 +36,6 @@ NARROW_TOLERANCE = 5e-2
 
 LARGEST_LOGIT = 1e6
 """No metric is further from zero; models' logits stay below a thousand."""
-
-ROUNDING = 2e-4
-"""Relative error of a sum or difference of two stored numbers of five digits."""
 
 SHORTEST_CURVE = 1e-4
 """Seconds. A curve takes at least one pass through a model; started from Python, that takes milliseconds."""
@@ -79,7 +79,8 @@ def violations(record: Record) -> Iterator[str]:
         record: a record that was read without an error.
     """
     yield from _violations_of_counts(record)
-    yield from _violations_of_sizes(record)
+    yield from violations_of_sizes(record)
+    yield from violations_of_statistics(record)
     yield from _violations_of_nodes(record)
     yield from _violations_of_values(record)
     yield from _violations_of_checks(record)
@@ -100,11 +101,10 @@ def _violations_of_counts(record: Record) -> Iterator[str]:
             yield "cell.layers: expected each layer once, in order"
         if len(cell.layers) != counts.layers:
             yield f"counts.layers: found {counts.layers}, but cell.layers names {len(cell.layers)}"
-    units = sum(counts.units_per_layer)
+    units, width = sum(counts.units_per_layer), _error_width(record)
     for index, group in enumerate(record.groups):
         positions = 1 if cell.granularity == "unit" else group.positions
-        # A basis that reconstructs exactly has no guard and no error.
-        errors = counts.layers * positions if cell.error_policy == "node" and record.guard is not None else 0
+        errors = counts.layers * positions * width
         if group.error_nodes != errors:
             yield f"groups[{index}].error_nodes: found {group.error_nodes}, expected {errors}: {_why_errors(record)}"
         if group.nodes != units * positions + errors:
@@ -121,22 +121,27 @@ def _violations_of_counts(record: Record) -> Iterator[str]:
         yield f"endpoints.empty_at: found '{found}', expected '{expected_at}', for cell.ablation is '{cell.ablation}'"
 
 
+def _error_width(record: Record) -> int:
+    """Return how many error nodes a layer has at one position; none where the basis reconstructs exactly: no guard."""
+    policy = record.cell.error_policy
+    if record.guard is None or policy in ("keep", "ablate"):
+        return 0
+    if policy == "node":
+        return 1
+    # As many as the write site has coordinates, which nothing else in the record tells; one at least.
+    group = record.groups[0]
+    positions = 1 if record.cell.granularity == "unit" else group.positions
+    return max(1, group.error_nodes // (record.counts.layers * positions))
+
+
 def _why_errors(record: Record) -> str:
-    if record.cell.error_policy != "node":
-        return f"cell.error_policy is '{record.cell.error_policy}', so errors are not ranked"
+    policy = record.cell.error_policy
+    if policy in ("keep", "ablate"):
+        return f"cell.error_policy is '{policy}', so errors are not ranked"
     if record.guard is None:
         return "guard is null, so the basis has no errors"
-    return "cell.error_policy is 'node', so one per layer and position"
-
-
-def _violations_of_sizes(record: Record) -> Iterator[str]:
-    sizes = record.curve.sizes
-    if record.cell.sizes == "1-2-5" and sizes != (grid := sizes_grid(record.counts.nodes_max)):
-        index = next(
-            (i for i, (a, b) in enumerate(zip(sizes, grid, strict=False)) if a != b), min(map(len, (sizes, grid)))
-        )
-        wanted = grid[index] if index < len(grid) else "no more"
-        yield f"curve.sizes[{index}]: the grid 1-2-5 of {record.counts.nodes_max} nodes has {wanted} there"
+    each = "one" if policy == "node" else "one for each of the coordinates that groups[0] has,"
+    return f"cell.error_policy is '{policy}', so {each} per layer and position"
 
 
 def _pooled(record: Record, values: Sequence[float]) -> float:
@@ -198,14 +203,17 @@ def _group_columns(groups: Sequence[Group]) -> Iterator[tuple[Group, slice]]:
 def _violations_of_values(record: Record) -> Iterator[str]:
     cell, curve = record.cell, record.curve
     full, empty = np.array(record.endpoints.full), np.array(record.endpoints.empty)
-    circuit, complement = np.array(curve.circuit), np.array(curve.complement)
-    for place, values in (("endpoints.full", full), ("endpoints.empty", empty)):
+    circuit = np.array(curve.circuit)
+    # What was not measured is no number, and no number differs from it.
+    complement = np.array([[math.nan] * len(full) if row is None else row for row in curve.complement])
+    gate = np.array(record.endpoints.gate_empty or [0.0])
+    for place, values in (("endpoints.full", full), ("endpoints.empty", empty), ("endpoints.gate_empty", gate)):
         if np.abs(values).max() > LARGEST_LOGIT:
             index = int(np.abs(values).argmax())
             yield f"{place}[{index}]: expected a logit, found {values[index]:g}"
     for name, matrix in (("circuit", circuit), ("complement", complement)):
-        if np.abs(matrix).max() > LARGEST_LOGIT:
-            size, column = divmod(int(np.abs(matrix).argmax()), matrix.shape[1])
+        if np.nanmax(np.abs(matrix)) > LARGEST_LOGIT:
+            size, column = divmod(int(np.nanargmax(np.abs(matrix))), matrix.shape[1])
             yield f"curve.{name}[{size}][{column}]: expected a logit, found {matrix[size, column]:g}"
     exact = record.guard is None
     ends_full = cell.error_policy != "ablate" or exact
@@ -254,9 +262,9 @@ def _violations_of_checks(record: Record) -> Iterator[str]:
 
 
 def _violations_of_top_nodes(record: Record) -> Iterator[str]:
-    seen: set[tuple[str, int, int | None, int | str]] = set()
+    seen: set[tuple[object, ...]] = set()
     for index, node in enumerate(record.top_nodes):
-        key = (node.group, node.layer, node.position, node.unit)
+        key = (node.group, node.layer, node.position, node.unit, node.coordinate)
         problem = "named before" if key in seen else _place_of_top_node(record, node)
         if problem is None and index and abs(node.score) > abs(record.top_nodes[index - 1].score):
             problem = (
@@ -285,16 +293,24 @@ def _place_of_top_node(record: Record, node: TopNode) -> str | None:
         return f"position and role: expected {given}, for cell.granularity is '{cell.granularity}'"
     if node.position is not None and positions is not None and node.position >= positions:
         return f"position {node.position} is none of the group's {positions}"
+    if node.unit == "error" and not errors:
+        return "unit is an error, but no errors are ranked"
+    width = _error_width(record) if node.unit == "error" and cell.error_policy != "node" else None
+    if (node.coordinate is None) != (width is None):
+        given = "null" if width is None else "given"
+        return f"coordinate: expected {given}, for unit is {node.unit} and cell.error_policy '{cell.error_policy}'"
+    if node.coordinate is not None and width is not None and node.coordinate >= width:
+        return f"coordinate {node.coordinate} is none of the {width} of an error"
     if node.unit == "error":
-        return None if errors else "unit is an error, but no errors are ranked"
+        return None
     units = counts.units_per_layer[min(layers.index(node.layer), len(counts.units_per_layer) - 1)]
     return None if node.unit < units else f"unit {node.unit} is none of the layer's {units}"
 
 
 def _violations_of_cost(record: Record) -> Iterator[str]:
     cost, seconds = record.cost, record.cost.seconds
-    inner = sum(1 for size in record.curve.sizes if size not in (0, record.curve.sizes[-1]))
-    least = max(SHORTEST_CURVE, SHORTEST_PROMPT * 2 * inner * len(record.endpoints.full))
+    circuits = [*record.curve.circuit[1:-1], *filter(None, record.curve.complement[1:-1])]
+    least = max(SHORTEST_CURVE, SHORTEST_PROMPT * len(circuits) * len(record.endpoints.full))
     if seconds.curve < least:
         yield f"cost.seconds.curve: found {seconds.curve:g}, but no machine takes less than {least:g} s for this"
     for name in type(seconds).model_fields:

@@ -1,0 +1,62 @@
+"""Which circuit sizes are measured between those of the grid: bisection where a curve first reaches a threshold.
+
+1. Measure the sizes of the grid: 1-2-5 steps, the most scored nodes, all nodes.
+2. Take the smallest measured size whose faithfulness reaches the threshold, and the measured size before it. Where they
+   are more than one node and more than 5% apart, measure their geometric mean too.
+3. Again, until nothing is left to measure for any threshold. What is first reached by nodes without a score, which come
+   in a random order, is not looked for.
+
+Two neighbours of the grid are at most a factor of 2.5 apart, so five sizes are enough for a threshold. A curve need not
+rise everywhere: a smaller size that nobody measured may reach the threshold too.
+
+What is measured next follows from what a record holds, so that a reader can tell whether sizes were left out or chosen
+(`basisbench.submissions.invariants_of_sizes`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+THRESHOLDS = (0.8, 0.9)
+"""Faithfulness whose first crossing is bisected: what tables show the nodes to."""
+
+PRECISION = 0.05
+"""How far apart, relative to the smaller, the two sizes around a crossing may be in the end."""
+
+
+def next_sizes(faithfulness: Mapping[int, float], scored: int) -> tuple[int, ...]:
+    """Return the sizes to measure next, one for each crossing that is not known well enough.
+
+    They are measured together: on a small model several circuits to a pass take hardly longer than one.
+
+    Args:
+        faithfulness: measured size to its faithfulness (`faithfulness_of`), the whole grid among them.
+        scored: the largest size at which the order of nodes is not random.
+    """
+    sizes = sorted(faithfulness)
+    wanted: list[int] = []
+    for threshold in THRESHOLDS:
+        place = next((place for place, size in enumerate(sizes) if faithfulness[size] >= threshold), 0)
+        before, first = sizes[max(place - 1, 0)], sizes[place]
+        if first <= scored and first - before > 1 and first > (1 + PRECISION) * before:
+            wanted.append(round(math.sqrt(before * first)))
+    return tuple(sorted(set(wanted)))
+
+
+def faithfulness_of(values: Sequence[float], full: Sequence[float], empty: Sequence[float]) -> float:
+    """Return the faithfulness of a circuit: its mean metric, on the way from F(0) to F(M).
+
+    Numbers are those that a record holds, of five digits, and sums are exact: the same sizes follow on every machine.
+
+    Args:
+        values: metric of the circuit, per example.
+        full: F(M).
+        empty: F(0).
+
+    Returns:
+        The faithfulness; minus infinity where F(M) equals F(0), for then no threshold is reached.
+    """
+    lowest = math.fsum(empty)
+    gap = math.fsum(full) - lowest
+    return (math.fsum(values) - lowest) / gap if gap else -math.inf
