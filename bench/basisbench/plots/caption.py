@@ -23,14 +23,20 @@ Y_CAPTION: dict[str, str] = {
     "completeness": "completeness, $(F(M \\setminus C) - F(\\emptyset)) / (F(M) - F(\\emptyset))$: what the rest still "
     "does (0: nothing, ideal; 1: full model)",
 }
+READING: dict[str, str] = {
+    "node": "Thin: a dictionary's errors as one node per layer and position (Marks et al.), not one per coordinate.",
+    "ablate": "Dotted levels, in the colour of a dictionary: all of its features, errors at their reference.",
+    "faint": "Faint beyond $|$: nodes without a score, in random order.",
+    "outside": "Triangles: values outside the axis, the farthest is named; bands are cut there.",
+}
 
 
 def curves_caption(
     about: Description,
     x: str,
     quantities: Sequence[str],
+    reading: Sequence[str],
     *,
-    outside: bool,
     undefined: Sequence[tuple[str, Sequence[str]]],
     gates: Mapping[str, str],
 ) -> str:
@@ -40,7 +46,7 @@ def curves_caption(
         about: what the picture shows, in plain text.
         x: column of the horizontal axis.
         quantities: columns of the vertical axes.
-        outside: whether values lie outside the axis.
+        reading: keys of `READING`, what is to be said of lines that are not those of the legend.
         undefined: titles of panels with the labels of their lines that are not defined.
         gates: titles of panels below a gate, with the reason.
     """
@@ -51,8 +57,7 @@ def curves_caption(
         f"Vertical: {'; '.join(Y_CAPTION[name] for name in quantities)}.",
         "Bands: 95\\% bootstrap intervals. Dotted, in grey: the ideal value.",
     ]
-    if outside:
-        sentences.append("Triangles: values outside the axis, the farthest is named; bands are cut there.")
+    sentences += [READING[name] for name in reading]
     if gates:
         places = "; ".join(f"{escape(title)} ({escape(reason)})" for title, reason in gates.items())
         sentences.append(f"Grey panels, below a gate, have too little to explain: {places}.")
@@ -73,8 +78,8 @@ def cost_caption(about: Description, hardware: str) -> str:
         f"{escape(about.heading)}, {escape(about.panels)}; {escape(about.conditions)}.",
         f"Horizontal: seconds of all phases of a cell on {escape(hardware)}, logarithmic; work that cells share "
         "counts in each.",
-        "Vertical: nodes to 80\\% faithfulness, logarithmic; fewer is sparser. Hollow, at $>N$: not "
-        "reached with all nodes.",
+        "Vertical: nodes per aligned group to 80\\% faithfulness, logarithmic; fewer is sparser. Hollow, at $>N$: not "
+        "reached by nodes that have a score.",
     ]
     return " ".join([*sentences, *_short_names(about)])
 

@@ -177,7 +177,10 @@ def draw_panels(panels: Sequence[Panel], x: Horizontal, about: Description, look
         add_legend(figure, handles, width, look)
         undefined = [(panel.title, r.undefined) for panel, r in zip(panels, remarks, strict=True) if r.undefined]
         gates = {panel.title: panel.gate for panel in panels if panel.gate}
-        figure.set_label(curves_caption(about, x, quantities, outside=outside, undefined=undefined, gates=gates))
+        beside = {line.beside for panel in panels for line in panel.lines}
+        reading = [*(name for name in BESIDE_LABEL if name in beside), *(("faint",) if _some_faint(panels) else ())]
+        reading += ["outside"] if outside else []
+        figure.set_label(curves_caption(about, x, quantities, reading, undefined=undefined, gates=gates))
         return figure
     reading = f"{X_NOTE[x]} Bands: 95% bootstrap intervals."
     if any(panel.gate for panel in panels):
@@ -203,16 +206,23 @@ def _handles(panels: Sequence[Panel], look: Look) -> list[Line2D]:
         for label, style in styles.items()
     ]
     handles.append(Line2D([], [], color=DARK, linestyle=":", linewidth=look.ideal, label="ideal"))
+    if look.width is not None:  # the caption says the rest
+        return handles
     for policy, label in BESIDE_LABEL.items():
         if any(line.beside == policy for line in lines):
             entry = Line2D([], [], color=DARK, label=label, linewidth=look.thin)
             entry.set(linestyle=CEILING if policy == "ablate" else "-")
             handles.append(entry)
-    if not all(line.rows["scored"].all() for line in lines):
+    if _some_faint(panels):
         entry = Line2D([], [], color=DARK, alpha=FAINT, label=RANDOM_LABEL, linewidth=width)
         entry.set(marker="|", markersize=look.tick_mark)
         handles.append(entry)
     return handles
+
+
+def _some_faint(panels: Sequence[Panel]) -> bool:
+    """Tell whether the order of nodes is random in a part of some line."""
+    return not all(line.rows["scored"].all() for panel in panels for line in panel.lines)
 
 
 def _stroke(style: Style) -> dict[str, Any]:
