@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -71,7 +69,7 @@ def test_print_says_it_in_the_caption() -> None:
     assert "Faint" not in figure.get_label()
 
 
-def test_policies_share_a_folder_only_where_one_has_all_of_the_other(tmp_path: Path) -> None:
+def test_policies_share_a_folder_only_where_one_has_all_of_the_other() -> None:
     cells = records()
     for some, titles in (
         (cells, ["coordinates"]),
@@ -120,12 +118,8 @@ def test_sizes_without_a_complement_are_left_out_of_completeness() -> None:
 
 
 def test_a_panel_below_a_gate_is_grey_and_says_why_in_logits() -> None:
-    figure = plot_curves(
-        frame_of(
-            [synthetic_record("ioi"), synthetic_record("sva_rc", gap=0.2), without_effect(synthetic_record("user_age"))]
-        ),
-        quantity="faithfulness",
-    )
+    cells = [synthetic_record("ioi"), synthetic_record("sva_rc", gap=0.2), without_effect(synthetic_record("user_age"))]
+    figure = plot_curves(frame_of(cells), quantity="faithfulness")
     fine, below, flat = drawn(figure)
     assert to_hex(fine.get_facecolor()) == "#ffffff"
     assert to_hex(below.get_facecolor()) == to_hex(flat.get_facecolor()) != "#ffffff"
