@@ -266,6 +266,8 @@ def _rerun_model(
                 attribution_pairs=first.cell.attribution_pairs,
                 evaluation_pairs=first.cell.evaluation_pairs,
                 seed=first.cell.seed,
+                bos=first.cell.bos,
+                draw=first.cell.attribution_draw,
                 allow_poor_fit=True,  # it compares numbers, whatever they say of the dictionary
             )
         for drawn in same_task:
@@ -276,7 +278,7 @@ def _rerun_model(
 
 def _task_key(record: Record) -> tuple[object, ...]:
     cell = record.cell
-    return cell.task, cell.seed, cell.attribution_pairs, cell.evaluation_pairs
+    return cell.task, cell.seed, cell.attribution_pairs, cell.evaluation_pairs, cell.bos, cell.attribution_draw
 
 
 def _grouped(drawn: Sequence[Drawn], key: Callable[[Record], tuple[object, ...]]) -> Iterator[list[Drawn]]:
