@@ -289,6 +289,7 @@ def test_another_method_can_be_shown_in_detail(full: pd.DataFrame) -> None:
     assert "Each task under ig" in render_text(full, DISPLAY, method="ig")
 
 
+@pytest.mark.slow
 def test_medians_are_over_tasks(full: pd.DataFrame) -> None:
     (nodes,) = headline_tables(median_table(full), DISPLAY, ("nodes_to_80",), intervals=False)
     assert nodes.header == ("family", "basis", "relp", "ig", "ixg", "magnitude", "random")

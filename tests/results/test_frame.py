@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 
 import basisbench
 from basisbench.errors import RecordError
+from basisbench.report.sources import read_sources
 from basisbench.results.frame import frame_of, load_results, read_results, summarise
 from basisbench.results.record import Record, write_record
 from basisbench.results.record_fields import Group
@@ -107,19 +109,24 @@ def test_sizes_without_1_are_refused_with_the_record_s_id() -> None:
         frame_of([broken])
 
 
-def test_the_latest_record_of_a_cell_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("year", [2025, 2027])
+def test_two_records_of_a_cell_are_an_error_that_names_both_files(tmp_path: Path, year: int) -> None:
+    """Neither the later one nor the earlier is right for its date."""
     first = synthetic_record()
-    later = first.model_copy(
+    other = first.model_copy(
         update={
-            "created": first.created.replace(year=2027),
-            "cost": first.cost.model_copy(update={"peak_memory_bytes": 7}),
+            "created": first.created.replace(year=year),
+            "cost": first.cost.model_copy(update={"peak_memory_bytes": 10**9}),
         }
     )
-    write_record(later, tmp_path / "a.json")
-    write_record(first, tmp_path / "b.json")
-    with pytest.warns(UserWarning, match="1 cells occur more than once"):
-        summary = summarise(tmp_path)
-    assert list(summary["peak_memory_bytes"]) == [7]
+    one, two = tmp_path / "a" / "a.json", tmp_path / "b" / "b.json"
+    write_record(first, one)
+    write_record(other, two)
+    expected = f"{two}: holds a record of the same cell as {one}; remove one, or give one path only"
+    for read in (read_results, summarise, read_sources):
+        with pytest.raises(RecordError, match=f"^{re.escape(expected)}$"):
+            read([one, two])
+    assert len(read_results([one, one.parent, tmp_path / "b" / ".." / "a"])) == 1, "one file, by three paths"
 
 
 def test_one_name_for_two_dictionaries_is_told_apart() -> None:
@@ -216,6 +223,7 @@ def test_resamples_follow_the_clusters() -> None:
     assert widths[0][0] != widths[1][0]
 
 
+@pytest.mark.slow
 def test_a_full_suite_loads(tmp_path: Path) -> None:
     records = list(synthetic_suite())
     assert len(records) == 405

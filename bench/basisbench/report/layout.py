@@ -188,7 +188,11 @@ def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display)
     return {
         "count": len(table),
         "columns": columns,
-        "frame": [name for name in table.columns if name not in ("task_label", "setting", "most_bits", "key", "curve", "draws")],
+        "frame": [
+            name
+            for name in table.columns
+            if name not in ("task_label", "setting", "most_bits", "key", "curve", "draws")
+        ],
         "shown": SHOWN,
         "metrics": {
             name: {"title": metric.title, "direction": metric.direction, "unit": metric.unit, "meaning": metric.meaning}
