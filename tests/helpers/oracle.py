@@ -88,6 +88,7 @@ __all__ = [
     "D_MODEL",
     "EXACT",
     "FAMILIES",
+    "FAMILY",
     "FAMILY_OUTPUT",
     "LAYERS",
     "OLD",

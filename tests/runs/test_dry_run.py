@@ -14,11 +14,12 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.registry import load_registry
+from basisbench.runs.cells import expand
 from basisbench.runs.dry_run import estimate_run, render
 from basisbench.runs.estimate import BasisSize, dictionary_size
 from basisbench.runs.run import Plan, Request, plan_request
 from basisbench.runs.runner import Runner, RunOptions
-from basisbench.runs.suite import expand, load_suite
+from basisbench.runs.suite import load_suite
 from basisbench.types import ModelShape, ModelSpec
 
 CROSS: list[dict[str, Any]] = [

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
+from basisbench.runs.cells import expand
 from basisbench.runs.runner import cell_blocks
-from basisbench.runs.suite import Also, Suite, expand, list_suites, load_suite
+from basisbench.runs.suite import Also, Suite, list_suites, load_suite
 
 CONTENT: dict[str, Any] = {
     "name": "mine",

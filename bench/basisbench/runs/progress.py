@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from basisbench.results.record import CellConfig
-from basisbench.runs.suite import CONDITIONS
+from basisbench.runs.cells import CONDITIONS
 
 State = Literal["started", "kept", "finished", "failed"]
 

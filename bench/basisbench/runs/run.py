@@ -20,11 +20,12 @@ from basisbench.errors import BasisBenchError
 from basisbench.registry import Registry
 from basisbench.results.record_fields import SuiteTasks
 from basisbench.results.store import Store
+from basisbench.runs.cells import expand, few_cells
 from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
 from basisbench.runs.runner import CellBlock, Runner, RunOptions, cell_blocks
-from basisbench.runs.suite import Suite, expand, few_cells, load_suite
+from basisbench.runs.suite import Suite, load_suite
 from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ModelSpec, ScoreReference
 
 if TYPE_CHECKING:

@@ -169,6 +169,8 @@ class Runner:
                 attribution_pairs=cell.attribution_pairs,
                 evaluation_pairs=cell.evaluation_pairs,
                 seed=cell.seed,
+                bos=cell.bos,
+                draw=cell.attribution_draw,
                 allow_poor_fit=self.options.allow_poor_fit,
             )
 
@@ -180,7 +182,7 @@ class Runner:
             identifier = cell_id(asked, session.identity(basis, method, asked.layers))
             if self.options.resume and records.finished(identifier) is not None:
                 return Event("kept", cell, identifier)
-            record = session.run(asked, basis, method)
+            record = session.run(asked, basis, method, suite=self.options.suite)
         if record.id != identifier:
             raise AssertionError(f"the record of {identifier} calls itself {record.id}")
         records.write(record)
