@@ -9,34 +9,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
 
-from helpers.shapes import check_shapes
-
-check_shapes()  # before anything of the packages is imported
-
-from basisbench.results.record import Record
-from basisbench.results.record_fields import SubsetCheck, TopNode
-from basisbench.types import ModelSpec
 from helpers.oracle_names import ARCHITECTURES
-from helpers.synthetic_records import synthetic_record
-from helpers.tiny_models import build_tiny_tokenizer, save_checkpoint
 
 if TYPE_CHECKING:
+    import pandas as pd
     from playwright.sync_api import Browser
 
     from basisbench.circuits.group import GroupPair
+    from basisbench.results.record import Record
+    from basisbench.types import ModelSpec
     from helpers.report_pages import Opened
 
 # Assertions of helpers, too, are to say what they found.
 pytest.register_assert_rewrite("helpers.drawn_figures", "helpers.report_pages", "helpers.submissions")
 
-# How long an example takes says nothing on a machine that does other work too; speed has tests of its own (tests/perf).
-settings.register_profile("basisbench", deadline=None)
-settings.load_profile("basisbench")
-
 PEAKS = pytest.StashKey[list[int]]()
 """Most bytes that each process that ran tests has held at once."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Prepare a process that runs tests; one that hands them to workers never loads torch."""
+    if session.config.pluginmanager.hasplugin("dsession"):
+        return
+    from hypothesis import settings
+
+    from helpers.shapes import check_shapes
+
+    check_shapes()  # before anything that computes is imported
+    # How long an example takes says nothing on a machine that does other work too; tests/perf measures speed.
+    settings.register_profile("basisbench", deadline=None)
+    settings.load_profile("basisbench")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
@@ -123,6 +126,8 @@ def cross_group(request: pytest.FixtureRequest, architecture: str) -> GroupPair:
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """A word tokenizer that knows every word of the built-in tasks."""
+    from helpers.tiny_models import build_tiny_tokenizer
+
     return build_tiny_tokenizer()
 
 
@@ -130,6 +135,9 @@ def tiny_tokenizer() -> Any:
 def tiny_llama(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     """A random two-layer Llama: gated SiLU, RMSNorm, rotary, grouped-query attention."""
     from transformers import LlamaConfig
+
+    from basisbench.types import ModelSpec
+    from helpers.tiny_models import save_checkpoint
 
     config = LlamaConfig(
         vocab_size=len(tiny_tokenizer),
@@ -152,6 +160,9 @@ def tiny_gpt2(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     """A random two-layer GPT-2: GELU, LayerNorm, learned positions, biases everywhere."""
     from transformers import GPT2Config
 
+    from basisbench.types import ModelSpec
+    from helpers.tiny_models import save_checkpoint
+
     config = GPT2Config(
         vocab_size=len(tiny_tokenizer),
         n_embd=16,
@@ -169,6 +180,10 @@ def tiny_gpt2(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 def full_record() -> Record:
     """A valid record of the usual size in which every optional field is filled."""
+    from basisbench.results.record import Record
+    from basisbench.results.record_fields import SubsetCheck, TopNode
+    from helpers.synthetic_records import synthetic_record
+
     record = synthetic_record("ioi", "transcoder", "relp")
     sizes = record.curve.sizes
     return Record.model_validate(
@@ -190,6 +205,15 @@ def full_record() -> Record:
             ),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def frame() -> pd.DataFrame:
+    """The frame of a whole suite of synthetic records; to be read only."""
+    from basisbench.results.frame import frame_of
+    from helpers.synthetic_records import synthetic_suite
+
+    return frame_of(list(synthetic_suite()))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 from basisbench.models.batching import Batching
 from basisbench.old_paths import MOVED, RENAMED
 from basisbench.registry import load_registry
+from helpers.synthetic_records import synthetic_record, write_suite
 
 PACKAGES = ("pairs", "models", "attribution", "results", "submissions", "plots", "report", "runs")
 """Packages that have public names."""
@@ -58,6 +59,15 @@ def test_packages_load_nothing_until_they_are_asked() -> None:
 def test_listing_loads_no_numbers_and_no_records(kind: str) -> None:
     loaded = loaded_by(f"from basisbench.cli import main; main(['list', '{kind}'])")
     assert not loaded & (HEAVY | {"numpy", "pydantic", "jaxtyping", "basisbench.results.record", "basisbench.runs.run"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["validate", "results"], ["report", "results", "--out", "page"]], ids=lambda w: w[0])
+def test_reading_results_loads_no_torch(words: list[str], tmp_path: Path) -> None:
+    write_suite(tmp_path / "results", [synthetic_record(examples=10)])
+    code = f"import os; os.chdir({str(tmp_path)!r}); from basisbench.cli import main; assert main({words}) == 0"
+    heavy = {"torch", "transformers", "matplotlib"} | ({"pandas"} if words[0] == "validate" else set())
+    assert not loaded_by(code) & heavy
 
 
 @pytest.mark.parametrize("package", ["basisbench", *(f"basisbench.{name}" for name in PACKAGES)])

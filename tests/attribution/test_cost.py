@@ -49,6 +49,7 @@ def test_forward_equivalents_do_not_depend_on_the_order_of_cells(ablation: Ablat
         assert costs(order, ablation) == alone
 
 
+@pytest.mark.slow
 def test_a_hook_of_no_family_costs_one_backward_pass_whichever_layers_and_cells_came_first() -> None:
     model, pairs = model_of("pocket-llama"), random_pairs(PAIRS, 6, 0)
     family = [Site(layer, *[model.hook("mlp_out", layer)] * 2) for layer in range(model.layers)]

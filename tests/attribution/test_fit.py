@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from basisbench.attribution.context import GroupContext
-from basisbench.attribution.fit import measure_fit
+from basisbench.attribution.fit import calibration_slope, fraction_unexplained, measure_fit
 from basisbench.errors import BasisError
 from basisbench.models.model import Model
 from basisbench.protocols import Basis
@@ -57,6 +57,45 @@ def test_a_dictionary_that_fits_passes(architecture: str, name: str) -> None:
     assert len(fit.fvu) == len(fit.l0) == oracle.LAYERS
     assert all(0 < value < 1 for value in fit.fvu)
     assert all(0 < value < 24 for value in fit.l0)
+
+
+@pytest.mark.parametrize("name", ["sae_resid", "transcoder"])
+def test_it_is_what_a_prompt_at_a_time_gives(architecture: str, name: str) -> None:
+    slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
+    fit = measure_fit(oracle.basis(architecture, name), groups(architecture))
+    prompts = [
+        prompt
+        for pairs in oracle.two_groups().attribution
+        for side in (pairs.clean, pairs.counterfactual)
+        for prompt in side
+    ]
+    for layer in range(oracle.LAYERS):
+        values = [slow.values(twin, prompt) for prompt in prompts]
+        rebuilt = [row for one in values for row in twin.decode(layer, one.units[layer])[1:]]
+        errors = [row for one in values for row in one.errors[layer][1:]]
+        y = [r + e for r, e in zip(rebuilt, errors, strict=True)]
+        mean_y, mean_r = (sum(rows[1:], rows[0]) / len(rows) for rows in (y, rebuilt))
+        squared, variance, along, spread, active = (0.0,) * 5
+        for row, r, e in zip(y, rebuilt, errors, strict=True):
+            squared += float(e @ e)
+            variance += float((row - mean_y) @ (row - mean_y))
+            along += float((row - mean_y) @ (r - mean_r))
+            spread += float((r - mean_r) @ (r - mean_r))
+        active = sum(float((one.units[layer][1:] != 0).sum()) for one in values)
+        assert fit.fvu[layer] == pytest.approx(squared / variance, rel=1e-9)
+        assert fit.slope[layer] == pytest.approx(along / spread, rel=1e-9)
+        assert fit.l0[layer] == pytest.approx(active / len(y), rel=1e-9)
+
+
+def test_a_reconstruction_that_does_not_vary_is_calibrated() -> None:
+    y = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    constant = (y.mean(0) * 3).expand_as(y)
+    assert calibration_slope(y, constant) == 1
+    assert calibration_slope(y, constant.float().double() * (1 + 1e-8 * y)) == 1
+    assert calibration_slope(y, torch.zeros_like(y)) == 1
+    assert calibration_slope(y, 2 * y + 5) == pytest.approx(0.5)
+    assert fraction_unexplained(y, y - y.mean(0)) == pytest.approx(1)
+    assert fraction_unexplained(torch.ones(5, 3), torch.zeros(5, 3)) == 0
 
 
 @pytest.mark.parametrize("layer", range(oracle.LAYERS))

@@ -23,6 +23,8 @@ from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, HubReplica, replica
 from helpers.loopback_hub import NOBODY, online, serving
 
+pytestmark = pytest.mark.slow  # a replica of the hub is written first
+
 RELEASE = "pythia-70m-deduped-mlp-sm"
 REPOSITORY = RELEASES[RELEASE].repository
 BASIS = f"sae:{RELEASE}"
@@ -61,7 +63,6 @@ def use(model: Model, name: str = BASIS) -> None:
             basis.encode(site, torch.zeros(1, 1, 16))
 
 
-@pytest.mark.slow
 def test_nothing_cached_and_no_network(hub: HubReplica, model: Model) -> None:
     shutil.rmtree(hub.folder(REPOSITORY))
     line_of(lambda: use(model), f"basis '{BASIS}'", REPOSITORY, "is not in the cache", "HF_HUB_OFFLINE")
@@ -201,7 +202,6 @@ def fingerprint(home: Path, address: str, name: str = BASIS) -> subprocess.Compl
     )
 
 
-@pytest.mark.slow
 def test_files_are_fetched_and_pinned_and_then_found_without_a_network(hub: HubReplica, tmp_path: Path) -> None:
     home = tmp_path / "other"
     with serving(hub) as address:
@@ -215,7 +215,6 @@ def test_files_are_fetched_and_pinned_and_then_found_without_a_network(hub: HubR
     assert (away.returncode, away.stdout) == (0, moved.stdout), away.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "gated", "expected"),
     [
@@ -235,7 +234,6 @@ def test_what_the_hub_refuses(hub: HubReplica, tmp_path: Path, name: str, gated:
     assert result.returncode == 1
 
 
-@pytest.mark.slow
 def test_a_download_that_is_not_what_the_hub_announced(hub: HubReplica, tmp_path: Path) -> None:
     with serving(hub, fault="altered") as address:
         result = fingerprint(tmp_path / "other", address)
@@ -243,7 +241,6 @@ def test_a_download_that_is_not_what_the_hub_announced(hub: HubReplica, tmp_path
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.slow
 def test_nothing_cached_and_nobody_answers(tmp_path: Path) -> None:
     result = fingerprint(tmp_path / "other", NOBODY)
     (line,) = result.stderr.strip().splitlines()

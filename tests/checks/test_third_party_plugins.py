@@ -18,12 +18,12 @@ from helpers.plugins import FILES, plugin
 from helpers.tiny_models import build_tiny_tokenizer, save_checkpoint
 
 PLUGINS = (
-    ("method", "smooth_grad"),
-    ("method", "zero_baseline"),
-    ("method", "gim"),
-    ("basis", "pca"),
-    ("basis", "pca_8"),
-    ("task", "greater_than"),
+    pytest.param("method", "smooth_grad", marks=pytest.mark.slow),
+    pytest.param("method", "zero_baseline", marks=pytest.mark.slow),
+    pytest.param("method", "gim", marks=pytest.mark.slow),
+    pytest.param("basis", "pca"),
+    pytest.param("basis", "pca_8", marks=pytest.mark.slow),
+    pytest.param("task", "greater_than"),
 )
 
 
@@ -48,13 +48,14 @@ def counting_llama(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     return ModelSpec(name="counting-llama", path=str(folder), summary="random Llama that knows years")
 
 
-@pytest.mark.parametrize(("kind", "name"), PLUGINS, ids=[name for _, name in PLUGINS])
+@pytest.mark.parametrize(("kind", "name"), PLUGINS)
 def test_check_finds_nothing(kind: str, name: str, counting_llama: ModelSpec) -> None:
     found = check(plugin(kind, name), load_model(counting_llama, dtype="float32"))
     assert [str(each) for each in found if not each.holds] == []
     assert len(found) > 5
 
 
+@pytest.mark.slow
 def test_they_run_beside_built_in_ones_and_are_kept(
     counting_llama: ModelSpec, plugin_with: Callable[[ModelSpec], Path], tmp_path: Path
 ) -> None:

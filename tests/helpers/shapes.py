@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
+from functools import cache
 from typing import Any
 
 import jaxtyping
@@ -25,8 +27,11 @@ PACKAGES = (
 NAMES = {"Tensor": torch.Tensor, **{name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Int")}}
 
 
+@cache
 def check_shapes() -> None:
     """Check shapes in all modules of these packages that are imported from now on."""
+    early = [name for name in sys.modules if name.startswith(PACKAGES)]
+    assert not early, f"imported before their shapes are checked: {early}"
     resolve = _decorator._destring_annotation
 
     def resolved(annotation: Any, namespace: dict[str, Any]) -> Any:

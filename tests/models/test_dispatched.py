@@ -49,7 +49,14 @@ def do(model: Model, method: str, basis: str) -> Record:
 
 
 @pytest.mark.parametrize(
-    ("method", "basis"), [("ixg", "mlp_act"), ("relp", "mlp_out"), ("ig", "resid"), ("ig_inputs", "attn_out")]
+    ("method", "basis"),
+    [
+        ("relp", "mlp_out"),
+        *(
+            pytest.param(*cell, marks=pytest.mark.slow)
+            for cell in (("ixg", "mlp_act"), ("ig", "resid"), ("ig_inputs", "attn_out"))
+        ),
+    ],
 )
 def test_cells_are_the_same_under_accelerates_hooks(tiny_llama: ModelSpec, method: str, basis: str) -> None:
     plain, spread = do(load_model(tiny_llama), method, basis), do(dispatched(tiny_llama), method, basis)

@@ -22,17 +22,12 @@ from basisbench.results.record import Record
 from basisbench.types import Style
 from helpers.altered_records import without_effect
 from helpers.drawn_figures import DISPLAY, drawn, legend_labels, line, title_of
-from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite
+from helpers.synthetic_records import TASKS, synthetic_record
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(scope="module")
-def frame() -> pd.DataFrame:
-    return frame_of(list(synthetic_suite()))
 
 
 # --- curves ---
@@ -118,6 +113,7 @@ def test_bits_on_the_axis(frame: pd.DataFrame) -> None:
     assert "bits" in axes.get_xlabel()
 
 
+@pytest.mark.slow
 def test_a_line_per_method(frame: pd.DataFrame) -> None:
     figure = plot_curves(frame[frame["basis"] == "mlp_out"], quantity="faithfulness", lines="method")
     assert len(drawn(figure)) == 9
@@ -200,6 +196,7 @@ def test_a_line_of_a_long_name_holds_its_own_numbers(long_names: list[Record]) -
         np.testing.assert_array_equal(line(axes, label)[1], own["faithfulness"])
 
 
+@pytest.mark.slow
 def test_names_that_look_alike_in_a_file_name_keep_their_pictures(tmp_path: Path) -> None:
     names = ("my:basis", "my_basis", "my/basis", "x" * 200)
     records = [synthetic_record("ioi", "mlp_out", method, name=name) for name in names for method in ("relp", "ig")]

@@ -15,15 +15,8 @@ from PIL import Image
 from basisbench.plots.curves import plot_curves
 from basisbench.plots.save import save_figure, with_palette
 from basisbench.plots.style import draw_grid, set_size_axis
-from basisbench.results.frame import frame_of
-from helpers.synthetic_records import synthetic_suite
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-
-@pytest.fixture(scope="module")
-def frame() -> pd.DataFrame:
-    return frame_of(list(synthetic_suite()))
 
 
 @pytest.mark.parametrize(("x", "linear_below"), [("size", 1.0), ("bits", 10.0)])
@@ -66,6 +59,7 @@ def test_the_palette_is_that_of_a_median_cut_over_all_pixels(share: float) -> No
     np.testing.assert_array_equal(np.asarray(found.convert("RGB")), np.asarray(plain.convert("RGB")))
 
 
+@pytest.mark.slow
 def test_a_saved_picture_is_what_savefig_draws(frame: pd.DataFrame, tmp_path: Path) -> None:
     rows = frame[(frame["family"] == "attn") & frame["task"].isin(["ioi", "sva_rc"])]
     save_figure(plot_curves(rows), tmp_path / "quick.png")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from basisbench.report.detail import field_descriptions
 from basisbench.report.layout import Layout, lay_out
 from basisbench.report.prompts import example_prompts, prompts_key
 from basisbench.report.sources import Cell, Source, read_sources
-from helpers.report_pages import HOSTILE, browser_path, reference_records, renamed, write_tree
+from helpers.report_pages import HOSTILE, reference_records, renamed, write_tree
 from helpers.synthetic_records import synthetic_record, write_suite
 
 
@@ -320,18 +318,6 @@ def test_the_command_prints_the_page_and_bad_input_is_one_line(
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.slow
-def test_writing_a_report_loads_no_torch(tmp_path: Path) -> None:
-    write_suite(tmp_path / "run", [synthetic_record(examples=10)])
-    code = (
-        "import sys\nfrom basisbench.cli import main\n"
-        f"assert main(['report', {str(tmp_path / 'run')!r}, '--out', {str(tmp_path / 'page')!r}]) == 0\n"
-        "print(sorted({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]"
-
-
 def test_the_library_of_charts_is_the_packages_own(tree: Path, tmp_path: Path) -> None:
     import plotly
 
@@ -343,13 +329,3 @@ def test_the_library_of_charts_is_the_packages_own(tree: Path, tmp_path: Path) -
         for path in (tmp_path / "page").rglob("*")
         if path.is_file() and path.name != write.MANIFEST
     }
-
-
-def test_without_a_browser_tests_are_skipped_but_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("BASISBENCH_NEEDS_BROWSER", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="no browser on PATH; looked for chromium"):
-        browser_path()
-    monkeypatch.setenv("BASISBENCH_NEEDS_BROWSER", "1")
-    with pytest.raises(pytest.fail.Exception, match="no browser on PATH"):
-        browser_path()

@@ -14,6 +14,7 @@ from helpers.report_pages import (
     VIEWS,
     Opened,
     all_rows_on_screen,
+    browser_path,
     drawn,
     first_view_seconds,
     hover_text,
@@ -206,3 +207,13 @@ def test_two_thousand_cells_are_on_screen(browser: Browser, tmp_path: Path) -> N
     write_suite(tmp_path / "run", two_thousand_records(examples=8))
     file = write_report(tmp_path / "run", tmp_path / "page")
     first_view_seconds(browser, file)  # holds that all are there; how long it takes is for tests/perf
+
+
+def test_without_a_browser_tests_are_skipped_but_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("BASISBENCH_NEEDS_BROWSER", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no browser on PATH; looked for chromium"):
+        browser_path()
+    monkeypatch.setenv("BASISBENCH_NEEDS_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="no browser on PATH"):
+        browser_path()

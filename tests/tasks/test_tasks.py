@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections import Counter
 from functools import cache
 
 import pytest
 
+from basisbench.pairs.alignment import load_splits
 from basisbench.pairs.lexicon import (
     PORTIONS,
     attributes,
@@ -20,7 +20,6 @@ from basisbench.pairs.lexicon import (
 from basisbench.protocols import Task
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, Split
-from helpers import task_pairs
 
 REGISTRY = load_registry()
 TASKS = [REGISTRY.get("task", entry.name) for entry in REGISTRY.of("task")]
@@ -28,7 +27,6 @@ NAMES = {task.name for task in TASKS}
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])
 every_split = pytest.mark.parametrize("split", SPLITS)
-every_tokenizer = pytest.mark.parametrize("tokenizer_name", task_pairs.TOKENIZERS)
 
 
 @cache
@@ -181,17 +179,36 @@ def test_user_cue_decides_the_answer(name: str, split: Split) -> None:
     assert len(answers) == len(attributes()[name].values)
 
 
+FACTORS = {
+    "ioi": {"receiver", "giver"},
+    **{f"sva_{structure}": {"noun"} for structure in ("simple", "nounpp", "rc", "within_rc")},
+    **{f"user_{name}": {"cue", "counterfactual_cue"} for name in attributes()},
+}
+
+
 @every_task
-@every_tokenizer
-def test_each_task_has_pairs_in_the_same_groups_of_both_splits(task: Task, tokenizer_name: str) -> None:
-    splits = task_pairs.splits(task.name, tokenizer_name)
-    for split, wanted in task_pairs.COUNTS.items():
-        # Every word is a token for the pocket model; the other tokenizer splits many words and so loses pairs.
-        assert (wanted if tokenizer_name == "words" else 50) <= splits[split].pair_count <= wanted
-    attribution, evaluation = splits.values()
-    assert [group.group for group in attribution] == [group.group for group in evaluation]
-    prompts = [
-        set(itertools.chain.from_iterable(group.clean_text + group.counterfactual_text for group in pair_set))
-        for pair_set in (attribution, evaluation)
-    ]
-    assert not prompts[0] & prompts[1]
+@every_split
+def test_levels_are_words_of_the_pair_that_decide_its_answer(task: Task, split: Split) -> None:
+    for pair in candidates(task, split):
+        assert pair.clusters.keys() == FACTORS[task.name]
+        assert set(pair.clusters.values()) <= set(pair.words)
+        if task.name == "ioi":
+            assert (pair.clusters["receiver"], pair.clusters["giver"]) == (pair.answers[0][1:], pair.foils[0][1:])
+            continue
+        changed = zip(words_of(pair.clean_text), words_of(pair.counterfactual_text), strict=True)
+        (clean, counterfactual), *others = [(one, other) for one, other in changed if one != other]
+        assert not others
+        if "noun" in pair.clusters:
+            noun = next(noun for noun in word_lists(split).nouns if noun.singular == pair.clusters["noun"])
+            assert {clean, counterfactual} == {noun.singular, noun.plural}
+        else:
+            assert pair.clusters == {"cue": clean, "counterfactual_cue": counterfactual}
+
+
+@every_task
+def test_intervals_have_eight_levels_or_more_of_each_factor_to_resample(task: Task) -> None:
+    _, evaluation = load_splits(task, task_pairs.tokenizer("words"), attribution=100, evaluation=100, seed=0)
+    assert evaluation.pair_count == 100
+    assert set(evaluation[0].clusters) == FACTORS[task.name]
+    for factor in evaluation[0].clusters:
+        assert len({level for group in evaluation for level in group.clusters[factor]}) >= 20

@@ -158,15 +158,9 @@ def fit(inner: BasisSpec, name: str, model: Model, activations: Activations) -> 
     return Calibrated(name, basis, slopes, digest.hexdigest())
 
 
-def resolve_name(name: str) -> BasisSpec:
-    """Return the calibrated form of a registered basis.
-
-    Raises:
-        BasisBenchError: there is no such basis.
-    """
-    from basisbench.registry import load_registry
-
-    inner = load_registry().get("basis", name.removeprefix(f"{PREFIX}:"))
+def calibrated(inner: BasisSpec) -> BasisSpec:
+    """Return the calibrated form of a basis; its name is `calibrated:` and that of the basis."""
+    name = f"{PREFIX}:{inner.name}"
     return BasisSpec(
         name,
         inner.family,
@@ -179,6 +173,17 @@ def resolve_name(name: str) -> BasisSpec:
         cross_layer=inner.cross_layer,
         control=True,
     )
+
+
+def resolve_name(name: str) -> BasisSpec:
+    """Return the calibrated form of a registered basis.
+
+    Raises:
+        BasisBenchError: there is no such basis.
+    """
+    from basisbench.registry import load_registry
+
+    return calibrated(load_registry().get("basis", name.removeprefix(f"{PREFIX}:")))
 
 
 PROVIDES: tuple[BasisScheme, ...] = (

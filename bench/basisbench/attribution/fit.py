@@ -173,24 +173,25 @@ def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerF
         more = f" (and in {len(useless) - 1} more)" if useless[1:] else ""
         raise BasisError(
             f"basis '{basis.name}' explains nothing at {site.write} on the prompts of '{task}': FVU {found.fvu:.2f} in "
-            f"layer {site.layer}{more}, where the mean activation alone has 1; {_elsewhere(basis, site, groups)}; "
+            f"layer {site.layer}{more}, where the mean activation alone has 1; "
+            f"{_elsewhere(basis, site, groups) or 'is it a dictionary of this model and hook?'}; "
             "--allow-poor-fit runs it all the same, marked"
         )
-    poor = [
-        f"{found.fvu:.2f} in layer {site.layer}"
-        for site, found in zip(basis.sites, layers, strict=True)
-        if found.fvu > POOR_FVU
-    ]
+    poor = [(site, found) for site, found in zip(basis.sites, layers, strict=True) if found.fvu > POOR_FVU]
     if poor:
+        told = ", ".join(f"{found.fvu:.2f} in layer {site.layer}" for site, found in poor)
+        hint = _elsewhere(basis, poor[0][0], groups)
         warnings.warn(
-            f"basis '{basis.name}' fits the prompts of '{task}' badly: FVU {', '.join(poor)}", UserWarning, stacklevel=3
+            f"basis '{basis.name}' fits the prompts of '{task}' badly: FVU {told}" + (hint and f"; {hint}"),
+            UserWarning,
+            stacklevel=3,
         )
 
 
 def _elsewhere(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> str:
-    """Say whether the dictionary of a site fits the activations of a neighbouring layer."""
+    """Say whether the dictionary of a site fits a neighbouring layer; "" where that cannot be tried."""
     if isinstance(basis, CrossLayerBasis):
-        return "is it a dictionary of this model and hook?"
+        return ""
     for layer in (site.layer - 1, site.layer + 1):
         if not 0 <= layer < groups[0].model.layers:
             continue

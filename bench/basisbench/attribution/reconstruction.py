@@ -28,20 +28,20 @@ class EarlierWrites:
         encoded: gives the coordinates of a site.
     """
 
-    def __init__(self, basis: CrossLayerBasis, encoded: Callable[[Site], Float[Tensor, "pair pos unit"]]) -> None:
+    def __init__(self, basis: CrossLayerBasis, encoded: Callable[[Site], Float[Tensor, "*b unit"]]) -> None:
         self._basis, self._encoded = basis, encoded
         self._index = {site: index for index, site in enumerate(basis.sites)}
         self._sums: dict[int, Tensor] = {}
         self._done = 0
 
-    def at(self, site: Site) -> Float[Tensor, "pair pos d_write"] | None:
+    def at(self, site: Site) -> Float[Tensor, "*b d_write"] | None:
         """Return what all earlier sites write here; None at the first site."""
         while self._done < self._index[site]:
             source = self._basis.sites[self._done]
             self.offer(source, self._encoded(source))
         return self._sums.get(self._index[site])
 
-    def offer(self, site: Site, units: Float[Tensor, "pair pos unit"]) -> None:
+    def offer(self, site: Site, units: Float[Tensor, "*b unit"]) -> None:
         """Add what a site's units write at later sites, if it is the next that is waited for."""
         if self._index[site] != self._done:
             return

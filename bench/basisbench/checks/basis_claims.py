@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.fit import USELESS_FVU, fit_of_layer
 from basisbench.checks.finding import Check, Finding, at_most, holds, information, nothing
 from basisbench.checks.stage import BasisStage, row_difference
 from basisbench.errors import BasisBenchError
@@ -35,6 +36,10 @@ def _metadata(stage: BasisStage) -> Finding:
         found.append(f"its family is '{basis.family}', that of its BasisSpec '{spec.family}'")
     if not isinstance(basis.exact, bool) or (basis.exact and isinstance(basis, CrossLayerBasis)):
         found.append(f"exact is {basis.exact!r}")
+    elif basis.exact != spec.exact:
+        found.append(
+            f"it calls itself {'exact' if basis.exact else 'not exact'}, its BasisSpec says exact={spec.exact}"
+        )
     if not isinstance(basis.parameter_bytes, int) or basis.parameter_bytes < 0:
         found.append(f"parameter_bytes is {basis.parameter_bytes!r}, not a number of bytes")
     return nothing(found, "mistakes")
@@ -98,15 +103,25 @@ def _types(stage: BasisStage) -> Finding:
 
 
 def _exactness(stage: BasisStage) -> Finding:
-    worst, explained = 0.0, list[str]()
+    if not stage.basis.exact:
+        return _fit(stage)
+    worst = 0.0
     for site in stage.basis.sites:
         y, written = stage.activation(site.write), stage.decode(site, stage.encode(site, stage.read(site)))
         worst = max(worst, row_difference(written.double(), y.to(written.dtype).double()))
-        rest = (y - written)[:, 1:].double().pow(2).sum()
-        explained.append(f"{float(1 - rest / (y - y.mean((0, 1)))[:, 1:].double().pow(2).sum()):.2f}")
-    if stage.basis.exact:
-        return at_most(worst, stage.rounding, "decode(encode(x)) differs from x by")
-    return information(f"not exact; variance explained by a layer's own units: {', '.join(explained[:8])}")
+    return at_most(worst, stage.rounding, "decode(encode(x)) differs from x by")
+
+
+def _fit(stage: BasisStage) -> Finding:
+    """Tell the fit on the prompts at hand, per layer; what is asked of it is asked of a cell, on its own prompts."""
+    context = stage.group.attribution
+    found = [fit_of_layer(stage.basis, site, [context]) for site in stage.basis.sites]
+    fvu, slopes = (", ".join(f"{value:.2f}" for value in row[:8]) for row in (
+        [each.fvu for each in found], [each.slope for each in found]
+    ))  # fmt: skip
+    refused = max(each.fvu for each in found) >= USELESS_FVU and not stage.spec.control
+    told = "; cells are refused: FVU is not below 1" if refused else ""
+    return information(f"not exact{told}; FVU per layer {fvu}; calibration slope {slopes}")
 
 
 def _fingerprint(stage: BasisStage) -> Finding:

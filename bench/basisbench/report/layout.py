@@ -19,7 +19,7 @@ import pandas as pd
 from basisbench.plots.cost import METHOD_MARKERS
 from basisbench.plots.style import COLOURS, WINDOW, basis_styles, method_styles
 from basisbench.report.detail import cell_detail
-from basisbench.report.settings import UNDER_NODE, beside, medians_of, settings_of
+from basisbench.report.settings import UNDER_NODE, beside, medians_of, settings_of, short_titles
 from basisbench.report.sources import Cell, Source
 from basisbench.results.conditions import CONDITIONS
 from basisbench.results.display import Display, family_order, unique
@@ -190,11 +190,12 @@ def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display)
         "settings": [
             {
                 "title": title,
+                "short": short,
                 "rows": rows["row"].tolist(),
                 "best": _bits(rows[best]),
                 **{name: _column(rows[name]) for name in UNDER_NODE},
             }
-            for title, rows in settings
+            for (title, rows), short in zip(settings, short_titles(settings), strict=True)
         ],
         "beside": beside(table),
         "shown": SHOWN,

@@ -22,14 +22,8 @@ from basisbench.results.medians import median_table
 
 UNDER_NODE = ("nodes_to_80_node", "nodes_to_80_node_low", "nodes_to_80_node_high")
 
-BESIDE = {
-    "error_policy": "error policy {}",
-    "score_split": "scores on the {} pairs",
-    "score_reference": "scores for the {} value",
-    "bos": "bos {}",
-    "attribution_draw": "attribution draw {}",
-}
-"""Columns in which cells beside each other differ, with what the page says of them."""
+BESIDE = ("error_policy", "score_split", "score_reference", "bos", "attribution_draw")
+"""Columns in which cells beside each other differ."""
 
 _SPECIAL = {
     ("error_policy", "node"): "errors as one node each",
@@ -37,6 +31,38 @@ _SPECIAL = {
     ("score_split", "evaluation"): "held in",
     ("score_split", "attribution"): "held out",
 }
+
+
+_TOLD = {
+    "error_policy": "error policy {}",
+    "score_split": "scores on the {} pairs",
+    "score_reference": "scores for the {} value",
+    "ablation": "{} ablation",
+    "model": "{}",
+    "seed": "seed {}",
+    "attribution_draw": "attribution draw {}",
+    "granularity": "granularity {}",
+    "bos": "bos {}",
+    "layers": "layers {}",
+    "basisbench": "BasisBench {}",
+    "model_hash": "weights {}",
+    "attribution_pairs": "{} attribution pairs",
+    "evaluation_pairs": "{} evaluation pairs",
+    "ranking": "ranking {}",
+    "ties": "ties by {}",
+    "size_grid": "sizes {}",
+}
+"""How a short title names a condition, what a reader looks for first."""
+
+
+def short_titles(settings: Sequence[tuple[str, pd.DataFrame]]) -> list[str]:
+    """Return for each setting the conditions in which settings differ; its title where they differ in none."""
+    values = [{name: " and ".join(map(str, dict.fromkeys(rows[name]))) for name in _TOLD} for _, rows in settings]
+    differing = [name for name in _TOLD if len({own[name] for own in values}) > 1]
+    return [
+        ", ".join(_TOLD[name].format(own[name]) for name in differing) or title
+        for (title, _), own in zip(settings, values, strict=True)
+    ]
 
 
 def settings_of(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
@@ -90,14 +116,14 @@ def beside(table: pd.DataFrame) -> dict[int, list[tuple[str, str, int]]]:
     """Return for each row of a table the rows that stand beside it: what differs, in words, and the row's number."""
     found: dict[int, list[tuple[str, str, int]]] = {}
     own = [*CONDITIONS, "task", "task_version", "family", "method", "basis", "source"]
-    for column, text in BESIDE.items():
+    for column in BESIDE:
         if table[column].nunique() < 2:
             continue
         for _, rows in table.groupby([name for name in own if name != column], sort=False):
             if rows[column].nunique() < 2:
                 continue
             named = [
-                (_SPECIAL.get((column, value), text.format(value)), int(row))
+                (_SPECIAL.get((column, value), _TOLD[column].format(value)), int(row))
                 for value, row in zip(rows[column], rows["row"], strict=True)
             ]
             for value, row in zip(rows[column], rows["row"], strict=True):

@@ -23,6 +23,7 @@ LEAST_SHARE = 0.2
 STANDARD_ERRORS = 2.0
 WORST_FVU = 1.0
 LEAST_SLOPE = 0.95
+CHEAP_ERRORS = ("node", "keep")
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def gate_of(record: Record) -> Gate:
     if ends.accuracy < LEAST_ACCURACY:
         reasons.append(f"accuracy {ends.accuracy:.2f} < {LEAST_ACCURACY:g}")
     if record.cell.layers is None and gap < LEAST_SHARE * abs(level):
-        reasons.append(f"gap {share:.0%} of F(M) < {LEAST_SHARE:.0%}")
+        reasons.append(f"gap {100 * share:.3g}% of F(M) < {LEAST_SHARE:.0%}")
     if gap <= STANDARD_ERRORS * error:
         reasons.append(f"gap not above {STANDARD_ERRORS:g} standard errors")
     family = float("nan") if ends.family_empty is None else gap / (level - ends.family_empty)
@@ -80,8 +81,12 @@ def unfit(record: Record) -> str:
         return "control"
     if guard is not None and max(guard.fvu) >= WORST_FVU:
         return f"FVU {max(guard.fvu):.2f} in a layer"
-    if guard is not None and guard.slope is not None and min(guard.slope) < LEAST_SLOPE:
-        return f"calibration slope {min(guard.slope):.2f} in a layer"
+    if guard is not None and guard.slope is not None:
+        if min(guard.slope) < LEAST_SLOPE:
+            return f"calibration slope {min(guard.slope):.2f} in a layer"
+        # What is written too weakly is left to the error, which pays where that costs less than its coordinates.
+        if record.cell.error_policy in CHEAP_ERRORS and max(guard.slope) > 1 / LEAST_SLOPE:
+            return f"calibration slope {max(guard.slope):.2f} in a layer"
     return ""
 
 

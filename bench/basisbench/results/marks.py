@@ -2,7 +2,8 @@
 
 1. Among the rows of a group, those compete that have no reason against it (`no_mark`) and a defined value.
 2. The best is the one of the best value. Others are told from it by a paired bootstrap: the 95% interval of their
-   difference over the same resamples leaves out 0. Where resamples are not the same, intervals must not overlap.
+   difference over the same resamples leaves out 0. What is not reached is infinite there, and equal where neither is
+   reached. Where resamples are not the same, intervals must not overlap.
 3. Whoever is not told from the best is marked, unless that is everybody, or the value is not finite.
 """
 
@@ -12,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
-from basisbench.results.bootstrap import difference_of_rows
+from basisbench.results.bootstrap import estimate_rows
 from basisbench.results.metrics import METRICS
 
 
@@ -28,36 +29,45 @@ def mark_best(table: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
     Returns:
         The same rows with a column `<metric>_best` per metric of `metrics.METRICS`.
     """
-    marks = {name: np.zeros(len(table), dtype=bool) for name in METRICS}
     eligible = (table["no_mark"] == "").to_numpy()
-    for places in table.groupby(list(within)).indices.values():
-        rivals = places[eligible[places]]
-        for name in METRICS if len(rivals) > 1 else ():
-            marks[name][rivals] = _best(table.iloc[rivals], name)
-    return table.assign(**{f"{name}_best": marked for name, marked in marks.items()})
+    groups = [places[eligible[places]] for places in table.groupby(list(within)).indices.values()]
+    marks: dict[str, Bool[np.ndarray, " row"]] = {}
+    for name in METRICS:
+        marks[f"{name}_best"] = np.zeros(len(table), dtype=bool)
+        rows = _Column(table, name)
+        for rivals in groups:
+            marks[f"{name}_best"][rivals] = rows.best(rivals)
+    return table.assign(**marks)
 
 
-def _best(rivals: pd.DataFrame, name: str) -> Bool[np.ndarray, " row"]:
-    """Return which of the rivals are marked in a metric."""
-    sign = 1.0 if METRICS[name].direction == "lower" else -1.0
-    values = sign * rivals[name].to_numpy(dtype=float)
-    none = np.zeros(len(values), dtype=bool)
-    defined = ~np.isnan(values)
-    if not np.isfinite(values).any():
-        return none
-    best = int(np.nanargmin(values))
-    alike = np.array([not _told_apart(rivals, name, row, best) for row in range(len(values))])
-    return none if alike[defined].all() else alike & np.isfinite(values)
+class _Column:
+    """The values of a metric with their doubt."""
 
+    def __init__(self, table: pd.DataFrame, name: str) -> None:
+        self._name = name
+        self._sign = 1.0 if METRICS[name].direction == "lower" else -1.0
+        # Seconds are measured once: their interval is the value itself.
+        self._interval = f"{name}_low" in table
+        ends = (name, f"{name}_low", f"{name}_high") if self._interval else (name,) * 3
+        self._value, self._low, self._high = (table[end].to_numpy(dtype=float) for end in ends)
+        self._draws = table["draws"].to_list()
 
-def _told_apart(rivals: pd.DataFrame, name: str, row: int, best: int) -> bool:
-    """Return whether the difference of two rows lies beyond doubt."""
-    values = rivals[name].to_numpy(dtype=float)
-    if f"{name}_low" not in rivals:  # measured once, as seconds are: told apart where unequal
-        return bool(values[row] != values[best])
-    a, b = rivals["draws"].iloc[row], rivals["draws"].iloc[best]
-    if a.pairing != b.pairing:
-        low, high = (rivals[f"{name}_{end}"].to_numpy(dtype=float) for end in ("low", "high"))
-        return bool(low[row] > high[best] or high[row] < low[best])
-    number = difference_of_rows(a.rows[name], b.rows[name], a.bounds[name], b.bounds[name])
-    return number.low > 0 or number.high < 0
+    def best(self, rivals: Int[np.ndarray, " rival"]) -> Bool[np.ndarray, " rival"]:
+        """Return which of some rows are marked."""
+        values = self._sign * self._value[rivals]
+        if len(rivals) < 2 or not np.isfinite(values).any():
+            return np.zeros(len(rivals), dtype=bool)
+        leader = rivals[np.nanargmin(values)]
+        alike = np.array([not self._told_apart(row, leader) for row in rivals])
+        everybody = alike[~np.isnan(values)].all()
+        return np.zeros(len(rivals), dtype=bool) if everybody else alike & np.isfinite(values)
+
+    def _told_apart(self, row: int, leader: int) -> bool:
+        """Return whether the difference of two rows lies beyond doubt."""
+        a, b = self._draws[row], self._draws[leader]
+        if not self._interval or a.pairing != b.pairing:
+            return bool(self._low[row] > self._high[leader] or self._high[row] < self._low[leader])
+        left, right = a.rows[self._name], b.rows[self._name]
+        both = np.isposinf(left) & np.isposinf(right)
+        number = estimate_rows(np.where(both, 0.0, left - np.where(both, 0.0, right)))
+        return number.low > 0 or number.high < 0

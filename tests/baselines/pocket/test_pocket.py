@@ -45,11 +45,6 @@ MEBIBYTE = 2**20
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return corpus.build_tokenizer()
-
-
-@pytest.fixture(scope="module")
 def documents(tokenizer: Any) -> EncodedDocuments:
     return encode_documents(tokenizer, corpus.documents(3, "train"), 640, QUIET)
 

@@ -24,7 +24,6 @@ from basisbench_baselines.pocket.training.documents import EncodedDocuments, enc
 from basisbench_baselines.pocket.training.evaluate import DictionaryStatistics, dictionary_statistics, splice
 from basisbench_baselines.pocket.training.plan import BuildPlan, DictionaryPlan
 from basisbench_baselines.pocket.training.progress import Progress
-from basisbench_baselines.pocket.training.train import create_model
 
 QUIET = Progress(enabled=False)
 SITES = cross_layer_sites(3)
@@ -159,25 +158,6 @@ def test_folding_the_scalings_changes_nothing() -> None:
 
 
 # --- training as a whole
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return corpus.build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def documents(tokenizer: Any) -> EncodedDocuments:
-    return encode_documents(tokenizer, corpus.documents(1, "train"), 160, QUIET)
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tokenizer: Any) -> Any:
-    model = create_model(BuildPlan.tiny().model, tokenizer, seed=0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8.0 if parameter.ndim > 1 else 1.0)
-    return model.train(False)
 
 
 class _StoppedError(Exception):

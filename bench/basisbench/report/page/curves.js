@@ -73,14 +73,14 @@ basisbench.curves = (() => {
     }
     rows = within(rows, fields.lines.value === "basis" ? "method" : "basis");
     const kinds = distinct(rows.flatMap((row) => besideOf(row).map(([kind]) => kind)));
-    const texts = {policies: "errors counted otherwise", "": "nothing"};
+    const texts = {policies: "errors counted otherwise", none: "nothing"};
     offer(
       fields.beside,
-      [...kinds.filter((kind) => kind !== "policies" || fields.lines.value === "basis"), ""].map((kind) => [
+      [...kinds.filter((kind) => kind !== "policies" || fields.lines.value === "basis"), "none"].map((kind) => [
         kind,
         texts[kind] ?? kind,
       ]),
-      kinds.includes("policies") ? "policies" : "",
+      kinds.includes("policies") ? "policies" : "none",
     );
     fields.beside.closest("label").hidden = kinds.length === 0;
     return rows;
@@ -123,7 +123,7 @@ basisbench.curves = (() => {
     const chosen = form.elements.beside.value;
     const beside = lines.flatMap((line) =>
       besideOf(line.row)
-        .filter(([kind]) => chosen && kind === chosen)
+        .filter(([kind]) => kind === chosen)
         .map(([, text, row]) => ({
           ...line,
           row,
@@ -283,7 +283,7 @@ basisbench.curves = (() => {
       chosen === "policies" && policies.includes("ablate")
         ? "Dotted levels: all features of a dictionary, errors at their reference."
         : "",
-      chosen && chosen !== "policies" ? `Thin: ${chosen}.` : "",
+      !["none", "policies"].includes(chosen) ? `Thin: ${chosen}.` : "",
       lines.some((line) => basisbench.rows.partlyScored(line.row))
         ? "Faint beyond the tick: nodes without a score, in random order."
         : "",

@@ -29,7 +29,7 @@ basisbench.table = (() => {
     page = 0,
     shown = [];
 
-  const titles = () => catalogue.settings.map(({title}, index) => [String(index), `S${index + 1}: ${title}`]);
+  const titles = () => catalogue.settings.map(({short}, index) => [String(index), `S${index + 1}: ${short}`]);
   const mode = () => form.elements.rows.value;
   const setting = () => Number(form.elements.setting.value);
 

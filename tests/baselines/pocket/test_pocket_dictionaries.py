@@ -25,31 +25,10 @@ from basisbench_baselines.pocket.training.dictionary_trainer import (
 from basisbench_baselines.pocket.training.documents import EncodedDocuments, encode_documents
 from basisbench_baselines.pocket.training.evaluate import DictionaryStatistics, dictionary_statistics, splice
 from basisbench_baselines.pocket.training.plan import BuildPlan
-from basisbench_baselines.pocket.training.train import create_model
 from helpers.dictionary_training import (
     PLAN,
     QUIET,
 )
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return corpus.build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def documents(tokenizer: Any) -> EncodedDocuments:
-    return encode_documents(tokenizer, corpus.documents(1, "train"), 160, QUIET)
-
-
-@pytest.fixture(scope="module")
-def tiny_model(tokenizer: Any) -> Any:
-    model = create_model(BuildPlan.tiny().model, tokenizer, seed=0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(8.0 if parameter.ndim > 1 else 1.0)
-    return model.train(False)
-
 
 # --- all dictionaries together
 
