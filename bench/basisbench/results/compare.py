@@ -25,7 +25,7 @@ from basisbench.results.display import Display, family_order, unique
 from basisbench.results.headlines import HEADLINES, headline_tables, median_tables, task_table, unfit_lines
 from basisbench.results.labels import label_notes, short_labels
 from basisbench.results.marks import mark_best
-from basisbench.results.medians import median_table
+from basisbench.results.medians import SHARED, median_table
 from basisbench.results.metrics import METRICS, STATISTICS
 from basisbench.results.metrics import paired_difference as paired_difference_of_cells
 from basisbench.results.record import Record
@@ -34,15 +34,15 @@ from basisbench.results.tables import detail_table, full_table, markdown_lines, 
 BY_NAME = Display()
 """The order of names, where none is declared."""
 
+NO_MEDIANS = "No medians: no basis has all tasks of the suite under these conditions."
+
 NOTES = (
-    "* best of its task, family and method (in medians: of its family and method), with all that a paired bootstrap",
-    "cannot tell from it; nobody where that is all. [low, high]: 95% bootstrap interval over clusters of examples, in",
-    "medians over tasks too. k nodes are k per aligned group; units are the distinct ones of all groups. >N: not",
-    "reached with all N nodes (or bits); >N scored: not with the N nodes that have a score. (8/9): reached in 8 of 9",
-    "tasks. 7/9 tasks: lacks two, so has no median. ! below a gate: in no median, no best mark. Bits compare bases of",
-    "different width, nodes do not. Areas: over log k to one end per family; higher F, lower |1-F| is better. Under",
-    "node: with a dictionary's whole error at a layer and position as one node. Time: all phases, shared work counted",
-    "in each.",
+    "* best of its task, family and method (medians: family and method), and whoever a paired bootstrap cannot tell",
+    "from it; nobody where that is all. [low, high]: 95% bootstrap interval over clusters of examples, in medians over",
+    "tasks too. k nodes are k per aligned group; units: distinct ones of all groups. >N: not reached with all N nodes",
+    "(or bits); >N scored: with those that have a score. (8/9): reached in 8 of 9 tasks. 7/9 tasks: lacks two, so no",
+    "median. ! below a gate: in no median, no best mark. Bits compare bases of different width, nodes do not. Areas:",
+    "over log k to one end per family. Under node: a dictionary's error is one node per layer and position.",
 )
 
 BEST_WITHIN = (*CONDITIONS, "task", "task_version", "family", "method")
@@ -124,6 +124,7 @@ def render_text(summary: pd.DataFrame, display: Display = BY_NAME, *, method: st
     for title, part, medians, short in _parts(summary):
         chosen = method or display.first_method(part)
         blocks.append(title)
+        blocks += [NO_MEDIANS] if medians.empty else []
         blocks += [plain_text(table) for table in headline_tables(medians, display, ("nodes_to_80",), intervals=False)]
         blocks += [plain_text(table) for table in median_tables(medians[medians["method"] == chosen], display)]
         blocks.append(plain_text(task_table(part)))
@@ -146,7 +147,7 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     """
     lines = ["# Comparison of bases", ""]
     for title, part, medians, short in _parts(summary):
-        lines += [f"## {title}", ""]
+        lines += [f"## {title}", "", *([NO_MEDIANS, ""] if medians.empty else [])]
         tables = [*headline_tables(medians, display, tuple(HEADLINES), intervals=True), task_table(part)]
         groups = sorted(
             part.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
@@ -170,6 +171,8 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
 def _parts(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame, list[str]]]:
     """Yield the parts to show: title, rows, their medians, and what short labels of bases stand for."""
     medians = beside_node(median_table(summary), ["suite_tasks"])
+    complete = medians["tasks_found"].eq(medians["tasks"]).groupby([medians[name] for name in (*SHARED, "suite_tasks")])
+    medians = medians[complete.transform("any")]
     for title, part in split_conditions(compare_table(summary)):
         of_part = part[[*CONDITIONS, "family"]].drop_duplicates()
         own = medians.merge(of_part, how="inner", on=list(of_part.columns))

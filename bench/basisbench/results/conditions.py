@@ -48,6 +48,7 @@ _ORDER: Mapping[str, Sequence[object]] = {
     "score_reference": get_args(ScoreReference),
     "score_split": get_args(Split),
     "bos": get_args(Bos),
+    "ties": ("random", "order"),
     "error_policy": get_args(ErrorPolicy),
 }
 """Order of values, where it is not that of the alphabet."""
