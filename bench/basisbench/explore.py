@@ -35,7 +35,7 @@ from basisbench.results.score_file import read_scores, write_scores
 from basisbench.runs.model_names import find_model
 from basisbench.runs.plugin_failure import check_widths
 from basisbench.runs.session import Session, open_session
-from basisbench.types import Ablation, ErrorPolicy, ScoreReference, Scores
+from basisbench.types import Ablation, Bos, ErrorPolicy, ScoreReference, Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +65,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | None = None) -> M
 
 
 def load_pairs(
-    task: str | Task, model: Model, *, attribution: int = 100, evaluation: int = 100, seed: int = 0
+    task: str | Task, model: Model, *, attribution: int = 100, evaluation: int = 100, seed: int = 0, bos: Bos = "auto"
 ) -> Session:
     """Make the pairs of a task for a model's tokenizer, as aligned groups in two splits.
 
@@ -75,6 +75,8 @@ def load_pairs(
         attribution: pairs wanted for scores and reference values.
         evaluation: pairs wanted for what circuits are worth.
         seed: order of the candidates, and of random scores.
+        bos: whether a beginning-of-sequence token stands in front of prompts: where the tokenizer adds one, "always",
+            "never".
 
     Returns:
         The pairs on the model: `.attribution` and `.evaluation` are sequences of aligned groups, each with token ids
@@ -91,7 +93,7 @@ def load_pairs(
         _hold(name, count, isinstance(count, Integral) and count >= 1, "a whole number of pairs, at least 1")
     _hold("seed", seed, isinstance(seed, Integral), "a whole number")
     found = load_registry().get("task", task) if isinstance(task, str) else task
-    return open_session(model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed)
+    return open_session(model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed, bos=bos)
 
 
 def score(
@@ -134,6 +136,7 @@ def score(
         error_policy=error_policy,
         score_reference=score_reference,
         seed=pairs.seed,
+        bos=pairs.bos,
         attribution_pairs=pairs.attribution.pair_count,
         evaluation_pairs=pairs.evaluation.pair_count,
     )

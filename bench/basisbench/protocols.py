@@ -325,6 +325,8 @@ class BasisSpec:
         units: gives the units per layer on a model of some shape, for estimates; None where only the weights tell.
         cross_layer: whether its units write at later layers too, for estimates.
         control: whether it stands in a run for comparison alone: it may fit the prompts badly, and gets no best mark.
+        exact: whether the basis leaves no error, as neurons do (`Basis.exact`): its cells are not repeated for error
+            policies.
     """
 
     name: str
@@ -340,6 +342,7 @@ class BasisSpec:
     units: Callable[[ModelShape], int] | None = None
     cross_layer: bool = False
     control: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True)

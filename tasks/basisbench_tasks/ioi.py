@@ -59,7 +59,7 @@ class IndirectObject:
                 answers=(f" {receiver}",),
                 foils=(f" {giver}",),
                 words=(first, second, slots["place"], slots["thing"]),
-                clusters={"receiver": receiver, "giver": giver} | {role: slots[role] for role in ("place", "thing")},
+                clusters={"receiver": receiver, "giver": giver},
             )
 
 

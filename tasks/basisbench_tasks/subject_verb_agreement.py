@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from basisbench.pairs.lexicon import (
     NUMBERS,
@@ -60,7 +59,7 @@ class Agreement:
             mirrored: list[tuple[Inflected, Number]] = [(noun, _OTHER[number]) for noun, number in subjects]
             for noun, number in (*subjects, *mirrored):
                 verb = held_out_auxiliary(noun) if split == "evaluation" else rng.choice(auxiliary_verbs())
-                yield self._pair(opening, (), noun, number, (), verb, {"noun": noun})
+                yield self._pair(opening, (), noun, number, (), verb, (noun,))
             return
         for _ in range(CANDIDATE_LIMIT):
             yield self._sample(opening, split, rng)
@@ -76,8 +75,7 @@ class Agreement:
                 Segment("article", " the"),
                 Segment("attractor", f" {other.form(other_number)}"),
             )
-            verb = rng.choice(auxiliary_verbs())
-            return self._pair(opening, (), subject, number, after, verb, {"noun": subject, "attractor": other})
+            return self._pair(opening, (), subject, number, after, rng.choice(auxiliary_verbs()), (subject, other))
         clause = (Segment("complementizer", " that"), Segment("article", " the"))
         verb = rng.choice(relative_verbs())
         if self.name == "sva_rc":
@@ -86,12 +84,9 @@ class Agreement:
                 Segment("clause_subject", f" {other.form(other_number)}"),
                 Segment("clause_verb", f" {verb.form(other_number)}"),
             )
-            varied = {"noun": subject, "attractor": other}
-            auxiliary = rng.choice(auxiliary_verbs())
-            return self._pair(opening, (), subject, number, after, auxiliary, varied, {"verb": verb.plural})
+            return self._pair(opening, (), subject, number, after, rng.choice(auxiliary_verbs()), (subject, other))
         before = (Segment("subject", f" {other.form(other_number)}"), *clause)
-        varied = {"noun": subject, "head": other}
-        return self._pair(opening, before, subject, number, (), verb, varied, {"verb": verb.plural})
+        return self._pair(opening, before, subject, number, (), verb, (subject, other))
 
     def _pair(
         self,
@@ -101,8 +96,7 @@ class Agreement:
         number: Number,
         after: tuple[Segment, ...],
         verb: Inflected,
-        varied: Mapping[str, Inflected],
-        clusters: Mapping[str, str] = MappingProxyType({}),
+        varied: tuple[Inflected, ...],
     ) -> ContrastPair:
         """Build the pair in which `noun` agrees with the verb that the prompt calls for."""
         role = "clause_subject" if before else "subject"
@@ -116,8 +110,8 @@ class Agreement:
             counterfactual=counterfactual,
             answers=(f" {verb.form(number)}",),
             foils=(f" {verb.form(_OTHER[number])}",),
-            words=tuple(form for item in varied.values() for form in (item.singular, item.plural)),
-            clusters={factor: item.singular for factor, item in varied.items()} | dict(clusters),
+            words=tuple(form for item in varied for form in (item.singular, item.plural)),
+            clusters={"noun": noun.singular},
         )
 
 

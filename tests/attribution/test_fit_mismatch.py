@@ -85,6 +85,7 @@ def test_dictionaries_of_another_hook_are_refused(other: str) -> None:
     refused(built("sae_attn_out", SPEC.dictionaries[other]))
 
 
+@pytest.mark.slow
 def test_dictionaries_of_another_layer_are_refused_or_seen(tmp_path: Path) -> None:
     for name in ("transcoder", "sae_attn_out", "sae_resid"):
         for layer in range(4):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -13,7 +15,7 @@ from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
 from basisbench.attribution.projection import project
 from basisbench.models.model import Model
-from basisbench.types import Pairs, Scores
+from basisbench.types import Ablation, Pairs, Scores
 from helpers import oracle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -26,9 +28,17 @@ def hooks_of_all_sites(model: Model) -> list[str]:
     return [model.hook(kind, layer) for layer in range(model.layers) for kind in KINDS]  # type: ignore[arg-type]
 
 
-def score(architecture: str, name: str, rule: str, group: int) -> Scores:
-    context = oracle.contexts(architecture)[group].attribution
-    return oracle.gradient_method(rule).score(context, oracle.basis(architecture, name))
+def score(architecture: str, name: str, rule: str, group: int, question: oracle.Question) -> Scores:
+    with oracle.asking(oracle.contexts(architecture)[group].attribution, question) as context:
+        return oracle.gradient_method(rule).score(context, oracle.basis(architecture, name))
+
+
+def ends_of(context: GroupContext, hooks: Sequence[str], end: Ablation = "counterfactual") -> dict[str, Tensor]:
+    """Return the activations that paths of `ig` run to."""
+    values = {hook: context.activation(hook, "counterfactual") for hook in hooks}
+    if end == "counterfactual":
+        return values
+    return {hook: (end == "mean") * value.mean(0, keepdim=True) for hook, value in values.items()}
 
 
 # --- ixg --------------------------------------------------------------------------------------------------------
@@ -42,11 +52,11 @@ def score(architecture: str, name: str, rule: str, group: int) -> Scores:
 )
 def test_ixg_equals_finite_differences(architecture: str, name: str) -> None:
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
-    for number, group in enumerate(oracle.contexts(architecture)):
-        pairs = group.attribution.pairs
-        scores = score(architecture, name, "ixg", number)
+    for number, question in itertools.product((0, 1), (oracle.Question(), oracle.OLD)):
+        pairs = oracle.contexts(architecture)[number].attribution.pairs
+        scores = score(architecture, name, "ixg", number, question)
         for layer in range(oracle.LAYERS):
-            units, errors = _differences(slow, twin, pairs, layer)
+            units, errors = _differences(slow, twin, pairs, layer, question)
             torch.testing.assert_close(scores.units[layer], units, rtol=1e-7, atol=1e-8)
             assert (scores.errors is not None) == twin.has_error
             if scores.errors is not None:
@@ -54,17 +64,20 @@ def test_ixg_equals_finite_differences(architecture: str, name: str) -> None:
             assert units.abs().max() > 1e-2
 
 
-def _differences(slow: oracle.Naive, twin: oracle.NaiveBasis, pairs: Pairs, layer: int) -> tuple[Tensor, Tensor]:
-    """Move one node a little way from its clean to its counterfactual value; a row of the batch per node."""
+def _differences(
+    slow: oracle.Naive, twin: oracle.NaiveBasis, pairs: Pairs, layer: int, question: oracle.Question
+) -> tuple[Tensor, Tensor]:
+    """Move one node a little way from its clean value to its target; a row of the batch per node."""
     directions = torch.stack([twin.direction(layer, unit) for unit in range(twin.units[layer])])
     total: Tensor | None = None
     for index in range(len(pairs)):
-        clean, other = slow.values(twin, pairs.clean[index]), slow.values(twin, pairs.counterfactual[index])
+        clean, other = slow.values(twin, pairs.clean[index]), oracle.target(slow, twin, pairs, pairs, index, question)
         moves = []
         for position in range(pairs.length):
             steps = other.units[layer][position] - clean.units[layer][position]
             rows = [step * direction for step, direction in zip(steps, directions, strict=True)]
-            rows.append(other.errors[layer][position] - clean.errors[layer][position])
+            error = other.errors[layer][position] - clean.errors[layer][position]
+            rows += [error] if question.error_policy == "node" else list(error.diag())
             for row in rows:
                 move = torch.zeros(pairs.length, len(row), dtype=torch.float64)
                 move[position] = row
@@ -82,15 +95,16 @@ def _differences(slow: oracle.Naive, twin: oracle.NaiveBasis, pairs: Pairs, laye
         total = slope if total is None else total + slope
     assert total is not None
     table = (total / len(pairs)).view(pairs.length, -1)
-    return table[:, :-1], table[:, -1]
+    return table[:, : twin.units[layer]], table[:, twin.units[layer] :]
 
 
 @pytest.mark.parametrize("name", oracle.BASES)
 def test_ixg_equals_the_gradient_through_a_spliced_basis(architecture: str, name: str) -> None:
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
-    for number, group in enumerate(oracle.contexts(architecture)):
-        scores = score(architecture, name, "ixg", number)
-        expected = oracle.spliced_scores(slow, twin, group.attribution.pairs)
+    for number, question in itertools.product((0, 1), oracle.COVERING):
+        pairs = oracle.contexts(architecture)[number].attribution.pairs
+        scores = score(architecture, name, "ixg", number, question)
+        expected = oracle.spliced_scores(slow, twin, pairs, question)
         for layer in range(oracle.LAYERS):
             torch.testing.assert_close(scores.units[layer], expected.units[layer], rtol=0, atol=1e-11)
             if scores.errors is not None:
@@ -115,10 +129,11 @@ def test_a_projection_is_the_product_with_what_each_unit_writes(architecture: st
 def test_fields_of_one_sweep_equal_fields_of_one_hook_at_a_time(architecture: str, rule: str) -> None:
     model, group = oracle.model(architecture), oracle.contexts(architecture)[0].attribution
     hooks = hooks_of_all_sites(model)
-    together = gradient_field(rule, model, group.batch, hooks)
+    ends = ends_of(group, hooks)
+    together = gradient_field(rule, model, group.batch, hooks, ends=ends)
     assert set(together) == set(hooks)
     for hook in hooks:
-        alone = gradient_field(rule, model, group.batch, [hook])
+        alone = gradient_field(rule, model, group.batch, [hook], ends=ends)
         torch.testing.assert_close(together[hook], alone[hook], rtol=0, atol=1e-12)
         assert together[hook].abs().max() > 1e-3
 
@@ -127,10 +142,12 @@ def test_fields_of_one_sweep_equal_fields_of_one_hook_at_a_time(architecture: st
 @oracle.on_architectures(("rule",), whole=[(rule,) for rule in RULES], part=[("ig",)])
 def test_a_context_hands_out_the_field_of_each_site(architecture: str, rule: str) -> None:
     model, group = oracle.model(architecture), oracle.contexts(architecture)[1].attribution
-    for name in oracle.BASES:
+    for name, question in itertools.product(oracle.BASES, oracle.COVERING):
         for site in oracle.basis(architecture, name).sites:
-            alone = gradient_field(rule, model, group.batch, [site.write])[site.write]
-            torch.testing.assert_close(group.gradient_field(rule, site), alone, rtol=0, atol=1e-12)
+            ends = ends_of(group, [site.write], question.end)
+            alone = gradient_field(rule, model, group.batch, [site.write], ends=ends)[site.write]
+            with oracle.asking(group, question):
+                torch.testing.assert_close(group.gradient_field(rule, site), alone, rtol=0, atol=1e-12)
 
 
 @oracle.on_architectures((), whole=[()], part=[()])
@@ -148,72 +165,58 @@ def test_ixg_fields_equal_one_backward_pass_per_place(architecture: str) -> None
 
 
 @pytest.mark.slow
-@oracle.on_architectures(("tokens",), whole=[(1,), (70,), (100_000,)], part=[(70,)])
+@oracle.on_architectures(
+    ("end", "tokens", "together"),
+    whole=[
+        (end, tokens, together)
+        for end in oracle.ABLATIONS
+        for tokens, together in ((1, 100_000), (70, 100_000), (100_000, 100_000), (70, 10))
+    ],
+    part=[("mean", 70, 10)],
+)
 def test_ig_equals_a_loop_over_steps_and_places(
-    architecture: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+    architecture: str, end: Ablation, tokens: int, together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """However many steps go into one pass, and whether all pairs fit into one."""
     monkeypatch.setattr("basisbench.attribution.gradients.TOKENS_PER_SWEEP", tokens)
+    monkeypatch.setattr("basisbench.attribution.gradients.gradient_tokens", lambda _: together)
     model, slow, steps = oracle.model(architecture), oracle.naive(architecture), 7
     for group in oracle.contexts(architecture):
-        pairs = group.attribution.pairs
-        fields = gradient_field("ig", model, group.attribution.batch, hooks_of_all_sites(model), steps=steps)
+        pairs, hooks = group.attribution.pairs, hooks_of_all_sites(model)
+        ends = ends_of(group.attribution, hooks, end)
+        fields = gradient_field("ig", model, group.attribution.batch, hooks, steps=steps, ends=ends)
         for layer in range(oracle.LAYERS):
             for kind in KINDS:
                 place = slow.where(kind, layer)
                 for index in range(len(pairs)):
-                    clean = slow.watched(pairs.clean[index], {"": place})[""]
-                    other = slow.watched(pairs.counterfactual[index], {"": place})[""]
-                    total = torch.zeros_like(clean)
-                    for step in range(steps):
-                        point = clean + (step / steps) * (other - clean)
-                        total += oracle.place_gradient(slow, pairs, index, place, point)
+                    expected = oracle.mean_gradient("ig", slow, pairs, pairs, index, place, end, steps)
                     found = fields[model.hook(kind, layer)][index]  # type: ignore[arg-type]
-                    torch.testing.assert_close(found, total / steps, rtol=0, atol=1e-11)
+                    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.slow
 def test_ig_inputs_equals_a_loop_over_steps(architecture: str) -> None:
     model, slow, steps = oracle.model(architecture), oracle.naive(architecture), 4
-    embed = slow.where("embed")
     for group in oracle.contexts(architecture):
         pairs = group.attribution.pairs
         fields = gradient_field("ig_inputs", model, group.attribution.batch, hooks_of_all_sites(model), steps=steps)
         for index in range(len(pairs)):
-            clean = slow.watched(pairs.clean[index], {"": embed})[""]
-            other = slow.watched(pairs.counterfactual[index], {"": embed})[""]
             for layer in range(oracle.LAYERS):
                 for kind in KINDS:
-                    total = torch.zeros(1)
-                    for step in range(steps):
-                        point = clean + (step / steps) * (other - clean)
-                        total = total + _gradient_with_inputs(slow, pairs, index, slow.where(kind, layer), point)
+                    place = slow.where(kind, layer)
+                    expected = oracle.mean_gradient("ig_inputs", slow, pairs, pairs, index, place, "mean", steps)
                     found = fields[model.hook(kind, layer)][index]  # type: ignore[arg-type]
-                    torch.testing.assert_close(found, total / steps, rtol=0, atol=1e-11)
-
-
-def _gradient_with_inputs(
-    slow: oracle.Naive, pairs: Pairs, index: int, place: oracle.Where, embeddings: Tensor
-) -> Tensor:
-    leaves: list[Tensor] = []
-
-    def edit(activation: Tensor) -> Tensor:
-        leaves.append(activation.detach().requires_grad_())
-        return leaves[0]
-
-    edits = {slow.where("embed"): lambda _: embeddings.unsqueeze(0), place: edit}
-    with torch.enable_grad():
-        metric = slow.metric(pairs, index, slow.logits(pairs.clean[index], edits)).sum()
-        (gradient,) = torch.autograd.grad(metric, leaves)
-    return gradient[0]
+                    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
 def test_ten_steps_unless_asked_otherwise(architecture: str) -> None:
     model, group = oracle.model(architecture), oracle.contexts(architecture)[1].attribution
     hook = model.hook("mlp_out", 0)
+    ends = ends_of(group, [hook])
     for rule in ("ig", "ig_inputs"):
-        default = gradient_field(rule, model, group.batch, [hook])[hook]
-        assert torch.equal(default, gradient_field(rule, model, group.batch, [hook], steps=10)[hook])
-        other = gradient_field(rule, model, group.batch, [hook], steps=9)[hook]
+        default = gradient_field(rule, model, group.batch, [hook], ends=ends)[hook]
+        assert torch.equal(default, gradient_field(rule, model, group.batch, [hook], steps=10, ends=ends)[hook])
+        other = gradient_field(rule, model, group.batch, [hook], steps=9, ends=ends)[hook]
         assert not torch.allclose(default, other, rtol=1e-6)
 
 
@@ -222,15 +225,25 @@ def test_ten_steps_unless_asked_otherwise(architecture: str) -> None:
 
 @pytest.mark.slow
 @oracle.on_architectures(
-    ("name", "numbers"),
-    whole=[(name, (50, 100, 200)) for name in oracle.BASES],
+    ("name", "end", "numbers"),
+    whole=[
+        (name, end, (50, 100, 200))
+        for name in oracle.BASES
+        for end in oracle.ABLATIONS
+        # Activations at zero are no end of a dictionary's path: with units and errors at zero it writes its bias.
+        if end != "zero" or name in oracle.EXACT
+    ],
     # Norms on both sides bend the path more than others do: the error is linear in the step only for shorter ones.
-    part=[(name, (200, 400, 800)) for name in ("mlp_act", "attn_z", "transcoder")],
+    part=[
+        (name, end, (200, 400, 800))
+        for name in ("mlp_act", "attn_z", "transcoder")
+        for end in ("counterfactual", "mean")
+    ],
 )
-def test_ig_sums_over_a_layer_to_the_effect_of_patching_it(
-    architecture: str, name: str, numbers: tuple[int, int, int]
+def test_ig_sums_over_a_layer_to_the_effect_of_moving_it(
+    architecture: str, name: str, end: Ablation, numbers: tuple[int, int, int]
 ) -> None:
-    """All units and errors of one layer sum to the metric with the whole site patched, minus the clean metric.
+    """All units and errors of one layer sum to the metric with the whole site at its target, minus the clean metric.
 
     The path is sampled at its left ends, so the error of n steps is half the change of slope over n: it is measured
     for several numbers of steps, each twice the last.
@@ -243,7 +256,7 @@ def test_ig_sums_over_a_layer_to_the_effect_of_patching_it(
         place = slow.where(twin.write, layer)
         effect = torch.zeros(())
         for index in range(len(pairs)):
-            other = slow.watched(pairs.counterfactual[index], {"": place})[""]
+            other = oracle.path_end(slow, pairs, pairs, index, place, end)
             patched = slow.logits(pairs.clean[index], {place: lambda _, value=other: value.unsqueeze(0)})
             plain = slow.logits(pairs.clean[index])
             effect = effect + (slow.metric(pairs, index, patched) - slow.metric(pairs, index, plain)) / len(pairs)
@@ -251,10 +264,11 @@ def test_ig_sums_over_a_layer_to_the_effect_of_patching_it(
         for steps in numbers:
             # A context that holds this field and no other.
             fresh = GroupContext(model, pairs, 0)
-            field = gradient_field("ig", model, context.batch, [site.write], steps=steps)[site.write]
-            fresh._fields["ig", site.write] = field
-            for other_site in basis.sites:
-                fresh._fields.setdefault(("ig", other_site.write), torch.zeros_like(field))
+            fresh.start(end)
+            ends = ends_of(context, [site.write], end)
+            field = gradient_field("ig", model, context.batch, [site.write], steps=steps, ends=ends)[site.write]
+            for each in basis.sites:
+                fresh._fields[f"ig to {end}", each.write] = field if each == site else torch.zeros_like(field)
             scores = oracle.gradient_method("ig").score(fresh, basis)
             total = scores.units[layer].sum()
             if scores.errors is not None:
@@ -314,7 +328,8 @@ def test_ig_inputs_sums_along_the_path_that_a_layer_really_takes(architecture: s
     for steps in (40, 80, 160):
         change, total = torch.zeros(()), torch.zeros(())
         for step in range(steps):
-            gradient = _gradient_with_inputs(slow, pairs, 0, place, torch.lerp(*ends, step / steps))
+            point = torch.lerp(*ends, step / steps)
+            gradient = oracle.gradient_with(slow, pairs, 0, place, {embed: lambda _, point=point: point.unsqueeze(0)})
             change = change + (gradient * (stream((step + 1) / steps) - stream(step / steps))).sum()
             total = total + gradient
         shortfall.append(float(effect - change))

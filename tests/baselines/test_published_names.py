@@ -34,6 +34,7 @@ def refused(name: str, *mentioned: str) -> None:
         assert text in message, message
 
 
+@pytest.mark.slow
 def test_the_list_is_saelens_own() -> None:
     for name, lookup in ALL.items():
         release = find_release(name)

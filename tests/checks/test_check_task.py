@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import chain, count
@@ -105,6 +106,20 @@ class IgnoresTheSeed(Cheat):
         return HONEST.candidates(split, 0)
 
 
+class HasClustersOfOne(Cheat):
+    """Every pair is a level of its own, as if none had a word in common: intervals would be too narrow."""
+
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        for index, pair in enumerate(HONEST.candidates(split, seed)):
+            yield replace(pair, clusters={"pair": str(index)})
+
+
+class ChangesItsFactors(Cheat):
+    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+        for index, pair in enumerate(HONEST.candidates(split, seed)):
+            yield replace(pair, clusters=pair.clusters if index else {"name": "one"})
+
+
 class HasFewPairs(Cheat):
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         pairs = HONEST.candidates(split, seed)
@@ -118,6 +133,8 @@ CHEATS: tuple[tuple[Cheat, str], ...] = (
     (SharesWords(), "disjoint words"),
     (HidesSharedWords(), "words named"),
     (AnswersAreFoils(), "contrast"),
+    (HasClustersOfOne(), "clusters"),
+    (ChangesItsFactors(), "clusters"),
     (DrawsAnew(), "the same again"),
     (FollowsHashes(), "another process"),
     (IgnoresTheSeed(), "another seed"),
@@ -142,7 +159,7 @@ def test_a_cheat_fails_on_the_property_that_names_it(
 
 
 def test_every_property_of_a_task_can_fail() -> None:
-    assert {each.name for each in checks.CHECKS} - {"accuracy"} == {fails for _, fails in CHEATS}
+    assert {each.name for each in checks.CHECKS} - {"accuracy", "levels"} == {fails for _, fails in CHEATS}
 
 
 @pytest.mark.slow
@@ -150,6 +167,22 @@ def test_accuracy_is_told(pocket: Model) -> None:
     found = next(each for each in iterate(HONEST, pocket) if each.name == "accuracy")
     assert (found.outcome, found.bound) == ("info", "")
     assert found.measured.startswith("100% of 9 pairs")
+
+
+@pytest.mark.slow
+def test_levels_are_told(pocket: Model) -> None:
+    class HasFewNouns(Cheat):
+        def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
+            nouns = dict.fromkeys(pair.clusters["noun"] for pair in HONEST.candidates(split, 0))
+            few = list(nouns)[:3]
+            return (pair for pair in HONEST.candidates(split, seed) if pair.clusters["noun"] in few)
+
+    honest, few = (
+        next(each for each in iterate(task, pocket) if each.name == "levels") for task in (HONEST, HasFewNouns())
+    )
+    assert (honest.outcome, few.outcome) == ("info", "info")
+    assert re.fullmatch(r"noun [2-4]\d levels in 60 evaluation pairs", honest.measured)
+    assert re.fullmatch(r"noun 3 levels in \d+ evaluation pairs; below 8 an interval is unreliable", few.measured)
 
 
 def test_segments_without_contrast_are_found(pocket: Model) -> None:

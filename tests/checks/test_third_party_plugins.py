@@ -19,7 +19,7 @@ from helpers.tiny_models import build_tiny_tokenizer, save_checkpoint
 
 PLUGINS = (
     pytest.param("method", "smooth_grad", marks=pytest.mark.slow),
-    pytest.param("method", "zero_baseline"),
+    pytest.param("method", "zero_baseline", marks=pytest.mark.slow),
     pytest.param("method", "gim", marks=pytest.mark.slow),
     pytest.param("basis", "pca"),
     pytest.param("basis", "pca_8", marks=pytest.mark.slow),

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from basisbench.attribution.context import GroupContext
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
 from basisbench.circuits.reference import constant_edits, reference_outputs
@@ -18,7 +17,7 @@ from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
 from helpers.oracle import Node
-from helpers.passes import edits_of, measured, tokens_to_a_pass
+from helpers.passes import circuits_and_complements, edits_of, measure_group, measured, tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -35,7 +34,7 @@ def circuits_of(order: Sequence[Node], sizes: Sequence[int], policy: str, length
 
 
 def ranking_of(length: int, policy: ErrorPolicy, seed: int = 7) -> Ranking:
-    return rank(cross.random_scores(length, seed), policy=policy)
+    return rank(cross.random_scores(length, seed, policy), policy=policy)
 
 
 # --- curves
@@ -53,8 +52,8 @@ def test_curves_equal_the_slow_evaluator(architecture: str, read: str, policy: E
     slow, basis = cross.slow(architecture, read), cross.basis(architecture, read=read)
     for seed, group in enumerate(cross.contexts(architecture, read=read)):
         attribution, evaluation = group.attribution.pairs, group.evaluation.pairs
-        scores = cross.random_scores(evaluation.length, seed)
-        mapping = cross.score_of_nodes(scores, errors=policy == "node")
+        scores = cross.random_scores(evaluation.length, seed, policy)
+        mapping = cross.score_of_nodes(scores, policy)
         order = oracle.ranked(mapping, list(mapping))
         sizes = [len(order) // 40, len(order) // 3]
         circuits = circuits_of(order, sizes, policy, evaluation.length)
@@ -62,10 +61,10 @@ def test_curves_equal_the_slow_evaluator(architecture: str, read: str, policy: E
         ranking = rank(scores, policy=policy)
         cell = oracle.cell("transcoder", basis="clt", ablation=ablation, error_policy=policy)
         curve = measure_group(cell, basis, group, ranking, sizes)
-        found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+        found = circuits_and_complements(curve)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
         assert torch.unique(expected.round(decimals=6), dim=0).shape[0] == len(circuits)
-        assert curve.error_nodes == [sum(unit == "error" for _, _, unit in order[:size]) for size in sizes]
+        assert curve.error_nodes == [sum(isinstance(unit, str) for _, _, unit in order[:size]) for size in sizes]
         points = [(size, flip) for flip in (False, True) for size in sizes]
         plain = measured(group, basis, ablation, ranking, points, fast=False)
         torch.testing.assert_close(plain, expected, rtol=0, atol=1e-10)
@@ -81,14 +80,14 @@ def test_other_architectures_equal_the_slow_evaluator(other: str, read: str) -> 
     for seed, group in enumerate(cross.contexts(other, read=read)):
         attribution, evaluation = group.attribution.pairs, group.evaluation.pairs
         scores = cross.random_scores(evaluation.length, seed)
-        mapping = cross.score_of_nodes(scores, errors=True)
+        mapping = cross.score_of_nodes(scores)
         order = oracle.ranked(mapping, list(mapping))
         sizes = [0, len(order) // 40, len(order) // 3, len(order)]
-        circuits = circuits_of(order, sizes, "node", evaluation.length)
+        circuits = circuits_of(order, sizes, "coordinates", evaluation.length)
         expected = slow.metrics(attribution, evaluation, "mean", circuits)
         cell = oracle.cell("transcoder", basis="clt")
-        curve = measure_group(cell, basis, group, rank(scores, policy="node"), sizes)
-        found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+        curve = measure_group(cell, basis, group, rank(scores, policy="coordinates"), sizes)
+        found = circuits_and_complements(curve)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
 
 
@@ -97,14 +96,14 @@ def test_single_precision_gives_the_same_curves_up_to_rounding(architecture: str
     slow, basis = cross.slow(architecture), cross.basis(architecture, "float32")
     group = cross.contexts(architecture, "float32")[0]
     scores = cross.random_scores(5, 1)
-    mapping = cross.score_of_nodes(scores, errors=True)
+    mapping = cross.score_of_nodes(scores)
     order = oracle.ranked(mapping, list(mapping))
     sizes = [len(order) // 20, len(order) // 3, len(order)]
-    circuits = circuits_of(order, sizes, "node", 5)
+    circuits = circuits_of(order, sizes, "coordinates", 5)
     expected = slow.metrics(group.attribution.pairs, group.evaluation.pairs, ablation, circuits)
     cell = oracle.cell("transcoder", basis="clt", ablation=ablation)
-    curve = measure_group(cell, basis, group, rank(scores, policy="node"), sizes)
-    found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+    curve = measure_group(cell, basis, group, rank(scores, policy="coordinates"), sizes)
+    found = circuits_and_complements(curve)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     assert (found - expected).abs().max() > 1e-12, "this should have been single precision"
 
@@ -112,9 +111,9 @@ def test_single_precision_gives_the_same_curves_up_to_rounding(architecture: str
 @pytest.mark.parametrize("policy", oracle.POLICIES)
 def test_units_at_all_positions_together(architecture: str, policy: ErrorPolicy) -> None:
     slow, basis, groups = cross.slow(architecture), cross.basis(architecture), cross.contexts(architecture)
-    scores = [cross.random_scores(group.evaluation.pairs.length, seed) for seed, group in enumerate(groups)]
+    scores = [cross.random_scores(group.evaluation.pairs.length, seed, policy) for seed, group in enumerate(groups)]
     ranking = rank(pooled_scores(scores, [group.attribution.pair_count for group in groups]), policy=policy)
-    size = ranking.nodes // 4
+    size, names = ranking.nodes // 4, oracle.error_names(policy) or ["error"]
     for group in groups:
         length = group.evaluation.pairs.length
         kept = ranking.mask([size, size], [False, True])
@@ -124,14 +123,14 @@ def test_units_at_all_positions_together(architecture: str, policy: ErrorPolicy)
                 for layer in range(cross.LAYERS)
                 for position in range(length)
                 for unit in [*kept.units[layer][row, 0].nonzero().flatten().tolist()]
-                + (["error"] if kept.errors[layer][row, 0] else [])
+                + [name for name, flag in zip(names, kept.errors[layer][row, 0].tolist(), strict=True) if flag]
             }
             for row in range(2)
         ]
         expected = slow.metrics(group.attribution.pairs, group.evaluation.pairs, "mean", circuits)
         cell = oracle.cell("transcoder", basis="clt", error_policy=policy, granularity="unit")
         curve = measure_group(cell, basis, group, ranking, [size])
-        found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+        found = circuits_and_complements(curve)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
@@ -140,15 +139,15 @@ def test_a_common_prefix_does_not_matter(architecture: str) -> None:
     attribution, evaluation = (_with_prefix(oracle.random_pairs(3, 5, seed, split=split)) for seed, split in _SPLITS)
     group = GroupPair(GroupContext(model, attribution, 0), GroupContext(model, evaluation, 0))
     scores = cross.random_scores(5, 3)
-    mapping = cross.score_of_nodes(scores, errors=True)
+    mapping = cross.score_of_nodes(scores)
     order = oracle.ranked(mapping, list(mapping))
     sizes = [len(order) // 4]
     for ablation in oracle.ABLATIONS:
         assert group.shared_work(basis, ablation).prefix.length == (0 if ablation == "zero" else 2)  # type: ignore[arg-type]
-        expected = slow.metrics(attribution, evaluation, ablation, circuits_of(order, sizes, "node", 5))
+        expected = slow.metrics(attribution, evaluation, ablation, circuits_of(order, sizes, "coordinates", 5))
         cell = oracle.cell("transcoder", basis="clt", ablation=ablation)
-        curve = measure_group(cell, basis, group, rank(scores, policy="node"), sizes)
-        found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+        curve = measure_group(cell, basis, group, rank(scores, policy="coordinates"), sizes)
+        found = circuits_and_complements(curve)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
@@ -166,7 +165,7 @@ def _with_prefix(pairs: Pairs) -> Pairs:
 def test_the_size_of_a_batch_does_not_matter(architecture: str, tokens: int) -> None:
     """With one token to a batch the pairs are run one by one, and every pass holds one circuit."""
     group, basis = cross.contexts(architecture)[0], cross.basis(architecture)
-    ranking = ranking_of(5, "node")
+    ranking = ranking_of(5, "coordinates")
     points = [(size, flip) for size in (1, 4, 30, 100) for flip in (False, True)]
     with tokens_to_a_pass(group.evaluation.model, tokens):
         one = measured(group, basis, "counterfactual", ranking, points)
@@ -177,7 +176,7 @@ def test_the_size_of_a_batch_does_not_matter(architecture: str, tokens: int) -> 
 # --- endpoints
 
 
-@pytest.mark.parametrize("policy", ["node", "keep"])
+@pytest.mark.parametrize("policy", ["coordinates", "rotated", "node", "keep"])
 @pytest.mark.parametrize("ablation", oracle.ABLATIONS)
 @pytest.mark.parametrize("fast", [False, True])
 def test_keeping_everything_is_the_unhooked_model(
@@ -199,10 +198,11 @@ def test_keeping_nothing_is_the_number_of_the_family(
     architecture: str, cross_group: GroupPair, ablation: Ablation, fast: bool
 ) -> None:
     model, basis, clean = cross.model(architecture), cross.basis(architecture), cross_group.evaluation.batch.clean
-    outputs = reference_outputs(basis, ablation, cross_group.attribution, cross_group.evaluation)
+    layers = range(cross.LAYERS)
+    outputs = reference_outputs(basis.family, layers, ablation, cross_group.attribution, cross_group.evaluation)
     with torch.inference_mode():
         shared = model.logits(clean, constant_edits(model, outputs, slice(0, len(clean))))
-        for policy in ("node", "ablate"):
+        for policy in ("coordinates", "rotated", "node", "ablate"):
             ranking = ranking_of(clean.shape[1], policy)  # type: ignore[arg-type]
             edits = edits_of(cross_group, basis, ablation, ranking.mask([0], [False]), fast=fast)
             torch.testing.assert_close(model.logits(clean, edits), shared, rtol=0, atol=1e-11)
@@ -220,7 +220,7 @@ def test_a_model_in_half_precision(architecture: str, fast: bool) -> None:
     group = cross.contexts(architecture, "bfloat16")[0]
     reference, clean = group.reference(basis, "mean"), group.evaluation.batch.clean
     assert {part.dtype for part in reference.units} == {torch.float32}
-    ranking = ranking_of(5, "node")
+    ranking = ranking_of(5, "coordinates")
     with torch.inference_mode():
         plain = model.logits(clean)
         for size in (ranking.nodes, ranking.nodes // 3):
@@ -261,7 +261,7 @@ def test_some_layers_alone(architecture: str, layers: tuple[int, ...]) -> None:
     scores = cross.random_scores(5, 4)
     assert scores.errors is not None
     chosen = Scores(tuple(scores.units[layer] for layer in layers), tuple(scores.errors[layer] for layer in layers))
-    ranking = rank(chosen, policy="node")
+    ranking = rank(chosen, policy="coordinates")
     points = [(size, flip) for size in (0, 5, 60, ranking.nodes) for flip in (False, True)]
     values = [measured(group, basis, "mean", ranking, points, fast=fast) for fast in (False, True)]
     torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-11)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.circuits.circuit import CircuitMask, Reference
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.fast.cross_layer_writer import CrossLayerPass, CrossLayerWriter
 from basisbench.circuits.fast.shared_work import FirstCoordinates
@@ -28,7 +27,7 @@ from basisbench_baselines.dictionaries.fast import SelectedUnits
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
-from helpers.passes import tokens_to_a_pass
+from helpers.passes import error_masks, measure_group, tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -91,16 +90,15 @@ def draw_basis(kind: type[Plain], sizes: list[int], width: int, generator: torch
     )
 
 
-def masks(circuits: int, rows: int, units: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Circuits of every density from nothing to everything; errors are kept at random, or all alike."""
+def masks(circuits: int, rows: int, units: int, error_nodes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Circuits of every density from nothing to everything; errors are kept whole, in part or not, or all alike."""
     density = torch.rand(circuits, rows, 1, generator=generator).pow(3)
     density = torch.where(torch.rand(circuits, 1, 1, generator=generator) < 0.5, 1 - density, density)
     density[torch.rand(circuits, rows, 1, generator=generator) < 0.1] = 0
     kept = torch.rand(circuits, rows, units, generator=generator) < density
-    errors = (
-        torch.rand(circuits, rows, generator=generator) < torch.rand(circuits, 1, generator=generator).round() * 0.5
-    )
-    return kept, errors | (torch.rand(circuits, 1, generator=generator) < 0.3)
+    errors = error_masks(circuits, rows, error_nodes, generator)
+    errors &= torch.rand(circuits, 1, 1, generator=generator) < 0.5
+    return kept, errors | (torch.rand(circuits, 1, 1, generator=generator) < 0.3)
 
 
 @pytest.mark.slow
@@ -116,6 +114,7 @@ def masks(circuits: int, rows: int, units: int, generator: torch.Generator) -> t
     together=st.booleans(),
     by_pair=st.booleans(),
     shared=st.booleans(),
+    error_nodes=st.sampled_from(["whole", "coordinates", "rotated"]),
     chunk_bytes=st.sampled_from([1, 1000, 2**24]),
     first_bytes=st.sampled_from([0, 2**24]),
     seed=st.integers(0, 2**31),
@@ -131,6 +130,7 @@ def test_slices_write_what_the_definition_writes(
     together: bool,
     by_pair: bool,
     shared: bool,
+    error_nodes: str,
     chunk_bytes: int,
     first_bytes: int,
     seed: int,
@@ -146,8 +146,10 @@ def test_slices_write_what_the_definition_writes(
 
     # References may hold a prefix that is not run; the last site may write one position only.
     length, each = positions + ahead, pairs if by_pair else 1
-    chosen = [masks(circuits, 1 if together else length, units, generator) for units in sizes]
-    mask = CircuitMask(tuple(units for units, _ in chosen), tuple(errors for _, errors in chosen))
+    nodes = 1 if error_nodes == "whole" else width
+    chosen = [masks(circuits, 1 if together else length, units, nodes, generator) for units in sizes]
+    kept, keep_errors = (tuple(parts) for parts in zip(*chosen, strict=True))
+    mask = CircuitMask(kept, keep_errors, error_nodes == "rotated")
     reference = Reference(
         tuple(draw(each, length, units) for units in sizes), tuple(draw(each, length, width) for _ in sizes)
     )
@@ -173,6 +175,7 @@ def test_slices_write_what_the_definition_writes(
         one = CircuitMask(
             tuple(units[circuit, None, -positions:] for units in mask.units),
             tuple(errors[circuit, None, -positions:] for errors in mask.errors),
+            mask.rotated,
         )
         writers = PlainPass(None, basis, None, aligned).writers(one)  # type: ignore[arg-type]
         results = run(writers, slice(circuit * pairs, (circuit + 1) * pairs))
@@ -226,18 +229,20 @@ def test_earlier_writes_are_added_once_though_an_attempt_fails() -> None:
     ablation=st.sampled_from(oracle.ABLATIONS),
     together=st.booleans(),
     tokens_per_batch=st.sampled_from([1, 40, 100_000]),
+    error_nodes=st.sampled_from(["whole", "coordinates", "rotated"]),
     seed=st.integers(0, 2**31),
 )
 @pytest.mark.parametrize("architecture", oracle.ARCHITECTURES)
 def test_all_fast_ways_together_change_nothing(
-    architecture: str, ablation: Ablation, together: bool, tokens_per_batch: int, seed: int
+    architecture: str, ablation: Ablation, together: bool, tokens_per_batch: int, error_nodes: str, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     group, basis = cross.contexts(architecture)[seed % 2], cross.basis(architecture)
     batch = group.evaluation.batch
-    chosen = [masks(5, 1 if together else batch.clean.shape[1], units, generator) for units in cross.UNITS]
-
-    mask = CircuitMask(tuple(units for units, _ in chosen), tuple(errors for _, errors in chosen))
+    nodes = 1 if error_nodes == "whole" else oracle.D_MODEL
+    chosen = [masks(5, 1 if together else batch.clean.shape[1], units, nodes, generator) for units in cross.UNITS]
+    kept, keep_errors = (tuple(parts) for parts in zip(*chosen, strict=True))
+    mask = CircuitMask(kept, keep_errors, error_nodes == "rotated")
     before = oracle.hooks_of(group.evaluation.model)
     plain = evaluate(group, basis, ablation, mask.circuits, 5, fast=False).metric
     with tokens_to_a_pass(group.evaluation.model, tokens_per_batch):
@@ -289,7 +294,7 @@ def test_without_cross_terms_it_is_a_transcoder(architecture: str, policy: Error
         one, other = method.score(group.attribution, basis), method.score(group.attribution, single)
         for first, second in zip([*one.units, *(one.errors or ())], [*other.units, *(other.errors or ())], strict=True):
             torch.testing.assert_close(first, second, rtol=0, atol=1e-13)
-    ranking = rank(cross.random_scores(5, 2), policy=policy)
+    ranking = rank(cross.random_scores(5, 2, policy), policy=policy)
     for ablation in oracle.ABLATIONS:
         cell = oracle.cell("transcoder", basis="clt", ablation=ablation, error_policy=policy)
         curves = [measure_group(cell, any_basis, group, ranking, [3, 60, 150]) for any_basis in (basis, single)]

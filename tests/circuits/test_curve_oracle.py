@@ -12,20 +12,19 @@ import torch
 
 from basisbench.attribution.context import GroupContext
 from basisbench.circuits.circuit import CircuitMask
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import pooled_scores, rank
 from basisbench.types import Ablation, ErrorPolicy, Pairs, Scores
 from helpers import oracle
 from helpers.oracle import Node
-from helpers.passes import masks_of, measured, tokens_to_a_pass
+from helpers.passes import circuits_and_complements, masks_of, measure_group, measured, tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 # A basis without errors has one policy; test_endpoints holds that the others change nothing.
-CELLS = [(name, "node") for name in oracle.EXACT] + [
+CELLS = [(name, "coordinates") for name in oracle.EXACT] + [
     (name, policy) for name in oracle.DICTIONARIES for policy in oracle.POLICIES
 ]
 
@@ -47,8 +46,8 @@ def test_curves_equal_the_slow_evaluator(architecture: str, name: str, policy: E
     # The second group has another length, other pairs and other numbers of pairs.
     for seed, group in enumerate(oracle.contexts(architecture)):
         attribution, evaluation = group.attribution.pairs, group.evaluation.pairs
-        scores = oracle.random_scores(twin, evaluation.length, seed)
-        mapping = oracle.score_of_nodes(scores, twin, errors=policy == "node")
+        scores = oracle.random_scores(twin, evaluation.length, seed, policy)
+        mapping = oracle.score_of_nodes(scores, twin, policy)
         order = oracle.ranked(mapping, list(mapping))
         sizes = [len(order) // 5, len(order) // 2]
         circuits = circuits_of(order, sizes, policy, evaluation.length)
@@ -56,15 +55,15 @@ def test_curves_equal_the_slow_evaluator(architecture: str, name: str, policy: E
 
         cell = oracle.cell(name, ablation=ablation, error_policy=policy)
         curve = measure_group(cell, basis, group, rank(scores, policy=policy), sizes)
-        found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+        found = circuits_and_complements(curve)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
         # The circuits differ from each other: equality with one of them would not do for the others.
         assert torch.unique(expected.round(decimals=6), dim=0).shape[0] == len(circuits)
-        assert curve.error_nodes == [sum(unit == "error" for _, _, unit in order[:size]) for size in sizes]
-        assert curve.feature_nodes == [sum(unit != "error" for _, _, unit in order[:size]) for size in sizes]
+        assert curve.error_nodes == [sum(isinstance(unit, str) for _, _, unit in order[:size]) for size in sizes]
+        assert curve.feature_nodes == [sum(isinstance(unit, int) for _, _, unit in order[:size]) for size in sizes]
 
 
-@pytest.mark.parametrize("ablation", ["mean", "counterfactual"])
+@pytest.mark.parametrize("ablation", ["mean", pytest.param("counterfactual", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", oracle.BASES)
 def test_single_precision_gives_the_same_curves_up_to_rounding(
     architecture: str, name: str, ablation: Ablation
@@ -75,14 +74,14 @@ def test_single_precision_gives_the_same_curves_up_to_rounding(
     for seed, group in enumerate(oracle.contexts(architecture, "float32")):
         attribution, evaluation = group.attribution.pairs, group.evaluation.pairs
         scores = oracle.random_scores(twin, evaluation.length, seed)
-        mapping = oracle.score_of_nodes(scores, twin, errors=True)
+        mapping = oracle.score_of_nodes(scores, twin)
         order = oracle.ranked(mapping, list(mapping))
         sizes = [len(order) // 3, len(order)]
-        circuits = circuits_of(order, sizes, "node", evaluation.length)
+        circuits = circuits_of(order, sizes, "coordinates", evaluation.length)
         expected = oracle.naive_circuits(slow, twin, attribution, evaluation, ablation, circuits)
         cell = oracle.cell(name, ablation=ablation)
-        curve = measure_group(cell, basis, group, rank(scores, policy="node"), sizes)
-        found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+        curve = measure_group(cell, basis, group, rank(scores, policy="coordinates"), sizes)
+        found = circuits_and_complements(curve)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
         assert (found - expected).abs().max() > 1e-12, "this should have been single precision"
 
@@ -134,19 +133,19 @@ def test_what_prompts_have_in_common_does_not_matter(
     attribution = _with_common_prefix(oracle.random_pairs(3, 5, 21), lengths[:2], 2)
     evaluation = _with_common_prefix(oracle.random_pairs(2, 5, 22, split="evaluation"), lengths[2:], 12)
     scores = oracle.random_scores(twin, 5, 3)
-    mapping = oracle.score_of_nodes(scores, twin, errors=True)
+    mapping = oracle.score_of_nodes(scores, twin)
     order = oracle.ranked(mapping, list(mapping))
     sizes = [len(order) // 4]
-    circuits = circuits_of(order, sizes, "node", 5)
+    circuits = circuits_of(order, sizes, "coordinates", 5)
     expected = oracle.naive_circuits(slow, twin, attribution, evaluation, ablation, circuits)
     curve = measure_group(
         oracle.cell(name, ablation=ablation),
         basis,
         GroupPair(GroupContext(model, attribution, 0), GroupContext(model, evaluation, 0)),
-        rank(scores, policy="node"),
+        rank(scores, policy="coordinates"),
         sizes,
     )
-    found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+    found = circuits_and_complements(curve)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
@@ -156,15 +155,14 @@ def test_divergence_and_random_halves_of_a_group(architecture: str, name: str) -
     group, basis = oracle.contexts(architecture)[1], oracle.basis(architecture, name)
     attribution, evaluation = group.attribution.pairs, group.evaluation.pairs
     scores = oracle.random_scores(twin, evaluation.length, 5)
-    mapping = oracle.score_of_nodes(scores, twin, errors=True)
+    mapping = oracle.score_of_nodes(scores, twin)
     order = oracle.ranked(mapping, list(mapping))
-    ranking = rank(scores, policy="node")
+    ranking = rank(scores, policy="coordinates")
     sizes, size = [0, 9, len(order)], 12
     cell = oracle.cell(name, kl=True, subset_sizes=(size,), subset_draws=3)
     curve = measure_group(cell, basis, group, ranking, sizes)
     plain = measure_group(oracle.cell(name), basis, group, ranking, sizes)
-    torch.testing.assert_close(torch.tensor(curve.circuit), torch.tensor(plain.circuit), rtol=0, atol=1e-11)
-    torch.testing.assert_close(torch.tensor(curve.complement), torch.tensor(plain.complement), rtol=0, atol=1e-11)
+    torch.testing.assert_close(circuits_and_complements(curve), circuits_and_complements(plain), rtol=0, atol=1e-11)
     assert plain.divergence is None
     assert plain.halves == []
 
@@ -187,9 +185,9 @@ def test_divergence_and_random_halves_of_a_group(architecture: str, name: str) -
 
 def _is_kept(keep: CircuitMask, draw: int, node: Node) -> bool:
     layer, position, unit = node
-    if unit == "error":
-        return bool(keep.errors[layer][draw, position])
-    return bool(keep.units[layer][draw, position, int(unit)])
+    if isinstance(unit, str):
+        return bool(keep.errors[layer][draw, position, int(unit.removeprefix("error "))])
+    return bool(keep.units[layer][draw, position, unit])
 
 
 @pytest.mark.parametrize("policy", oracle.POLICIES)
@@ -197,16 +195,17 @@ def _is_kept(keep: CircuitMask, draw: int, node: Node) -> bool:
 def test_units_at_all_positions_together(architecture: str, name: str, policy: ErrorPolicy) -> None:
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
     basis, groups = oracle.basis(architecture, name), oracle.contexts(architecture)
-    scores = [oracle.random_scores(twin, group.evaluation.pairs.length, seed) for seed, group in enumerate(groups)]
+    lengths = [group.evaluation.pairs.length for group in groups]
+    scores = [oracle.random_scores(twin, length, seed, policy) for seed, length in enumerate(lengths)]
     pairs = [group.attribution.pair_count for group in groups]
     pooled: dict[tuple[int, int | str], float] = {}
     for score, count in zip(scores, pairs, strict=True):
-        for (layer, _, unit), value in oracle.score_of_nodes(score, twin, errors=policy == "node").items():
+        for (layer, _, unit), value in oracle.score_of_nodes(score, twin, policy).items():
             pooled[layer, unit] = pooled.get((layer, unit), 0.0) + value * count / sum(pairs)
     # Rounding must not decide: two scores are the same or they differ clearly.
     gaps = np.diff(sorted(abs(value) for value in pooled.values()))
     assert not ((gaps > 1e-14) & (gaps < 1e-9)).any()
-    nodes = [(layer, unit) for layer, _, unit in oracle.all_nodes(twin, 1, errors=policy == "node" and twin.has_error)]
+    nodes = [(layer, unit) for layer, _, unit in oracle.all_nodes(twin, 1, policy)]
     order = sorted(nodes, key=lambda node: (-round(abs(pooled[node]), 9), nodes.index(node)))
 
     ranking = rank(_without_noise(pooled_scores(scores, pairs)), policy=policy)
@@ -221,9 +220,9 @@ def test_units_at_all_positions_together(architecture: str, name: str, policy: E
         expected = oracle.naive_circuits(slow, twin, group.attribution.pairs, group.evaluation.pairs, "mean", circuits)
         cell = oracle.cell(name, error_policy=policy, granularity="unit")
         curve = measure_group(cell, basis, group, ranking, sizes)
-        found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+        found = circuits_and_complements(curve)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
-        assert curve.units == [len({node for node in order[:size] if node[1] != "error"}) for size in sizes]
+        assert curve.units == [len({node for node in order[:size] if isinstance(node[1], int)}) for size in sizes]
 
 
 def _without_noise(scores: Scores) -> Scores:
@@ -238,7 +237,7 @@ def _without_noise(scores: Scores) -> Scores:
 def test_the_size_of_a_batch_does_not_matter(architecture: str, name: str) -> None:
     group, basis = oracle.contexts(architecture)[0], oracle.basis(architecture, name)
     twin = oracle.naive_basis(architecture, name)
-    ranking = rank(oracle.random_scores(twin, 5, 3), policy="node")
+    ranking = rank(oracle.random_scores(twin, 5, 3), policy="coordinates")
     points = [(size, flip) for size in (1, 4, 30, 100) for flip in (False, True)]
     found = []
     for tokens in (1, 31, 75, 100_000):
@@ -254,8 +253,8 @@ def test_the_divergence_is_that_of_full_model_from_circuit(architecture: str) ->
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, "sae_mlp_out")
     pairs = group.evaluation.pairs
     scores = oracle.random_scores(twin, 5, 3)
-    order = oracle.ranked(mapping := oracle.score_of_nodes(scores, twin, errors=True), list(mapping))
-    masks = masks_of(rank(scores, policy="node"), [(9, False), (len(order), False)])
+    order = oracle.ranked(mapping := oracle.score_of_nodes(scores, twin), list(mapping))
+    masks = masks_of(rank(scores, policy="coordinates"), [(9, False), (len(order), False)])
     found, plain = (evaluate(group, basis, "mean", masks, 2, fast=fast, divergence=True) for fast in (True, False))
     assert found.divergence is not None
     assert plain.divergence is not None
@@ -274,7 +273,7 @@ def test_the_divergence_is_that_of_full_model_from_circuit(architecture: str) ->
 def test_curves_follow_a_permutation_of_the_pairs(architecture: str, name: str) -> None:
     group, basis = oracle.contexts(architecture)[0], oracle.basis(architecture, name)
     twin = oracle.naive_basis(architecture, name)
-    ranking = rank(oracle.random_scores(twin, 5, 3), policy="node")
+    ranking = rank(oracle.random_scores(twin, 5, 3), policy="coordinates")
     order = [2, 0, 1]
     shuffled = GroupContext(group.evaluation.model, permuted(group.evaluation.pairs, order), 0)
     reshuffled = GroupContext(group.evaluation.model, permuted(group.attribution.pairs, [3, 1, 0, 2]), 0)
@@ -282,11 +281,8 @@ def test_curves_follow_a_permutation_of_the_pairs(architecture: str, name: str) 
         cell = oracle.cell(name, ablation=ablation)
         one = measure_group(cell, basis, group, ranking, [0, 11, 99])
         other = measure_group(cell, basis, GroupPair(reshuffled, shuffled), ranking, [0, 11, 99])
-        for part in ("circuit", "complement"):
-            rows = torch.tensor(getattr(one, part), dtype=torch.float64)[:, order]
-            torch.testing.assert_close(
-                torch.tensor(getattr(other, part), dtype=torch.float64), rows, rtol=0, atol=1e-11
-            )
+        expected = circuits_and_complements(one)[:, order]
+        torch.testing.assert_close(circuits_and_complements(other), expected, rtol=0, atol=1e-11)
 
 
 def permuted(pairs: Pairs, order: Sequence[int]) -> Pairs:

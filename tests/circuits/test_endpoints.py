@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.circuits.reference import constant_edits, reference_outputs
 from basisbench.types import Ablation, ErrorPolicy
 from helpers import oracle
-from helpers.passes import edits_of, measured
+from helpers.passes import circuits_and_complements, edits_of, measure_group, measured
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -25,7 +24,7 @@ NEURONS = ("mlp_act", "mlp_out", "attn_z", "attn_out", "resid")
 
 def ranking_of(architecture: str, name: str, length: int, policy: ErrorPolicy) -> Ranking:
     twin = oracle.naive_basis(architecture, name)
-    return rank(oracle.random_scores(twin, length, seed=7), policy=policy)
+    return rank(oracle.random_scores(twin, length, 7, policy), policy=policy)
 
 
 def ends_at_the_family_output(architecture: str, name: str, ablation: Ablation) -> bool:
@@ -60,8 +59,10 @@ def logits_with(
 
 @oracle.on_architectures(
     ("group", "name", "ablation", "policy"),
-    whole=itertools.product((0, 1), oracle.BASES, oracle.ABLATIONS, ("node", "keep")),
-    part=[(group, name, "mean", policy) for name in oracle.BASES for group, policy in ((0, "node"), (1, "keep"))],
+    whole=itertools.product((0, 1), oracle.BASES, oracle.ABLATIONS, ("coordinates", "rotated", "node", "keep")),
+    part=[
+        (group, name, "mean", policy) for name in oracle.BASES for group, policy in ((0, "coordinates"), (1, "keep"))
+    ],
 )
 def test_keeping_every_node_and_error_is_the_unhooked_model(
     architecture: str, group: GroupPair, name: str, ablation: Ablation, policy: ErrorPolicy
@@ -88,7 +89,7 @@ def test_keeping_everything_is_the_unhooked_model_in_single_precision(
     model, basis = oracle.model(architecture, "float32"), oracle.basis(architecture, name, "float32")
     single = oracle.contexts(architecture, "float32")[oracle.contexts(architecture).index(group)]
     clean = single.evaluation.batch.clean
-    ranking = ranking_of(architecture, name, single.evaluation.pairs.length, "node")
+    ranking = ranking_of(architecture, name, single.evaluation.pairs.length, "coordinates")
     with torch.inference_mode():
         edits = edits_of(single, basis, "mean", ranking.mask([ranking.nodes], [False]))
         kept, plain = model.logits(clean, edits, fast=onednn), model.logits(clean, fast=onednn)
@@ -169,9 +170,10 @@ def test_keeping_nothing_is_one_number_for_every_basis_of_a_family(
     by_hand = torch.cat(expected)
 
     for name in oracle.FAMILIES[family]:
-        ranking = ranking_of(architecture, name, evaluation.length, "node")
-        ablated = ranking_of(architecture, name, evaluation.length, "ablate")
-        for used, size, complement in ((ranking, 0, False), (ranking, ranking.nodes, True), (ablated, 0, False)):
+        ranking = ranking_of(architecture, name, evaluation.length, "coordinates")
+        others = [ranking_of(architecture, name, evaluation.length, policy) for policy in ("rotated", "node", "ablate")]
+        nothings = [(ranking, ranking.nodes, True), *((used, 0, False) for used in (ranking, *others))]
+        for used, size, complement in nothings:
             nothing = logits_with(architecture, name, group, ablation, used, size, complement)
             if ends_at_the_family_output(architecture, name, ablation):
                 torch.testing.assert_close(nothing, by_hand, rtol=0, atol=1e-11)
@@ -179,7 +181,8 @@ def test_keeping_nothing_is_one_number_for_every_basis_of_a_family(
                 assert (nothing - by_hand).abs().max() > 1e-4
 
         basis = oracle.basis(architecture, name)
-        outputs = reference_outputs(basis, ablation, group.attribution, group.evaluation)
+        layers = [site.layer for site in basis.sites]
+        outputs = reference_outputs(basis.family, layers, ablation, group.attribution, group.evaluation)
         with torch.inference_mode():
             shared = model.logits(
                 group.evaluation.batch.clean, constant_edits(model, outputs, slice(0, len(evaluation)))
@@ -213,7 +216,7 @@ def test_points_taken_for_granted_equal_really_evaluating_them(
     cell = oracle.cell(name, ablation=ablation, error_policy=policy)
     curve = measure_group(cell, basis, group, ranking, sizes)
     points = [(min(size, ranking.nodes), complement) for complement in (False, True) for size in sizes]
-    found = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
+    found = circuits_and_complements(curve)
     expected = measured(group, basis, ablation, ranking, points, fast=False)
     if not ends_at_the_family_output(architecture, name, ablation):
         # F(0) is the family's, so that all its bases share one denominator (docs/numbers.md, "Metric").
@@ -232,7 +235,7 @@ def test_the_error_policy_changes_nothing_for_a_basis_without_errors(architectur
     group = oracle.contexts(architecture)[0]
     basis = oracle.basis(architecture, name)
     curves = []
-    for policy in ("node", "keep", "ablate"):
+    for policy in oracle.POLICIES:
         ranking = ranking_of(architecture, name, group.evaluation.pairs.length, policy)  # type: ignore[arg-type]
         cell = oracle.cell(name, error_policy=policy)
         sizes = [0, 5, 40, ranking.nodes]

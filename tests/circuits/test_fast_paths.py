@@ -15,7 +15,7 @@ from torch import Tensor
 from basisbench.attribution.projection import site_scores
 from basisbench.circuits.circuit import CircuitMask, Reference
 from basisbench.circuits.evaluate import evaluate
-from basisbench.circuits.fast.moved_units import take_slices
+from basisbench.circuits.fast.moved_units import bases, take_slices
 from basisbench.circuits.fast.shared_work import FirstCoordinates
 from basisbench.circuits.fast.site_writer import SiteWriter
 from basisbench.circuits.plain import PlainPass
@@ -23,7 +23,7 @@ from basisbench.models.batching import BUDGETS, Budget
 from basisbench.types import Ablation, Site
 from basisbench_baselines.dictionaries.fast import SelectedUnits, independent_units, sparse_product
 from helpers import oracle
-from helpers.passes import tokens_to_a_pass
+from helpers.passes import error_masks, tokens_to_a_pass
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -67,15 +67,15 @@ def _one_site(width: int, units: int, exact: bool, generator: torch.Generator) -
 
 
 def _masks(
-    circuits: int, positions: int, units: int, together: bool, generator: torch.Generator
+    circuits: int, positions: int, units: int, error_nodes: int, together: bool, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Circuits of every density from nothing to everything; errors are kept at random."""
+    """Circuits of every density from nothing to everything; errors are kept whole, in part or not, at random."""
     rows = 1 if together else positions
     density = torch.rand(circuits, rows, 1, generator=generator).pow(3)
     density = torch.where(torch.rand(circuits, 1, 1, generator=generator) < 0.5, 1 - density, density)
     density[torch.rand(circuits, rows, 1, generator=generator) < 0.1] = 0
     kept = torch.rand(circuits, rows, units, generator=generator) < density
-    return kept, torch.rand(circuits, rows, generator=generator) < 0.5
+    return kept, error_masks(circuits, rows, error_nodes, generator)
 
 
 @SHAPES
@@ -94,6 +94,7 @@ def _masks(
     first_bytes=st.sampled_from([0, 2**24]),
     sliced=st.booleans(),
     wide=st.sampled_from([1, 4096]),
+    error_nodes=st.sampled_from(["whole", "coordinates", "rotated"]),
     seed=st.integers(0, 2**31),
 )
 def test_a_site_writes_what_the_definition_writes(
@@ -111,12 +112,14 @@ def test_a_site_writes_what_the_definition_writes(
     first_bytes: int,
     sliced: bool,
     wide: int,
+    error_nodes: str,
     seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     width = units if exact else 7
     basis = _one_site(width, units, exact, generator)
-    kept, keep_errors = _masks(circuits, positions, units, together, generator)
+    nodes = 1 if error_nodes == "whole" else width
+    kept, keep_errors = _masks(circuits, positions, units, nodes, together, generator)
 
     def draw(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, dtype=torch.float64)
@@ -127,11 +130,11 @@ def test_a_site_writes_what_the_definition_writes(
     # The first site of a model sees each prompt once; any other sees each prompt once per circuit.
     activation = draw(pairs if first else circuits * pairs, positions, width)
     shared = FirstCoordinates(basis) if first else None
-    mask = CircuitMask((kept,), (keep_errors,))
+    mask = CircuitMask((kept,), (keep_errors,), error_nodes == "rotated")
 
     def by_definition(circuit: int) -> Tensor:
         """Write one circuit's site, on the positions that are run."""
-        one = CircuitMask((kept[circuit, None],), (keep_errors[circuit, None],))
+        one = mask.circuits(slice(circuit, circuit + 1))
         aligned = Reference(
             tuple(units[:, -positions:] for units in reference.units),
             None if reference.errors is None else tuple(errors[:, -positions:] for errors in reference.errors),
@@ -168,8 +171,10 @@ def test_small_circuits_and_small_complements_are_sliced() -> None:
     kept[1, :, 7:9] = False  # a small complement, errors kept: sliced
     kept[2, :, 5] = True  # a small circuit whose errors are kept: every unit is moved but one
     kept[3, :, :80] = True  # neither small nor nearly everything
-    keep_errors = torch.tensor([[False] * 3, [True] * 3, [True] * 3, [False] * 3])
-    slices = take_slices(basis, basis.sites[0], kept, keep_errors, 3, torch.float64)
+    keep_errors = torch.tensor([[False] * 3, [True] * 3, [True] * 3, [False] * 3]).unsqueeze(-1)
+    from_live, partly = bases(basis, kept, keep_errors, 3)  # type: ignore[arg-type]
+    assert partly is None
+    slices = take_slices(basis, basis.sites[0], kept, from_live, torch.float64)
     assert slices is not None
     assert slices.dense is not None
     assert set(slices.dense[0].tolist()) == {2, 3}
@@ -177,24 +182,55 @@ def test_small_circuits_and_small_complements_are_sliced() -> None:
     assert {int(unit) for part in slices.slices for unit in part.units} == {5, 7, 8}
 
 
+def test_rows_whose_errors_are_kept_in_part_start_from_what_is_nearer() -> None:
+    generator = torch.Generator().manual_seed(0)
+    basis = _one_site(8, 100, False, generator)
+    kept = torch.zeros(3, 1, 100, dtype=torch.bool)
+    kept[0, :, 5] = True  # a small circuit: its few live units are moved off the reference
+    kept[1] = True
+    kept[1, :, 7:9] = False  # a small complement: the few others are moved off the live activation
+    kept[2, :, :60] = True  # neither: dense, and without errors
+    keep_errors = torch.zeros(3, 1, 8, dtype=torch.bool)
+    keep_errors[:2, :, :3] = True
+    from_live, partly = bases(basis, kept, keep_errors, 2)  # type: ignore[arg-type]
+    assert partly is not None
+    assert from_live.tolist() == [[False] * 2, [True] * 2, [False] * 2]
+    assert partly.tolist() == [[True] * 2, [True] * 2, [False] * 2]
+    slices = take_slices(basis, basis.sites[0], kept.expand(-1, 2, -1), from_live, torch.float64)
+    assert slices is not None
+    assert slices.dense is not None
+    assert set(slices.dense[0].tolist()) == {2}
+    assert {int(unit) for part in slices.slices for unit in part.units} == {5, 7, 8}
+    assert set(slices.not_dense(partly)[0].tolist()) == {0, 1}
+
+
 @pytest.mark.slow
-@settings(max_examples=12)
+@settings(max_examples=24)
 @given(
     name=st.sampled_from(oracle.BASES),
     ablation=st.sampled_from(oracle.ABLATIONS),
     together=st.booleans(),
     tokens_per_batch=st.sampled_from([1, 40, 100_000]),
+    error_nodes=st.sampled_from(["whole", "coordinates", "rotated"]),
     seed=st.integers(0, 2**31),
 )
 @pytest.mark.parametrize("architecture", oracle.ARCHITECTURES)
 def test_all_fast_ways_together_change_nothing(
-    architecture: str, name: str, ablation: Ablation, together: bool, tokens_per_batch: int, seed: int
+    architecture: str,
+    name: str,
+    ablation: Ablation,
+    together: bool,
+    tokens_per_batch: int,
+    error_nodes: str,
+    seed: int,
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     group, basis = oracle.contexts(architecture)[seed % 2], oracle.basis(architecture, name)
     reference, batch = group.reference(basis, ablation), group.evaluation.batch
-    masks = [_masks(5, batch.clean.shape[1], units.shape[-1], together, generator) for units in reference.units]
-    mask = CircuitMask(tuple(units for units, _ in masks), tuple(errors for _, errors in masks))
+    nodes, length = 1 if error_nodes == "whole" else oracle.D_MODEL, batch.clean.shape[1]
+    masks = [_masks(5, length, units.shape[-1], nodes, together, generator) for units in reference.units]
+    kept, keep_errors = (tuple(parts) for parts in zip(*masks, strict=True))
+    mask = CircuitMask(kept, keep_errors, error_nodes == "rotated")
 
     before = oracle.hooks_of(group.evaluation.model)
     plain = evaluate(group, basis, ablation, mask.circuits, 5, fast=False).metric

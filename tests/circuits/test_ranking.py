@@ -1,4 +1,4 @@
-"""Circuits hold exactly k nodes, in the order of a ranking written as plain Python."""
+"""Circuits hold exactly k nodes, in the order of a ranking written as plain Python; ties are random by seed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Node = oracle.Node
 
 @st.composite
 def drawn_scores(draw: st.DrawFn, positions: int | None = None) -> Scores:
-    """Draw scores of a few sites of different width with many ties, zeros and both signs."""
+    """Draw scores of a few sites of different width with many ties, zeros and both signs; errors of 1 or 3 nodes."""
     length = positions or draw(st.integers(1, 4))
     widths = draw(st.lists(st.integers(1, 4), min_size=1, max_size=3))
     value = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0])
@@ -30,7 +30,12 @@ def drawn_scores(draw: st.DrawFn, positions: int | None = None) -> Scores:
         return torch.tensor(draw(st.lists(value, min_size=size, max_size=size))).view(shape)
 
     units = tuple(tensor(length, width) for width in widths)
-    return Scores(units, tuple(tensor(length) for _ in widths) if draw(st.booleans()) else None)
+    nodes = draw(st.sampled_from([0, 1, 3]))
+    return Scores(units, tuple(tensor(length, nodes) for _ in widths) if nodes else None)
+
+
+def error_name(node: int) -> str:
+    return f"error {node}"
 
 
 def nodes_of(scores: Scores, policy: ErrorPolicy) -> dict[Node, float]:
@@ -40,8 +45,9 @@ def nodes_of(scores: Scores, policy: ErrorPolicy) -> dict[Node, float]:
         for position, row in enumerate(units.tolist()):
             for unit, value in enumerate(row):
                 found[site, position, unit] = value
-            if policy == "node" and scores.errors is not None:
-                found[site, position, "error"] = float(scores.errors[site][position])
+            if policy in RANKED and scores.errors is not None:
+                for node, value in enumerate(scores.errors[site][position].tolist()):
+                    found[site, position, error_name(node)] = value
     return found
 
 
@@ -52,11 +58,12 @@ def kept(keep: CircuitMask, circuit: int, *, errors: bool) -> set[Node]:
         found |= {(site, position, unit) for position, unit in units[circuit].nonzero().tolist()}
     if errors:
         for site, flags in enumerate(keep.errors):
-            found |= {(site, position, "error") for (position,) in flags[circuit].nonzero().tolist()}
+            found |= {(site, position, error_name(node)) for position, node in flags[circuit].nonzero().tolist()}
     return found
 
 
-POLICIES: Sequence[ErrorPolicy] = ("node", "keep", "ablate")
+POLICIES: Sequence[ErrorPolicy] = ("coordinates", "rotated", "node", "keep", "ablate")
+RANKED = POLICIES[:3]
 
 
 @pytest.mark.slow
@@ -66,7 +73,7 @@ def test_a_circuit_is_the_k_best_nodes_and_its_complement_the_others(scores: Sco
     mapping = nodes_of(scores, policy)
     order = oracle.ranked(mapping, list(mapping))
     ranking = rank(scores, policy=policy)
-    ranked_errors = policy == "node" and scores.errors is not None
+    ranked_errors = policy in RANKED and scores.errors is not None
     assert ranking.nodes == len(order)
     sizes = list(range(len(order) + 1))
     keep = ranking.mask(sizes + sizes, [False] * len(sizes) + [True] * len(sizes))
@@ -75,9 +82,13 @@ def test_a_circuit_is_the_k_best_nodes_and_its_complement_the_others(scores: Sco
         complement = kept(keep, len(sizes) + size, errors=ranked_errors)
         assert circuit == set(order[:size])
         assert complement == set(order[size:])
-        assert ranking.error_count(size) == sum(unit == "error" for _, _, unit in order[:size])
-        assert ranking.distinct_units(size) == len({(site, unit) for site, _, unit in order[:size] if unit != "error"})
-    assert ranking.error_nodes == sum(unit == "error" for _, _, unit in order)
+        assert ranking.error_count(size) == sum(isinstance(unit, str) for _, _, unit in order[:size])
+        units = {(site, unit) for site, _, unit in order[:size] if isinstance(unit, int)}
+        assert ranking.distinct_units(size) == len(units)
+    assert ranking.error_nodes == sum(isinstance(unit, str) for _, _, unit in order)
+    assert ranking.scored_nodes == sum(mapping[node] != 0 for node in order)
+    assert all(mapping[node] == 0 for node in order[ranking.scored_nodes :])
+    assert keep.rotated == (policy == "rotated")
     assert ranking.scores.tolist() == [mapping[node] for node in order]
     if not ranked_errors:
         assert {bool(flag) for flags in keep.errors for flag in flags.flatten()} == {policy != "ablate"}
@@ -90,30 +101,86 @@ def test_the_top_nodes_are_listed_in_order_with_their_signed_scores(
 ) -> None:
     mapping = nodes_of(scores, policy)
     expected = [
-        (site, position, -1 if unit == "error" else unit, mapping[site, position, unit])
+        (site, position, -1 - int(unit[6:]) if isinstance(unit, str) else unit, mapping[site, position, unit])
         for site, position, unit in oracle.ranked(mapping, list(mapping))[:count]
     ]
     assert rank(scores, policy=policy).top(count) == expected
 
 
-def test_all_scores_equal_leaves_the_order_of_layer_position_unit_error() -> None:
-    scores = Scores((torch.ones(3, 2), -torch.ones(3, 4)), (torch.ones(3), -torch.ones(3)))
-    ranking = rank(scores, policy="node")
+def test_without_a_generator_ties_come_by_layer_position_unit_error() -> None:
+    scores = Scores((torch.ones(3, 2), -torch.ones(3, 4)), (torch.ones(3, 2), -torch.ones(3, 2)))
+    ranking = rank(scores, policy="coordinates")
     expected = [
         (layer, position, unit)
         for layer, width in ((0, 2), (1, 4))
         for position in range(3)
-        for unit in (*range(width), -1)
+        for unit in (*range(width), -1, -2)
     ]
     assert [node[:3] for node in ranking.top(1000)] == expected
 
 
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@given(drawn_scores(), st.sampled_from(POLICIES), st.integers(0, 2**31))
+@settings(max_examples=60)
+def test_ties_come_in_an_order_of_their_seed_and_never_before_larger_scores(
+    scores: Scores, policy: ErrorPolicy, seed: int
+) -> None:
+    mapping = nodes_of(scores, policy)
+    ranking = rank(scores, policy=policy, ties=seeded(seed))
+    again = rank(scores, policy=policy, ties=seeded(seed))
+    assert ranking.top(1000) == again.top(1000)
+    sizes = [abs(score) for *_, score in ranking.top(1000)]
+    assert sizes == sorted(map(abs, mapping.values()), reverse=True)
+    found = {node[:3]: node[3] for node in ranking.top(1000)}
+    named = {(site, at, f"error {-1 - unit}" if unit < 0 else unit): score for (site, at, unit), score in found.items()}
+    assert named == mapping
+    assert ranking.scored_nodes == sum(value != 0 for value in mapping.values())
+    assert not any(sizes[ranking.scored_nodes :])
+
+
+def test_another_seed_gives_another_order_of_ties_and_the_same_of_others() -> None:
+    values = torch.zeros(10, 20)
+    values[3, :5] = torch.tensor([5.0, -4.0, 3.0, -2.0, 1.0])
+    scores = Scores((values, torch.zeros(10, 20)), None)
+    orders = [[node[:3] for node in rank(scores, policy="coordinates", ties=seeded(seed)).top(400)] for seed in (1, 2)]
+    assert [order[:5] for order in orders] == [[(0, 3, unit) for unit in range(5)]] * 2
+    assert orders[0] != orders[1]
+    # Two random orders of 395 nodes agree in one place on average.
+    assert sum(one == other for one, other in zip(orders[0][5:], orders[1][5:], strict=True)) < 8
+
+
+def test_where_a_tied_node_stands_says_nothing_about_its_place() -> None:
+    """Each layer, position, unit and the errors have the mean place that a uniformly random order gives them."""
+    length, units, errors, draws = 4, 6, 3, 400
+    scores = Scores((torch.zeros(length, units),) * 3, (torch.zeros(length, errors),) * 3)
+    rankings = [rank(scores, policy="coordinates", ties=seeded(seed)) for seed in range(draws)]
+    places = torch.stack(
+        [
+            torch.stack([torch.cat(parts, 1) for parts in zip(ranking.units, ranking.errors or (), strict=True)])
+            for ranking in rankings
+        ]
+    ).double()  # draw layer position node
+    nodes = 3 * length * (units + errors)
+    spread = ((nodes**2 - 1) / 12) ** 0.5
+    for axes in ((2, 3), (1, 3), (1, 2)):
+        mean = places.mean((0, *axes))
+        among = nodes // len(mean)
+        # The mean of some of the places without replacement, over draws: five standard errors.
+        error = spread * ((1 - among / nodes) / among / draws) ** 0.5
+        assert (mean - (nodes - 1) / 2).abs().max() < 5 * error
+    # And no node stands where it likes: every place is taken by many nodes.
+    assert places.flatten(1).std(0).min() > 0.8 * spread
+
+
 @pytest.mark.parametrize("size", [100, 5000])
-def test_ties_are_broken_in_order_in_large_rankings_too(size: int) -> None:
+def test_the_sort_is_stable_in_large_rankings_too(size: int) -> None:
     # Sorting is only stable by luck for a few elements.
     generator = torch.Generator().manual_seed(0)
     values = torch.randint(-2, 3, (4, size), generator=generator).float()
-    ranking = rank(Scores((values,), None), policy="node")
+    ranking = rank(Scores((values,), None), policy="coordinates")
     order = sorted(range(4 * size), key=lambda index: (-abs(float(values.flatten()[index])), index))
     assert torch.equal(ranking.units[0].flatten()[order], torch.arange(4 * size))
 
@@ -125,10 +192,10 @@ def test_a_ranking_of_one_position_keeps_units_at_all_positions() -> None:
 
 
 def test_sizes_beyond_the_last_node_keep_everything() -> None:
-    ranking: Ranking = rank(Scores((torch.ones(2, 3),), (torch.ones(2),)), policy="node")
+    ranking: Ranking = rank(Scores((torch.ones(2, 3),), (torch.ones(2, 4),)), policy="coordinates")
     assert kept(ranking.mask([99], [False]), 0, errors=True) == kept(ranking.mask([0], [True]), 0, errors=True)
     assert not kept(ranking.mask([99], [True]), 0, errors=True)
-    assert ranking.error_count(99) == 2
+    assert ranking.error_count(99) == 8
     assert ranking.distinct_units(99) == 3
 
 
@@ -139,7 +206,7 @@ def test_random_halves_hold_the_circuit_and_half_of_the_others(
 ) -> None:
     mapping = nodes_of(scores, policy)
     order = oracle.ranked(mapping, list(mapping))
-    ranked_errors = policy == "node" and scores.errors is not None
+    ranked_errors = policy in RANKED and scores.errors is not None
     ranking = rank(scores, policy=policy)
     draws = 6
     keep = ranking.mask_with_random_halves(size, draws, torch.Generator().manual_seed(seed))
@@ -178,7 +245,7 @@ def test_pooled_scores_are_the_sum_over_positions_averaged_over_pairs(data: st.D
     groups = [
         Scores(
             tuple(draw(length, width) for width in widths),
-            tuple(draw(length) for _ in widths) if with_errors else None,
+            tuple(draw(length, 2) for _ in widths) if with_errors else None,
         )
         for length in lengths
     ]
@@ -192,13 +259,14 @@ def test_pooled_scores_are_the_sum_over_positions_averaged_over_pairs(data: st.D
         assert pooled.units[site].shape == (1, width)
         if with_errors:
             assert pooled.errors is not None
-            total = sum(
-                count * float(group.errors[site].sum())
-                for group, count in zip(groups, counts, strict=True)
-                if group.errors is not None
-            )
-            assert pooled.errors[site].shape == (1,)
-            assert float(pooled.errors[site]) == pytest.approx(total / sum(counts), rel=1e-12, abs=1e-12)
+            assert pooled.errors[site].shape == (1, 2)
+            for node in range(2):
+                total = sum(
+                    count * float(group.errors[site][:, node].sum())
+                    for group, count in zip(groups, counts, strict=True)
+                    if group.errors is not None
+                )
+                assert float(pooled.errors[site][0, node]) == pytest.approx(total / sum(counts), rel=1e-12, abs=1e-12)
     if not with_errors:
         assert pooled.errors is None
 

@@ -15,6 +15,7 @@ import pytest
 
 import basisbench
 from basisbench.cli import EXAMPLES, build_parser, main
+from basisbench.results.record import read_record
 from basisbench.results.store import Store
 from basisbench.types import ModelSpec
 from helpers.synthetic_records import synthetic_suite, write_suite
@@ -175,8 +176,37 @@ def test_show_gives_pairs_as_text(
     text = capsys.readouterr().out
     assert text.count("  clean ") == text.count("  counterfactual ") == 3
     assert "roles: bos | " in text
+    assert text.count(" 0 '<s>' | ") == 6, "every token of both prompts of each pair, with its id"
+    assert re.search(r"^levels that intervals resample: noun \d+$", text, re.MULTILINE)
     assert " tokens\n" in text
     assert "dropped from the evaluation split" in text
+
+
+def test_show_follows_what_is_asked_of_the_beginning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "sva_simple", "-n", "1", "--bos", "never"]) == 0
+    text = capsys.readouterr().out
+    assert "roles: opening" in text
+    assert "<s>" not in text
+
+
+@pytest.mark.slow
+def test_show_measures_accuracy_and_gaps_as_a_record_has_them(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    few = ["--examples", "24"]
+    assert main(["show", "sva_simple", "--measure", *few]) == 0
+    text = capsys.readouterr().out
+    options = ["--task", "sva_simple", "--basis", "mlp_out", "--basis", "resid", "--method", "random", *few]
+    assert main(["run", *options, "--out", str(tmp_path), "--jobs", "1"]) == 0
+    paths = list((tmp_path / "records").glob("*.json"))
+    assert len(paths) == 2
+    for path in paths:
+        record = read_record(path)
+        full, empty = (sum(values) / len(values) for values in (record.endpoints.full, record.endpoints.empty))
+        assert f"accuracy {record.endpoints.accuracy:.0%} of 24 evaluation pairs; F(M) {full:.3f}\n" in text
+        found = re.search(rf"^{record.cell.family}: F\(0\) (\S+), gap F\(M\) - F\(0\) (\S+) ", text, re.MULTILINE)
+        assert found is not None
+        assert [float(value) for value in found.groups()] == pytest.approx([empty, full - empty], abs=2e-3)
 
 
 @pytest.mark.slow

@@ -249,10 +249,11 @@ class Slow:
 
         def write(y: Tensor, layer: int) -> Tensor:
             error = y[0] - self.parts.rebuilt(layer, live)
-            for position in range(len(error)):
-                if (layer, position, "error") not in circuit:
-                    error[position] = reference.errors[layer][position]
-            return (self.parts.rebuilt(layer, mixed) + error).unsqueeze(0)
+            rows = [
+                oracle.kept_error(circuit, layer, position, error[position], reference.errors[layer][position])
+                for position in range(len(error))
+            ]
+            return (self.parts.rebuilt(layer, mixed) + torch.stack(rows)).unsqueeze(0)
 
         edits: dict[Where, Callable[[Tensor], Tensor | None]] = {}
         for layer in range(LAYERS):
@@ -309,31 +310,36 @@ def slow(architecture: str, read: str = "mlp.hook_in") -> Slow:
     return Slow(architecture, files(architecture, read))
 
 
-def random_scores(length: int, seed: int) -> Scores:
-    """Draw scores with many ties."""
+def random_scores(length: int, seed: int, policy: str = "coordinates") -> Scores:
+    """Draw scores with many ties, of the nodes that there are under an error policy."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return (torch.randn(shape, generator=generator, dtype=torch.float64) * 10).round() / 10
 
-    return Scores(tuple(draw(length, units) for units in UNITS), tuple(draw(length) for _ in UNITS))
+    names = oracle.error_names(policy)
+    errors = tuple(draw(length, len(names)) for _ in UNITS) if names else None
+    return Scores(tuple(draw(length, units) for units in UNITS), errors)
 
 
-def nodes(length: int, *, errors: bool) -> list[Node]:
-    """Return every node in the order that breaks ties."""
+def nodes(length: int, policy: str = "coordinates") -> list[Node]:
+    """Return every node under an error policy: by layer, position and unit, errors after the units."""
     found: list[Node] = []
     for layer in range(LAYERS):
         for position in range(length):
             found += [(layer, position, unit) for unit in range(UNITS[layer])]
-            found += [(layer, position, "error")] if errors else []
+            found += [(layer, position, name) for name in oracle.error_names(policy)]
     return found
 
 
-def score_of_nodes(scores: Scores, *, errors: bool) -> dict[Node, float]:
+def score_of_nodes(scores: Scores, policy: str = "coordinates") -> dict[Node, float]:
     """Return scores by node."""
-    assert scores.errors is not None
     found: dict[Node, float] = {}
-    for layer, position, unit in nodes(len(scores.units[0]), errors=errors):
-        row = scores.errors[layer] if unit == "error" else scores.units[layer][position]
-        found[layer, position, unit] = float(row[position if unit == "error" else int(unit)])
+    names = oracle.error_names(policy)
+    for layer, position, unit in nodes(len(scores.units[0]), policy):
+        if isinstance(unit, str):
+            assert scores.errors is not None
+            found[layer, position, unit] = float(scores.errors[layer][position, names.index(unit)])
+        else:
+            found[layer, position, unit] = float(scores.units[layer][position, unit])
     return found

@@ -40,12 +40,54 @@ def circuit(content: Content, _all: object) -> None:
 
 
 def one_value(content: Content, _all: object) -> None:
-    content["curve"]["circuit"][middle(content)][5] += 1.0
+    values = content["curve"]["circuit"][middle(content)]
+    values[5] += 1.0
+    values[6] -= 1.0
 
 
 def complement(content: Content, _all: object) -> None:
-    row = middle(content)
+    row = content["curve"]["sizes"].index(10)
     content["curve"]["complement"][row] = [value - 0.1 for value in content["curve"]["complement"][row]]
+
+
+def hair(content: Content, _all: object) -> None:
+    """Raise the size before the one that reaches 80% just over it: the smallest change that lowers `nodes_to_80`."""
+    row = middle(content) - 1
+    mean = [sum(values) / len(values) for values in (content["endpoints"]["full"], content["endpoints"]["empty"])]
+    values = content["curve"]["circuit"][row]
+    amount = mean[1] + 0.8001 * (mean[0] - mean[1]) - sum(values) / len(values)
+    content["curve"]["circuit"][row] = [value + amount for value in values]
+
+
+def suspicious(content: Content, _all: object) -> None:
+    """Claim a size that nobody asked for, with values that nothing contradicts."""
+    curve = content["curve"]
+    sizes = curve["sizes"]
+    row = next(index for index in range(2, len(sizes)) if sizes[index] > sizes[index - 1] + 2)
+    sizes.insert(row, sizes[row - 1] + 1)
+    for name in ("feature_nodes", "error_nodes", "units", "all_units", "circuit"):
+        curve[name].insert(row, curve[name][row])
+    curve["complement"].insert(row, None)
+
+
+def clusters(content: Content, _all: object) -> None:
+    """Claim other levels, such as make intervals narrower."""
+    content["clusters"] = {factor: [0] * len(levels) for factor, levels in content["clusters"].items()}
+
+
+def scored(content: Content, _all: object) -> None:
+    """Claim that more nodes have a score, by a careful hand: what is reached at random counts as reached."""
+    sizes = content["curve"]["sizes"]
+    bounds = [group["scored_nodes"] for group in content["groups"] if group["scored_nodes"] < group["nodes"]]
+    row = sizes.index(min(bounds))
+    claimed = (sizes[row] + sizes[row + 1]) // 2
+    for group in content["groups"]:
+        group["scored_nodes"] = max(group["scored_nodes"], min(claimed, group["nodes"]))
+    sizes[row] = min(group["scored_nodes"] for group in content["groups"] if group["scored_nodes"] < group["nodes"])
+
+
+def calibrated(content: Content, _all: object) -> None:
+    content["guard"]["slope"] = [1.0] * len(content["guard"]["slope"])
 
 
 def whole_circuit(content: Content, _all: object) -> None:
@@ -54,15 +96,25 @@ def whole_circuit(content: Content, _all: object) -> None:
 
 def swapped(content: Content, _all: object) -> None:
     curve = content["curve"]
-    curve["circuit"], curve["complement"] = curve["complement"], curve["circuit"]
+    for row, complement in enumerate(curve["complement"]):
+        if complement is not None:
+            curve["circuit"][row], curve["complement"][row] = complement, curve["circuit"][row]
 
 
 def curve_of_another_basis(content: Content, all_: dict[tuple[str, str], Content]) -> None:
-    content["curve"] = all_["mlp_act", content["cell"]["method"]]["curve"]
+    with_values_of(content, all_["mlp_act", content["cell"]["method"]])
 
 
 def curve_of_another_method(content: Content, all_: dict[tuple[str, str], Content]) -> None:
-    content["curve"] = all_[content["cell"]["basis"], "relp"]["curve"]
+    with_values_of(content, all_[content["cell"]["basis"], "relp"])
+
+
+def with_values_of(content: Content, other: Content) -> None:
+    """Take the values of another record at every size, its nearest where it has none."""
+    for row, size in enumerate(content["curve"]["sizes"]):
+        sizes = other["curve"]["sizes"]
+        nearest = min(range(len(sizes)), key=lambda index: (abs(sizes[index] - size), index))
+        content["curve"]["circuit"][row] = other["curve"]["circuit"][nearest]
 
 
 def ranking_of_another_method(content: Content, all_: dict[tuple[str, str], Content]) -> None:
@@ -138,18 +190,23 @@ FORGERIES: dict[tuple[str, str], tuple[Forge, str]] = {
     ("sae_mlp_out", "magnitude"): (fit, "guard.fvu: "),
     ("sae_mlp_out", "random"): (node_counts, "curve.error_nodes: "),
     ("transcoder", "ixg"): (dictionary, "identities.dictionary: the record has 000000000000, here the basis' trained"),
-    ("transcoder", "relp"): (few_sizes, "curve.sizes: "),
+    ("transcoder", "relp"): (few_sizes, "curve.sizes[1]: the grid 1-2-5 of "),
     ("transcoder", "magnitude"): (smaller, "cost.dictionary_bytes: 0, the re-run has "),
     ("transcoder", "random"): (whole_circuit, "curve.circuit: "),
     ("resid", "ixg"): (model, "identities.model: the record has 000000000000, here the model's weights"),
     ("resid", "relp"): (data, "identities.data: the record has 000000000000, here the tokenised pairs"),
     ("resid", "magnitude"): (family, "cell.family: attn, the basis is of resid"),
+    ("mlp_out", "ixg"): (hair, "curve.circuit: at size "),
+    ("mlp_out", "magnitude"): (suspicious, "curve.sizes["),
     ("resid", "random"): (no_top_nodes, "top_nodes: 20 of 0 are not among those of the re-run"),
     ("mlp_out", "relp"): (halves, "subset_checks: size 20 deviates by"),
 }
 MORE: dict[tuple[str, str], tuple[Forge, str]] = {
     ("mlp_act", "ixg"): (older, "made by BasisBench 0.2.9, re-run by "),
     ("mlp_act", "magnitude"): (scores, "top_nodes: a score deviates by "),
+    ("mlp_act", "random"): (clusters, "clusters: differs from the re-run's"),
+    ("sae_mlp_out", "relp"): (scored, "groups[0].scored_nodes: "),
+    ("sae_mlp_out", "random"): (calibrated, "guard.slope: deviates by more than 0.1%"),
     ("mlp_act", "relp"): (cheaper, "cost.forward_equivalents: 10, the re-run took "),
 }
 ALL = [*FORGERIES.items(), *MORE.items()]

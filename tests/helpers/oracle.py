@@ -41,8 +41,11 @@ from helpers.oracle_evaluator import (
     Node,
     Where,
     all_nodes,
+    error_names,
+    kept_error,
     naive_circuits,
     ranked,
+    rotation,
     with_free_errors,
 )
 from helpers.oracle_models import (
@@ -55,29 +58,52 @@ from helpers.oracle_models import (
     two_groups,
 )
 from helpers.oracle_names import ALL_ARCHITECTURES, ARCHITECTURES, COVERING_CELLS, OTHER_ARCHITECTURES, on_architectures
-from helpers.oracle_scores import place_gradient, spliced_scores
+from helpers.oracle_scores import (
+    COVERING,
+    OLD,
+    QUESTIONS,
+    NaiveScores,
+    Question,
+    asking,
+    gradient_with,
+    mean_gradient,
+    naive_magnitude,
+    naive_patching,
+    naive_scores,
+    path_end,
+    place_gradient,
+    spliced_scores,
+    target,
+)
 
 __all__ = [
     "ABLATIONS",
     "ALL_ARCHITECTURES",
     "ARCHITECTURES",
     "BASES",
+    "COVERING",
     "COVERING_CELLS",
     "DICTIONARIES",
     "D_MLP",
     "D_MODEL",
     "EXACT",
     "FAMILIES",
+    "FAMILY",
     "FAMILY_OUTPUT",
     "LAYERS",
+    "OLD",
     "OTHER_ARCHITECTURES",
     "POLICIES",
     "POST_NORMS",
+    "QUESTIONS",
     "Naive",
     "NaiveBasis",
+    "NaiveScores",
     "Node",
+    "Question",
     "Where",
     "all_nodes",
+    "asking",
     "basis",
     "basis_spec",
     "cell",
@@ -85,20 +111,30 @@ __all__ = [
     "contexts",
     "dictionaries",
     "dictionary_folder",
+    "error_names",
     "gradient_method",
+    "gradient_with",
     "hooks_of",
     "in_double_precision",
+    "kept_error",
+    "mean_gradient",
     "model",
     "naive",
     "naive_basis",
     "naive_circuits",
+    "naive_magnitude",
+    "naive_patching",
+    "naive_scores",
     "on_architectures",
+    "path_end",
     "place_gradient",
     "random_pairs",
     "random_scores",
     "ranked",
+    "rotation",
     "score_of_nodes",
     "spliced_scores",
+    "target",
     "two_groups",
     "with_free_errors",
 ]
@@ -199,24 +235,26 @@ def cell(name: str, **changes: Any) -> CellConfig:
     return CellConfig(**(asked | changes))
 
 
-def random_scores(twin: NaiveBasis, length: int, seed: int) -> Scores:
-    """Draw signed scores with many ties: multiples of a tenth."""
+def random_scores(twin: NaiveBasis, length: int, seed: int, policy: str = "coordinates") -> Scores:
+    """Draw signed scores with many ties, of the nodes that there are under an error policy: multiples of a tenth."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return (torch.randn(shape, generator=generator, dtype=torch.float64) * 10).round() / 10
 
     units = tuple(draw(length, size) for size in twin.units)
-    return Scores(units, tuple(draw(length) for _ in twin.units) if twin.has_error else None)
+    names = error_names(policy) if twin.has_error else []
+    return Scores(units, tuple(draw(length, len(names)) for _ in twin.units) if names else None)
 
 
-def score_of_nodes(scores: Scores, twin: NaiveBasis, *, errors: bool) -> dict[Node, float]:
-    """Return scores as a mapping from nodes, in the order that breaks ties."""
+def score_of_nodes(scores: Scores, twin: NaiveBasis, policy: str = "coordinates") -> dict[Node, float]:
+    """Return scores as a mapping from nodes, in the order of `all_nodes`."""
     found: dict[Node, float] = {}
-    for layer, position, unit in all_nodes(twin, len(scores.units[0]), errors=errors and twin.has_error):
-        if unit == "error":
+    names = error_names(policy)
+    for layer, position, unit in all_nodes(twin, len(scores.units[0]), policy):
+        if isinstance(unit, str):
             assert scores.errors is not None
-            found[layer, position, unit] = float(scores.errors[layer][position])
+            found[layer, position, unit] = float(scores.errors[layer][position, names.index(unit)])
         else:
-            found[layer, position, unit] = float(scores.units[layer][position, int(unit)])
+            found[layer, position, unit] = float(scores.units[layer][position, unit])
     return found

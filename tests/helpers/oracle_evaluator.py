@@ -1,8 +1,9 @@
 """A slow evaluator that owes nothing to the code under test.
 
 `Naive` runs one prompt at a time through the Hugging Face model with plain PyTorch hooks. Module names are
-written by hand, circuits are Python sets of `(layer, position, unit)`, with "error" in the place of the unit for
-an error node, and every mean and every choice is an explicit loop. From BasisBench it uses the data types alone.
+written by hand, circuits are Python sets of `(layer, position, unit)`, with a name in the place of the unit for an
+error node (`error_names`), and every mean and every choice is an explicit loop. From BasisBench it uses the data types
+alone.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ POST_NORMS = ("gemma2", "gemma3")
 """With a norm between the projection and what is added to the residual stream."""
 
 ABLATIONS = ("mean", "counterfactual", "zero")
-POLICIES = ("node", "keep", "ablate")
+POLICIES = ("coordinates", "rotated", "node", "keep", "ablate")
 LAYERS, D_MODEL, D_MLP, VOCABULARY = 2, 16, 20, 31
 EXACT = ("mlp_act", "mlp_out", "mlp_act_rotated", "attn_z", "attn_out", "resid")
 DICTIONARIES = ("sae_mlp_out", "transcoder", "sae_attn_out", "sae_resid")
@@ -110,7 +111,47 @@ KINDS = {
 
 
 Node = tuple[int, int, int | str]
-"""(layer, position, unit), or (layer, position, "error")."""
+"""(layer, position, unit), or (layer, position, one of `error_names`)."""
+
+
+def error_names(policy: str) -> list[str]:
+    """Return the error nodes of one layer and position of a dictionary: it writes `D_MODEL` numbers."""
+    if policy in ("keep", "ablate"):
+        return []
+    kinds = {"coordinates": "error", "rotated": "rotated error"}
+    return ["error"] if policy == "node" else [f"{kinds[policy]} {index}" for index in range(D_MODEL)]
+
+
+@cache
+def rotation(layer: int) -> Tensor:
+    """Return the axes of `rotated` errors of a layer as rows.
+
+    The columns of a Gaussian matrix, whose seed is the layer, made orthonormal one after the other. The harness has the
+    seed and the generator in common with this, and nothing else.
+    """
+    columns = torch.randn(
+        D_MODEL, D_MODEL, generator=torch.Generator().manual_seed(layer), dtype=torch.float64
+    ).T.clone()
+    for index in range(D_MODEL):
+        for _again in range(2):  # what rounding has left the first time
+            for before in range(index):
+                columns[index] -= (columns[index] @ columns[before]) * columns[before]
+        columns[index] /= columns[index].norm()
+    return columns.T
+
+
+def kept_error(circuit: set[Node], layer: int, position: int, live: Tensor, reference: Tensor) -> Tensor:
+    """Return the reference of an error, moved to the live error along what the circuit keeps of it."""
+    if (layer, position, "error") in circuit:
+        return live
+    moved = reference.clone()
+    for index in range(D_MODEL):
+        if (layer, position, f"error {index}") in circuit:
+            moved[index] = live[index]
+        if (layer, position, f"rotated error {index}") in circuit:
+            axis = rotation(layer)[index]
+            moved += (axis @ (live - reference)) * axis
+    return moved
 
 
 @dataclass(frozen=True)
@@ -267,8 +308,7 @@ class Naive:
                         mixed[unit] = reference.units[layer][position, unit]
                 row = twin.decode(layer, mixed)
                 if twin.has_error:
-                    kept = (layer, position, "error") in circuit
-                    row = row + (error[position] if kept else reference.errors[layer][position])
+                    row = row + kept_error(circuit, layer, position, error[position], reference.errors[layer][position])
                 rows.append(row)
             return torch.stack(rows).unsqueeze(0)
 
@@ -291,13 +331,13 @@ def _values(slow: Naive, twin: NaiveBasis, prompt: tuple[int, ...]) -> Values:
     return Values(units, errors)
 
 
-def all_nodes(twin: NaiveBasis, length: int, *, errors: bool) -> list[Node]:
-    """Return every node in the order that breaks ties: (layer, position, unit), the error after the units."""
+def all_nodes(twin: NaiveBasis, length: int, policy: str = "coordinates") -> list[Node]:
+    """Return every node under an error policy: by layer, position and unit, errors after the units."""
     nodes: list[Node] = []
     for layer, position in itertools.product(range(LAYERS), range(length)):
         nodes += [(layer, position, unit) for unit in range(twin.units[layer])]
-        if errors:
-            nodes.append((layer, position, "error"))
+        if twin.has_error:
+            nodes += [(layer, position, name) for name in error_names(policy)]
     return nodes
 
 

@@ -18,18 +18,25 @@ OTHER_ARCHITECTURES = ("neox", "qwen3", "gemma2", "gemma3")
 ALL_ARCHITECTURES = (*ARCHITECTURES, *OTHER_ARCHITECTURES)
 
 COVERING_CELLS: tuple[tuple[str, ErrorPolicy, Ablation], ...] = (
-    ("mlp_act", "node", "mean"),
-    ("mlp_act", "node", "zero"),
-    ("attn_z", "node", "counterfactual"),
-    ("attn_z", "node", "mean"),
+    ("mlp_act", "coordinates", "mean"),
+    ("mlp_act", "coordinates", "zero"),
+    ("attn_z", "coordinates", "counterfactual"),
+    ("attn_z", "coordinates", "mean"),
+    ("sae_mlp_out", "coordinates", "mean"),
+    ("sae_mlp_out", "rotated", "zero"),
     ("sae_mlp_out", "node", "mean"),
+    ("sae_attn_out", "coordinates", "counterfactual"),
     ("sae_attn_out", "keep", "counterfactual"),
+    ("sae_resid", "coordinates", "zero"),
     ("sae_resid", "ablate", "zero"),
+    ("transcoder", "coordinates", "mean"),
+    ("transcoder", "coordinates", "counterfactual"),
+    ("transcoder", "rotated", "counterfactual"),
     ("transcoder", "node", "counterfactual"),
     ("transcoder", "keep", "zero"),
     ("transcoder", "ablate", "mean"),
 )
-"""Basis, error policy and ablation: each ablation meets each policy twice, once with an SAE, once with a transcoder."""
+"""Basis, error policy and ablation: an SAE and a transcoder meet every policy, and `coordinates` every ablation."""
 
 
 def on_architectures(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from basisbench.circuits.circuit import CircuitMask
+from basisbench.circuits.curve import GroupCurve, GroupMeasurement
 from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.fast.fast_pass import FastPass
 from basisbench.circuits.fast.shared_work import NO_PREFIX, SharedWork
@@ -18,6 +19,7 @@ from basisbench.circuits.ranking import Ranking
 from basisbench.models.hooks import Edit, Place
 from basisbench.models.model import Model
 from basisbench.protocols import Basis
+from basisbench.results.record import CellConfig
 from basisbench.types import Ablation
 
 Points = Sequence[tuple[int, bool]]
@@ -34,6 +36,28 @@ def measured(
 ) -> Tensor:
     """Return the metric of circuits of a ranking."""
     return evaluate(group, basis, ablation, masks_of(ranking, points), len(points), fast=fast).metric
+
+
+def measure_group(
+    cell: CellConfig, basis: Basis, group: GroupPair, ranking: Ranking, sizes: Sequence[int]
+) -> GroupCurve:
+    """Return the curve of one aligned group at some sizes, complements among them."""
+    measurement = GroupMeasurement(cell, basis, group, ranking)
+    measurement.measure(sizes, complements=True)
+    return measurement.curve(sizes, sizes)
+
+
+def circuits_and_complements(curve: GroupCurve) -> Tensor:
+    """Return the rows of a curve whose every complement is measured: the circuit of each size, then the complements."""
+    rows = curve.circuit + [row for row in curve.complement if row is not None]
+    assert len(rows) == 2 * len(curve.circuit)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def error_masks(circuits: int, rows: int, nodes: int, generator: torch.Generator) -> Tensor:
+    """Return which error nodes circuits keep, ``circuit row node``: in each row all, none, or any share of them."""
+    share = 1.5 * torch.rand(circuits, rows, 1, generator=generator) - 0.25
+    return torch.rand(circuits, rows, nodes, generator=generator) < share
 
 
 def edits_of(

@@ -45,7 +45,7 @@ def browser_path() -> str:
 def with_nodes(record: Record, *nodes: TopNode, group: str = GROUP, positions: int = 16) -> Record:
     """Return a record with top nodes in one group of that key."""
     values = record.model_dump()
-    values["groups"][0].update({"key": group, "positions": positions})
+    values["groups"][0].update({"key": group, "positions": positions, "tokens": ("word",) * positions})
     values["top_nodes"] = tuple(node.model_dump() for node in nodes)
     return Record.model_validate(values)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from functools import cache
 from typing import Any
 
 import jaxtyping
@@ -26,6 +27,7 @@ PACKAGES = (
 NAMES = {"Tensor": torch.Tensor, **{name: getattr(jaxtyping, name) for name in ("Bool", "Float", "Int")}}
 
 
+@cache
 def check_shapes() -> None:
     """Check shapes in all modules of these packages that are imported from now on."""
     early = [name for name in sys.modules if name.startswith(PACKAGES)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,18 @@ import numpy as np
 from basisbench.results.bisection import faithfulness_of, next_sizes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import CellConfig, Identities, Record, write_record
-from basisbench.results.record_fields import Cost, Counts, Curve, Dropped, Endpoints, Environment, Group, Guard, Seconds
+from basisbench.results.record_fields import (
+    Cost,
+    Counts,
+    Curve,
+    Dropped,
+    Endpoints,
+    Environment,
+    Group,
+    Guard,
+    Seconds,
+    SuiteTasks,
+)
 from basisbench.results.schema import round_significant
 from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
 
@@ -67,6 +78,7 @@ def synthetic_record(
     gap: float = 6.0,
     layers: tuple[int, ...] | None = None,
     name: str | None = None,
+    suite: SuiteTasks | None = None,
 ) -> Record:
     """Make one record whose faithfulness climbs from 0 to 1 along a sigmoid in log k.
 
@@ -87,6 +99,7 @@ def synthetic_record(
         gap: mean of F(M) - F(0) in logits.
         layers: as in the cell.
         name: name of the basis in the cell; by default `basis`.
+        suite: the suite that the cell was run for.
     """
     family, width, middle, dictionary_bytes = BASES[basis]
     key = f"{task}/{name or basis}/{method}"
@@ -172,7 +185,7 @@ def synthetic_record(
         dropped=Dropped(attribution={}, evaluation={}),
         clusters={
             factor: tuple((np.arange(examples) % levels).tolist())
-            for factor, levels in (("noun", 10), ("name", 21), ("template", 2))
+            for factor, levels in (("noun", 10), ("name", 21), ("template", 8))
         },
         endpoints=Endpoints(
             full=tuple(full.tolist()),
@@ -199,6 +212,7 @@ def synthetic_record(
         )
         if has_error
         else None,
+        suite=suite,
         top_nodes=(),
         cost=Cost(
             seconds=Seconds(
@@ -282,3 +296,19 @@ def faithfulness(row: Iterable[float], full: Iterable[float], empty: Iterable[fl
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def changed(record: Record, /, **parts: Mapping[str, object]) -> Record:
+    """Return a record with some fields of some of its parts changed, and checked again.
+
+    Args:
+        record: what to change.
+        parts: by part (cell, guard, endpoints, counts, curve), the new values of its fields; `record` for its own.
+    """
+    content = record.model_dump()
+    for part, values in parts.items():
+        if part == "record":
+            content |= values
+        else:
+            content[part] = {**content[part], **values}
+    return Record.model_validate(content)

@@ -21,7 +21,7 @@ def verification_of(folder: Path, seed: int = 5, cells: int = 3, **changes: Any)
     records = [read_record(folder / "records" / f"{name}.json") for name in drawn]
     verified = tuple(compare_records(record, record, record.identities, FLOAT32) for record in records)
     content: dict[str, Any] = {
-        "schema_version": 1,
+        "schema_version": 2,
         "by": "Ada",
         "environment": records[0].environment.model_dump(),
         "device": "cpu",

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.gradients import gradient_field
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError
@@ -27,6 +26,7 @@ from basisbench_baselines.bases.neurons import hook_spec, neurons_at
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import oracle
 from helpers.oracle_evaluator import SITES
+from helpers.passes import circuits_and_complements, measure_group
 
 COMMON: dict[str, Any] = {
     "vocab_size": 31, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -143,17 +143,16 @@ def test_an_untested_architecture_takes_the_slow_road(name: str, monkeypatch: py
     )
     twin = oracle.NaiveBasis("mlp_act", "mlp_act", lambda _, x: x, lambda _, f: f, (20, 20), has_error=False)
     scores, sizes = oracle.random_scores(twin, 5, 1), [9, 60]
-    order = oracle.ranked(mapping := oracle.score_of_nodes(scores, twin, errors=False), list(mapping))
+    order = oracle.ranked(mapping := oracle.score_of_nodes(scores, twin), list(mapping))
 
     def measured() -> tuple[Tensor, Tensor, Tensor]:
         group = GroupPair(GroupContext(model, pairs.attribution[0], 0), GroupContext(model, pairs.evaluation[0], 0))
         shared = group.shared_work(basis, "mean")
         assert bool(shared.constants) == bool(shared.prefix.length) == bool(shared.edits()) == model.verified
-        curve = measure_group(oracle.cell("mlp_act"), basis, group, rank(scores, policy="node"), sizes)
+        curve = measure_group(oracle.cell("mlp_act"), basis, group, rank(scores, policy="coordinates"), sizes)
         field = gradient_field("ig", model, group.attribution.batch, [basis.sites[0].write], steps=3)
         patched = ActivationPatching().score(group.attribution, basis)
-        values = torch.tensor(curve.circuit + curve.complement, dtype=torch.float64)
-        return values, field[basis.sites[0].write], patched.units[1]
+        return circuits_and_complements(curve), field[basis.sites[0].write], patched.units[1]
 
     found = measured()
     circuits = [set(order[:size]) for size in sizes] + [set(order[size:]) for size in sizes]

@@ -87,7 +87,7 @@ def test_gradients_of_a_packed_map_are_those_of_the_linear_map(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("shape", ["tiny_llama", "tiny_gpt2"])
+@pytest.mark.parametrize("shape", ["tiny_llama", pytest.param("tiny_gpt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["ixg", "ig", "ig_inputs", "relp"])
 def test_gradient_fields_through_packed_weights_are_those_of_the_plain_model(
     shape: str, rule: str, request: pytest.FixtureRequest

@@ -26,14 +26,12 @@ from helpers import task_pairs
 REGISTRY = load_registry()
 
 TASKS = [entry.name for entry in REGISTRY.of("task")]
-IN_SUBWORDS = ("ioi", "sva_rc", "user_occupation")
-"""Tasks whose pairs in subwords the quick tests see: the others are put together of the same words."""
-
 every_task = pytest.mark.parametrize("task", TASKS)
 every_task_and_tokenizer = pytest.mark.parametrize(
     ("task", "tokenizer_name"),
     [
-        pytest.param(task, name, marks=() if name == "words" or task in IN_SUBWORDS else pytest.mark.slow)
+        # Quick tests see one task in subwords, the one whose words are split most.
+        pytest.param(task, name, marks=() if name == "words" or task == "user_occupation" else pytest.mark.slow)
         for task in TASKS
         for name in task_pairs.TOKENIZERS
     ],

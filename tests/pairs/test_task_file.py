@@ -70,6 +70,19 @@ def test_a_file_works_as_a_task(tmp_path: Path) -> None:
     assert attribution[0].version == task.version
 
 
+def test_a_file_may_name_clusters(tmp_path: Path) -> None:
+    plain = load_task_file(write(tmp_path, lines(ROWS)))
+    rows = [row | {"clusters": {"noun": row["clean_prefix"].split()[1]}} for row in ROWS]
+    named = load_task_file(write(tmp_path, json.dumps(rows), "named.json"))
+    for task, factor in ((plain, "words"), (named, "noun")):
+        _, evaluation = load_splits(task, build_tokenizer(), attribution=50, evaluation=40, seed=0)
+        for group in evaluation:
+            words = [text.split()[1] for text in group.clean_text]
+            expected = [noun if factor == "noun" else f"{noun} {noun}s" for noun in words]
+            assert group.clusters.keys() == {factor}
+            assert [level.split()[0] for level in group.clusters[factor]] == [level.split()[0] for level in expected]
+
+
 def test_pairs_that_share_a_differing_word_stay_together(tmp_path: Path) -> None:
     task = load_task_file(write(tmp_path, lines(ROWS)))
     assert task.words_disjoint
@@ -146,6 +159,16 @@ def test_order_comes_from_the_seed_alone(tmp_path: Path) -> None:
         (f"[\n{GOOD},\n", 3, "not JSON"),
         (f"[\n{GOOD}\n]\n{GOOD}", 4, "after the end of the array"),
         (f"[{GOOD},]", 1, "not JSON"),
+        (
+            f"{GOOD}\n{json.dumps(ROWS[1] | {'clusters': ['doctor']})}\n",
+            2,
+            "field 'clusters' must be an object of levels",
+        ),
+        (
+            f"{GOOD}\n{json.dumps(ROWS[1] | {'clusters': {'noun': 3}})}\n",
+            2,
+            "by factor, each a text, found {'noun': 3}",
+        ),
     ],
 )
 def test_a_malformed_file_is_refused_with_the_line_at_fault(tmp_path: Path, text: str, line: int, said: str) -> None:

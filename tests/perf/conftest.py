@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.shapes import check_shapes
+
+check_shapes()  # where these tests alone are run, this file is imported before the session starts
+
 from basisbench.circuits.group import GroupPair
 from basisbench.models.model import Model
 from basisbench.protocols import Basis, Method

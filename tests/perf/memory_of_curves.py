@@ -6,7 +6,6 @@ from functools import partial
 
 import torch
 
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.ranking import rank
 from basisbench.models.memory import peak_memory, reset_peak_memory
 from basisbench.protocols import BasisSpec
@@ -14,6 +13,7 @@ from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.runs.session import Session
 from basisbench.types import PairSet
+from helpers.passes import measure_group
 from workload import Shape, open_group, random_dictionaries, random_model
 
 
@@ -30,7 +30,7 @@ def peak_of_sizes(shape: Shape, sizes: int) -> int:
     model = random_model(shape)
     group, method = open_group(model, shape), load_registry().get("method", "ixg")
     basis = random_dictionaries(model, shape, group.attribution)
-    ranking = rank(method.score(group.attribution, basis), policy="node")
+    ranking = rank(method.score(group.attribution, basis), policy="coordinates")
     steps = tuple(max(round(ranking.nodes ** (index / sizes)), index) for index in range(sizes))
     reset_peak_memory(model.device)
     measure_group(_cell(shape, basis.name), basis, group, ranking, steps)

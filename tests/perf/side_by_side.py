@@ -111,8 +111,12 @@ class Ours:
     shape: Shape
 
     def scores(self, pairs: Pairs, method: str, bases: Sequence[Basis], *, steps: int = 10) -> list[Scores]:
-        """Score every node of several bases from nothing; gradients are shared between them, as in a run."""
+        """Score every node of several bases from nothing; gradients are shared between them, as in a run.
+
+        As the others score: clean against counterfactual, the whole error as one node.
+        """
         context = GroupContext(self.model, pairs, 0)
+        context.start("mean", "counterfactual", "node")
         with mock.patch("basisbench.attribution.context.gradient_field", partial(gradient_field, steps=steps)):
             return [load_registry().get("method", method).score(context, basis) for basis in bases]
 
@@ -274,7 +278,7 @@ class FeatureCircuits:
     def point(self, group: GroupPair, dictionaries: dict[Any, Any], mask: CircuitMask) -> Any:
         """Return their `run_with_ablations` of one circuit, under mean ablation: the metric of each pair."""
         kept = zip(self.submodules, mask.units, mask.errors, strict=True)
-        nodes = {key: self.act(units[0], resc=errors[0].expand(len(units[0]))[:, None]) for key, units, errors in kept}
+        nodes = {key: self.act(units[0], resc=errors[0].expand(len(units[0]), 1)) for key, units, errors in kept}
         sides = group.evaluation.batch.clean, group.attribution.batch.counterfactual
         metric = self.metric(group.evaluation.batch)
         return self.ablation.run_with_ablations(*sides, self.model, self.submodules, dictionaries, nodes, metric)

@@ -8,18 +8,18 @@ import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.results.record import CellConfig
 from conftest import Workload
 from figures import Figures
+from helpers.passes import measure_group
 
 SIZES = (0, 1, 2, 3, 5, 7, 10, 20, 30, 50, 70, 100, 200, 300, 500, 700, 1000, 2000, 3000)
 
 
 def ranking_of(workload: Workload, name: str) -> Ranking:
-    return rank(workload.method("ixg").score(workload.group.attribution, workload.basis(name)), policy="node")
+    return rank(workload.method("ixg").score(workload.group.attribution, workload.basis(name)), policy="coordinates")
 
 
 def point(workload: Workload, name: str, size: int, *, complement: bool = False) -> Callable[[], None]:

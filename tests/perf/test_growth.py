@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.ranking import rank
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from figures import Figures
+from helpers.passes import measure_group
 from workload import Shape, open_group, random_dictionaries, random_model
 
 FACTOR = 8
@@ -32,7 +32,7 @@ def curve(shape: Shape, basis_name: str, sizes: int) -> Callable[[], Any]:
         basis: Any = random_dictionaries(model, shape, group.attribution)
     else:
         basis = registry.get("basis", basis_name).build(model)
-    ranking = rank(registry.get("method", "ixg").score(group.attribution, basis), policy="node")
+    ranking = rank(registry.get("method", "ixg").score(group.attribution, basis), policy="coordinates")
     steps = tuple(round(ranking.nodes ** (index / sizes)) for index in range(sizes))
     steps = tuple(max(size, index) for index, size in enumerate(steps))
     cell = CellConfig(
@@ -120,7 +120,7 @@ def test_a_further_layer_costs_the_same(
 
 PEAK = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path[:0] = [{folder!r}, {tests!r}]
 from dataclasses import replace
 from workload import SHAPES
 import memory_of_curves
@@ -131,7 +131,8 @@ print(memory_of_curves.peak_of_{what}(replace(shape, units=shape.units // 4), {c
 
 def peak_bytes(shape: Shape, what: str, count: int) -> int:
     """Return the peak resident memory of a fresh process that measures curves."""
-    code = PEAK.format(folder=str(Path(__file__).parent), shape=shape.name, what=what, count=count)
+    folder = Path(__file__).parent
+    code = PEAK.format(folder=str(folder), tests=str(folder.parent), shape=shape.name, what=what, count=count)
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return int(found.stdout.splitlines()[-1])
 

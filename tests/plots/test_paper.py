@@ -31,6 +31,7 @@ from basisbench.plots.style import COLOURS, basis_styles
 from basisbench.plots.text import unbroken
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.record import Record
+from helpers.altered_records import without_effect
 from helpers.drawn_figures import DISPLAY, drawn, is_shown, legend_labels, line
 from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 
@@ -156,13 +157,14 @@ def test_lines_differ_without_colour(long_names: list[Record], frame: pd.DataFra
 
 def test_values_outside_and_undefined_curves_are_told_in_the_caption() -> None:
     records = [synthetic_record("ioi", "mlp_act", overshoot=1.4), synthetic_record("sva_rc", "mlp_act")]
-    records += [synthetic_record("ioi", "mlp_out"), synthetic_record("sva_rc", "mlp_out", gap=0.0)]
+    records += [synthetic_record("ioi", "mlp_out"), without_effect(synthetic_record("sva_rc", "mlp_out"))]
     figure = plot_curves(frame_of(records), quantity="faithfulness", style="paper")
     check_texts(figure)
     notes = [text.get_text() for axes in figure.axes for text in axes.texts]
-    assert [note.split(":")[0] for note in notes] == ["outside", "not defined"]
+    assert [note.split(":")[0] for note in notes] == ["outside", "below a gate\nnot defined"]
     caption = figure.get_label()
-    assert r"is not above $F(\emptyset)$: mlp\_out in sva\_rc." in caption
+    assert r"Not defined, as $F(M) = F(\emptyset)$: mlp\_out in sva\_rc." in caption
+    assert r"Grey panels, below a gate, have too little to explain: sva\_rc (gap 0\% of F(M)" in caption
     assert "Triangles: values outside the axis" in caption
 
 
@@ -181,8 +183,8 @@ def test_the_caption_says_what_the_title_does_not(long_names: list[Record]) -> N
 
 
 def test_results_without_a_defined_curve_still_have_pictures(tmp_path: Path) -> None:
-    written = plot_results([synthetic_record(gap=0.0)], tmp_path, style="paper", formats=("png",))
-    assert len(written) == 8
+    written = plot_results([without_effect(synthetic_record())], tmp_path, style="paper", formats=("png",))
+    assert len(written) == 10
     assert "Not defined" in (tmp_path / "faithfulness_mlp.tex").read_text(encoding="utf-8")
 
 
@@ -209,7 +211,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_picture_has_three_files_and_a_caption(written: Path) -> None:
     stems = {path.stem for path in written.iterdir()}
     assert stems == {
-        *("faithfulness_mlp", "completeness_mlp", "faithfulness_bits_mlp", "cross_bases_methods", "cost"),
+        *("faithfulness_mlp", "completeness_mlp", "faithfulness_bits_mlp", "faithfulness_units_mlp"),
+        *("cross_bases_methods", "cost"),
         *("methods_mlp_act", "methods_mlp_out"),
     }
     for stem in stems:
@@ -263,7 +266,7 @@ def test_the_same_bytes_in_another_process_at_another_time(tmp_path: Path) -> No
         )
         subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
     files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in folders]
-    assert len(files[0]) == len(files[1]) == 4 * 4 + 4 * 2
+    assert len(files[0]) == len(files[1]) == 5 * 4 + 5 * 2
     for left, right in zip(*files, strict=True):
         assert left.read_bytes() == right.read_bytes(), left.name
         if left.suffix in (".pdf", ".svg"):

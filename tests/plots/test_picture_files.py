@@ -44,7 +44,7 @@ def test_cost_against_sparsity() -> None:
     )
     assert float(hollow[0].get_ydata()[0]) > top
     assert "seconds" in axes[0].get_xlabel()
-    assert "nodes to 80%" in axes[0].get_ylabel()
+    assert "nodes per aligned group to 80%" in axes[0].get_ylabel()
     assert "3 tasks" in title_of(figure)
 
 
@@ -78,6 +78,7 @@ def test_all_pictures_of_a_suite(tmp_path: Path) -> None:
         "faithfulness_mlp.png",
         "completeness_mlp.png",
         "faithfulness_bits_mlp.png",
+        "faithfulness_units_mlp.png",
         "faithfulness_resid.png",
         "completeness_resid.png",
         "methods_mlp_act.png",
@@ -99,7 +100,7 @@ def test_other_formats_and_small_results(tmp_path: Path) -> None:
     written = plot_results(tmp_path, tmp_path / "out", formats=("png", "pdf"))
     assert {path.name for path in written} == {
         f"{stem}.{suffix}"
-        for stem in ("faithfulness_mlp", "completeness_mlp", "faithfulness_bits_mlp", "cost")
+        for stem in ("faithfulness_mlp", "completeness_mlp", "faithfulness_bits_mlp", "faithfulness_units_mlp", "cost")
         for suffix in ("png", "pdf")
     }
     assert (tmp_path / "out" / "cost.pdf").read_bytes().startswith(b"%PDF")

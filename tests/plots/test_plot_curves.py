@@ -20,6 +20,7 @@ from basisbench.registry import built_in
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.record import Record
 from basisbench.types import Style
+from helpers.altered_records import without_effect
 from helpers.drawn_figures import DISPLAY, drawn, legend_labels, line, title_of
 from helpers.synthetic_records import TASKS, synthetic_record
 
@@ -48,7 +49,7 @@ def test_a_grid_of_all_tasks(frame: pd.DataFrame) -> None:
     for part in ("method relp", "pocket-llama", "mean ablation", "error policy node", "granularity position", "seed 0"):
         assert part in title_of(figure)
     assert "n = 100" in title_of(figure)
-    assert axes[-1].get_xlabel() == "circuit size k (nodes)"
+    assert axes[-1].get_xlabel() == "circuit size k (nodes per aligned group)"
     assert "faithfulness" in figure.get_supylabel()
     for ax in axes:
         assert ax.get_xscale() == "symlog"
@@ -97,7 +98,7 @@ def test_values_outside_the_window_are_marked_and_told(frame: pd.DataFrame) -> N
 
 
 def test_curves_that_are_not_defined_are_named() -> None:
-    records = [synthetic_record(basis="mlp_act"), synthetic_record(basis="mlp_out", gap=0.0)]
+    records = [synthetic_record(basis="mlp_act"), without_effect(synthetic_record(basis="mlp_out"))]
     (axes,) = drawn(plot_curves(frame_of(records), quantity="faithfulness"))
     assert any("not defined" in text.get_text() and "mlp_out" in text.get_text() for text in axes.texts)
     with pytest.raises(ValueError, match="unpack"):
@@ -112,6 +113,7 @@ def test_bits_on_the_axis(frame: pd.DataFrame) -> None:
     assert "bits" in axes.get_xlabel()
 
 
+@pytest.mark.slow
 def test_a_line_per_method(frame: pd.DataFrame) -> None:
     figure = plot_curves(frame[frame["basis"] == "mlp_out"], quantity="faithfulness", lines="method")
     assert len(drawn(figure)) == 9
@@ -194,6 +196,7 @@ def test_a_line_of_a_long_name_holds_its_own_numbers(long_names: list[Record]) -
         np.testing.assert_array_equal(line(axes, label)[1], own["faithfulness"])
 
 
+@pytest.mark.slow
 def test_names_that_look_alike_in_a_file_name_keep_their_pictures(tmp_path: Path) -> None:
     names = ("my:basis", "my_basis", "my/basis", "x" * 200)
     records = [synthetic_record("ioi", "mlp_out", method, name=name) for name in names for method in ("relp", "ig")]

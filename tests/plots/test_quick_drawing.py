@@ -59,6 +59,7 @@ def test_the_palette_is_that_of_a_median_cut_over_all_pixels(share: float) -> No
     np.testing.assert_array_equal(np.asarray(found.convert("RGB")), np.asarray(plain.convert("RGB")))
 
 
+@pytest.mark.slow
 def test_a_saved_picture_is_what_savefig_draws(frame: pd.DataFrame, tmp_path: Path) -> None:
     rows = frame[(frame["family"] == "attn") & frame["task"].isin(["ioi", "sva_rc"])]
     save_figure(plot_curves(rows), tmp_path / "quick.png")

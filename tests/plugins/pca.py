@@ -57,6 +57,12 @@ def fit(name: str, count: int | None, model: Any, activations: Activations) -> P
 
 
 PROVIDES = tuple(
-    BasisSpec(name, "mlp", f"{count or 'all'} principal components of the MLP's output", fit=partial(fit, name, count))
+    BasisSpec(
+        name,
+        "mlp",
+        f"{count or 'all'} principal components of the MLP's output",
+        fit=partial(fit, name, count),
+        exact=count is None,
+    )
     for name, count in (("pca", None), ("pca_8", 8))
 )

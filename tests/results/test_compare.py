@@ -12,14 +12,17 @@ import pytest
 
 from basisbench.errors import RecordError
 from basisbench.registry import built_in
+from basisbench.results.columns import normalised
 from basisbench.results.compare import compare_table, csv_text, paired_difference, render_markdown, render_text
-from basisbench.results.conditions import layers_text, split_conditions
+from basisbench.results.conditions import join_policies, layers_text, split_conditions
 from basisbench.results.display import Display
-from basisbench.results.frame import normalised, summarise
+from basisbench.results.frame import frame_of, summarise
+from basisbench.results.headlines import HEADLINES, headline_tables
+from basisbench.results.medians import median_table
 from basisbench.results.metrics import METRICS, nodes_to
 from basisbench.results.record import Record
-from basisbench.results.tables import Entry, headline_tables
-from helpers.synthetic_records import synthetic_record, synthetic_suite
+from basisbench.types import ErrorPolicy
+from helpers.synthetic_records import changed, synthetic_record, synthetic_suite
 
 DISPLAY = built_in().display()
 
@@ -27,19 +30,6 @@ DISPLAY = built_in().display()
 @pytest.fixture(scope="module")
 def full() -> pd.DataFrame:
     return summarise(list(synthetic_suite()))
-
-
-@pytest.mark.slow
-def test_the_best_of_each_group_is_marked(full: pd.DataFrame) -> None:
-    table = compare_table(full)
-    assert len(table) == len(full)
-    for _, group in table.groupby(["task", "family", "method"]):
-        for name, metric in METRICS.items():
-            values = [v if math.isfinite(v) else math.nan for v in group[name].astype(float)]
-            finite = [v for v in values if not math.isnan(v)]
-            best = (min if metric.direction == "lower" else max)(finite)
-            alike = len(finite) == len(values) and min(finite) == max(finite)
-            assert list(group[f"{name}_best"]) == [value == best and not alike for value in values], name
 
 
 def test_nothing_is_best_without_a_rival() -> None:
@@ -54,7 +44,7 @@ def test_bases_and_methods_stand_in_the_order_that_they_declare() -> None:
         for basis, method in cells
     ]
     summary = summarise(records)
-    table = headline_tables(summary, DISPLAY)[0]
+    (table,) = headline_tables(median_table(summary), DISPLAY, ("nodes_to_80",), intervals=False)
     assert table.header == ("family", "basis", "relp", "ig")
     assert [row[1].text for row in table.rows] == ["mlp_act", "mlp_out", "aaa", "sae_mlp_out"]
     assert "Each task under relp" in render_text(summary, DISPLAY)
@@ -62,15 +52,10 @@ def test_bases_and_methods_stand_in_the_order_that_they_declare() -> None:
     assert list(zip(written["basis"], written["method"], strict=True)) == [
         *(("mlp_act", "relp"), ("mlp_act", "ig"), ("mlp_out", "ig"), ("aaa", "relp"), ("sae_mlp_out", "ig")),
     ]
-    assert headline_tables(summary, Display())[0].header == ("family", "basis", "ig", "relp")
+    (by_name,) = headline_tables(median_table(summary), Display(), ("nodes_to_80",), intervals=False)
+    assert by_name.header == ("family", "basis", "ig", "relp")
     attention = ["attn_out", "attn_z", "another", "sae_attn_out (aaaaaaaa)", "attn_out (bbbbbbbb)"]
     assert sorted(attention, key=DISPLAY.basis_order)[:3] == ["attn_z", "attn_out", "attn_out (bbbbbbbb)"]
-
-
-def test_reaching_a_target_beats_not_reaching_it() -> None:
-    summary = summarise([synthetic_record(basis="mlp_out"), synthetic_record(basis="transcoder", ceiling=0.5)])
-    table = compare_table(summary).set_index("basis")
-    assert table["nodes_to_80_best"].to_dict() == {"mlp_out": True, "transcoder": False}
 
 
 @pytest.mark.slow
@@ -78,7 +63,6 @@ def test_reaching_a_target_beats_not_reaching_it() -> None:
     "change",
     [
         {"ablation": "zero"},
-        {"error_policy": "ablate"},
         {"granularity": "unit"},
         {"seed": 1},
         {"task_version": "2"},
@@ -86,7 +70,8 @@ def test_reaching_a_target_beats_not_reaching_it() -> None:
     ],
 )
 def test_cells_that_differ_in_their_setting_never_meet(change: dict[str, str]) -> None:
-    one, other = synthetic_record(basis="mlp_act"), synthetic_record(basis="mlp_out", **change)  # type: ignore[arg-type]
+    one = synthetic_record(basis="mlp_act")
+    other = synthetic_record(basis="mlp_out", **change)  # type: ignore[arg-type]
     table = compare_table(summarise([one, other]))
     assert not table["nodes_to_80_best"].any()
     text = render_text(summarise([one, other]))
@@ -105,6 +90,115 @@ def test_settings_that_look_alike_get_full_titles() -> None:
     titles = [title for title, _ in split_conditions(summarise(records))]
     assert len(set(titles)) == 2
     assert any("9.9.9" in title for title in titles)
+
+
+# --- error policies ---
+
+
+def test_neurons_stand_beside_dictionaries_under_each_of_their_policies() -> None:
+    records = [synthetic_record(basis="mlp_act", error_policy="coordinates")]
+    records += [
+        synthetic_record(basis="transcoder", error_policy=policy) for policy in ("node", "coordinates", "ablate")
+    ]  # type: ignore[arg-type]
+    summary = summarise(records)
+    parts = split_conditions(summary)
+    assert [part["error_policy"].unique().tolist() for _, part in parts] == [["coordinates"], ["node"], ["ablate"]]
+    assert all(sorted(part["basis"]) == ["mlp_act", "transcoder"] for _, part in parts)
+    assert {part.set_index("basis").loc["mlp_act", "cell_id"] for _, part in parts} == {records[0].id}
+    table = compare_table(summary)
+    assert len(table) == 6
+    pd.testing.assert_frame_equal(join_policies(table).reset_index(drop=True), table), "nothing more to join"
+    # Curves likewise: every size of the neurons once in each part.
+    frame = frame_of(records)
+    assert [len(part[part["basis"] == "mlp_act"]) for _, part in split_conditions(frame)] == [
+        len(records[0].curve.sizes)
+    ] * 3
+
+
+def test_cells_of_neurons_under_several_policies_count_once_in_each() -> None:
+    policies: tuple[ErrorPolicy, ...] = ("coordinates", "node")
+    records = [synthetic_record(basis=basis, error_policy=p) for basis in ("mlp_act", "transcoder") for p in policies]
+    table = compare_table(summarise(records))
+    assert len(table) == 4
+    assert set(table["cell_id"]) == {record.id for record in records}
+
+
+def test_neurons_are_in_no_part_where_nothing_stands_beside_them() -> None:
+    """A policy that dictionaries have under one method only brings no rows of the other methods with it."""
+    records = [synthetic_record(basis="mlp_act", method=m, error_policy="coordinates") for m in ("relp", "ig")]
+    records += [synthetic_record(basis="transcoder", method=m, error_policy="coordinates") for m in ("relp", "ig")]
+    records += [synthetic_record(basis="transcoder", method="relp", error_policy="node")]
+    parts = dict(split_conditions(summarise(records)))
+    assert [sorted(set(part["method"])) for part in parts.values()] == [["ig", "relp"], ["relp"]]
+    alone = [synthetic_record(basis="mlp_act", error_policy="ablate"), synthetic_record(basis="mlp_out")]
+    ((_, part),) = split_conditions(summarise(alone))
+    assert sorted(part["basis"]) == ["mlp_act", "mlp_out"], "without errors all policies are one"
+
+
+def test_nodes_under_the_error_policy_node_stand_beside() -> None:
+    records = [synthetic_record(basis=b, error_policy="coordinates") for b in ("mlp_act", "transcoder", "sae_mlp_out")]
+    node = synthetic_record(basis="transcoder", error_policy="node")
+    table = compare_table(summarise([*records, node]))
+    main = table[table["error_policy"] == "coordinates"].set_index("basis")
+    expected = summarise([node]).iloc[0]
+    for end in ("", "_low", "_high"):
+        assert main.loc["transcoder", f"nodes_to_80_node{end}"] == expected[f"nodes_to_80{end}"]
+        assert main.loc["mlp_act", f"nodes_to_80_node{end}"] == main.loc["mlp_act", f"nodes_to_80{end}"]
+        assert math.isnan(main.loc["sae_mlp_out", f"nodes_to_80_node{end}"])
+    text = render_text(summarise([*records, node]))
+    (line,) = [line for line in text.splitlines() if "transcoder" in line and "[" in line and "ioi" not in line][1:2]
+    assert f"{expected['nodes_to_80']:.0f}" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"score_reference": "counterfactual"}, "scores for the counterfactual value"),
+        ({"score_split": "evaluation"}, "held in: scores on the evaluation pairs"),
+        ({"bos": "never"}, "bos never"),
+        ({"ties": "order"}, "ties by order"),
+        ({"attribution_draw": 2}, "attribution draw 2"),
+    ],
+)
+def test_other_conditions_of_scores_have_parts_of_their_own(change: dict[str, object], words: str) -> None:
+    records = [synthetic_record(basis=basis) for basis in ("mlp_act", "transcoder")]
+    records += [changed(record, cell=change) for record in records]
+    (usual, main), (title, part) = split_conditions(summarise(records))
+    assert words in title
+    assert words not in usual
+    assert len(main) == len(part) == 2
+    table = compare_table(summarise(records))
+    assert table[table["basis"] == "transcoder"]["area_faithfulness_best"].nunique() == 1
+
+
+# --- what tables say ---
+
+
+def test_tables_say_what_there_is_to_explain_and_how_well_dictionaries_fit() -> None:
+    records = [synthetic_record(basis=basis) for basis in ("mlp_act", "transcoder")]
+    records.append(changed(synthetic_record(basis="sae_mlp_out"), guard={"fvu": (0.1, 1.07, 0.1, 0.1)}))
+    records += [synthetic_record("sva_rc", basis, gap=0.3) for basis in ("mlp_act", "transcoder")]
+    summary = summarise(records)
+    for text in (render_text(summary), render_markdown(summary)):
+        assert re.search(r"ioi[ |]+100[ |]+1[ |]+1\.00[ |]+\d+\.\d\d \(\d+%\)", text)
+        assert summary.loc[summary["task"] == "sva_rc", "gate"].iloc[0] in text
+        assert "sae_mlp_out (mlp): FVU 1.07 in a layer, ioi" in text
+        assert "0.97" in text, "loss recovered"
+        assert "per aligned group" in text
+    line = next(
+        line for line in render_text(summary).splitlines() if re.search(r"^ +transcoder .*0\.05 +26 +0\.97", line)
+    )
+    units = summary.set_index(["task", "basis"]).loc[("ioi", "transcoder"), "units_to_80"]
+    assert f" {units:.0f} " in line
+
+
+def test_a_target_beyond_the_scored_nodes_is_written_so() -> None:
+    record = synthetic_record()
+    group = record.groups[0].model_copy(update={"scored_nodes": 7})
+    summary = summarise([record.model_copy(update={"groups": (group,)})])
+    for text in (render_text(summary), render_markdown(summary)):
+        assert re.search(r">7 scored", text)
+        assert "inf" not in text
 
 
 # --- layers ---
@@ -127,7 +221,7 @@ def test_one_family_on_some_layers_leaves_one_comparison() -> None:
     text = render_text(summary)
     assert text.count("Nodes to 80%") == 1
     assert title in text
-    best = compare_table(summary).set_index("basis")["nodes_to_80_best"]
+    best = compare_table(summary).set_index("basis")["area_faithfulness_best"]
     assert best[["mlp_act", "transcoder"]].sum() == best[["resid", "sae_resid"]].sum() == 1
     # A picture of the other family has nothing to say of layers.
     assert "layers" not in split_conditions(summary[summary["family"] == "mlp"])[0][0]
@@ -197,11 +291,14 @@ def test_another_method_can_be_shown_in_detail(full: pd.DataFrame) -> None:
 
 @pytest.mark.slow
 def test_medians_are_over_tasks(full: pd.DataFrame) -> None:
-    nodes = headline_tables(compare_table(full), DISPLAY)[0]
+    (nodes,) = headline_tables(median_table(full), DISPLAY, ("nodes_to_80",), intervals=False)
     assert nodes.header == ("family", "basis", "relp", "ig", "ixg", "magnitude", "random")
     row = next(row for row in nodes.rows if row[1].text == "mlp_act")
     own = full[(full["basis"] == "mlp_act") & (full["method"] == "relp")]["nodes_to_80"]
     assert row[2].text == f"{np.median(own):.0f}"
+    (table,) = headline_tables(median_table(full), DISPLAY, ("nodes_to_80",), intervals=True)
+    row = next(row for row in table.rows if row[1].text == "mlp_act")
+    assert re.fullmatch(rf"{np.median(own):.0f} \[\d+, \d+\]", row[2].text)
     # Raw neurons come first.
     assert [row[1].text for row in nodes.rows][:2] == ["mlp_act", "mlp_out"]
     assert [row[0].text for row in nodes.rows] == sorted(
@@ -225,22 +322,6 @@ def test_an_interval_may_end_in_more_than_all_nodes() -> None:
     assert re.search(r"\d+ \[\d+, >\d+\]", render_text(summarise(records)))
 
 
-def test_a_median_over_fewer_tasks_is_told_and_no_rival() -> None:
-    """However good: a basis that was tried on the easy tasks only must not lead a column."""
-    tasks = ("ioi", "sva_rc", "user_age")
-    records = list(synthetic_suite(tasks=tasks, bases=("mlp_act", "mlp_out", "transcoder"), methods=("relp",)))
-    kept = [record for record in records if record.cell.basis != "transcoder" or record.cell.task == "user_age"]
-    summary = summarise(kept)
-    summary.loc[summary["basis"] == "transcoder", "nodes_to_80"] = 1.0
-    summary.loc[summary["basis"] == "mlp_out", "nodes_to_80"] = 50.0
-    summary.loc[summary["basis"] == "mlp_act", "nodes_to_80"] = 60.0
-    rows = {row[1].text: row[2] for row in headline_tables(summary, DISPLAY)[0].rows}
-    assert rows["transcoder"] == Entry("1.0 [1 task]", best=False)
-    assert rows["mlp_out"] == Entry("50", best=True)
-    assert rows["mlp_act"] == Entry("60", best=False)
-    assert "[2 tasks]: over fewer tasks than other bases have" in render_text(summary)
-
-
 def test_partly_reached_medians_say_in_how_many_tasks() -> None:
     records = [
         synthetic_record(task, "mlp_act", ceiling=ceiling)
@@ -250,7 +331,8 @@ def test_partly_reached_medians_say_in_how_many_tasks() -> None:
 
 
 def test_degenerate_cells_are_not_applicable() -> None:
-    text = render_text(summarise([synthetic_record(gap=0.0)]))
+    record = synthetic_record()
+    text = render_text(summarise([changed(record, endpoints={"empty": record.endpoints.full})]))
     assert "n/a" in text
     assert "nan" not in text
 
@@ -259,7 +341,7 @@ def test_degenerate_cells_are_not_applicable() -> None:
 def test_markdown_tables_are_well_formed(full: pd.DataFrame) -> None:
     text = render_markdown(full, DISPLAY)
     blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 3 + 9 * 3
+    assert len(blocks) == len(HEADLINES) + 1 + 9 * 3
     for block in blocks:
         bars = {len(re.findall(r"(?<!\\)\|", line)) for line in block}
         assert len(bars) == 1

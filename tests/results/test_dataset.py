@@ -17,7 +17,11 @@ from basisbench.errors import BasisBenchError, RecordError
 from basisbench.results.dataset import to_dataset
 from basisbench.results.frame import frame_of, load_results
 from basisbench.results.record import SCHEMA_VERSION, Record
-from helpers.synthetic_records import synthetic_record, write_suite
+from helpers.synthetic_records import changed, synthetic_record, write_suite
+
+
+def not_defined(record: Record) -> Record:
+    return changed(record, endpoints={"empty": record.endpoints.full})
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def records() -> list[Record]:
     return [
         synthetic_record(),
         synthetic_record(basis="transcoder", ceiling=0.5),
-        synthetic_record("sva_rc", gap=0.0),
+        not_defined(synthetic_record("sva_rc")),
         synthetic_record(basis="sae_resid", name="sae:/home/x/folder", layers=(0, 1, 3)),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ import pytest
 
 import basisbench
 from basisbench.errors import RecordError
+from basisbench.report.sources import read_sources
 from basisbench.results.frame import frame_of, load_results, read_results, summarise
 from basisbench.results.record import Record, write_record
 from basisbench.results.record_fields import Group
-from helpers.synthetic_records import synthetic_record, synthetic_suite, write_suite
+from helpers.synthetic_records import changed, synthetic_record, synthetic_suite, write_suite
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +35,16 @@ def test_a_row_per_cell_and_size(records: list[Record], tmp_path: Path) -> None:
     assert tuple(rows["size"]) == record.curve.sizes
     full, empty = np.mean(record.endpoints.full), np.mean(record.endpoints.empty)
     circuit = np.mean(record.curve.circuit, axis=1)
-    complement = np.mean(record.curve.complement, axis=1)
+    complement = np.array([np.nan if row is None else np.mean(row) for row in record.curve.complement])
+    assert np.isnan(complement).any(), "sizes that bisection added have none"
     np.testing.assert_allclose(rows["metric_mean"], circuit)
     np.testing.assert_allclose(rows["faithfulness"], (circuit - empty) / (full - empty), atol=1e-14)
     np.testing.assert_allclose(rows["completeness"], (complement - empty) / (full - empty), atol=1e-14)
     for name in ("faithfulness", "completeness"):
-        assert (rows[f"{name}_low"] <= rows[name] + 1e-12).all()
-        assert (rows[name] <= rows[f"{name}_high"] + 1e-12).all()
+        known = rows[rows[name].notna()]
+        assert (known[f"{name}_low"] <= known[name] + 1e-12).all()
+        assert (known[name] <= known[f"{name}_high"] + 1e-12).all()
+    np.testing.assert_array_equal(rows["all_units"], record.curve.all_units)
     np.testing.assert_allclose(rows["share"], np.array(record.curve.sizes) / record.curve.sizes[-1], atol=1e-4)
     np.testing.assert_allclose(rows["feature_nodes"], record.curve.feature_nodes)
     np.testing.assert_allclose(rows["error_nodes"], record.curve.error_nodes)
@@ -104,19 +109,24 @@ def test_sizes_without_1_are_refused_with_the_record_s_id() -> None:
         frame_of([broken])
 
 
-def test_the_latest_record_of_a_cell_counts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("year", [2025, 2027])
+def test_two_records_of_a_cell_are_an_error_that_names_both_files(tmp_path: Path, year: int) -> None:
+    """Neither the later one nor the earlier is right for its date."""
     first = synthetic_record()
-    later = first.model_copy(
+    other = first.model_copy(
         update={
-            "created": first.created.replace(year=2027),
-            "cost": first.cost.model_copy(update={"peak_memory_bytes": 7}),
+            "created": first.created.replace(year=year),
+            "cost": first.cost.model_copy(update={"peak_memory_bytes": 10**9}),
         }
     )
-    write_record(later, tmp_path / "a.json")
-    write_record(first, tmp_path / "b.json")
-    with pytest.warns(UserWarning, match="1 cells occur more than once"):
-        summary = summarise(tmp_path)
-    assert list(summary["peak_memory_bytes"]) == [7]
+    one, two = tmp_path / "a" / "a.json", tmp_path / "b" / "b.json"
+    write_record(first, one)
+    write_record(other, two)
+    expected = f"{two}: holds a record of the same cell as {one}; remove one, or give one path only"
+    for read in (read_results, summarise, read_sources):
+        with pytest.raises(RecordError, match=f"^{re.escape(expected)}$"):
+            read([one, two])
+    assert len(read_results([one, one.parent, tmp_path / "b" / ".." / "a"])) == 1, "one file, by three paths"
 
 
 def test_one_name_for_two_dictionaries_is_told_apart() -> None:
@@ -170,19 +180,47 @@ def test_the_curve_of_the_frame_and_the_summary_agree(records: list[Record]) -> 
     for _, row in summary.iterrows():
         rows = frame[frame["cell_id"] == row["cell_id"]]
         first = rows[rows["faithfulness"] >= 0.8].iloc[0]
-        before = rows[rows["size"] < first["size"]].iloc[-1]
-        assert before["size"] < row["nodes_to_80"] <= first["size"]
+        assert row["nodes_to_80"] == first["size"], "the smallest that was measured"
+        assert row["units_to_80"] == first["all_units"]
 
 
 def test_degenerate_and_censored_cells() -> None:
-    flat = synthetic_record("ioi", gap=0.0)
+    record = synthetic_record("ioi")
+    flat = changed(record, endpoints={"empty": record.endpoints.full, "gate_empty": None})
     low = synthetic_record("sva_rc", ceiling=0.5)
     summary = summarise([flat, low])
     assert list(summary["degenerate"]) == [True, False]
     assert math.isnan(summary["nodes_to_80"].iloc[0])
+    assert math.isnan(summary["units_to_80"].iloc[0])
     assert summary["nodes_to_80"].iloc[1] == math.inf
     frame = frame_of([flat, low])
     assert frame.loc[frame["task"] == "ioi", "faithfulness"].isna().all()
+    assert frame.loc[frame["task"] == "ioi", "metric_mean"].notna().all()
+
+
+def test_sizes_of_random_order_are_told() -> None:
+    record = synthetic_record()
+    group = record.groups[0].model_copy(update={"scored_nodes": 60})
+    cut = record.model_copy(update={"groups": (group,)})
+    frame, row = frame_of([cut]), summarise([cut]).iloc[0]
+    assert list(frame["scored"]) == [size <= 60 for size in record.curve.sizes]
+    assert set(frame["scored_nodes"]) == {60}
+    whole = summarise([record]).iloc[0]
+    assert math.isinf(row["nodes_to_80"]) == (whole["nodes_to_80"] > 60)
+    assert row["area_faithfulness"] < whole["area_faithfulness"]
+    assert row["cpr"] == whole["cpr"], "MIB's area takes every size as it was measured"
+
+
+def test_resamples_follow_the_clusters() -> None:
+    record = synthetic_record()
+    one = changed(record, record={"clusters": {"noun": tuple(index // 10 for index in range(100))}})
+    none = changed(record, record={"clusters": {}})
+    widths = [
+        (row["area_faithfulness_high"] - row["area_faithfulness_low"], row["area_faithfulness"])
+        for row in (summarise([item]).iloc[0] for item in (one, none))
+    ]
+    assert widths[0][1] == pytest.approx(widths[1][1])
+    assert widths[0][0] != widths[1][0]
 
 
 @pytest.mark.slow

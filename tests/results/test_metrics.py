@@ -10,20 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from basisbench.results.bootstrap import (
-    SEED,
-)
+from basisbench.results.bootstrap import SEED
 from basisbench.results.metrics import (
     METRICS,
     STATISTICS,
-    bits_to,
     circuit_bits,
     estimate,
-    log_area,
     nodes_to,
     normalise,
+    not_reached_bound,
     settled_to,
     sizes_grid,
+    statistics_of,
 )
 from helpers.synthetic_curves import SIZES, curve_values, rows
 
@@ -57,61 +55,86 @@ def test_sizes_increase_and_end_at_the_total(total: int) -> None:
 # --- where a curve arrives ---
 
 
-def test_a_curve_linear_in_log_k_is_read_exactly() -> None:
+def twice(*values: float) -> np.ndarray:
+    """A curve as the sample, and once more as a resample."""
+    return np.array([values, values])
+
+
+def test_the_sample_s_value_is_measured_and_a_resample_s_is_read_between_sizes() -> None:
     # F = log10(k) / 2 on 1..100, so F = t at k = 10 ** (2 t).
-    line = rows(0.0, *(math.log10(k) / 2 for k in SIZES[1:]))
+    line = twice(0.0, *(math.log10(k) / 2 for k in SIZES[1:]))
     for target in (0.1, 0.33, 0.5, 0.8, 0.95):
-        assert nodes_to(SIZES, line, target)[0] == pytest.approx(10 ** (2 * target), rel=1e-12)
-        assert settled_to(SIZES, line, target)[0] == pytest.approx(10 ** (2 * target), rel=1e-12)
+        crossing = 10 ** (2 * target)
+        measured = next(size for size in SIZES if size >= crossing * (1 - 1e-12))
+        for function in (nodes_to, settled_to):
+            value, resampled = function(SIZES, line, target)
+            assert value == measured
+            assert resampled == pytest.approx(crossing, rel=1e-12)
 
 
 def test_a_crossing_before_the_first_node_is_linear_in_k() -> None:
-    step = rows(0.2, 1.0, 1, 1, 1, 1, 1, 1)
-    assert nodes_to(SIZES, step, 0.8)[0] == pytest.approx(0.75)
-    assert settled_to(SIZES, step, 0.8)[0] == pytest.approx(0.75)
+    step = twice(0.2, 1.0, 1, 1, 1, 1, 1, 1)
+    assert list(nodes_to(SIZES, step, 0.8)) == pytest.approx([1, 0.75])
+    assert list(settled_to(SIZES, step, 0.8)) == pytest.approx([1, 0.75])
 
 
 def test_an_empty_circuit_that_reaches_the_target_needs_0_nodes() -> None:
-    flat = rows(*[0.95] * 8)
-    assert nodes_to(SIZES, flat, 0.9)[0] == 0
-    assert settled_to(SIZES, flat, 0.9)[0] == 0
+    flat = twice(*[0.95] * 8)
+    assert list(nodes_to(SIZES, flat, 0.9)) == [0, 0]
+    assert list(settled_to(SIZES, flat, 0.9)) == [0, 0]
 
 
 def test_a_target_met_exactly_at_a_measured_size() -> None:
-    assert nodes_to(SIZES, rows(0, 0, 0, 0.8, 0.9, 1, 1, 1), 0.8)[0] == pytest.approx(5)
+    assert list(nodes_to(SIZES, twice(0, 0, 0, 0.8, 0.9, 1, 1, 1), 0.8)) == pytest.approx([5, 5])
 
 
 def test_a_curve_that_never_arrives_is_infinite() -> None:
-    low = rows(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-    assert nodes_to(SIZES, low, 0.8)[0] == math.inf
-    assert settled_to(SIZES, low, 0.8)[0] == math.inf
-    assert bits_to(SIZES, 100, low, 0.8)[0] == math.inf
+    low = twice(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+    assert set(nodes_to(SIZES, low, 0.8)) == {math.inf}
+    assert set(settled_to(SIZES, low, 0.8)) == {math.inf}
+
+
+@pytest.mark.parametrize(("scored", "value"), [(100, 50.0), (50, 50.0), (49, math.inf), (0, math.inf)])
+def test_what_nodes_without_a_score_reach_first_is_not_reached(scored: int, value: float) -> None:
+    """In the sample and in resamples alike: the size that was measured counts, not what is read before it."""
+    curve = twice(0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.85, 1.0)
+    for function in (nodes_to, settled_to):
+        found = function(SIZES, curve, 0.8, scored=scored)
+        assert found[0] == value
+        assert math.isfinite(found[1]) == math.isfinite(value)
+    # A curve that scored nodes bring up and random ones bring down again has not settled.
+    bump = twice(0, 0.1, 0.2, 0.95, 0.95, 0.95, 0.2, 1.0)
+    assert nodes_to(SIZES, bump, 0.9, scored=20)[0] == 5
+    assert settled_to(SIZES, bump, 0.9, scored=20)[0] == math.inf
 
 
 def test_settling_is_two_sided() -> None:
     # Reaches 0.9 early, overshoots to 1.7 at 20 nodes, and is back within 0.1 between 20 and 50.
-    bump = rows(0, 0.5, 0.95, 1.3, 1.7, 1.7, 1.0, 1.0)
+    bump = twice(0, 0.5, 0.95, 1.3, 1.7, 1.7, 1.0, 1.0)
     expected = 20 * (50 / 20) ** ((1.7 - 1.1) / 0.7)
-    assert nodes_to(SIZES, bump, 0.9)[0] < 2
-    assert settled_to(SIZES, bump, 0.9)[0] == pytest.approx(expected)
+    assert nodes_to(SIZES, bump, 0.9)[1] < 2
+    assert list(settled_to(SIZES, bump, 0.9)) == pytest.approx([50, expected])
     above_at_the_end = rows(0, 1, 1, 1, 1, 1, 1, 1.7)
     assert settled_to(SIZES, above_at_the_end, 0.9)[0] == math.inf
 
 
 def test_a_dip_restarts_settling_from_below() -> None:
-    dip = rows(0, 1.0, 1.0, 0.5, 1.0, 1, 1, 1)
-    assert settled_to(SIZES, dip, 0.9)[0] == pytest.approx(5 * 2**0.8)
+    dip = twice(0, 1.0, 1.0, 0.5, 1.0, 1, 1, 1)
+    assert list(settled_to(SIZES, dip, 0.9)) == pytest.approx([10, 5 * 2**0.8])
 
 
-def naive_nodes_to(values: np.ndarray, target: float) -> float:
-    if values[0] >= target:
-        return 0.0
-    for left in range(len(SIZES) - 1):
-        if values[left + 1] >= target:
-            fraction = (target - values[left]) / (values[left + 1] - values[left])
-            if left == 0:
-                return float(fraction)
-            return math.exp(math.log(SIZES[left]) * (1 - fraction) + math.log(SIZES[left + 1]) * fraction)
+def naive_nodes_to(values: np.ndarray, target: float, scored: int, *, measured: bool) -> float:
+    for index, size in enumerate(SIZES):
+        if values[index] < target:
+            continue
+        if size > scored:
+            return math.inf
+        if measured or index == 0:
+            return float(size)
+        fraction = (target - values[index - 1]) / (values[index] - values[index - 1])
+        if index == 1:
+            return float(fraction)
+        return math.exp(math.log(SIZES[index - 1]) * (1 - fraction) + math.log(size) * fraction)
     return math.inf
 
 
@@ -119,29 +142,29 @@ curves = st.lists(st.floats(-2, 3, width=32), min_size=len(SIZES), max_size=len(
 targets = st.sampled_from([0.5, 0.8, 0.9])
 
 
-@given(st.lists(curves, min_size=1, max_size=5), targets)
-def test_nodes_to_equals_a_plain_loop(values: list[np.ndarray], target: float) -> None:
-    expected = [naive_nodes_to(row, target) for row in values]
-    np.testing.assert_allclose(nodes_to(SIZES, np.array(values), target), expected, rtol=1e-9)
+@given(st.lists(curves, min_size=1, max_size=5), targets, st.integers(0, 100))
+def test_nodes_to_equals_a_plain_loop(values: list[np.ndarray], target: float, scored: int) -> None:
+    expected = [naive_nodes_to(row, target, scored, measured=index == 0) for index, row in enumerate(values)]
+    np.testing.assert_allclose(nodes_to(SIZES, np.array(values), target, scored=scored), expected, rtol=1e-9)
 
 
 @given(curves, targets)
 def test_settling_never_comes_before_arriving(values: np.ndarray, target: float) -> None:
-    arrived, settled = nodes_to(SIZES, values[None], target)[0], settled_to(SIZES, values[None], target)[0]
-    assert settled >= arrived * (1 - 1e-9)
+    both = np.array([values, values])
+    arrived, settled = nodes_to(SIZES, both, target), settled_to(SIZES, both, target)
+    assert (settled >= arrived * (1 - 1e-9)).all()
     # What the definition says, at the measured sizes.
     inside = np.abs(values - 1) <= 1 - target + 1e-9
-    assert all(inside[index] for index, size in enumerate(SIZES) if size >= settled)
+    assert all(inside[index] for index, size in enumerate(SIZES) if size >= settled[0])
 
 
 @given(curves.map(np.sort), targets)
 def test_a_rising_curve_that_ends_at_1_settles_when_it_arrives(values: np.ndarray, target: float) -> None:
-    values = np.minimum(values, 1.0)
-    arrived, settled = nodes_to(SIZES, values[None], target)[0], settled_to(SIZES, values[None], target)[0]
-    assert settled == pytest.approx(arrived)
+    both = np.minimum([values, values], 1.0)
+    assert list(settled_to(SIZES, both, target)) == pytest.approx(list(nodes_to(SIZES, both, target)))
 
 
-# --- bits and areas ---
+# --- bits ---
 
 
 @given(st.integers(1, 400), st.data())
@@ -158,19 +181,21 @@ def test_bits_do_not_fall_beyond_half_of_the_nodes() -> None:
     np.testing.assert_array_equal(circuit_bits(5, np.array([math.inf, math.nan])), [math.inf, math.nan])
 
 
-def test_log_areas_of_known_curves() -> None:
-    line = rows(123.0, *(math.log10(k) / 2 for k in SIZES[1:]))  # size 0 has no place on the axis
-    assert log_area(SIZES, line)[0] == pytest.approx(0.5)
-    assert log_area(SIZES, rows(0, *[0.3] * 7))[0] == pytest.approx(0.3)
-    assert log_area((0, 1), rows(0.0, 0.7))[0] == 0.7
-    uneven = (0, 1, 10, 1000)  # 0..1 over the first third of the axis, then 1
-    assert log_area(uneven, rows(0, 0, 1, 1))[0] == pytest.approx(0.5 / 3 + 2 / 3)
+def test_not_reached_is_known_to_exceed_what_scores_put_in_order() -> None:
+    assert not_reached_bound(30, "nodes_to_80", 100) == 30
+    assert not_reached_bound(30, "bits_to_80", 100) == pytest.approx(math.log2(math.comb(100, 30)))
+    assert not_reached_bound(30, "area_distance", 100) == math.inf
 
 
-def test_the_two_areas_add_up_to_1_below_the_ideal() -> None:
-    cell = normalise(curve_values(np.array([0, 0.1, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9]), noise=0.01))
-    total = estimate(cell, "area_faithfulness").value + estimate(cell, "area_distance").value
-    assert total == pytest.approx(1)
+def test_statistics_together_are_those_one_by_one() -> None:
+    cell = normalise(curve_values(np.array([0, 0.1, 0.2, 0.4, 0.6, 0.7, 0.85, 0.95])))
+    together = statistics_of(cell)
+    assert list(together) == list(STATISTICS)
+    for name, statistic in STATISTICS.items():
+        np.testing.assert_array_equal(together[name], statistic(cell))
+        number = estimate(cell, name)
+        assert number.value == together[name][0]
+        assert number.low <= number.value <= number.high
 
 
 def test_every_statistic_declares_itself_once() -> None:

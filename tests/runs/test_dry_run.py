@@ -14,11 +14,12 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.registry import load_registry
+from basisbench.runs.cells import expand
 from basisbench.runs.dry_run import estimate_run, render
 from basisbench.runs.estimate import BasisSize, dictionary_size
 from basisbench.runs.run import Plan, Request, plan_request
 from basisbench.runs.runner import Runner, RunOptions
-from basisbench.runs.suite import expand, load_suite
+from basisbench.runs.suite import load_suite
 from basisbench.types import ModelShape, ModelSpec
 
 CROSS: list[dict[str, Any]] = [
@@ -127,6 +128,7 @@ def test_a_large_model_is_not_loaded_for_an_estimate(tmp_path: Path, monkeypatch
     assert "at an assumed rate of this kind of device" in render(estimate_run(plan), plan)
 
 
+@pytest.mark.slow
 def test_what_is_not_here_is_estimated_at_an_assumed_rate(tmp_path: Path) -> None:
     plan = plan_request(Request("pocket", {"tasks": ["ioi"]}, RunOptions(out=tmp_path, device="cuda")))
     text = render(estimate_run(plan), plan)

@@ -11,17 +11,16 @@ from torch import Tensor
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.projection import projected_scores
 from basisbench.circuits.circuit import CircuitMask
-from basisbench.circuits.curve import measure_group
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisError
 from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, UnitwiseBasis
 from basisbench.results.metrics import sizes_grid
+from basisbench.runs.cells import shared_layers
 from basisbench.runs.layer_subset import LayerSubset, restrict
-from basisbench.runs.suite import shared_layers
 from basisbench.types import Ablation, Site
 from helpers import oracle
-from helpers.passes import edits_of
+from helpers.passes import edits_of, measure_group
 
 
 def spec(name: str, family: Any, layers: tuple[int, ...] | None) -> BasisSpec:
@@ -151,7 +150,7 @@ def logits(group: GroupPair, basis: Basis, ablation: Ablation, *, kept: bool | l
     flags = kept if isinstance(kept, list) else [kept] * len(basis.sites)
     mask = CircuitMask(
         tuple(torch.full((1, 1, units.shape[-1]), flag) for units, flag in zip(reference.units, flags, strict=True)),
-        tuple(torch.full((1, 1), flag) for flag in flags),
+        tuple(torch.full((1, 1, 1), flag) for flag in flags),
     )
     model, tokens = group.evaluation.model, group.evaluation.batch.clean
     with torch.inference_mode():
@@ -164,7 +163,7 @@ def test_a_restricted_basis_is_scored_and_measured_by_the_harness() -> None:
     scores = projected_scores(group.attribution, some, "ixg")
     whole = projected_scores(group.attribution, oracle.basis("gpt2", "sae_mlp_out"), "ixg")
     assert torch.equal(scores.units[0], whole.units[1])
-    ranking = rank(scores, policy="node")
+    ranking = rank(scores, policy="coordinates")
     sizes = sizes_grid(ranking.nodes)
     curve = measure_group(oracle.cell("sae_mlp_out"), some, group, ranking, sizes)
     assert curve.circuit[0] == curve.empty

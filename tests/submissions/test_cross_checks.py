@@ -164,4 +164,4 @@ def test_a_submission_does_not_replace_a_cell_of_others(tree: Path) -> None:
     elsewhere = make_submission(tree.parent / "elsewhere", some_records()[:1], name="again")
     folder = Path(shutil.copytree(elsewhere, tree / "submissions" / "again"))
     (path,) = Store(folder).records.iterdir()
-    assert only_line(tree).startswith(f"{path}: holds the same cell as {tree / 'pocket'}")
+    assert only_line(tree).startswith(f"{path}: holds a record of the same cell as {tree / 'pocket'}")

@@ -27,11 +27,12 @@ def moved(record: Record, **changes: Any) -> Record:
     return Record.model_validate(content)
 
 
-def shifted(rows: tuple[tuple[float, ...], ...], row: int, amount: float, examples: slice = slice(None)) -> Any:
+def shifted(rows: Any, row: int, amount: float, examples: slice = slice(None)) -> Any:
     """Return rows with some values of one of them moved."""
-    values = np.array(rows)
-    values[row, examples] += amount
-    return tuple(map(tuple, values.tolist()))
+    given = next(index for index in range(row, len(rows)) if rows[index] is not None)  # a complement on the grid
+    values = [row if row is None else np.array(row) for row in rows]
+    values[given][examples] += amount
+    return tuple(row if row is None else tuple(row.tolist()) for row in values)
 
 
 @given(
@@ -66,21 +67,27 @@ def test_detection_is_what_drawing_gives() -> None:
     assert detection(1.0, 1) == 1.0
 
 
-def test_sizes_around_eighty_percent_are_always_drawn() -> None:
+def deciding(record: Record) -> set[int]:
+    """Return the sizes that nodes_to and settled_to hang on: each, and the measured size before it."""
+    summary, sizes = summarise([record]).iloc[0], record.curve.sizes
+    found = {int(summary[f"{kind}_to_{share}"]) for kind in ("nodes", "settled") for share in (80, 90)}
+    return found | {sizes[sizes.index(size) - 1] for size in found}
+
+
+def test_sizes_that_summaries_hang_on_are_always_drawn() -> None:
     for record in synthetic_suite(tasks=("ioi",), methods=("relp", "random"), examples=20):
-        nodes = float(summarise([record])["nodes_to_80"].iloc[0])
         inner = record.curve.sizes[1:-1]
+        always = deciding(record) & set(inner)
+        assert len(always) >= 4
         for seed in range(5):
-            drawn = sample_sizes(record, 4, seed)
-            assert drawn == tuple(sorted(set(drawn)))
-            assert len(drawn) == 4
-            assert set(drawn) <= set(inner)
-            if inner[0] < nodes < inner[-1]:
-                below = max(size for size in inner if size <= nodes)
-                above = min(size for size in inner if size >= nodes)
-                assert {below, above} <= set(drawn)
+            assert sample_sizes(record, "all", seed) == inner
+            for points in (1, 10):
+                drawn = sample_sizes(record, points, seed)
+                assert drawn == tuple(sorted(set(drawn)))
+                assert len(drawn) == max(points, len(always))
+                assert always <= set(drawn) <= set(inner)
         assert sample_sizes(record, 100, 0) == inner
-        assert len({sample_sizes(record, 4, seed) for seed in range(20)}) > 5
+        assert len({sample_sizes(record, 10, seed) for seed in range(20)}) > 5
 
 
 def test_a_record_agrees_with_itself() -> None:
@@ -93,19 +100,25 @@ def test_a_record_agrees_with_itself() -> None:
     assert cell.circuit.values == 20 * len(record.curve.sizes)
 
 
-def test_a_deviation_is_placed_and_relative_above_one() -> None:
+@pytest.mark.parametrize(("gap", "unit"), [(6.0, 1.0), (0.5, 0.5), (0.01, 0.1)])
+def test_a_deviation_is_placed_and_in_units_of_the_gap(gap: float, unit: float) -> None:
     record = synthetic_record("ioi", "mlp_act", examples=20)
-    index = int(np.argmax(np.abs(np.array(record.endpoints.full))))
-    value = record.endpoints.full[index]
-    assert value > 4
-    circuit = shifted(record.curve.circuit, 3, 0.0)
-    row = len(circuit) - 1  # the whole circuit: F(M)
-    circuit = shifted(circuit, row, 0.01 * circuit[row][index], slice(index, index + 1))
-    cell = compare_records(moved(record, curve__circuit=circuit), record, record.identities, FLOAT32)
+    content = record.model_dump()
+    shift = np.mean(record.endpoints.empty) - np.mean(record.endpoints.full) + gap
+    content["endpoints"]["full"] = tuple(value + shift for value in record.endpoints.full)
+    content["endpoints"]["accuracy"] = sum(value > 0 for value in content["endpoints"]["full"]) / 20
+    record = Record.model_validate(content)
+    row, index = 7, int(np.argmax(np.abs(record.curve.circuit[7])))
+    value = record.curve.circuit[row][index]
+    assert abs(value) > 1
+    moved_value = shifted(record.curve.circuit, row, 0.2, slice(index, index + 1))
+    cell = compare_records(moved(record, curve__circuit=moved_value), record, record.identities, FLOAT32)
     assert cell.circuit is not None
     assert (cell.circuit.size, cell.circuit.example) == (record.curve.sizes[row], index)
-    assert cell.circuit.largest == pytest.approx(0.01 / 1.01, rel=1e-3)
+    # What rounding to five digits can make is taken off.
+    assert cell.circuit.largest == pytest.approx((0.2 - 1e-4 * abs(value + 0.2)) / unit, rel=1e-3)
     assert cell.circuit.outside == 1
+    assert cell.circuit.mean == pytest.approx(0.2 / 20 / unit, rel=0.02)
 
 
 def compared(record: Record, **changes: Any) -> Any:

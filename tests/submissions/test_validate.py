@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from basisbench.submissions.validate import validate
 from basisbench.types import Ablation
 from helpers.submissions import make_submission
 from helpers.synthetic_records import synthetic_record, synthetic_suite, with_endpoint_moved, write_suite
+from helpers.verifications import write_verification
 
 RESULTS = Path(__file__).parents[2] / "results"
 BASES = ("mlp_act", "mlp_out", "transcoder")
@@ -126,10 +128,26 @@ def test_a_tree_with_nothing_but_a_users_own_runs_says_where_they_are(tmp_path: 
     assert f"your own runs are in {tmp_path}/local" in line
 
 
-def test_the_same_cell_may_occur_under_two_paths(results: Path, tmp_path: Path) -> None:
-    write_record(synthetic_record(examples=6), file := tmp_path / "other" / file_of(results, "mlp_act").name)
-    report = validate([results, file.parent])
-    assert (report.valid, report.problems) == (13, {})
+def test_a_cell_occurs_once_under_all_paths(results: Path, tmp_path: Path) -> None:
+    """Two files are an error, whichever path comes first; one file that two paths hold is none."""
+    first, file = file_of(results, "mlp_act"), tmp_path / "other" / file_of(results, "mlp_act").name
+    assert validate([results, first, first.parent / ".." / "records"]).problems == {}
+    write_record(synthetic_record(examples=6), file)
+    for paths, (bad, good) in (([results, file.parent], (file, first)), ([file, results], (first, file))):
+        report = validate(paths)
+        assert report.problems == {
+            bad: (f"holds a record of the same cell as {good}; expected one record of a cell: remove one of them",)
+        }
+
+
+def test_a_verified_record_is_not_the_one_to_remove(tmp_path: Path) -> None:
+    """A later date makes no record right, and neither does a path that comes first."""
+    write_suite(tmp_path / "verified", [synthetic_record(examples=6)])
+    write_verification(tmp_path / "verified")
+    later = synthetic_record(examples=6).model_copy(update={"created": datetime(2030, 1, 1, tzinfo=UTC)})
+    write_suite(tmp_path / "a", [later])
+    for paths in ([tmp_path], [tmp_path / "a", tmp_path / "verified"], [tmp_path / "verified", tmp_path / "a"]):
+        assert [path.parent.parent.name for path in validate(paths).problems] == ["a"]
 
 
 # --- a record by itself ---
@@ -218,11 +236,11 @@ def test_a_cell_has_one_record_under_a_path(results: Path) -> None:
     report = validate([results])
     # The first of those that have the right name is kept.
     assert set(report.problems) == {copy, path}
-    end = f"holds the same cell as {other}; expected one record per cell under {results}: remove one of them"
+    end = f"holds a record of the same cell as {other}; expected one record of a cell: remove one of them"
     assert report.problems[path] == (end,)
     assert report.problems[copy][1] == end
     assert report.valid == 12
-    assert [line for line in report.lines() if "; also: holds the same cell" in line]
+    assert [line for line in report.lines() if "; also: holds a record of the same cell" in line]
 
 
 # --- F(M) and F(0) ---

@@ -16,6 +16,7 @@ from basisbench.errors import RecordError
 from basisbench.results.record import write_whole
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.submissions.verification import (
+    SupersededError,
     Verification,
     check_verification,
     list_records,
@@ -83,6 +84,18 @@ def test_a_verification_that_did_not_pass_leaves_it_self_reported(folder: Path) 
     assert check_verification(folder) == ()
 
 
+def test_a_verification_of_version_1_counts_for_nothing_and_is_no_fault(folder: Path) -> None:
+    """Its tolerances let alterations pass; whoever has one did nothing wrong."""
+    content = verification_of(folder).model_dump(mode="json")
+    for tolerance in content["tolerances"].values():
+        del tolerance["fit"], tolerance["summary"]
+    (folder / VERIFICATION_FILE).write_text(json.dumps({**content, "schema_version": 1}), encoding="utf-8")
+    assert standing(folder) == "self-reported"
+    assert check_verification(folder) == ()
+    with pytest.raises(SupersededError, match="is of version 1, which counts for nothing: verify again"):
+        read_verification(folder)
+
+
 def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         inner: Any = content
@@ -103,8 +116,9 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("cells", 0, "sizes", to=[]), "cells[0].passed: true, but no size was compared"),
         (_set("largest", to=0.5), "largest: is not the largest deviation of the cells"),
         (_set("records_digest", to="0" * 63), "records_digest: "),
-        (_set("schema_version", to=True), "schema_version: input should be 1, found True"),
-        (_set("schema_version", to=2), "schema_version: "),
+        (_set("schema_version", to=True), "schema_version: input should be 2, found True"),
+        (_set("schema_version", to=3), "schema_version: found 3, but BasisBench"),
+        (_set("schema_version", to=0), "schema_version: "),
         (_set("by", to=""), "by: "),
         (_set("by", to="Ada\nVerified"), "by: expected printable text on one line"),
         (_set("by", to="\x1b[31mAda"), "by: expected printable text on one line"),
@@ -196,7 +210,7 @@ def test_reading_and_drawing_load_no_torch(folder: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "drawn: 6 of 6 cells, 4 sizes each, seed " in done.stdout
+    assert "drawn: 6 of 6 cells, all sizes each, seed " in done.stdout
 
 
 def test_a_write_that_fails_leaves_the_file_as_it_was(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 
+from basisbench.pairs.alignment import load_splits
 from basisbench.pairs.lexicon import (
     PORTIONS,
     attributes,
@@ -176,3 +177,38 @@ def test_user_cue_decides_the_answer(name: str, split: Split) -> None:
         # The user does not name the attribute's value.
         assert not set(attributes()[name].values).intersection(words_of(pair.clean_text))
     assert len(answers) == len(attributes()[name].values)
+
+
+FACTORS = {
+    "ioi": {"receiver", "giver"},
+    **{f"sva_{structure}": {"noun"} for structure in ("simple", "nounpp", "rc", "within_rc")},
+    **{f"user_{name}": {"cue", "counterfactual_cue"} for name in attributes()},
+}
+
+
+@every_task
+@every_split
+def test_levels_are_words_of_the_pair_that_decide_its_answer(task: Task, split: Split) -> None:
+    for pair in candidates(task, split):
+        assert pair.clusters.keys() == FACTORS[task.name]
+        assert set(pair.clusters.values()) <= set(pair.words)
+        if task.name == "ioi":
+            assert (pair.clusters["receiver"], pair.clusters["giver"]) == (pair.answers[0][1:], pair.foils[0][1:])
+            continue
+        changed = zip(words_of(pair.clean_text), words_of(pair.counterfactual_text), strict=True)
+        (clean, counterfactual), *others = [(one, other) for one, other in changed if one != other]
+        assert not others
+        if "noun" in pair.clusters:
+            noun = next(noun for noun in word_lists(split).nouns if noun.singular == pair.clusters["noun"])
+            assert {clean, counterfactual} == {noun.singular, noun.plural}
+        else:
+            assert pair.clusters == {"cue": clean, "counterfactual_cue": counterfactual}
+
+
+@every_task
+def test_intervals_have_eight_levels_or_more_of_each_factor_to_resample(task: Task) -> None:
+    _, evaluation = load_splits(task, task_pairs.tokenizer("words"), attribution=100, evaluation=100, seed=0)
+    assert evaluation.pair_count == 100
+    assert set(evaluation[0].clusters) == FACTORS[task.name]
+    for factor in evaluation[0].clusters:
+        assert len({level for group in evaluation for level in group.clusters[factor]}) >= 20

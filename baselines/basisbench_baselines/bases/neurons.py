@@ -76,7 +76,8 @@ def _neurons(name: str, family: Family, hooks: Sequence[str]) -> Neurons:
 
 def hook_spec(name: str, family: Family, hook: str) -> BasisSpec:
     """Return the neuron basis of any hook, for a listing; see `neurons_at_hook`."""
-    return BasisSpec(name, family, f"neurons at {hook}", build=partial(neurons_at_hook, name, family, hook), order=0)
+    build = partial(neurons_at_hook, name, family, hook)
+    return BasisSpec(name, family, f"neurons at {hook}", build=build, order=0, exact=True)
 
 
 def _spec(name: str, family: Family, kind: SiteKind, summary: str, order: int, style: Style) -> BasisSpec:
@@ -88,6 +89,7 @@ def _spec(name: str, family: Family, kind: SiteKind, summary: str, order: int, s
         order=order,
         style=style,
         units=lambda shape: shape.mlp_width if kind == "mlp_act" else shape.width,
+        exact=True,
     )
 
 

@@ -93,5 +93,6 @@ PROVIDES: tuple[BasisSpec, ...] = (
         order=6,
         style=Style("grey", "dotted", "X"),
         units=lambda shape: shape.mlp_width,
+        exact=True,
     ),
 )

@@ -41,11 +41,16 @@ def shaped(value: Tensor, leading: Sequence[int], basis: Basis, name: str, site:
 def reduced(values: Float[Tensor, "pair pos d"], ablation: Ablation) -> Float[Tensor, "pair_or_1 pos d"]:
     """Return reference values, from values in the counterfactual prompts.
 
+    The mean of equal values is that value to the last bit: a node that is the same in all prompts has no score, not one
+    that rounding has made.
+
     Args:
         values: in each pair's counterfactual prompt.
         ablation: "mean" over the pairs, "counterfactual" as they are, or "zero".
     """
     if ablation == "counterfactual":
         return values
-    mean = values.mean(0, keepdim=True)
-    return mean if ablation == "mean" else mean.new_zeros(mean.shape)
+    if ablation == "zero":
+        return values.new_zeros(values[:1].shape)
+    first = values[:1]
+    return first.where((values == first).all(0, keepdim=True), values.mean(0, keepdim=True))

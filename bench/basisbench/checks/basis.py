@@ -49,7 +49,9 @@ def check_built_basis(basis: Basis, model: Model) -> Iterator[Property]:
     """Yield every property of a basis that was built for this model already."""
     layers = tuple(site.layer for site in basis.sites)
     covered = None if layers == tuple(range(model.layers)) else layers
-    spec = BasisSpec(basis.name, basis.family, "given built", build=lambda _model: basis, layers=covered)
+    spec = BasisSpec(
+        basis.name, basis.family, "given built", build=lambda _model: basis, layers=covered, exact=basis.exact is True
+    )
     yield from check_basis(spec, model, rebuilds=False)
 
 

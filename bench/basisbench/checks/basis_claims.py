@@ -36,6 +36,10 @@ def _metadata(stage: BasisStage) -> Finding:
         found.append(f"its family is '{basis.family}', that of its BasisSpec '{spec.family}'")
     if not isinstance(basis.exact, bool) or (basis.exact and isinstance(basis, CrossLayerBasis)):
         found.append(f"exact is {basis.exact!r}")
+    elif basis.exact != spec.exact:
+        found.append(
+            f"it calls itself {'exact' if basis.exact else 'not exact'}, its BasisSpec says exact={spec.exact}"
+        )
     if not isinstance(basis.parameter_bytes, int) or basis.parameter_bytes < 0:
         found.append(f"parameter_bytes is {basis.parameter_bytes!r}, not a number of bytes")
     return nothing(found, "mistakes")

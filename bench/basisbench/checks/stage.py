@@ -84,7 +84,12 @@ def prompts_of(model: Model, task: Task) -> Prompts:
     for asked in (first, task):  # the first candidates are mostly enough
         try:
             attribution, evaluation = load_splits(
-                asked, model.tokenizer, attribution=ATTRIBUTION, evaluation=EVALUATION, seed=0
+                asked,
+                model.tokenizer,
+                attribution=ATTRIBUTION,
+                evaluation=EVALUATION,
+                seed=0,
+                longest=model.longest,
             )
         except TaskError:
             if asked is task:

@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +20,7 @@ from basisbench.checks.basis_claims import complaints
 from basisbench.checks.finding import Check, Finding, Property, holds, information, nothing, run_checks
 from basisbench.checks.stage import prompts_of
 from basisbench.errors import TaskError
-from basisbench.pairs.alignment import MINIMUM_GROUP, load_splits, pairs_of
+from basisbench.pairs.alignment import MINIMUM_GROUP, clusters_of, load_splits, pairs_of
 from basisbench.types import SPLITS, ContrastPair, PairSet, Split
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ _MOST = 100_000
 """Candidates that are looked at; a task that goes on for longer is not finite."""
 
 _WANTED = 60
+
+FEWEST_LEVELS = 8
+"""Levels of a cluster factor below which an interval is unreliable."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,8 @@ class TaskStage:
     @cached_property
     def pairs(self) -> Mapping[Split, PairSet]:
         """The aligned groups of each split, under seed 0."""
-        return {split: pairs_of(self.task, self.model.tokenizer, split, _WANTED, 0) for split in SPLITS}
+        tokenizer, longest = self.model.tokenizer, self.model.longest
+        return {split: pairs_of(self.task, tokenizer, split, _WANTED, 0, longest=longest) for split in SPLITS}
 
     def both(self) -> Iterator[ContrastPair]:
         """Yield the candidates of both splits."""
@@ -118,6 +123,35 @@ def _contrast(stage: TaskStage) -> Finding:
     return nothing(found, "pairs")
 
 
+def _clusters(stage: TaskStage) -> Finding:
+    """Hold that intervals resample what pairs share: those whose prompts differ in the same words share a level."""
+    found = []
+    factors = {tuple(sorted(clusters_of(pair))) for pair in stage.both()}
+    if len(factors) > 1:
+        found.append(f"different factors: {' / '.join(', '.join(names) for names in sorted(factors))}")
+    first: dict[tuple[frozenset[str], tuple[str, ...]], Mapping[str, str]] = {}
+    for pair in stage.both():
+        levels = clusters_of(pair)
+        if not all(isinstance(text, str) and text for text in (*levels, *levels.values())):
+            found.append(f"factors and levels that are no text: {dict(levels)}")
+        clean, other = (Counter(re.findall(r"\w+", text)) for text in (pair.clean_text, pair.counterfactual_text))
+        contrast = frozenset((clean - other) + (other - clean))
+        if not set(levels.items()) & set(first.setdefault((contrast, pair.answers), levels).items()):
+            found.append(f"no level in common where prompts differ in the same words ({', '.join(sorted(contrast))})")
+    return nothing(found, "mistakes")
+
+
+def _levels(stage: TaskStage) -> Finding:
+    groups = stage.pairs["evaluation"]
+    counts = {
+        factor: len({level for group in groups for level in group.clusters[factor]}) for factor in groups[0].clusters
+    }
+    text = ", ".join(f"{factor} {count}" for factor, count in counts.items())
+    few = any(count < FEWEST_LEVELS for count in counts.values())
+    advice = f"; below {FEWEST_LEVELS} an interval is unreliable" if few else ""
+    return information(f"{text} levels in {groups.pair_count} evaluation pairs{advice}")
+
+
 def _same_again(stage: TaskStage) -> Finding:
     changed = []
     for split in SPLITS:
@@ -176,9 +210,9 @@ def _other_process(stage: TaskStage) -> Finding:
 
 
 def _enough(stage: TaskStage) -> Finding:
-    tokenizer, bound = stage.model.tokenizer, f"at least {MINIMUM_GROUP} in a common group, no more than asked"
+    model, few, bound = stage.model, MINIMUM_GROUP, f"at least {MINIMUM_GROUP} in a common group, no more than asked"
     try:
-        load_splits(stage.task, tokenizer, attribution=MINIMUM_GROUP, evaluation=MINIMUM_GROUP, seed=0)
+        load_splits(stage.task, model.tokenizer, attribution=few, evaluation=few, seed=0, longest=model.longest)
     except TaskError as error:
         return holds(False, str(error), bound)
     counts = [stage.pairs[split].pair_count for split in SPLITS]
@@ -198,6 +232,8 @@ CHECKS: tuple[Check[TaskStage], ...] = (
     Check("disjoint words", "no word that the task varies is in both splits", _disjoint_words),
     Check("words named", "every word that differs between the prompts is among a pair's words", _words_named),
     Check("contrast", "prompts differ, roles agree, answers are no foils", _contrast),
+    Check("clusters", "pairs name the same factors; those that differ in the same words share a level", _clusters),
+    Check("levels", "how many levels intervals can resample", _levels),
     Check("the same again", "a second call gives the same pairs", _same_again),
     Check("another process", "another process gives the same pairs", _other_process),
     Check("another seed", "another seed gives another order", _other_seed),

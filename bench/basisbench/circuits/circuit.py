@@ -92,10 +92,10 @@ class CircuitMask:
     def mixed_errors(
         self,
         site: Site,
-        error: Float[Tensor, "... d_write"],
-        kept: Bool[Tensor, "... error_or_1"],
-        reference: Float[Tensor, "... d_write"],
-    ) -> Float[Tensor, "... d_write"]:
+        error: Float[Tensor, "*#b d_write"],
+        kept: Bool[Tensor, "*#b error_or_1"],
+        reference: Float[Tensor, "*#b d_write"],
+    ) -> Float[Tensor, "*#b d_write"]:
         """Return a live error where its nodes are kept, and its reference elsewhere.
 
         Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
-from basisbench.types import Ablation, ErrorPolicy, Granularity
+from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ScoreReference
 
 if TYPE_CHECKING:
     from basisbench.results.display import Display
@@ -17,8 +17,9 @@ _HELP = """\
 Run a suite: every combination of its models, tasks, bases, methods and settings is a cell.
 
 SUITE is a built-in name ('basisbench list suites') or a YAML file. Options replace the suite's lists; those marked
-(repeatable) may be given several times. Cells that are finished in the results folder are kept, so a run that was
-stopped goes on where it was; a changed setting, model, dictionary or version makes new cells.
+(repeatable) may be given several times. Of the further cells that a suite lists under 'also' those stay whose tasks,
+bases and methods are run and whose other lists no option replaces. Cells that are finished in the results folder are
+kept, so a run that was stopped goes on where it was; a changed setting, model, dictionary or version makes new cells.
 
 Afterwards the comparison is printed, and written with the pictures next to the records:
   OUT/records/*.json   OUT/summary.csv   OUT/summary.md   OUT/pictures/
@@ -29,7 +30,7 @@ examples:
   basisbench run
   basisbench run pocket --task ioi --basis mlp_act --basis transcoder --method relp --examples 50
   basisbench run my-suite.yaml --out results/local/mine --device cuda --jobs 2
-  basisbench run --task-file pairs.json --method relp --errors node --errors keep
+  basisbench run --task-file pairs.json --method relp --errors coordinates --errors node
   basisbench run gpt2-small --dry-run             cells, passes, memory, disk and time, as estimates
   basisbench run gpt2-small --limit 6             a smoke test: six cells of 16 pairs
   basisbench run --model EleutherAI/pythia-160m --basis mlp_act --basis mlp_out --method relp
@@ -56,15 +57,28 @@ def add(commands: Commands) -> None:
     for option, values, text in (
         ("ablation", get_args(Ablation), "reference value of nodes outside the circuit (repeatable)"),
         ("errors", get_args(ErrorPolicy), "what happens to reconstruction errors (repeatable)"),
+        ("score-reference", get_args(ScoreReference), (
+            "what a node moves to when it is scored: the ablation's reference, or its counterfactual value (repeatable)"
+        )),
         ("granularity", get_args(Granularity), "whether a node has a position (repeatable)"),
-    ):
+    ):  # fmt: skip
         what.add_argument(f"--{option}", choices=values, action="append", help=text)
+    what.add_argument("--held-in", action="store_true", help=(
+        "run each cell a second time with scores taken on the evaluation pairs: what new words cost"
+    ))  # fmt: skip
+    what.add_argument("--bos", choices=get_args(Bos), help=(
+        "whether a beginning-of-sequence token stands in front of prompts (default: the suite's; auto: where the "
+        "model's tokenizer puts one)"
+    ))  # fmt: skip
     what.add_argument("--task-file", metavar="FILE", action="append", type=Path, default=[], help=(
         "JSON lines or a JSON list of pairs (clean_prefix, patch_prefix, clean_answer, patch_answer) as a task; "
         "without --task only such tasks are run (repeatable)"
     ))  # fmt: skip
     what.add_argument("--examples", metavar="N", type=positive, help="pairs per split and task")
     what.add_argument("--seed", type=int, help="seed of pairs, random scores and random bases")
+    what.add_argument("--draws", metavar="N", type=positive, help=(
+        "run N draws of attribution pairs, each with means and rankings of its own, on the same evaluation pairs"
+    ))  # fmt: skip
     how = parser.add_argument_group("how to run it")
     how.add_argument("--out", metavar="DIR", type=Path, default=Path("results/local"), help=(
         "results folder (default: results/local)"
@@ -118,8 +132,12 @@ def execute(options: argparse.Namespace) -> None:
             "methods": options.method,
             "ablations": options.ablation,
             "error_policies": options.errors,
+            "score_references": options.score_reference,
+            "score_splits": SPLITS if options.held_in else None,
             "granularities": options.granularity,
+            "bos": options.bos,
             "seeds": None if options.seed is None else (options.seed,),
+            "attribution_draws": None if options.draws is None else tuple(range(options.draws)),
             "attribution_pairs": options.examples,
             "evaluation_pairs": options.examples,
         },

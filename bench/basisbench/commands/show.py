@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.errors import BasisBenchError
+from basisbench.types import FAMILIES, Bos
 
 if TYPE_CHECKING:
-    from basisbench.types import Pairs, PairSet
+    from basisbench.types import ModelSpec, Pairs, PairSet
 
 
 def add(commands: Commands) -> None:
@@ -19,9 +21,11 @@ def add(commands: Commands) -> None:
         commands,
         "show",
         "show pairs of a task as a model's tokenizer sees them",
-        "Show pairs of a task: both prompts, the answers, the token counts and the role of each position, and how\n"
-        "many candidate pairs were dropped and why. Only the tokenizer is loaded.",
-        "examples:\n  basisbench show sva_rc -n 3\n  basisbench show sva_rc --model gpt2-small\n",
+        "Show pairs of a task: both prompts with every token, the answers, the role of each position, how many levels\n"
+        "intervals can resample, and how many candidate pairs were dropped and why. Only the tokenizer is loaded,\n"
+        "unless --measure asks how often the model is right and what there is to explain.",
+        "examples:\n  basisbench show sva_rc -n 3\n  basisbench show sva_rc --model gpt2-small --bos always\n"
+        "  basisbench show sva_rc --measure\n",
     )
     parser.add_argument("task", metavar="TASK", nargs="?", help="name of a task; not needed with --task-file")
     parser.add_argument("--model", metavar="MODEL", help=(
@@ -34,6 +38,12 @@ def add(commands: Commands) -> None:
     ))  # fmt: skip
     parser.add_argument("--examples", metavar="N", type=positive, default=100, help="pairs to make per split (100)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the pairs (default: 0)")
+    parser.add_argument("--bos", choices=get_args(Bos), default="auto", help=(
+        "whether a beginning-of-sequence token stands in front (default: auto, where the tokenizer puts one)"
+    ))  # fmt: skip
+    parser.add_argument("--measure", action="store_true", help=(
+        "load the model, and print its accuracy and the gap F(M) - F(0) of each site family under mean ablation"
+    ))  # fmt: skip
     parser.add_argument("--task-file", metavar="FILE", type=Path, help="show the pairs of a file")
     add_plugin(parser)
 
@@ -55,17 +65,54 @@ def execute(options: argparse.Namespace) -> None:
 
     from basisbench.models.hub import locate
     from basisbench.models.load import load_tokenizer
+    from basisbench.models.shape import read_longest
     from basisbench.pairs.alignment import load_splits
 
     owner = f"model '{model.name}'"
-    tokenizer = load_tokenizer(owner, locate(owner, model.path, model.revision))
-    splits = load_splits(task, tokenizer, attribution=options.examples, evaluation=options.examples, seed=options.seed)
+    located = locate(owner, model.path, model.revision)
+    tokenizer = load_tokenizer(owner, located)
+    splits = load_splits(
+        task,
+        tokenizer,
+        attribution=options.examples,
+        evaluation=options.examples,
+        seed=options.seed,
+        bos=options.bos,
+        longest=read_longest(located),
+    )
     chosen = splits[0] if options.split == "attribution" else splits[1]
     print(f"{task.name} (version {task.version}) with the tokenizer of {model.name}: {task.summary}")
     print(f"{options.split} split: {chosen.pair_count} pairs in {len(chosen)} aligned group(s); seed {options.seed}")
+    levels = {factor: {level for group in chosen for level in group.clusters[factor]} for factor in chosen[0].clusters}
+    print(f"levels that intervals resample: {', '.join(f'{name} {len(found)}' for name, found in levels.items())}")
     _print_pairs(chosen, options.count, tokenizer)
     print()
     print(_dropped_account(chosen, options.split))
+    if options.measure:
+        print()
+        _print_measured(model, splits, options.seed)
+
+
+def _print_measured(spec: ModelSpec, splits: tuple[PairSet, PairSet], seed: int) -> None:
+    """Print how often the model is right on the evaluation pairs, and how far its metric falls without a family."""
+    import torch
+
+    from basisbench.attribution.context import GroupContext
+    from basisbench.circuits.group import GroupPair
+    from basisbench.models.load import load_model
+
+    model = load_model(spec)
+    groups = [
+        GroupPair(GroupContext(model, attribution, seed), GroupContext(model, evaluation, seed))
+        for attribution, evaluation in zip(*splits, strict=True)
+    ]
+    full = torch.cat([group.full for group in groups])
+    whole = float(full.mean())
+    print(f"accuracy {float((full > 0).double().mean()):.0%} of {len(full)} evaluation pairs; F(M) {whole:.3f}")
+    for family in FAMILIES:
+        empty = float(torch.cat([group.empty_everywhere(family, "mean") for group in groups]).mean())
+        share = f" ({(whole - empty) / abs(whole):.0%} of |F(M)|)" if whole else ""
+        print(f"{family}: F(0) {empty:.3f}, gap F(M) - F(0) {whole - empty:.3f}{share}")
 
 
 def _print_pairs(pairs: PairSet, count: int, tokenizer: Any) -> None:
@@ -83,14 +130,18 @@ def _print_pairs(pairs: PairSet, count: int, tokenizer: Any) -> None:
                 print(f"  {line}")
 
 
-def _pair_lines(group: Pairs, row: int, tokenizer: Any) -> tuple[str, str]:
-    """Return the clean and the counterfactual prompt with the tokens that each calls for."""
-    answers = ", ".join(repr(tokenizer.decode([int(token)])) for token in group.answers[row])
-    foils = ", ".join(repr(tokenizer.decode([int(token)])) for token in group.foils[row])
-    return (
-        f"clean           {group.clean_text[row]!r} -> {answers}",
-        f"counterfactual  {group.counterfactual_text[row]!r} -> {foils}",
-    )
+def _pair_lines(group: Pairs, row: int, tokenizer: Any) -> Iterator[str]:
+    """Yield the clean and the counterfactual prompt with what each calls for, and the tokens of each with their ids."""
+    from basisbench.pairs.tokens import token_texts
+
+    for side, text, ids, called in (
+        ("clean", group.clean_text[row], group.clean[row], group.answers[row]),
+        ("counterfactual", group.counterfactual_text[row], group.counterfactual[row], group.foils[row]),
+    ):
+        words = ", ".join(repr(tokenizer.decode([int(token)])) for token in called)
+        texts = token_texts(tokenizer, ids.tolist())
+        yield f"{side:<14}  {text!r} -> {words}"
+        yield f"{'':<14}  {' | '.join(f'{token} {piece!r}' for token, piece in zip(ids.tolist(), texts, strict=True))}"
 
 
 def _runs(roles: tuple[str, ...]) -> str:

@@ -25,8 +25,8 @@ def add(commands: Commands) -> None:
         "verify",
         "re-run a random sample of records and sign what was found",
         "Run a random sample of a folder's cells again, with the settings of their records, and compare: identities\n"
-        "of model, dictionary and pairs, then F(M), F(0), circuit and complement at a few sizes, and the top nodes.\n"
-        "Scores and rankings are computed from nothing, but only the drawn sizes are evaluated: cheaper than a run.\n\n"
+        "of model, dictionary and pairs, then F(M), F(0), circuit and complement at every size, the top nodes, and\n"
+        "what tables show of them. Scores and rankings are computed from nothing.\n\n"
         "A line per cell and a summary are printed, and verification.json is written into the folder, whether the\n"
         "sample passed or not: who ran what, on which hardware, the largest deviation. It holds for these records\n"
         "only: once one is edited, added or removed, the folder counts as self-reported again. Exit code 0:\n"
@@ -35,15 +35,16 @@ def add(commands: Commands) -> None:
         "your own code does: read a stranger's first.",
         "examples:\n"
         "  basisbench verify results/submissions/mine --by 'Ada Lovelace'\n"
-        "  basisbench verify results/pocket --by me --cells 40 --points 6\n"
+        "  basisbench verify results/pocket --by me --cells 40\n"
         "  basisbench verify results/local/mine --by me --cells all --device cuda --plugin mine.py\n"
         "  basisbench verify results/local/mine --dry-run --seed 7        what would be re-run",
     )
     parser.add_argument("path", metavar="PATH", type=Path, help="submission or results folder: what holds records/")
     parser.add_argument("--by", metavar="NAME", help="your name, for the file; needed unless --dry-run")
     parser.add_argument("--cells", metavar="N", type=_count, default=20, help="cells to re-run, or all (default: 20)")
-    parser.add_argument("--points", metavar="K", type=positive, default=4, help=(
-        "sizes compared in each, besides 0 and all nodes; the two around nodes_to_80 come first (default: 4)"
+    parser.add_argument("--points", metavar="K", type=_count, default="all", help=(
+        "sizes compared in each, besides 0 and all nodes: those around nodes_to and settled_to, then random ones; "
+        "what is altered at another one is not seen (default: all)"
     ))  # fmt: skip
     parser.add_argument("--seed", metavar="S", type=_seed, help=(
         "seed of the draw (default: one that nobody can foresee; the file tells it)"

@@ -34,6 +34,15 @@ def longest_prompt(config: Any) -> int | None:
     return next((int(number) for number in named if isinstance(number, int) and number > 0), None)
 
 
+def read_longest(located: Located) -> int | None:
+    """Read from a checkpoint's configuration how many positions its model has; None where it names none.
+
+    Raises:
+        BasisBenchError: it is no configuration that transformers knows.
+    """
+    return longest_prompt(_read_configuration(located))
+
+
 def read_shape(located: Located) -> ModelShape:
     """Read a checkpoint's configuration and count the parameters of such a model.
 
@@ -41,16 +50,14 @@ def read_shape(located: Located) -> ModelShape:
         BasisBenchError: it is not the configuration of a causal language model.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    whole = _read_configuration(located)
     try:
-        whole = AutoConfig.from_pretrained(located.where, **located.options)
         with torch.device("meta"):
             body = AutoModelForCausalLM.from_config(whole)  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
-        raise BasisBenchError(
-            f"{located.where}: not the configuration of a causal language model: {first_line(error)}"
-        ) from error
+    except _NO_CONFIGURATION as error:
+        raise _not_causal(located, error) from error
     config = whole.get_text_config()
     stored = getattr(whole, "dtype", None) or torch.float32
     embeddings = body.get_input_embeddings()
@@ -63,3 +70,19 @@ def read_shape(located: Located) -> ModelShape:
         parameters=sum(parameter.numel() for parameter in body.parameters()),
         dtype=str(stored).removeprefix("torch."),
     )
+
+
+_NO_CONFIGURATION = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
+
+
+def _read_configuration(located: Located) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(located.where, **located.options)
+    except _NO_CONFIGURATION as error:
+        raise _not_causal(located, error) from error
+
+
+def _not_causal(located: Located, error: Exception) -> BasisBenchError:
+    return BasisBenchError(f"{located.where}: not the configuration of a causal language model: {first_line(error)}")

@@ -2,7 +2,9 @@
 
 The file holds one JSON object per line, or one JSON array of objects, with the string fields `clean_prefix`,
 `patch_prefix`, `clean_answer` and `patch_answer`; other fields, such as `case`, are ignored. A file names no roles,
-so the whole prompt is one segment and pairs are aligned by their number of tokens alone.
+so the whole prompt is one segment and pairs are aligned by their number of tokens alone. An object may have `clusters`,
+levels by factor (`{"noun": "doctor"}`), if all have the same; otherwise the words in which its prompts differ are its
+level.
 
 The splits are made here, whatever split the file was published as:
 
@@ -77,10 +79,10 @@ def load_task_file(path: str | Path) -> FileTask:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise TaskError(f"task file {path}, line {line}: not UTF-8 text") from error
-    rows = [(line, _check_row(path, line, value)) for line, value in _values(path, text)]
+    rows = [(_check_row(path, line, value), _check_clusters(path, line, value)) for line, value in _values(path, text)]
     if not rows:
         raise TaskError(f"task file {path}: holds no pairs")
-    pairs = list({row: _contrast_pair(row) for _, row in rows}.values())
+    pairs = list({row: _contrast_pair(row, clusters) for row, clusters in rows}.values())
     by_split, words_disjoint = _split(pairs)
     return FileTask(
         name=path.stem,
@@ -150,7 +152,18 @@ def _check_row(path: Path, line: int, value: object) -> tuple[str, ...]:
     return tuple(value[field] for field in FIELDS)
 
 
-def _contrast_pair(row: tuple[str, ...]) -> ContrastPair:
+def _check_clusters(path: Path, line: int, value: object) -> Mapping[str, str]:
+    """Return the levels of an object whose other fields are right."""
+    clusters = value.get("clusters", {}) if isinstance(value, dict) else {}
+    if isinstance(clusters, dict) and all(clusters) and all(isinstance(x, str) and x for x in clusters.values()):
+        return clusters
+    raise TaskError(
+        f"task file {path}, line {line}: field 'clusters' must be an object of levels by factor, each a text, found "
+        f"{clusters!r:.60}"
+    )
+
+
+def _contrast_pair(row: tuple[str, ...], clusters: Mapping[str, str]) -> ContrastPair:
     clean, counterfactual, answer, foil = row
     return ContrastPair(
         template="file",
@@ -159,6 +172,7 @@ def _contrast_pair(row: tuple[str, ...]) -> ContrastPair:
         answers=(answer,),
         foils=(foil,),
         words=_differing_words(clean, counterfactual),
+        clusters=clusters,
     )
 
 

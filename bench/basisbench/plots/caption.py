@@ -6,14 +6,16 @@ LaTeX without packages, names escaped, for `\caption{...}`; a file of it is read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from basisbench.plots.text import Description, escape, unbroken
 
 X_CAPTION: dict[str, str] = {
-    "size": "Horizontal: circuit size $k$ in nodes, logarithmic from 1 on, with 0 at the left end.",
+    "size": "Horizontal: circuit size, $k$ nodes in each aligned group, logarithmic from 1 on, with 0 at the left end.",
     "bits": "Horizontal: bits that name a circuit of $k$ nodes, the logarithm to base 2 of the number of ways to "
     "choose them from all $N$, logarithmic from 10 on and linear below; bits compare bases of different width.",
+    "all_units": "Horizontal: distinct units in the circuits of all aligned groups together, logarithmic from 1 on, "
+    "with 0 at the left end.",
 }
 Y_CAPTION: dict[str, str] = {
     "faithfulness": "faithfulness of the circuit $C$, $(F(C) - F(\\emptyset)) / (F(M) - F(\\emptyset))$ "
@@ -21,15 +23,22 @@ Y_CAPTION: dict[str, str] = {
     "completeness": "completeness, $(F(M \\setminus C) - F(\\emptyset)) / (F(M) - F(\\emptyset))$: what the rest still "
     "does (0: nothing, ideal; 1: full model)",
 }
+READING: dict[str, str] = {
+    "node": "Thin: a dictionary's errors as one node per layer and position (Marks et al.), not one per coordinate.",
+    "ablate": "Dotted levels, in the colour of a dictionary: all of its features, errors at their reference.",
+    "faint": "Faint beyond $|$: nodes without a score, in random order.",
+    "outside": "Triangles: values outside the axis, the farthest is named; bands are cut there.",
+}
 
 
 def curves_caption(
     about: Description,
     x: str,
     quantities: Sequence[str],
+    reading: Sequence[str],
     *,
-    outside: bool,
     undefined: Sequence[tuple[str, Sequence[str]]],
+    gates: Mapping[str, str],
 ) -> str:
     """Write the caption of a picture of curves.
 
@@ -37,21 +46,24 @@ def curves_caption(
         about: what the picture shows, in plain text.
         x: column of the horizontal axis.
         quantities: columns of the vertical axes.
-        outside: whether values lie outside the axis.
+        reading: keys of `READING`, what is to be said of lines that are not those of the legend.
         undefined: titles of panels with the labels of their lines that are not defined.
+        gates: titles of panels below a gate, with the reason.
     """
     sentences = [
         f"{escape(about.heading)}: {escape(about.conditions)}.",
         f"{escape(about.panels)}.",
         X_CAPTION[x],
         f"Vertical: {'; '.join(Y_CAPTION[name] for name in quantities)}.",
-        "Bands: 95\\% bootstrap intervals over evaluation examples. Dotted: the ideal value.",
+        "Bands: 95\\% bootstrap intervals. Dotted, in grey: the ideal value.",
     ]
-    if outside:
-        sentences.append("Triangles: values outside the axis, the farthest is named; bands are cut there.")
+    sentences += [READING[name] for name in reading]
+    if gates:
+        places = "; ".join(f"{escape(title)} ({escape(reason)})" for title, reason in gates.items())
+        sentences.append(f"Grey panels, below a gate, have too little to explain: {places}.")
     if undefined:
         places = "; ".join(f"{escape(', '.join(labels))} in {escape(title)}" for title, labels in undefined)
-        sentences.append(f"Not defined, as $F(M)$ is not above $F(\\emptyset)$: {places}.")
+        sentences.append(f"Not defined, as $F(M) = F(\\emptyset)$: {places}.")
     return " ".join([*sentences, *_short_names(about)])
 
 
@@ -66,8 +78,8 @@ def cost_caption(about: Description, hardware: str) -> str:
         f"{escape(about.heading)}, {escape(about.panels)}; {escape(about.conditions)}.",
         f"Horizontal: seconds of all phases of a cell on {escape(hardware)}, logarithmic; work that cells share "
         "counts in each.",
-        "Vertical: nodes to 80\\% faithfulness, logarithmic; fewer is sparser. Hollow, at $>N$: not "
-        "reached with all nodes.",
+        "Vertical: nodes per aligned group to 80\\% faithfulness, logarithmic; fewer is sparser. Hollow, at $>N$: not "
+        "reached by nodes that have a score.",
     ]
     return " ".join([*sentences, *_short_names(about)])
 

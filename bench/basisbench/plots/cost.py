@@ -1,6 +1,7 @@
 """What a circuit costs against how small it is: one picture per set of conditions.
 
-1. A point is a basis under a method, the median over tasks of both; whiskers span the middle half of the tasks.
+1. A point is a basis under a method, the median over the tasks of a suite (`basisbench.results.medians`); whiskers are
+   its 95% interval. A basis that lacks a task has no point.
 2. Points whose median does not reach the target stand in a strip above the axis: they are censored, not large.
 3. On the screen colour tells the basis and the marker the method. In print both tell the basis, under one method: in
    grey nothing would be left of the basis.
@@ -13,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import pandas as pd
 
 from basisbench.plots.caption import cost_caption
@@ -29,10 +29,12 @@ from basisbench.plots.look import (
     set_frame,
 )
 from basisbench.plots.style import COLOURS, DARK, GRID, short_number
-from basisbench.plots.text import Description, legend_columns, name_lines, plain
+from basisbench.plots.text import Description, legend_columns, name_lines, plain, wrapped
+from basisbench.results.columns import TASK_SEPARATOR
 from basisbench.results.conditions import split_conditions
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.labels import label_notes, short_labels
+from basisbench.results.medians import median_table
 from basisbench.types import Style
 
 if TYPE_CHECKING:
@@ -68,16 +70,19 @@ def plot_cost(
     ((conditions, part),) = split_conditions(summary)
     methods = sorted(unique(part, "method"), key=display.method_order)
     part = part if look.width is None else part[part["method"] == methods[0]]
+    medians = median_table(part)
+    medians = medians[medians["suite_tasks"] == medians["suite_tasks"].iloc[0]]
     bases = sorted(unique(part, "basis"), key=display.basis_order)
     named = {name: (labels or short_labels(bases))[name] for name in bases}
-    entries = {name: plain(label + _fewer_tasks(part, name)) for name, label in named.items()}
+    entries = {name: plain(label + _fewer_tasks(medians, name)) for name, label in named.items()}
     if look.width is None:
-        return _on_screen(part, styles, methods, conditions, named, entries)
-    return _in_print(part, styles, methods[0], conditions, named, entries, look)
+        return _on_screen(part, medians, styles, methods, conditions, named, entries)
+    return _in_print(part, medians, styles, methods[0], conditions, named, entries, look)
 
 
 def _on_screen(
     part: pd.DataFrame,
+    medians: pd.DataFrame,
     styles: Mapping[str, Style],
     methods: Sequence[str],
     conditions: str,
@@ -94,7 +99,9 @@ def _on_screen(
     notes = label_notes(named)
     # Long names take a line each, and a legend of one column.
     figure = make_figure(width, 5.8 + 0.3 * len(notes), look)
-    for axes, family in _draw_families(figure, part, styles, lambda _, method: markers[method], columns, look):
+    for axes, family in _draw_families(
+        figure, medians, _span(part), styles, lambda _, method: markers[method], columns, look
+    ):
         axes.set_title(f"family {family}", fontsize=look.title)
         axes.set_xlabel("time per cell (seconds, log)", fontsize=look.label)
         names = [name for name in entries if name in set(part.loc[part["family"] == family, "basis"])]
@@ -109,10 +116,9 @@ def _on_screen(
             bbox_to_anchor=(0.5, -0.14),
             ncols=legend_columns([entries[n] for n in names], 9, width / columns, handle=0.6, most=2),
         )
-    figure.axes[0].set_ylabel("nodes to 80% faithfulness (log; fewer is sparser)", fontsize=look.label)
-    tasks = part.groupby(["task", "task_version"]).ngroups
-    over = f"medians over {tasks} tasks; whiskers: middle half of the tasks" if tasks > 1 else unique(part, "task")[0]
-    figure.suptitle(plain(f"Cost against sparsity: {over}\n{conditions}"), fontsize=11, wrap=True)
+    figure.axes[0].set_ylabel("nodes per aligned group to 80% faithfulness (log)", fontsize=look.label)
+    title = [*wrapped(f"Cost against sparsity: {_over(medians)}", width), *wrapped(conditions, width)]
+    figure.suptitle(plain("\n".join(title)), fontsize=11)
     key: dict[str, Any] = {"color": "#555555", "linestyle": "none", "markersize": 7}
     handles = [Line2D([], [], marker=markers[name], label=plain(name), **key) for name in methods]
     handles.append(Line2D([], [], marker="o", markerfacecolor="none", label="hollow: not reached", **key))
@@ -124,6 +130,7 @@ def _on_screen(
 
 def _in_print(
     part: pd.DataFrame,
+    medians: pd.DataFrame,
     styles: Mapping[str, Style],
     method: str,
     conditions: str,
@@ -146,7 +153,9 @@ def _in_print(
     room = panel_room(width, columns, labels=0.7)
     height = print_height(rows, room * 1.3, legend_rows(handles, width, look))
     figure = make_figure(width, height, look)
-    for axes, family in _draw_families(figure, part, styles, lambda basis, _: styles[basis].marker, columns, look):
+    for axes, family in _draw_families(
+        figure, medians, _span(part), styles, lambda basis, _: styles[basis].marker, columns, look
+    ):
         if families.index(family) + columns >= len(families):
             axes.set_xlabel("time per cell (s)", fontsize=look.label, labelpad=look.pads[1])
         if len(families) > 1:
@@ -154,10 +163,7 @@ def _in_print(
     _thin_out(figure.axes[0], _span(part)[1], room, height / rows - 0.4)
     figure.supylabel("nodes to 80% faithfulness", fontsize=look.outer_label)
     add_legend(figure, handles, width, look)
-    tasks = part.groupby(["task", "task_version"]).ngroups
-    over = f"medians over {tasks} tasks, whiskers over the middle half of the tasks"
-    over = over if tasks > 1 else f"task {unique(part, 'task')[0]}"
-    panels = f"famil{'y' if len(families) == 1 else 'ies'} {', '.join(families)}: {over}"
+    panels = f"famil{'y' if len(families) == 1 else 'ies'} {', '.join(families)}: {_over(medians)}"
     about = Description(f"Cost against sparsity under {method}", conditions, panels, named)
     figure.set_label(cost_caption(about, _hardware(part)))
     return figure
@@ -169,10 +175,25 @@ def _hardware(part: pd.DataFrame) -> str:
     return f"{', '.join(unique(part, 'device'))}, {', '.join(threads)} thread{'' if threads == ['1'] else 's'}"
 
 
-def _fewer_tasks(part: pd.DataFrame, basis: str) -> str:
-    """Return " (2 of 9 tasks)" for a basis whose medians are over fewer tasks than there are, nothing for others."""
-    own, every = (rows.groupby(["task", "task_version"]).ngroups for rows in (part[part["basis"] == basis], part))
-    return f" ({own} of {every} tasks)" if own < every else ""
+def _over(medians: pd.DataFrame) -> str:
+    """Say what the points are medians over, and which tasks are left out."""
+    tasks = str(medians["suite_tasks"].iloc[0]).split(TASK_SEPARATOR)
+    counted = sorted(set(medians["tasks"]))
+    whiskers = "whiskers: 95% intervals"
+    if len(tasks) == 1 and counted == [1]:
+        return f"task {tasks[0]}; {whiskers}"
+    texts = [str(number) if number == len(tasks) else f"{number}/{len(tasks)}" for number in counted]
+    gates = "" if counted == [len(tasks)] else " (others are below a gate)"
+    return f"medians over {' or '.join(texts)} tasks{gates}; {whiskers}"
+
+
+def _fewer_tasks(medians: pd.DataFrame, basis: str) -> str:
+    """Return " (2/9 tasks)" for a basis that lacks tasks and so has no point, nothing for others."""
+    own = medians[medians["basis"] == basis]
+    lacking = own[own["tasks_found"] < own["tasks"]]
+    if len(own) == 0 or len(lacking) < len(own):
+        return ""
+    return f" ({lacking['tasks_found'].iloc[0]}/{lacking['tasks'].iloc[0]} tasks)"
 
 
 def _span(part: pd.DataFrame) -> tuple[float, float]:
@@ -184,16 +205,22 @@ def _span(part: pd.DataFrame) -> tuple[float, float]:
 
 
 def _draw_families(
-    figure: Figure, part: pd.DataFrame, styles: Mapping[str, Style], marker_of: Marker, columns: int, look: Look
+    figure: Figure,
+    medians: pd.DataFrame,
+    span: tuple[float, float],
+    styles: Mapping[str, Style],
+    marker_of: Marker,
+    columns: int,
+    look: Look,
 ) -> Iterator[tuple[Axes, str]]:
     """Draw the points of every family on a grid of so many columns; yield the axes with the family."""
-    families = sorted(unique(part, "family"), key=family_order)
+    families = sorted(unique(medians, "family"), key=family_order)
     rows = -(-len(families) // columns)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes in grid[len(families) :]:
         axes.set_axis_off()
     for index, (axes, family) in enumerate(zip(grid, families, strict=False)):
-        _draw_points(axes, part[part["family"] == family], styles, marker_of, _span(part), look)
+        _draw_points(axes, medians[medians["family"] == family], styles, marker_of, span, look)
         set_frame(axes, look, bottom=index + columns >= len(families), left=index % columns == 0)
         axes.grid(color=GRID, linewidth=look.grid)
         axes.set_axisbelow(True)
@@ -213,20 +240,17 @@ def _draw_points(
 
     lowest, top = span
     strip = top * 3
-    for (basis, method), cells in rows.groupby(["basis", "method"]):
-        nodes = cells["nodes_to_80"].astype(float).dropna().to_numpy()
-        if len(nodes) == 0:
+    for _, row in rows.iterrows():
+        basis, method = str(row["basis"]), str(row["method"])
+        middle, low, high = (float(row[f"nodes_to_80{end}"]) for end in ("", "_low", "_high"))
+        if math.isnan(middle):
             continue
-        # Unreached targets are infinite: quartiles that lie on a cell, and the tables' own median.
-        low, high = np.quantile(nodes, [0.25, 0.75], method="inverted_cdf")
-        middle = np.median(nodes)
-        quick, seconds, slow = np.quantile(cells["seconds"].astype(float), [0.25, 0.5, 0.75])
+        seconds = float(row["seconds"])
         colour = COLOURS[styles[basis].colour]
-        reached = bool(np.isfinite(middle))
-        y = max(float(middle), 0.1) if reached else strip
-        axes.plot([quick, slow], [y, y], color=colour, linewidth=look.whisker, alpha=0.7)
+        reached = math.isfinite(middle)
+        y = max(middle, 0.1) if reached else strip
         if reached:
-            ends = [max(float(low), 0.1), min(float(high), strip)]
+            ends = [max(low, 0.1), min(high, strip)]
             axes.plot([seconds] * 2, ends, color=colour, linewidth=look.whisker, alpha=0.7)
         axes.plot(
             [seconds],

@@ -1,6 +1,7 @@
 """Curves of faithfulness and completeness against circuit size, as one picture.
 
-1. A picture holds one set of conditions: it never mixes ablations, policies, seeds or models.
+1. A picture holds one set of conditions: it never mixes ablations, policies, seeds or models. Lines beside those of
+   dictionaries show what other error policies make of them (`basisbench.results.policies`).
 2. One panel per task and family, one line per basis (or method), bands for the 95% bootstrap intervals.
 3. Long names of bases get short labels (`basisbench.results.labels`), and stand in full below the panels.
 
@@ -9,20 +10,21 @@ Drawn through matplotlib's object-oriented interface: no display, no global stat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import pandas as pd
 
 from basisbench.errors import BasisBenchError
 from basisbench.plots.look import StyleName, Width, look_of
-from basisbench.plots.panels import Horizontal, Panel, Quantity, draw_panels
+from basisbench.plots.panels import Horizontal, Line, Panel, Quantity, draw_panels
 from basisbench.plots.style import basis_styles, method_styles
 from basisbench.plots.text import Description
 from basisbench.registry import load_registry
-from basisbench.results.conditions import CONDITIONS, split_conditions
+from basisbench.results.conditions import CONDITIONS
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.labels import short_labels
+from basisbench.results.policies import split_with_policies
 from basisbench.types import Style
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ Lines = Literal["basis", "method", "basis and method"]
 
 PANEL_COLUMNS = ("task", "task_version", "family", "basis", "method")
 """What tells panels and their lines apart."""
+
+VALUE_COLUMNS = ("size", "bits", "all_units", "scored", "gate", "full_mean", "empty_mean")
 
 
 def plot_curves(
@@ -51,10 +55,12 @@ def plot_curves(
     """Draw curves against circuit size: a panel per task and family, a line per basis, with 95% bands.
 
     Args:
-        frame: what `load_results` returned, or rows of it; of one set of conditions (model, ablation, error policy,
-            ...).
+        frame: what `load_results` returned, or rows of it; of one set of conditions (model, ablation, ...). Rows of
+            dictionaries under the error policies node and ablate give lines beside those under coordinates, where a
+            line is a basis.
         quantity: what to draw; "both" puts the two side by side.
-        x: "size" for nodes, "bits" for the bits that name the circuit.
+        x: "size" for nodes, "bits" for the bits that name the circuit, "all_units" for distinct units over all aligned
+            groups.
         lines: what tells lines apart: the basis (under one method), the method (for one basis per panel), or both.
         method: the method to draw where `lines` is "basis"; by default the first in order.
         title: first line of the title; a second line states the conditions.
@@ -74,10 +80,12 @@ def plot_curves(
     """
     look = look_of(style, width)
     display = load_registry().display() if display is None else display
-    conditions, frame = _one_set(frame)
+    conditions, frame, beside = _one_set(frame)
+    if frame[x].isna().all():
+        raise BasisBenchError("nothing to draw: records of schema 1 do not count the units of all groups together")
     if lines == "basis":
         method = method or display.first_method(frame)
-        frame = frame[frame["method"] == method]
+        frame, beside = (rows[rows["method"] == method] for rows in (frame, beside))
         if frame.empty:
             raise BasisBenchError(f"nothing to draw: no results for method {method}")
         conditions = f"method {method}, {conditions}"
@@ -88,14 +96,16 @@ def plot_curves(
     quantities: tuple[Quantity, ...] = ("faithfulness", "completeness") if quantity == "both" else (quantity,)
     # Sorted once for all lines, and without the columns of text that nothing below reads: selecting rows is then quick.
     values = [f"{name}{end}" for name in quantities for end in ("", "_low", "_high")]
-    frame = frame[[*PANEL_COLUMNS, "size", "bits", *values]].sort_values("size", kind="stable")
+    columns = [*PANEL_COLUMNS, "error_policy", *VALUE_COLUMNS, *values]
+    frame, beside = (rows[columns].sort_values("size", kind="stable") for rows in (frame, beside))
+    others = dict(iter(beside.groupby(["task", "task_version", "family"]))) if lines == "basis" else {}
     groups = sorted(
         frame.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
     )
     full_titles, short_titles = zip(*(_titles(key, frame) for key, _ in groups), strict=True)
     panels = [
-        Panel(panel_title, name, _lines_of(group, lines, styles, named, display))
-        for panel_title, (_, group) in zip(short_titles if style == "paper" else full_titles, groups, strict=True)
+        Panel(panel_title, name, _with_beside(_lines_of(group, lines, styles, named, display), others.get(key), name))
+        for panel_title, (key, group) in zip(short_titles if style == "paper" else full_titles, groups, strict=True)
         for name in quantities
     ]
     versions = unique(frame, "task_version")
@@ -110,17 +120,33 @@ def plot_curves(
     return draw_panels(panels, x, about, look)
 
 
-def _one_set(frame: pd.DataFrame) -> tuple[str, pd.DataFrame]:
-    """Return the conditions of a frame, in words, with its rows; refuse what cannot be drawn."""
+def _one_set(frame: pd.DataFrame) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+    """Return the conditions of a frame, in words, its rows and those beside them; refuse what cannot be drawn."""
     if frame.empty:
         raise BasisBenchError("nothing to draw: no rows are left; check the filters on task, basis and method")
-    if missing := [name for name in (*PANEL_COLUMNS, "size", "bits", *CONDITIONS) if name not in frame]:
+    if missing := [name for name in (*PANEL_COLUMNS, *VALUE_COLUMNS, *CONDITIONS) if name not in frame]:
         raise BasisBenchError(f"curves need the columns of `load_results`; missing: {', '.join(missing)}")
-    parts = split_conditions(frame)
+    parts = split_with_policies(frame)
     if len(parts) > 1:
-        titles = "; ".join(text for text, _ in parts)
+        titles = "; ".join(part.title for part in parts)
         raise BasisBenchError(f"{len(parts)} sets of conditions in one picture; select one of: {titles}")
-    return parts[0]
+    return parts[0].title, parts[0].rows, parts[0].beside
+
+
+def _with_beside(lines: Sequence[Line], beside: pd.DataFrame | None, quantity: Quantity) -> tuple[Line, ...]:
+    """Add to the lines of dictionaries those beside them; what features can do at most is a level of faithfulness."""
+    if beside is None:
+        return tuple(lines)
+    shown = ("node", "ablate") if quantity == "faithfulness" else ("node",)
+    return (
+        *lines,
+        *(
+            Line(line.label, line.style, rows, policy)
+            for line in lines
+            for policy in shown
+            if len(rows := beside[(beside["basis"] == line.rows["basis"].iloc[0]) & (beside["error_policy"] == policy)])
+        ),
+    )
 
 
 def _lines_of(
@@ -129,7 +155,7 @@ def _lines_of(
     styles: Mapping[str, Style] | None,
     labels: Mapping[str, str],
     display: Display,
-) -> tuple[tuple[str, Style, pd.DataFrame], ...]:
+) -> tuple[Line, ...]:
     """Split the rows of a panel, which are in order of size, into labelled lines, in legend order."""
     if lines == "basis and method":
         by_basis = basis_styles(unique(group, "basis"), display)
@@ -139,7 +165,7 @@ def _lines_of(
             key=lambda item: (display.basis_order(item[0][0]), display.method_order(item[0][1])),
         )
         return tuple(
-            (
+            Line(
                 f"{labels[basis]}, {method}",
                 Style(by_basis[basis].colour, by_method[method].line, by_basis[basis].marker),
                 rows,
@@ -150,7 +176,7 @@ def _lines_of(
     rows_of = {str(name): rows for name, rows in group.groupby(lines)}
     names = sorted(rows_of, key=order)
     own = styles or (basis_styles(names, display) if lines == "basis" else method_styles(names, display))
-    return tuple((labels[name] if lines == "basis" else name, own[name], rows_of[name]) for name in names)
+    return tuple(Line(labels[name] if lines == "basis" else name, own[name], rows_of[name]) for name in names)
 
 
 def _titles(key: tuple[str, str, str], frame: pd.DataFrame) -> tuple[str, str]:

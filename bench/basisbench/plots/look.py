@@ -35,7 +35,9 @@ class Look:
     Attributes:
         width: of a figure for print, in inches; None on the screen, where it is what the panels need.
         line: width of a curve.
+        thin: width of a line beside a curve.
         marker: size of a curve's markers.
+        tick_mark: length of the tick at the end of a curve's scores.
         edge_marker: size of the triangles that stand for values outside the axis.
         ideal: width of the line at the ideal value.
         point: size of a point of the cost picture.
@@ -58,7 +60,9 @@ class Look:
 
     width: float | None = None
     line: float = 1.6
+    thin: float = 0.8
     marker: float = 3.4
+    tick_mark: float = 11.0
     edge_marker: float = 6.0
     ideal: float = 1.0
     point: float = 7.0
@@ -96,8 +100,8 @@ def look_of(style: StyleName, width: Width = "column") -> Look:
         raise unknown_name("style of pictures", style, get_args(StyleName))
     wide = inches(width)
     return SCREEN if style == "ordinary" else Look(
-        width=wide, line=1.0, marker=2.6, edge_marker=3.2, ideal=0.7, point=4.0, whisker=0.7, key=(1.2, 3.0),
-        title=7.0, label=8.0, outer_label=8.0, small=7.0, note=7.0, pads=(2.5, 1.5, 1.5),
+        width=wide, line=1.0, thin=0.5, marker=2.6, tick_mark=6.0, edge_marker=3.2, ideal=0.7, point=4.0, whisker=0.7,
+        key=(1.2, 3.0), title=7.0, label=8.0, outer_label=8.0, small=7.0, note=7.0, pads=(2.5, 1.5, 1.5),
         legend={
             "fontsize": 7.0, "handletextpad": 0.5, "columnspacing": 1.0, "labelspacing": 0.25, "borderpad": 0.1,
             "borderaxespad": 0.1,

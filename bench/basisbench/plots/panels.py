@@ -2,7 +2,10 @@
 
 1. The y-range is fixed, so that pictures compare. A value outside it is drawn as a triangle at the edge, and the
    farthest one is named in the panel; a curve that is not defined is named instead of drawn.
-2. On the screen a title states the conditions, and the legend says how to read the axes. In print the caption does
+2. A curve is faint beyond the nodes that have a score: there the order is random. A dictionary's errors counted as one
+   node each give a thin line of its colour, and what its features can do at most a dotted level.
+3. A panel below a gate is grey and says why, with F(M) and F(0) in logits.
+4. On the screen a title states the conditions, and the legend says how to read the axes. In print the caption does
    (`basisbench.plots.caption`); it is the figure's label.
 """
 
@@ -26,7 +29,7 @@ from basisbench.plots.look import (
     print_height,
     set_frame,
 )
-from basisbench.plots.style import COLOURS, DARK, DASHES, WINDOW, draw_grid, set_size_axis
+from basisbench.plots.style import COLOURS, DARK, DASHES, WINDOW, Dashes, draw_grid, set_size_axis
 from basisbench.plots.text import Description, fitted, name_lines, plain, wrapped
 from basisbench.results.labels import label_notes
 from basisbench.types import Style
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 Quantity = Literal["faithfulness", "completeness"]
-Horizontal = Literal["size", "bits"]
+Horizontal = Literal["size", "bits", "all_units"]
 
 IDEAL: Mapping[Quantity, float] = {"faithfulness": 1.0, "completeness": 0.0}
 Y_LABEL: Mapping[Quantity, str] = {
@@ -45,15 +48,46 @@ Y_LABEL: Mapping[Quantity, str] = {
     "completeness": "completeness: what the rest still does\n(0: nothing, ideal; 1: full model)",
 }
 X_LABEL: Mapping[Horizontal, tuple[str, str]] = {
-    "size": ("circuit size k (nodes)", "size $k$ (nodes)"),
+    "size": ("circuit size k (nodes per aligned group)", "size $k$ (nodes)"),
     "bits": ("length of the circuit's name (bits)", "bits, $\\log_2 C(N, k)$"),
+    "all_units": ("distinct units in the circuits of all aligned groups", "distinct units"),
 }
 """Labels for the screen and for print."""
 X_NOTE: Mapping[Horizontal, str] = {
-    "size": "Horizontal: nodes in the circuit, logarithmic from 1 on, with 0 at the left end.",
+    "size": "Horizontal: nodes in the circuit of each aligned group, logarithmic from 1 on, with 0 at the left end.",
     "bits": "Horizontal: bits to name the circuit, log2 C(N, k), logarithmic from 10 on and linear below; "
     "bits compare bases of different width.",
+    "all_units": "Horizontal: distinct units in the circuits of all aligned groups together, logarithmic from 1 on, "
+    "with 0 at the left end.",
 }
+BELOW_GATE = "#eeeeee"
+CEILING: Dashes = (0, (1.0, 1.0))
+FAINT = 0.3
+"""How much of a curve's colour is left where the order of nodes is random."""
+
+BESIDE_LABEL: Mapping[str, str] = {
+    "node": "thin: errors as one node each (Marks et al.)",
+    "ablate": "dotted: all features, errors at reference",
+}
+"""What the legend says, once, of the lines that stand beside those of dictionaries, by error policy."""
+RANDOM_LABEL = "faint beyond |: no scores, random order"
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """A curve of a panel.
+
+    Attributes:
+        label: of the legend.
+        style: of the basis, or of what else tells lines apart.
+        rows: a row per size, in their order.
+        beside: the error policy of a line beside that of a dictionary (a key of `BESIDE_LABEL`); "" for its own.
+    """
+
+    label: str
+    style: Style
+    rows: pd.DataFrame
+    beside: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +96,16 @@ class Panel:
 
     title: str
     quantity: Quantity
-    lines: tuple[tuple[str, Style, pd.DataFrame], ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def gate(self) -> str:
+        """Return why there is too little to explain, with F(M) and F(0); "" where there is enough."""
+        rows = next((line.rows for line in self.lines if line.rows["gate"].iloc[0]), None)
+        if rows is None:
+            return ""
+        first = rows.iloc[0]
+        return f"{first['gate']}; F(M) {first['full_mean']:.2f}, F(0) {first['empty_mean']:.2f} logits"
 
 
 @dataclass(frozen=True)
@@ -71,7 +114,7 @@ class Remarks:
 
     Attributes:
         outside: the farthest value of each line that leaves the window, per side.
-        undefined: labels of the lines that are not defined, F(M) not being above F(0).
+        undefined: labels of the lines that are not defined, F(M) being F(0).
     """
 
     outside: tuple[float, ...]
@@ -101,8 +144,8 @@ def draw_panels(panels: Sequence[Panel], x: Horizontal, about: Description, look
         height = print_height(rows, room, legend_rows(handles, width, look))
     figure = make_figure(width, height, look)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    largest = max(float(lines[x].max()) for panel in panels for _, _, lines in panel.lines)
-    linear_below = 1.0 if x == "size" else 10.0
+    largest = max(float(line.rows[x].max()) for panel in panels for line in panel.lines)
+    linear_below = 10.0 if x == "bits" else 1.0
     # The axes are shared, so one call sets all. With limits given first, no curve makes matplotlib look for them.
     grid[0].set_ylim(*WINDOW)
     grid[0].set_yticks(np.arange(0, WINDOW[1] + 0.01, 0.2 if look.width is None else 0.5))
@@ -133,9 +176,15 @@ def draw_panels(panels: Sequence[Panel], x: Horizontal, about: Description, look
     if look.width is not None:
         add_legend(figure, handles, width, look)
         undefined = [(panel.title, r.undefined) for panel, r in zip(panels, remarks, strict=True) if r.undefined]
-        figure.set_label(curves_caption(about, x, quantities, outside=outside, undefined=undefined))
+        gates = {panel.title: panel.gate for panel in panels if panel.gate}
+        beside = {line.beside for panel in panels for line in panel.lines}
+        reading = [*(name for name in BESIDE_LABEL if name in beside), *(("faint",) if _some_faint(panels) else ())]
+        reading += ["outside"] if outside else []
+        figure.set_label(curves_caption(about, x, quantities, reading, undefined=undefined, gates=gates))
         return figure
-    reading = f"{X_NOTE[x]} Bands: 95% bootstrap intervals over evaluation examples."
+    reading = f"{X_NOTE[x]} Bands: 95% bootstrap intervals."
+    if any(panel.gate for panel in panels):
+        reading += " Grey: too little to explain (below a gate)."
     if outside:
         reading += " Triangles: values outside the axis, the farthest is named; bands are cut there."
     lines = [*wrapped(about.heading, width), *wrapped(about.conditions, width)]
@@ -146,16 +195,34 @@ def draw_panels(panels: Sequence[Panel], x: Horizontal, about: Description, look
 
 
 def _handles(panels: Sequence[Panel], look: Look) -> list[Line2D]:
-    """Return the entries of the legend: every line of the panels once, and the ideal value."""
+    """Return the entries of the legend: every line of the panels once, the ideal value, and how else lines may look."""
     from matplotlib.lines import Line2D
 
-    styles = {plain(label): style for panel in panels for label, style, _ in panel.lines}
+    lines = [line for panel in panels for line in panel.lines]
+    styles = {plain(line.label): line.style for line in lines if not line.beside}
     width, marker = look.key
     handles = [
         Line2D([], [], label=label, linewidth=width, markersize=marker, marker=style.marker, **_stroke(style))
         for label, style in styles.items()
     ]
-    return [*handles, Line2D([], [], color=DARK, linestyle=":", linewidth=look.ideal, label="ideal")]
+    handles.append(Line2D([], [], color=DARK, linestyle=":", linewidth=look.ideal, label="ideal"))
+    if look.width is not None:  # the caption says the rest
+        return handles
+    for policy, label in BESIDE_LABEL.items():
+        if any(line.beside == policy for line in lines):
+            entry = Line2D([], [], color=DARK, label=label, linewidth=look.thin)
+            entry.set(linestyle=CEILING if policy == "ablate" else "-")
+            handles.append(entry)
+    if _some_faint(panels):
+        entry = Line2D([], [], color=DARK, alpha=FAINT, label=RANDOM_LABEL, linewidth=width)
+        entry.set(marker="|", markersize=look.tick_mark)
+        handles.append(entry)
+    return handles
+
+
+def _some_faint(panels: Sequence[Panel]) -> bool:
+    """Tell whether the order of nodes is random in a part of some line."""
+    return not all(line.rows["scored"].all() for panel in panels for line in panel.lines)
 
 
 def _stroke(style: Style) -> dict[str, Any]:
@@ -168,12 +235,15 @@ def _draw_panel(axes: Axes, panel: Panel, x: Horizontal, title: str, look: Look)
     # A given height: matplotlib need not look for a free one.
     axes.set_title(plain(title), fontsize=look.title, y=1.0, pad=look.pads[0])
     notes = []
+    if panel.gate:
+        axes.set_facecolor(BELOW_GATE)
+        notes.append("below a gate" + ("" if look.width else f": {panel.gate}".replace("; ", "\n")))
     if remarks.outside:
         notes.append(f"outside: {', '.join(f'{value:.2g}' for value in remarks.outside)}")
     if remarks.undefined and look.width is None:
-        notes.append(f"not defined, F(M) not above F(0):\n{', '.join(remarks.undefined)}")
+        notes.append(f"not defined, F(M) = F(0):\n{', '.join(remarks.undefined)}")
     elif remarks.undefined:
-        notes.append(f"not defined: {len(remarks.undefined)} of {len(panel.lines)}")
+        notes.append(f"not defined: {len(remarks.undefined)} of {sum(not line.beside for line in panel.lines)}")
     if notes:
         axes.text(
             0.03,
@@ -198,24 +268,42 @@ def _draw_lines(axes: Axes, panel: Panel, x: Horizontal, look: Look) -> Remarks:
     outside: list[float] = []
     undefined: list[str] = []
     axes.axhline(IDEAL[panel.quantity], color=DARK, linestyle=":", linewidth=look.ideal, zorder=1)
-    for label, style, rows in panel.lines:
+    for own in panel.lines:
+        rows = own.rows[own.rows[panel.quantity].notna() & own.rows[x].notna()]
+        if rows.empty:
+            undefined += [own.label] if not own.beside else []
+            continue
         k = rows[x].to_numpy(dtype=float)
         y, y_low, y_high = (rows[f"{panel.quantity}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
-        if np.isnan(y).any():
-            undefined.append(label)
+        colour = COLOURS[own.style.colour]
+        if own.beside == "ablate":
+            level = Line2D([0, 1], [y[-1]] * 2, transform=axes.get_yaxis_transform(), linewidth=look.thin)
+            level.set(color=colour, linestyle=CEILING)
+            axes.add_line(level)
             continue
-        colour = COLOURS[style.colour]
+        stroke: dict[str, Any] = {"linewidth": look.thin if own.beside else look.line, **_stroke(own.style)}
+        last = int(rows["scored"].sum())
         # Made by hand: `fill_between` and `plot` would look for units and limits, which are given.
-        band = np.concatenate([np.column_stack([k, y_low]), np.column_stack([k, y_high])[::-1]])
-        axes.add_collection(PolyCollection([band], color=colour, alpha=0.18, linewidth=0), autolim=False)
-        line = Line2D(k, y, linewidth=look.line, label=label, **_stroke(style))
-        line.set(marker=style.marker, markersize=look.marker)
+        line = Line2D(k[:last], y[:last], **stroke)
+        beyond = Line2D(k[last - 1 :], y[last - 1 :], alpha=FAINT, **stroke)
+        if not own.beside:
+            band = np.concatenate([np.column_stack([k, y_low]), np.column_stack([k, y_high])[::-1]])
+            axes.add_collection(PolyCollection([band], color=colour, alpha=0.18, linewidth=0), autolim=False)
+            for part in (line, beyond):
+                part.set(marker=own.style.marker, markersize=look.marker)
+            line.set_label(own.label)
         axes.add_line(line)
-        for beyond, edge, marker in ((y > high, high - margin, "^"), (y < low, low + margin, "v")):
-            if beyond.any():
+        if last < len(k):
+            axes.add_line(beyond)
+        if last < len(k) and not own.beside:
+            end = Line2D(k[last - 1 : last], y[last - 1 : last], color=colour, marker="|", linestyle="none")
+            end.set(markersize=look.tick_mark, markeredgewidth=look.line)
+            axes.add_line(end)
+        for out, edge, marker in ((y > high, high - margin, "^"), (y < low, low + margin, "v")):
+            if out.any() and not own.beside:
                 axes.plot(
-                    k[beyond],
-                    np.full(int(beyond.sum()), edge),
+                    k[out],
+                    np.full(int(out.sum()), edge),
                     color=colour,
                     marker=marker,
                     markersize=look.edge_marker,

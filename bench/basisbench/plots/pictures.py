@@ -23,10 +23,10 @@ from basisbench.plots.panels import Horizontal, Quantity
 from basisbench.plots.save import FORMATS, save_figure
 from basisbench.plots.style import basis_styles, method_styles
 from basisbench.registry import load_registry
-from basisbench.results.conditions import split_conditions
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import PathLike, frame_of, records_of, summarise
 from basisbench.results.labels import short_labels
+from basisbench.results.policies import split_with_policies
 from basisbench.results.record import Record
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def plot_results(
     """Draw every picture that the results allow.
 
     Per family: faithfulness and completeness of all bases under one method (the first in order), and methods side by
-    side for each basis. For the mlp family also curves against bits, and its first two bases crossed with the first two
-    methods. And cost against nodes to 80% faithfulness.
+    side for each basis. For the mlp family also curves against bits and distinct units, and its first two bases crossed
+    with the first two methods. And cost against nodes to 80% faithfulness. Cells under the error policies node and
+    ablate have lines beside those under coordinates, where these are there, and pictures of their own where not.
 
     Args:
         results: paths as `load_results` takes them, or records already read.
@@ -82,17 +83,18 @@ def plot_results(
     bases = basis_styles(unique(frame, "basis"), display)
     methods = method_styles(unique(frame, "method"), display)
     labels = short_labels(unique(frame, "basis"))
-    parts = split_conditions(frame)
+    parts = split_with_policies(frame)
     written: list[Path] = []
-    for index, ((_, part), (_, sums)) in enumerate(zip(parts, split_conditions(summary), strict=True)):
+    for index, (found, sums) in enumerate(zip(parts, split_with_policies(summary), strict=True)):
+        part = found.rows
         folder = Path(out) if len(parts) == 1 else Path(out) / f"conditions-{index + 1}-{_folder_name(part)}"
         folder.mkdir(parents=True, exist_ok=True)
         draw = partial(plot_curves, labels=labels, style=style, width=width, display=display)
         pictures: dict[str, Callable[[], Figure]] = {
-            **dict(_basis_pictures(part, display, partial(draw, styles=bases))),
+            **dict(_basis_pictures(part, found.beside, display, partial(draw, styles=bases))),
             **_method_pictures(part, labels, display, partial(draw, styles=methods)),
             **dict(_crossed_picture(part, display, draw)),
-            "cost": partial(plot_cost, sums, bases, display, labels=labels, look=look),
+            "cost": partial(plot_cost, sums.rows, bases, display, labels=labels, look=look),
         }
         for name, make in pictures.items():
             figure = make()
@@ -122,9 +124,10 @@ def checked_formats(formats: Sequence[str] | None, style: StyleName) -> tuple[st
     return chosen
 
 
-def _basis_pictures(part: pd.DataFrame, display: Display, draw: Draw) -> Pictures:
+def _basis_pictures(part: pd.DataFrame, beside: pd.DataFrame, display: Display, draw: Draw) -> Pictures:
     """Yield the pictures with a line per basis, at most six to a panel."""
-    shown = part[part["method"] == display.first_method(part)]
+    method = display.first_method(part)
+    shown, beside = (rows[rows["method"] == method] for rows in (part, beside))
     for family in sorted(unique(shown, "family"), key=family_order):
         own = shown[shown["family"] == family]
         names = sorted(unique(own, "basis"), key=display.basis_order)
@@ -132,7 +135,8 @@ def _basis_pictures(part: pd.DataFrame, display: Display, draw: Draw) -> Picture
         for number in range(count):
             # Every picture keeps the first basis to compare with.
             chunk = names[:1] + names[1:][number::count]
-            rows = own[own["basis"].isin(chunk)]
+            others = beside[(beside["family"] == family) & beside["basis"].isin(chunk)]
+            rows = pd.concat([own[own["basis"].isin(chunk)], others])
             suffix = f"_{number + 1}" if count > 1 else ""
             views: list[tuple[Quantity, Horizontal, str]] = [
                 ("faithfulness", "size", f"faithfulness_{family}{suffix}"),
@@ -140,6 +144,8 @@ def _basis_pictures(part: pd.DataFrame, display: Display, draw: Draw) -> Picture
             ]
             if family == "mlp":
                 views.append(("faithfulness", "bits", f"faithfulness_bits_{family}{suffix}"))
+                if rows["all_units"].notna().any():
+                    views.append(("faithfulness", "all_units", f"faithfulness_units_{family}{suffix}"))
             for quantity, x, name in views:
                 yield name, partial(draw, rows, quantity=quantity, x=x)
 

@@ -21,10 +21,10 @@ from basisbench.plots.cost import METHOD_MARKERS
 from basisbench.plots.style import COLOURS, WINDOW, basis_styles, method_styles
 from basisbench.report.detail import cell_detail
 from basisbench.report.sources import Cell, Source
-from basisbench.results.compare import mark_best
 from basisbench.results.conditions import split_conditions
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import frame_of, summarise
+from basisbench.results.marks import mark_best
 from basisbench.results.metrics import METRICS, not_reached_bound
 from basisbench.types import Line, Style
 
@@ -178,7 +178,7 @@ def _distinct(ids: Sequence[str]) -> list[str]:
 
 def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display) -> Json:
     best = mark_best(table, [*PLACE, "method"])
-    columns: Json = {name: _column(table[name]) for name in table.columns}
+    columns: Json = {name: _column(table[name]) for name in table.columns if name != "draws"}
     columns["best"] = [
         sum(1 << bit for bit, won in enumerate(row) if won)
         for row in best[[f"{name}_best" for name in SHOWN]].itertuples(index=False)
@@ -188,7 +188,11 @@ def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display)
     return {
         "count": len(table),
         "columns": columns,
-        "frame": [name for name in table.columns if name not in ("task_label", "setting", "most_bits", "key", "curve")],
+        "frame": [
+            name
+            for name in table.columns
+            if name not in ("task_label", "setting", "most_bits", "key", "curve", "draws")
+        ],
         "shown": SHOWN,
         "metrics": {
             name: {"title": metric.title, "direction": metric.direction, "unit": metric.unit, "meaning": metric.meaning}

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from basisbench.results.frame import PathLike, record_files, record_order
-from basisbench.results.record import Record, read_record
+from basisbench.results.frame import PathLike, read_each, record_files, record_order
+from basisbench.results.record import Record
 from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE
 from basisbench.submissions.submission import Submission, read_submission
 from basisbench.submissions.verification import Standing, Verification, read_verification, standing
@@ -57,13 +57,14 @@ def read_sources(paths: PathLike | Sequence[PathLike]) -> list[Source]:
         paths: results folders, folders of records, record files, or trees of those.
 
     Raises:
-        RecordError: a path holds no record, or a record or a submission's card is malformed.
+        RecordError: a path holds no record, a record or a submission's card is malformed, or two files hold records of
+            one cell.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = dict.fromkeys(file.resolve() for path in listed for file in record_files(Path(path)))
-    by_folder: dict[Path, list[Path]] = {}
-    for file in files:
-        by_folder.setdefault(_results_folder(file), []).append(file)
+    by_folder: dict[Path, list[Cell]] = {}
+    for file, record in read_each(files).items():
+        by_folder.setdefault(_results_folder(file), []).append(Cell(record, file))
     sources = [_read_source(folder, own) for folder, own in by_folder.items()]
     sources.sort(key=lambda source: (source.card is not None, source.name, str(source.folder)))
     return _distinctly_named(sources)
@@ -74,15 +75,9 @@ def _results_folder(file: Path) -> Path:
     return file.parent.parent if file.parent.name == RECORDS_FOLDER else file.parent
 
 
-def _read_source(folder: Path, files: Sequence[Path]) -> Source:
-    latest: dict[str, Cell] = {}
-    for file in files:
-        record = read_record(file)
-        known = latest.get(record.id)
-        if known is None or record.created >= known.record.created:
-            latest[record.id] = Cell(record, file)
+def _read_source(folder: Path, own: Sequence[Cell]) -> Source:
     card = read_submission(folder) if (folder / SUBMISSION_FILE).is_file() else None
-    cells = tuple(sorted(latest.values(), key=lambda cell: record_order(cell.record)))
+    cells = tuple(sorted(own, key=lambda cell: record_order(cell.record)))
     status = standing(folder)
     verification = read_verification(folder) if status == "verified" else None
     return Source(folder.name if card is None else card.name, folder, status, card, cells, verification)

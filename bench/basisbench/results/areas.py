@@ -38,22 +38,21 @@ def log_area(
     nodes = np.asarray(sizes)
     measured = np.flatnonzero(~np.isnan(values[0]) & (nodes <= (nodes[-1] if scored is None else scored)))
     if not len(measured) or measured[-1] == 0:  # undefined, or no node has a score
-        return values[:, 0]
+        start: Float[np.ndarray, " row"] = values[:, 0]
+        return start
     measured = measured[measured > 0]
     x, y = np.log(nodes[measured]), values[:, measured]
-    return y @ _log_weights(x, math.log(end))
+    area: Float[np.ndarray, " row"] = y @ _log_weights(x, math.log(end))
+    return area
 
 
 def _log_weights(x: Float[np.ndarray, " point"], end: float) -> Float[np.ndarray, " point"]:
     """Return what each point weighs in the mean over [x[0], end] of the line through all, flat after the last."""
-    if end <= x[0]:
-        return np.eye(len(x))[0]
-    inside = x < end
-    grid = np.append(x[inside], end)
+    grid = np.append(x[x < end], end)
     # Rows of `at` give the line's value at the grid's points from the values at x.
     at = np.stack([np.interp(grid, x, unit) for unit in np.eye(len(x))], axis=1)
     steps = np.diff(grid)
-    weights: Float[np.ndarray, " point"] = ((at[1:] + at[:-1]) / 2).T @ steps / (end - x[0])
+    weights: Float[np.ndarray, " point"] = at[0] if end <= x[0] else (at[1:] + at[:-1]).T @ steps / (2 * steps.sum())
     return weights
 
 

@@ -18,6 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from basisbench.results.record import Record
+
 THRESHOLDS = (0.8, 0.9)
 """Faithfulness whose first crossing is bisected: what tables show the nodes to."""
 
@@ -60,3 +62,12 @@ def faithfulness_of(values: Sequence[float], full: Sequence[float], empty: Seque
     lowest = math.fsum(empty)
     gap = math.fsum(full) - lowest
     return (math.fsum(values) - lowest) / gap if gap else -math.inf
+
+
+def scored_nodes(record: Record) -> int:
+    """Return the circuit size up to which scores fix the order of nodes in every aligned group.
+
+    A group whose nodes all have a score bounds nothing, however small it is; all nodes in records of schema 1.
+    """
+    bounds = [group.scored_nodes for group in record.groups if group.scored_nodes not in (None, group.nodes)]
+    return min((bound for bound in bounds if bound is not None), default=record.counts.nodes_max)

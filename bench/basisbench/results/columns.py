@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from basisbench.errors import RecordError
+from basisbench.results.bisection import scored_nodes
 from basisbench.results.bootstrap import estimate_rows, few_clusters, resample_weights
 from basisbench.results.conditions import layers_text
 from basisbench.results.gates import gate_of, no_mark, unfit
@@ -70,15 +71,6 @@ def normalised(record: Record) -> Normalised:
     except ValueError as error:
         raise RecordError(f"record {record.id}: curve: {error}") from error
     return normalise(values, resample_weights(len(record.endpoints.full), record.clusters))
-
-
-def scored_nodes(record: Record) -> int:
-    """Return the circuit size up to which scores fix the order of nodes in every aligned group.
-
-    A group whose nodes all have a score bounds nothing, however small it is; all nodes in records of schema 1.
-    """
-    bounds = [group.scored_nodes for group in record.groups if group.scored_nodes not in (None, group.nodes)]
-    return min((bound for bound in bounds if bound is not None), default=record.counts.nodes_max)
 
 
 def basis_labels(records: Iterable[Record]) -> dict[tuple[str, str, str | None], str]:

@@ -1,34 +1,49 @@
 """Tables that compare bases: a short one for the terminal, a full one for reading, one for a spreadsheet.
 
-1. `compare_table` marks the best basis per model, task, family and method; cells that differ in anything else
-   (weights, task version, ablation, error policy, granularity, seed, pairs) never meet.
+1. `compare_table` marks the best bases per model, task, family and method (`basisbench.results.marks`); cells that
+   differ in anything else (weights, task version, ablation, error policy, granularity, seed, pairs) never meet. A basis
+   without errors is the same under every error policy, and stands beside the dictionaries under each.
 2. `render_text` prints medians over tasks, then every task under one method, within a screen's width.
 3. `render_markdown` gives everything with intervals; `csv_text` gives every column.
 4. Long names of bases are shortened in tables (`basisbench.results.labels`), and stand in full below and in the CSV.
 
-A target that a curve does not reach is written ">N", N being all nodes of the basis: censored, not missing.
+A target that a curve does not reach is written ">N", N being all nodes of the basis, or ">N scored", N being those that
+have a score: censored, not missing.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from basisbench.errors import RecordError
 from basisbench.results.bootstrap import Estimate
-from basisbench.results.conditions import CONDITIONS, split_conditions
+from basisbench.results.columns import normalised
+from basisbench.results.conditions import CONDITIONS, join_policies, split_conditions
 from basisbench.results.display import Display, family_order, unique
-from basisbench.results.frame import normalised
+from basisbench.results.headlines import HEADLINES, headline_tables, median_tables, task_table, unfit_lines
 from basisbench.results.labels import label_notes, short_labels
+from basisbench.results.marks import mark_best
+from basisbench.results.medians import SHARED, median_table
 from basisbench.results.metrics import METRICS, STATISTICS
 from basisbench.results.metrics import paired_difference as paired_difference_of_cells
 from basisbench.results.record import Record
-from basisbench.results.tables import detail_table, full_table, headline_tables, markdown_lines, plain_text
+from basisbench.results.tables import detail_table, full_table, markdown_lines, plain_text
 
 BY_NAME = Display()
 """The order of names, where none is declared."""
+
+NO_MEDIANS = "No medians: no basis has all tasks of the suite under these conditions."
+
+NOTES = (
+    "* best of its task, family and method (medians: family and method), and whoever a paired bootstrap cannot tell",
+    "from it; nobody where that is all. [low, high]: 95% bootstrap interval over clusters of examples, in medians over",
+    "tasks too. k nodes are k per aligned group; units: distinct ones of all groups. >N: not reached with all N nodes",
+    "(or bits); >N scored: with those that have a score. (8/9): reached in 8 of 9 tasks. 7/9 tasks: lacks two, so no",
+    "median. ! below a gate: in no median, no best mark. Bits compare bases of different width, nodes do not. Areas:",
+    "over log k to one end per family. Under node: a dictionary's error is one node per layer and position.",
+)
 
 BEST_WITHIN = (*CONDITIONS, "task", "task_version", "family", "method")
 
@@ -58,64 +73,69 @@ def paired_difference(a: Record, b: Record, statistic: str) -> Estimate:
 
 
 def compare_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """Mark the best basis of a method, task and family under the same conditions in each metric of `metrics.METRICS`.
+    """Mark the best bases of a method, task and family under the same conditions in each metric of `metrics.METRICS`.
 
     Args:
         summary: what `summarise` returned.
 
     Returns:
-        The same rows with a column `<metric>_best` per metric: true for the best value and its ties, false everywhere
-        when there is nothing to choose between (one basis, or all equal) or the value is not finite.
+        The same rows, those of a basis without errors once for each error policy of the dictionaries beside it
+        (`conditions.join_policies`), with the columns:
+
+        - `<metric>_best` per metric: true for the best value and for all that a paired bootstrap cannot tell from it,
+          false everywhere when that is all of them, and for cells with a reason in `no_mark`.
+        - `nodes_to_80_node`, `nodes_to_80_node_low`, `nodes_to_80_node_high`: `nodes_to_80` of the same basis with its
+          whole error as one node (error policy `node`); its own for a basis without errors, NaN where there is no cell.
 
     Raises:
         RecordError: two cells would stand for the same row of a table.
     """
     split_conditions(summary)
-    return mark_best(summary, BEST_WITHIN)
+    return beside_node(mark_best(join_policies(summary), BEST_WITHIN), ["task", "task_version"])
 
 
-def mark_best(summary: pd.DataFrame, within: Sequence[str]) -> pd.DataFrame:
-    """Mark the best row of each metric among the rows that agree in the columns `within`, as `compare_table` does."""
-    table = summary.copy()
-    groups = [table[name] for name in within]
-    for name, metric in METRICS.items():
-        sign = 1.0 if metric.direction == "lower" else -1.0
-        values = (table[name].astype(float) * sign).replace([math.inf, -math.inf], math.nan)
-        grouped = values.groupby(groups)
-        # A value that is not reached counts as a rival, so only finite values that all agree leave no choice.
-        missing = values.isna().groupby(groups).transform("any")
-        choice = (grouped.transform("max") > grouped.transform("min")) | (missing & (grouped.transform("size") > 1))
-        table[f"{name}_best"] = (values == grouped.transform("min")) & choice
-    return table
+def beside_node(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Put `nodes_to_80` under the error policy `node` beside that of every row, as `compare_table` does.
+
+    Args:
+        table: rows of `join_policies`, or of `median_table`.
+        keys: what tells rows apart besides conditions, family, method and basis.
+    """
+    names = [f"nodes_to_80{end}" for end in ("", "_low", "_high")]
+    columns = {name: name.replace("80", "80_node") for name in names}
+    alike = [name for name in (*CONDITIONS, *keys, "family", "method", "basis") if name != "error_policy"]
+    under_node = table[table["error_policy"] == "node"].drop_duplicates(alike)
+    found = table[alike].merge(under_node[[*alike, *names]].rename(columns=columns), how="left", on=alike)
+    found.index = table.index
+    return table.assign(
+        **{column: found[column].where(~table["exact"], table[name]) for name, column in columns.items()}
+    )
 
 
 def render_text(summary: pd.DataFrame, display: Display = BY_NAME, *, method: str | None = None) -> str:
-    """Render the comparison for a terminal: medians over tasks for all methods, then each task under one method.
+    """Render the comparison for a terminal: medians over tasks, what there is to explain, each task under one method.
 
     Args:
         summary: what `summarise` returned.
         display: order of bases and methods.
-        method: method of the second table; by default the first in order.
+        method: method of the tables of one method; by default the first in order.
     """
     blocks: list[str] = []
-    for title, whole in split_conditions(compare_table(summary)):
-        part, short = _with_labels(whole)
+    for title, part, medians, short in _parts(summary):
         chosen = method or display.first_method(part)
         blocks.append(title)
-        blocks += [plain_text(table) for table in headline_tables(part, display)]
+        blocks += [NO_MEDIANS] if medians.empty else []
+        blocks += [plain_text(table) for table in headline_tables(medians, display, ("nodes_to_80",), intervals=False)]
+        blocks += [plain_text(table) for table in median_tables(medians[medians["method"] == chosen], display)]
+        blocks.append(plain_text(task_table(part)))
         shown = part[part["method"] == chosen]
         if len(shown):
             blocks.append(plain_text(detail_table(shown, f"Each task under {chosen}", display)))
+        if reasons := unfit_lines(part):
+            blocks.append("\n".join(["No best mark for:", *(f"  {line}" for line in reasons)]))
         if short:
             blocks.append("\n".join(["Short names of bases:", *(f"  {line}" for line in short)]))
-    notes = (
-        "* best of its task, family and method (in medians: of its family and method). [low, high]: 95% bootstrap\n"
-        "interval over examples. >N: not reached with all N nodes (or bits). (8/9): reached in 8 of 9 tasks.\n"
-        "[2 tasks]: over fewer tasks than other bases have, so no rival of theirs.\n"
-        "n/a: F(M) is not above F(0). Bits compare bases of different width, nodes do not. Areas: over log k; higher\n"
-        "F, lower |1-F| is better. Time: all phases of a cell, shared work counted in each."
-    )
-    return "\n\n".join([*blocks, notes]) + "\n"
+    return "\n\n".join([*blocks, "\n".join(NOTES)]) + "\n"
 
 
 def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
@@ -126,29 +146,39 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
         display: order of bases and methods.
     """
     lines = ["# Comparison of bases", ""]
-    for title, whole in split_conditions(compare_table(summary)):
-        part, short = _with_labels(whole)
-        lines += [f"## {title}", ""]
-        for table in headline_tables(part, display):
-            lines += [f"### {table.title}", "", *markdown_lines(table), ""]
+    for title, part, medians, short in _parts(summary):
+        lines += [f"## {title}", "", *([NO_MEDIANS, ""] if medians.empty else [])]
+        tables = [*headline_tables(medians, display, tuple(HEADLINES), intervals=True), task_table(part)]
         groups = sorted(
             part.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
         )
-        for (task, version, family), group in groups:
-            table = full_table(group, f"{task} (version {version}), family {family}", display)
+        tables += [
+            full_table(group, f"{task} (version {version}), family {family}", display)
+            for (task, version, family), group in groups
+        ]
+        for table in tables:
             lines += [f"### {table.title}", "", *markdown_lines(table), ""]
+        if reasons := unfit_lines(part):
+            lines += ["### No best mark for", "", *(f"- {line}" for line in reasons), ""]
         if short:
             lines += ["### Short names of bases", "", *(f"- `{line}`" for line in short), ""]
-    lines += [
-        "Bold: best of its task, family and method. Brackets: 95% bootstrap interval over evaluation examples. "
-        "`>N`: not reached with all N nodes (or bits). n/a: undefined, F(M) is not above F(0). "
-        "[2 tasks]: over fewer tasks than other bases have, so no rival of theirs. "
-        "Nodes of bases of different width are not comparable; bits are.",
-        "",
-    ]
+    lines += [" ".join(NOTES).replace("* best", "Bold: best").replace(">", "\\>"), ""]
     for metric in METRICS.values():
         lines.append(f"- **{metric.title}** ({metric.unit}, {metric.direction} is better): {metric.meaning}.")
     return "\n".join(lines) + "\n"
+
+
+def _parts(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame, list[str]]]:
+    """Yield the parts to show: title, rows, their medians, and what short labels of bases stand for."""
+    medians = beside_node(median_table(summary), ["suite_tasks"])
+    complete = medians["tasks_found"].eq(medians["tasks"]).groupby([medians[name] for name in (*SHARED, "suite_tasks")])
+    medians = medians[complete.transform("any")]
+    for title, part in split_conditions(compare_table(summary)):
+        of_part = part[[*CONDITIONS, "family"]].drop_duplicates()
+        own = medians.merge(of_part, how="inner", on=list(of_part.columns))
+        labels = short_labels(unique(part, "basis"))
+        named = [rows.assign(basis=rows["basis"].map(labels)) for rows in (part, own)]
+        yield title, named[0], named[1], label_notes(labels)
 
 
 def csv_text(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
@@ -160,12 +190,7 @@ def csv_text(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     """
     names = ["model", "family", "task", "task_version", "basis", "method", "cell_id"]
     sort_key = {"basis": display.basis_order, "method": display.method_order}
-    ordered = compare_table(summary).sort_values(names, key=lambda column: column.map(sort_key.get(column.name, str)))
+    table = compare_table(summary).drop(columns="draws")
+    ordered = table.sort_values(names, key=lambda column: column.map(sort_key.get(column.name, str)))
     text: str = ordered.to_csv(index=False, na_rep="nan", float_format="%.6g")
     return text
-
-
-def _with_labels(part: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return rows with the short labels of their bases, and what the labels stand for."""
-    labels = short_labels(unique(part, "basis"))
-    return part.assign(basis=part["basis"].map(labels)), label_notes(labels)

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -48,6 +48,7 @@ _ORDER: Mapping[str, Sequence[object]] = {
     "score_reference": get_args(ScoreReference),
     "score_split": get_args(Split),
     "bos": get_args(Bos),
+    "ties": ("random", "order"),
     "error_policy": get_args(ErrorPolicy),
 }
 """Order of values, where it is not that of the alphabet."""
@@ -115,10 +116,10 @@ def join_policies(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(pieces).sort_index(kind="stable").reset_index(drop=True)
 
 
-def _place(name: str, value: object) -> object:
+def _place(name: str, value: Any) -> Any:
     """Return the sort key of a condition's value."""
-    order = _ORDER.get(name)
-    return value if order is None else order.index(value) if value in order else len(order)
+    order = _ORDER.get(name, ())
+    return order.index(value) if value in order else value
 
 
 def layers_text(layers: Sequence[int] | None) -> str:

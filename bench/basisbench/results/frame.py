@@ -1,7 +1,7 @@
 """From record files to tidy tables.
 
 1. Find the record files of a path: a file, a folder of records, a results folder with `records/`, or a tree of those.
-2. Read and check each; the same cell found twice counts once, the latest record of it.
+2. Read and check each; two records of one cell are an error.
 3. Normalise its curve and resample its clusters (`basisbench.results.metrics`).
 4. Lay its columns out (`basisbench.results.columns`): a row per cell and size (`load_results`), or a row per cell
    (`summarise`).
@@ -12,8 +12,7 @@ No torch here, so that results can be read on a machine that has none.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -51,24 +50,32 @@ def read_results(paths: PathLike | Sequence[PathLike]) -> list[Record]:
         stands for different trained weights on one model, the weights' hash is added to the name in `basis_labels`.
 
     Raises:
-        RecordError: a path holds no record, or a record is malformed; the message names file and field.
+        RecordError: a path holds no record, a record is malformed, or two files hold records of one cell; the message
+            names file and field, or both files.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = [file for path in listed for file in record_files(Path(path))]
-    latest: dict[str, Record] = {}
-    repeated: set[str] = set()
-    for file in dict.fromkeys(file.resolve() for file in files):
-        record = read_record(file)
-        known = latest.get(record.id)
-        if known is not None:
-            repeated.add(record.id)
-        if known is None or record.created >= known.created:
-            latest[record.id] = record
-    if repeated:
-        warnings.warn(
-            f"{len(repeated)} cells occur more than once; the latest record of each is used", UserWarning, stacklevel=2
-        )
-    return sorted(latest.values(), key=record_order)
+    return sorted(read_each(dict.fromkeys(file.resolve() for file in files)).values(), key=record_order)
+
+
+def read_each(files: Iterable[Path]) -> dict[Path, Record]:
+    """Read record files, each a cell of its own.
+
+    Of two records of one cell none is right for its date: anybody can make one that is later than a verified one.
+
+    Args:
+        files: record files, each named once.
+
+    Raises:
+        RecordError: a record is malformed, or two files hold records of one cell; the message names them.
+    """
+    records: dict[Path, Record] = {}
+    first: dict[str, Path] = {}
+    for file in files:
+        records[file] = record = read_record(file)
+        if (other := first.setdefault(record.id, file)) != file:
+            raise RecordError(f"{file}: holds a record of the same cell as {other}; remove one, or give one path only")
+    return records
 
 
 def records_of(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> list[Record]:

@@ -56,7 +56,7 @@ def gate_of(record: Record) -> Gate:
     if ends.accuracy < LEAST_ACCURACY:
         reasons.append(f"accuracy {ends.accuracy:.2f} < {LEAST_ACCURACY:g}")
     if record.cell.layers is None and gap < LEAST_SHARE * abs(level):
-        reasons.append(f"gap {share:.0%} of F(M) < {LEAST_SHARE:.0%}")
+        reasons.append(f"gap {100 * share:.3g}% of F(M) < {LEAST_SHARE:.0%}")
     if gap <= STANDARD_ERRORS * error:
         reasons.append(f"gap not above {STANDARD_ERRORS:g} standard errors")
     family = float("nan") if ends.family_empty is None else gap / (level - ends.family_empty)

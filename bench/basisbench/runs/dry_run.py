@@ -15,7 +15,7 @@ from typing import Any
 from basisbench.errors import BasisBenchError
 from basisbench.models.hub import Located, locate
 from basisbench.models.onednn import largest_bytes
-from basisbench.models.shape import read_shape
+from basisbench.models.shape import read_longest, read_shape
 from basisbench.protocols import BasisSpec, Task, no_weights
 from basisbench.runs.estimate import (
     BasisSize,
@@ -196,6 +196,9 @@ class _Model:
                     attribution=cell.attribution_pairs,
                     evaluation=cell.evaluation_pairs,
                     seed=cell.seed,
+                    bos=cell.bos,
+                    draw=cell.attribution_draw,
+                    longest=None if self._located is None else read_longest(self._located),
                 )
             except BasisBenchError as error:
                 self.notes.append(str(error))

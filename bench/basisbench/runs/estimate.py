@@ -146,7 +146,8 @@ class Workload:
     def _nodes(self, cell: CellConfig, group: Prompts) -> int:
         """Return the nodes that are ranked."""
         size = self.sizes[cell.basis]
-        errors = len(size.units) if size.stored and cell.error_policy == "node" else 0
+        each = {"node": 1, "coordinates": self.shape.width, "rotated": self.shape.width}.get(cell.error_policy, 0)
+        errors = each * len(size.units) if size.stored else 0
         return (sum(size.units) + errors) * (group.positions if cell.granularity == "position" else 1)
 
     def _points(self, cell: CellConfig, group: Prompts) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from basisbench.results.record import CellConfig
+from basisbench.runs.cells import CONDITIONS
 
 State = Literal["started", "kept", "finished", "failed"]
 
@@ -32,10 +33,11 @@ class Event:
 def describe_cell(cell: CellConfig) -> str:
     """Name a cell in a few words, leaving out what is at its default."""
     words = [cell.task, cell.basis, cell.method]
-    for field in ("ablation", "error_policy", "granularity", "seed"):
+    named = {"attribution_draw": "draw {}", "bos": "bos {}", "score_split": "scored on {}", "seed": "seed {}"}
+    for field in (*CONDITIONS, "bos", "seed"):
         value = getattr(cell, field)
         if value != CellConfig.model_fields[field].default:
-            words.append(f"seed {value}" if field == "seed" else str(value))
+            words.append(named.get(field, "{}").format(value))
     return " ".join(words)
 
 

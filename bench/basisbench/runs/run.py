@@ -1,6 +1,6 @@
 """The outer loop: suite to cells to records.
 
-1. Load the suite, apply what was changed, expand it to cells, and put these into blocks by model, task and seed.
+1. Load the suite, apply what was changed, expand it to cells, and put these into blocks that share their pairs.
 2. For each block: load the model once, make the pairs once, then do each cell that is not finished.
 3. Write each record as soon as it is made; a killed run loses no finished cell.
 
@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from basisbench.errors import BasisBenchError
 from basisbench.registry import Registry
+from basisbench.results.record_fields import SuiteTasks
 from basisbench.results.store import Store
+from basisbench.runs.cells import expand, few_cells
 from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
 from basisbench.runs.runner import CellBlock, Runner, RunOptions, cell_blocks
-from basisbench.runs.suite import Suite, expand, few_cells, load_suite
-from basisbench.types import Ablation, ErrorPolicy, Granularity, ModelSpec
+from basisbench.runs.suite import Suite, load_suite
+from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ModelSpec, ScoreReference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +66,8 @@ class Plan:
 
     Attributes:
         suite: the suite with everything that was changed.
-        options: the request's, with the models that are not listed, and the type of weights, that the suite calls for.
+        options: the request's, with the suite, and the models that are not listed and the type of weights for which it
+            calls.
         registry: where names are looked up.
         models: the models.
         blocks: the cells.
@@ -124,9 +127,13 @@ def run(
     methods: Sequence[str] | None = None,
     ablations: Sequence[Ablation] | None = None,
     error_policies: Sequence[ErrorPolicy] | None = None,
+    score_references: Sequence[ScoreReference] | None = None,
+    held_in: bool = False,
     granularities: Sequence[Granularity] | None = None,
+    bos: Bos | None = None,
     examples: int | None = None,
     seed: int | None = None,
+    draws: int | None = None,
     out: PathLike = "results/local",
     device: str = "cpu",
     dtype: str | None = None,
@@ -151,10 +158,15 @@ def run(
         bases: names of bases instead of the suite's.
         methods: names of attribution methods instead of the suite's.
         ablations: "mean", "counterfactual" or "zero", instead of the suite's.
-        error_policies: "node", "keep" or "ablate", instead of the suite's.
+        error_policies: "coordinates", "rotated", "node", "keep" or "ablate", instead of the suite's.
+        score_references: "ablation" or "counterfactual", instead of the suite's.
+        held_in: True runs each cell a second time with scores taken on the evaluation pairs.
         granularities: "position" or "unit", instead of the suite's.
+        bos: whether a beginning-of-sequence token stands in front of prompts, instead of the suite's: "auto" (as the
+            tokenizer has it), "always" or "never".
         examples: pairs per split and task instead of the suite's.
         seed: seed instead of the suite's seeds.
+        draws: how many draws of attribution pairs are run, instead of the suite's.
         out: results folder.
         device: device of the models, for example "cpu" or "cuda:0"; "auto" spreads a model over all GPUs.
         dtype: type of the weights, for example "bfloat16"; that of the suite or of the checkpoint when None.
@@ -183,8 +195,12 @@ def run(
             "methods": methods,
             "ablations": ablations,
             "error_policies": error_policies,
+            "score_references": score_references,
+            "score_splits": SPLITS if held_in else None,
             "granularities": granularities,
+            "bos": bos,
             "seeds": None if seed is None else (seed,),
+            "attribution_draws": None if draws is None else tuple(range(draws)),
             "attribution_pairs": examples,
             "evaluation_pairs": examples,
         },
@@ -240,7 +256,8 @@ def plan_request(request: Request) -> Plan:
     # Workers on other machines have models that ship with the package at paths of their own.
     listed = {entry.name: registry.get("model", entry.name) for entry in registry.of("model")}
     given = tuple(model for model in models if listed.get(model.name) != model)
-    options = replace(options, models=given, dtype=options.dtype or suite.dtype)
+    tasks = SuiteTasks(name=suite.name, tasks=suite.tasks)
+    options = replace(options, models=given, dtype=options.dtype or suite.dtype, suite=tasks)
     registry = options.registry()
     cells = expand(suite, registry)
     if request.limit is not None:

@@ -1,4 +1,4 @@
-"""The work of a run, in blocks of cells that share a model, a task and a seed; and how one block is done."""
+"""The work of a run, in blocks of cells that share a model and its pairs; and how one block is done."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from basisbench.errors import BasisBenchError, RecordError
 from basisbench.models.torch_settings import SettingsChangedError, unchanged_settings
 from basisbench.registry import Registry, load_registry
 from basisbench.results.record import CellConfig, cell_id
+from basisbench.results.record_fields import SuiteTasks
 from basisbench.results.store import Store
 from basisbench.runs.plugin_failure import plugin_failure, watching_interrupts
 from basisbench.runs.progress import Event
@@ -36,6 +37,7 @@ class RunOptions:
         models: the models of the run, at the revisions that it pins; they go before registered ones of their name.
         plugins: plug-in files.
         task_files: files of pairs, each a task.
+        suite: the suite that is run and its tasks, for the records; None where none is.
         allow_poor_fit: whether dictionaries that explain nothing on a task's prompts are run all the same.
     """
 
@@ -46,6 +48,7 @@ class RunOptions:
     models: tuple[ModelSpec, ...] = ()
     plugins: tuple[Path, ...] = ()
     task_files: tuple[Path, ...] = ()
+    suite: SuiteTasks | None = None
     allow_poor_fit: bool = False
 
     def registry(self) -> Registry:
@@ -66,7 +69,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class CellBlock:
-    """Cells that share a model, a task and a seed.
+    """Cells that share a model and its pairs: task, seed, attribution draw and beginning of sequence.
 
     Attributes:
         cells: the cells, in order; never empty.
@@ -78,14 +81,17 @@ class CellBlock:
     def title(self) -> str:
         """Names the block in a progress line."""
         first = self.cells[0]
-        return f"{first.model} {first.task}" + (f" seed {first.seed}" if first.seed else "")
+        seed, draw = first.seed, first.attribution_draw
+        return f"{first.model} {first.task}{f' seed {seed}' if seed else ''}{f' draw {draw}' if draw else ''}"
 
 
 def cell_blocks(cells: Sequence[CellConfig]) -> tuple[CellBlock, ...]:
     """Cut an expanded suite into blocks."""
-    return tuple(
-        CellBlock(tuple(members)) for _, members in groupby(cells, key=lambda cell: (cell.model, cell.task, cell.seed))
-    )
+    return tuple(CellBlock(tuple(members)) for _, members in groupby(cells, key=_pairs_key))
+
+
+def _pairs_key(cell: CellConfig) -> tuple[object, ...]:
+    return cell.model, cell.task, cell.seed, cell.bos, cell.attribution_draw
 
 
 def _on_layers(cell: CellConfig, layers: int) -> CellConfig:
@@ -163,6 +169,8 @@ class Runner:
                 attribution_pairs=cell.attribution_pairs,
                 evaluation_pairs=cell.evaluation_pairs,
                 seed=cell.seed,
+                bos=cell.bos,
+                draw=cell.attribution_draw,
                 allow_poor_fit=self.options.allow_poor_fit,
             )
 
@@ -174,7 +182,7 @@ class Runner:
             identifier = cell_id(asked, session.identity(basis, method, asked.layers))
             if self.options.resume and records.finished(identifier) is not None:
                 return Event("kept", cell, identifier)
-            record = session.run(asked, basis, method)
+            record = session.run(asked, basis, method, suite=self.options.suite)
         if record.id != identifier:
             raise AssertionError(f"the record of {identifier} calls itself {record.id}")
         records.write(record)

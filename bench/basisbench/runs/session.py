@@ -35,7 +35,7 @@ from basisbench.runs import basis_cache
 from basisbench.runs.basis_cache import CachedBasis
 from basisbench.runs.cell_record import make_record
 from basisbench.runs.plugin_failure import check_scores, check_widths, state_of
-from basisbench.types import PairSet, Scores
+from basisbench.types import Bos, PairSet, Scores
 
 if TYPE_CHECKING:
     from basisbench.protocols import Basis, BasisSpec, Method, Task
@@ -56,6 +56,7 @@ class Session:
         seed: seed of the pairs and of random scores.
         task_code: digest of the task's source; None where it has none.
         allow_poor_fit: whether dictionaries may explain nothing on these prompts.
+        bos: whether a beginning-of-sequence token stands in front of prompts.
     """
 
     model: Model
@@ -65,6 +66,7 @@ class Session:
     seed: int = 0
     task_code: str | None = None
     allow_poor_fit: bool = False
+    bos: Bos = "auto"
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
     _fits: dict[basis_cache.Key, Fit] = field(default_factory=dict)
     _losses: SharedLosses = field(default_factory=dict)
@@ -357,7 +359,15 @@ class Session:
 
 
 def open_session(
-    model: Model, task: Task, *, attribution_pairs: int, evaluation_pairs: int, seed: int, allow_poor_fit: bool = False
+    model: Model,
+    task: Task,
+    *,
+    attribution_pairs: int,
+    evaluation_pairs: int,
+    seed: int,
+    bos: Bos = "auto",
+    draw: int = 0,
+    allow_poor_fit: bool = False,
 ) -> Session:
     """Tokenise a task's pairs for a model and make them ready to run.
 
@@ -367,19 +377,28 @@ def open_session(
         attribution_pairs: pairs wanted in the attribution split.
         evaluation_pairs: pairs wanted in the evaluation split.
         seed: seed of the pairs and of random scores.
+        bos: whether a beginning-of-sequence token stands in front of prompts.
+        draw: which draw of the attribution pairs.
         allow_poor_fit: whether dictionaries may explain nothing on these prompts.
 
     Raises:
         TaskError: no pair survives the model's tokenizer.
     """
     attribution, evaluation = load_splits(
-        task, model.tokenizer, attribution=attribution_pairs, evaluation=evaluation_pairs, seed=seed
+        task,
+        model.tokenizer,
+        attribution=attribution_pairs,
+        evaluation=evaluation_pairs,
+        seed=seed,
+        bos=bos,
+        draw=draw,
+        longest=model.longest,
     )
     other = {pairs.group: pairs for pairs in attribution}
     groups = tuple(
         GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
         for pairs in evaluation
     )
-    session = Session(model, attribution, evaluation, groups, seed, code_digest(task), allow_poor_fit)
+    session = Session(model, attribution, evaluation, groups, seed, code_digest(task), allow_poor_fit, bos)
     session.changed()  # from now on
     return session

@@ -2,27 +2,23 @@
 
 1. Read the file and check every field; a wrong one is named together with the file.
 2. Apply what the command line changes.
-3. Expand to cells, ordered so that cells that share a model, a task and a seed stand together: those share
-   the loaded model, the pairs and the gradient fields.
+
+Its cells are `basisbench.runs.cells`' work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
-from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
-from basisbench.errors import BasisError, RecordError, unknown_name
-from basisbench.protocols import BasisSpec
-from basisbench.registry import Registry
-from basisbench.results.record import CellConfig
-from basisbench.results.schema import Frozen, describe_problem
-from basisbench.types import Ablation, ErrorPolicy, Family, Granularity
+from basisbench.errors import RecordError, unknown_name
+from basisbench.results.schema import Count, Frozen, describe_problem
+from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, ScoreReference, Split
 
 SUITE_SUFFIXES = (".yaml", ".yml")
 
@@ -35,9 +31,51 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-Names = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(min_length=1), AfterValidator(_distinct)
-]
+_Item = TypeVar("_Item")
+Several = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_distinct)]
+Names = Several[Annotated[str, Field(min_length=1, max_length=200)]]
+
+
+class Also(Frozen):
+    """Further cells: those that the suite would have with these lists in place of its own."""
+
+    tasks: Names | None = Field(default=None, description="some of the suite's tasks")
+    bases: Names | None = Field(default=None, description="some of the suite's bases")
+    methods: Names | None = Field(default=None, description="some of the suite's methods")
+    ablations: Several[Ablation] | None = Field(default=None, description="instead of the suite's")
+    error_policies: Several[ErrorPolicy] | None = Field(default=None, description="instead of the suite's")
+    score_references: Several[ScoreReference] | None = Field(default=None, description="instead of the suite's")
+    score_splits: Several[Split] | None = Field(default=None, description="instead of the suite's")
+    granularities: Several[Granularity] | None = Field(default=None, description="instead of the suite's")
+    seeds: Several[int] | None = Field(default=None, description="instead of the suite's")
+    attribution_draws: Several[Count] | None = Field(default=None, description="instead of the suite's")
+
+    @property
+    def lists(self) -> dict[str, tuple[Any, ...]]:
+        """The lists that are given, by field."""
+        return self.model_dump(exclude_none=True)
+
+    def within(self, suite: Suite, changed: Iterable[str]) -> Also | None:
+        """Return what is left where fields of the suite were changed; None where nothing is.
+
+        Of tasks, bases and methods those are left that the suite still has. Other fields that were changed are what
+        somebody asked for instead of the suite's cells, and of these.
+        """
+        if any(field in changed for field in self.lists if field not in NAMED):
+            return None
+        left = {
+            field: tuple(name for name in self.lists[field] if name in getattr(suite, field)) for field in self.named
+        }
+        return self.model_copy(update=left) if all(left.values()) else None
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Fields that name something registered."""
+        return tuple(field for field in self.lists if field in NAMED)
+
+
+NAMED = ("tasks", "bases", "methods")
+"""Fields of `also` that take some of the suite's own names."""
 
 
 class Expected(Frozen):
@@ -58,7 +96,7 @@ class Expected(Frozen):
 
 
 class Suite(Frozen):
-    """What a run covers: the cross product of its lists, bases with every task and method."""
+    """What a run covers: the cross product of its lists, bases with every task and method, and what `also` adds."""
 
     name: str = Field(min_length=1, description="name of the suite")
     summary: str = Field(min_length=1, description="one line for listings")
@@ -66,18 +104,26 @@ class Suite(Frozen):
     tasks: Names = Field(description="names of registered tasks")
     bases: Names = Field(description="names of registered bases, of one or several families")
     methods: Names = Field(description="names of registered attribution methods")
-    ablations: Annotated[tuple[Ablation, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        default=("mean",), description="reference values of nodes outside the circuit"
+    ablations: Several[Ablation] = Field(default=("mean",), description="reference values of nodes outside the circuit")
+    error_policies: Several[ErrorPolicy] = Field(
+        default=("coordinates",),
+        description="what happens to reconstruction errors; bases without any stand under the default",
     )
-    error_policies: Annotated[tuple[ErrorPolicy, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        default=("node",), description="what happens to reconstruction errors"
+    score_references: Several[ScoreReference] = Field(
+        default=("ablation",), description="what a node moves to when it is scored"
     )
-    granularities: Annotated[tuple[Granularity, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        default=("position",), description="whether a node has a position"
+    score_splits: Several[Split] = Field(
+        default=("attribution",), description="pairs that scores are taken on; evaluation: held in"
     )
-    seeds: Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)] = Field(
-        default=(0,), description="seeds of pairs, random scores and random bases"
+    granularities: Several[Granularity] = Field(default=("position",), description="whether a node has a position")
+    seeds: Several[int] = Field(default=(0,), description="seeds of pairs, random scores and random bases")
+    attribution_draws: Several[Count] = Field(
+        default=(0,), description="which draws of attribution pairs from a task's candidates, for each seed"
     )
+    also: tuple[Also, ...] = Field(
+        default=(), description="further cells: fields from `tasks` to here, for each entry in place of the suite's own"
+    )
+    bos: Bos = Field(default="auto", description="whether a beginning-of-sequence token stands in front of prompts")
     attribution_pairs: int = Field(default=100, ge=1, description="pairs that scores and reference values come from")
     evaluation_pairs: int = Field(default=100, ge=1, description="pairs that curves come from")
     kl: bool = Field(default=False, description="measure KL(full model || circuit) at each size")
@@ -96,8 +142,21 @@ class Suite(Frozen):
     )
     expected: Expected | None = Field(default=None, description="what the suite is expected to take")
 
+    @field_validator("also")
+    @classmethod
+    def _of_the_suite(cls, value: tuple[Also, ...], info: ValidationInfo) -> tuple[Also, ...]:
+        for index, entry in enumerate(value):
+            if not entry.lists:
+                raise ValueError(f"entry {index + 1} changes nothing")
+            for field in entry.named:
+                own = info.data.get(field, entry.lists[field])
+                for name in entry.lists[field]:
+                    if name not in own:
+                        raise ValueError(f"entry {index + 1} names '{name}', which is not among the suite's {field}")
+        return value
+
     def changed(self, changes: Mapping[str, object]) -> Suite:
-        """Return the suite with some fields replaced.
+        """Return the suite with some fields replaced, and the entries of `also` that this leaves.
 
         Args:
             changes: new values by field name; None leaves a field as it is.
@@ -107,9 +166,19 @@ class Suite(Frozen):
         """
         given = {field: value for field, value in changes.items() if value is not None}
         try:
-            return Suite.model_validate({**self.model_dump(), **given})
+            suite = Suite.model_validate({**self.model_dump(exclude={"also"}), **given})
         except ValidationError as error:
             raise RecordError(f"suite '{self.name}' as changed: {describe_problem(error)}") from error
+        if "also" in given:
+            return suite
+        left = (entry.within(suite, given) for entry in self.also)
+        return suite.model_copy(update={"also": tuple(entry for entry in left if entry is not None)})
+
+    @property
+    def parts(self) -> tuple[Suite, ...]:
+        """Suites of one cross product each: this one's own lists, then those of each entry of `also`."""
+        own = self.model_copy(update={"also": ()})
+        return (own, *(own.model_copy(update=entry.lists) for entry in self.also))
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
@@ -134,115 +203,6 @@ def load_suite(name_or_path: str | Path) -> Suite:
 def list_suites() -> tuple[Suite, ...]:
     """Return the built-in suites, by name."""
     return tuple(_read(path) for path in _built_in())
-
-
-def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
-    """Return the cells of a suite; those that share model, task and seed are adjacent.
-
-    Where some basis misses layers, its whole family is restricted to the layers that all bases cover.
-
-    Args:
-        suite: what to run.
-        registry: where its names are looked up.
-
-    Raises:
-        BasisBenchError: a name is not registered; the nearest names are suggested.
-    """
-    models = [registry.get("model", model) for model in suite.models]
-    for method in suite.methods:
-        registry.get("method", method)
-    tasks = [registry.get("task", name) for name in suite.tasks]
-    bases = [registry.get("basis", name) for name in suite.bases]
-    shapes = [model.shape for model in models]
-    layers = [shared_layers(bases, None if shape is None else shape.layers) for shape in shapes]
-    return tuple(
-        CellConfig(
-            model=model,
-            task=task.name,
-            task_version=task.version,
-            basis=basis.name,
-            family=basis.family,
-            method=method,
-            ablation=ablation,
-            error_policy=error_policy,
-            granularity=granularity,
-            seed=seed,
-            attribution_pairs=suite.attribution_pairs,
-            evaluation_pairs=suite.evaluation_pairs,
-            kl=suite.kl,
-            subset_sizes=suite.subset_sizes,
-            subset_draws=suite.subset_draws if suite.subset_sizes else 0,
-            layers=restricted[basis.family],
-        )
-        for (model, restricted), task, seed, basis, method, ablation, error_policy, granularity in product(
-            zip(suite.models, layers, strict=True),
-            tasks,
-            suite.seeds,
-            bases,
-            suite.methods,
-            suite.ablations,
-            suite.error_policies,
-            suite.granularities,
-        )
-    )
-
-
-def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -> dict[Family, tuple[int, ...] | None]:
-    """Return the layers on which the bases of a run are compared, by family.
-
-    Args:
-        specs: the bases of the run, of one model.
-        model_layers: number of layers of the model, where it is known: a restriction to all of them is none.
-
-    Returns:
-        For each family the layers that all its bases cover; None where no basis misses any.
-
-    Raises:
-        BasisError: two bases of a family share no layer.
-    """
-    covered: dict[Family, tuple[int, ...] | None] = {}
-    first: dict[Family, str] = {}
-    for spec in specs:
-        before = covered.setdefault(spec.family, None)
-        if spec.layers is None:
-            continue
-        layers = tuple(sorted(spec.layers)) if before is None else tuple(x for x in before if x in spec.layers)
-        if not layers:
-            raise BasisError(
-                f"bases '{first[spec.family]}' and '{spec.name}' of family {spec.family} cover no common layer; run "
-                "them apart, or choose other dictionaries"
-            )
-        first.setdefault(spec.family, spec.name)
-        covered[spec.family] = layers
-    whole = None if model_layers is None else tuple(range(model_layers))
-    return {family: None if layers == whole else layers for family, layers in covered.items()}
-
-
-def few_cells(cells: Sequence[CellConfig], count: int) -> tuple[CellConfig, ...]:
-    """Choose a few cells that between them cover as many models, bases, methods, tasks and conditions as possible.
-
-    Args:
-        cells: an expanded suite.
-        count: how many to choose at most.
-
-    Returns:
-        The chosen cells in the order of the suite.
-    """
-    covered: set[tuple[str, object]] = set()
-    chosen: list[int] = []
-    left = list(range(len(cells)))
-    while left and len(chosen) < count:
-        best = max(left, key=lambda index: (len(_traits(cells[index]) - covered), -index))
-        covered |= _traits(cells[best])
-        chosen.append(best)
-        left.remove(best)
-    return tuple(cells[index] for index in sorted(chosen))
-
-
-def _traits(cell: CellConfig) -> set[tuple[str, object]]:
-    """Return what few cells should cover between them: model, basis, method, task and conditions."""
-    fields = ("model", "basis", "method", "task", "ablation", "error_policy", "granularity")
-    return {(field, getattr(cell, field)) for field in fields}
 
 
 def _built_in() -> Sequence[Path]:

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -24,12 +24,14 @@ from pydantic import ValidationError
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.models.torch_settings import unchanged_settings
 from basisbench.registry import Registry
-from basisbench.results.record import Record, read_record, write_whole
+from basisbench.results.record import SIZES, Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
 from basisbench.runs.model_names import find_models
 from basisbench.runs.plugin_failure import PlugIn, plugin_failures_as_errors
 from basisbench.runs.runner import RunOptions
+from basisbench.submissions.invariants import violations
+from basisbench.submissions.invariants_of_sizes import GRID, violations_of_grid
 from basisbench.submissions.rerun_agreement import compare_identities, compare_records, refused, tolerance_for
 from basisbench.submissions.sampling import draw_seed, sample_cells, sample_sizes
 from basisbench.submissions.verification import Verification, list_records, records_digest
@@ -43,6 +45,9 @@ if TYPE_CHECKING:
     from basisbench.runs.session import Session
 
 _COMMIT = re.compile(r"[0-9a-f]{7,64}")
+
+_VIOLATIONS_SHOWN = 3
+"""Invariants that a record breaks, by itself, of which so many are listed."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +86,18 @@ class Items(NamedTuple):
 
 
 def draw_sample(
-    folder: str | os.PathLike[str], *, cells: int | Literal["all"], points: int, seed: int | None = None
+    folder: str | os.PathLike[str],
+    *,
+    cells: int | Literal["all"],
+    points: int | Literal["all"] = "all",
+    seed: int | None = None,
 ) -> Sample:
     """Draw cells of a folder, and sizes of each.
 
     Args:
         folder: a results or submission folder.
         cells: how many cells.
-        points: how many sizes of each.
+        points: how many sizes of each; those that summaries hang on are taken whatever it says.
         seed: seed of the draw; one that nobody can foresee when None.
 
     Raises:
@@ -151,7 +160,7 @@ def verify(
         raise RecordError(f"{sample.folder}: its records changed while they were verified; run basisbench verify again")
     try:
         verification = Verification(
-            schema_version=1,
+            schema_version=2,
             by=by,
             environment=environment,
             device=used,
@@ -257,6 +266,8 @@ def _rerun_model(
                 attribution_pairs=first.cell.attribution_pairs,
                 evaluation_pairs=first.cell.evaluation_pairs,
                 seed=first.cell.seed,
+                bos=first.cell.bos,
+                draw=first.cell.attribution_draw,
                 allow_poor_fit=True,  # it compares numbers, whatever they say of the dictionary
             )
         for drawn in same_task:
@@ -267,7 +278,7 @@ def _rerun_model(
 
 def _task_key(record: Record) -> tuple[object, ...]:
     cell = record.cell
-    return cell.task, cell.seed, cell.attribution_pairs, cell.evaluation_pairs
+    return cell.task, cell.seed, cell.attribution_pairs, cell.evaluation_pairs, cell.bos, cell.attribution_draw
 
 
 def _grouped(drawn: Sequence[Drawn], key: Callable[[Record], tuple[object, ...]]) -> Iterator[list[Drawn]]:
@@ -309,7 +320,9 @@ def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> 
     with _rerunning(recorded, items):
         found_here = session.identity(items.basis, items.method, recorded.cell.layers)
         here = found_here.model_copy(update={"model": weights})
-        problems = [*compare_identities(recorded, here)]
+        problems = [*compare_identities(recorded, here), *violations_of_grid(recorded)]
+        if recorded.cell.sizes not in (GRID, SIZES):
+            problems.append(f"cell.sizes: nobody knows how '{recorded.cell.sizes}' chooses sizes: not re-run")
         if items.basis.family != recorded.cell.family:
             problems.append(f"cell.family: {recorded.cell.family}, the basis is of {items.basis.family}: not re-run")
         if problems:
@@ -322,6 +335,8 @@ def _verify_cell(session: Session, drawn: Drawn, items: Items, weights: str) -> 
     # A re-run in another dtype is compared in the coarser one.
     tolerance = max(tolerance_for(dtype), tolerance_for(recorded.environment.dtype), key=lambda given: given.value)
     cell = compare_records(recorded, found, here, tolerance)
+    if broken := tuple(islice(violations(recorded), _VIOLATIONS_SHOWN)):
+        cell = cell.model_copy(update={"problems": (*broken, *cell.problems), "passed": False})
     if cell.problems and recorded.basisbench != __version__:
         note = f"made by BasisBench {recorded.basisbench}, re-run by {__version__}: numbers may have changed"
         return cell.model_copy(update={"problems": (*cell.problems, note)})

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from basisbench.results.bisection import faithfulness_of, next_sizes
-from basisbench.results.columns import scored_nodes
+from basisbench.results.bisection import faithfulness_of, next_sizes, scored_nodes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import SIZES, Record
 
@@ -22,6 +21,14 @@ GRID = "1-2-5"
 
 def violations_of_sizes(record: Record) -> Iterator[str]:
     """Yield every invariant of sizes that a record breaks: the field, a colon, what was expected and found."""
+    broken = list(violations_of_grid(record))
+    yield from broken
+    if not broken and record.cell.sizes == SIZES:
+        yield from _violations_of_bisection(record, set(grid_of(record)))
+
+
+def violations_of_grid(record: Record) -> Iterator[str]:
+    """Yield what is wrong with the sizes of the grid and with complements, without which a curve cannot be read."""
     sizes, complement = record.curve.sizes, record.curve.complement
     known = record.cell.sizes in (GRID, SIZES)
     grid = grid_of(record) if known else sizes
@@ -40,13 +47,12 @@ def violations_of_sizes(record: Record) -> Iterator[str]:
             expected = "null, for bisection added" if size in added else "numbers, for the grid has"
             yield f"curve.complement[{index}]: expected {expected} the size {size} (curve.sizes[{index}])"
             return
-    if record.cell.sizes == SIZES:
-        yield from _violations_of_bisection(record, set(grid))
 
 
 def grid_of(record: Record) -> tuple[int, ...]:
     """Return the sizes at which a record's complement is measured: 1-2-5 steps, the most scored nodes, all nodes."""
-    return tuple(sorted({*sizes_grid(record.counts.nodes_max), scored_nodes(record)}))
+    steps = sizes_grid(record.counts.nodes_max)
+    return steps if record.cell.sizes == GRID else tuple(sorted({*steps, scored_nodes(record)}))
 
 
 def _violations_of_bisection(record: Record, measured: set[int]) -> Iterator[str]:

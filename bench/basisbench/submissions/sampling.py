@@ -1,8 +1,9 @@
 """Which cells and which circuit sizes are run again.
 
 1. Cells are drawn at random, each as likely as any other: in the order of a hash of seed and cell id, the first n.
-2. In each cell the two sizes between which the curve first reaches a faithfulness of 0.8 are always taken, for
-   `nodes_to_80` hangs on them; the others are drawn in the same way.
+2. In each cell every size is run, unless fewer are asked for. Then the sizes around each place where the curve first
+   reaches a threshold, or settles, are always taken, for `nodes_to_80` and the like hang on them; the others are drawn
+   in the same way. An alteration at a size that was not drawn is not seen.
 
 A hash, not a generator, so that the same seed draws the same ones under every version of Python. Nothing here imports
 torch.
@@ -12,15 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
-import numpy as np
-
+from basisbench.results.bisection import THRESHOLDS, faithfulness_of
 from basisbench.results.record import Record
-
-REACHED = 0.8
-"""Faithfulness whose place on the curve is always looked at."""
 
 
 def draw_seed() -> int:
@@ -43,21 +40,24 @@ def sample_cells(cells: Iterable[str], count: int | Literal["all"], seed: int) -
     return tuple(sorted(ordered if count == "all" else ordered[:count]))
 
 
-def sample_sizes(record: Record, points: int, seed: int) -> tuple[int, ...]:
+def sample_sizes(record: Record, points: int | Literal["all"], seed: int) -> tuple[int, ...]:
     """Draw sizes of a record's curve.
 
     Args:
         record: whose curve it is.
-        points: how many to draw.
+        points: how many to draw, those that summaries hang on among them, or all sizes.
         seed: seed of the draw.
 
     Returns:
-        Sizes between 0 and all nodes, increasing; every one of them where there are no more.
+        Sizes between 0 and all nodes, increasing; every one of them where there are no more, and more than asked for
+        where summaries hang on more.
     """
     inner = record.curve.sizes[1:-1]
-    drawn = _shuffled(map(str, inner), f"{seed} {record.id}")
-    wanted = dict.fromkeys([*(size for size in _around_reached(record) if size in inner), *map(int, drawn)])
-    return tuple(sorted(list(wanted)[:points]))
+    if points == "all":
+        return inner
+    deciding = set(_deciding(record)) & {*inner}
+    drawn = [int(size) for size in _shuffled(map(str, inner), f"{seed} {record.id}") if int(size) not in deciding]
+    return tuple(sorted([*deciding, *drawn[: max(0, points - len(deciding))]]))
 
 
 def detection(share: float, cells: int) -> float:
@@ -72,14 +72,15 @@ def detection(share: float, cells: int) -> float:
     return 1.0 - (1.0 - share) ** cells
 
 
-def _around_reached(record: Record) -> Sequence[int]:
-    """Return the first size whose faithfulness reaches 0.8 and the one before it; nothing where it is never reached."""
-    full, empty = np.mean(record.endpoints.full), np.mean(record.endpoints.empty)
-    reached = np.mean(record.curve.circuit, axis=1) - empty >= REACHED * (full - empty)
-    if full <= empty or not reached.any():
-        return ()
-    first = int(reached.argmax())
-    return record.curve.sizes[first], *record.curve.sizes[max(0, first - 1) : first]
+def _deciding(record: Record) -> Iterator[int]:
+    """Yield the two sizes between which the curve first reaches each threshold, and those between which it settles."""
+    sizes, endpoints = record.curve.sizes, record.endpoints
+    faithfulness = [faithfulness_of(row, endpoints.full, endpoints.empty) for row in record.curve.circuit]
+    for threshold in THRESHOLDS:
+        first = next((place for place, value in enumerate(faithfulness) if value >= threshold), len(sizes))
+        outside = [place for place, value in enumerate(faithfulness) if abs(value - 1) > 1 - threshold]
+        for place in (first, outside[-1] + 1 if outside else 0):
+            yield from sizes[max(0, place - 1) : place + 1]
 
 
 def _shuffled(names: Iterable[str], seed: int | str) -> list[str]:

@@ -3,7 +3,7 @@
 1. Find the record files of each path and the submissions among them (`find_records`, `folder`).
 2. Read each record, bounded before it is read (`safe_files`), and check it by itself: every field
    (`basisbench.results.record`), then its `invariants`.
-3. Check what takes more than one: a file is named by its cell, a cell occurs once under one path, F(M) and F(0) are
+3. Check what takes more than one: a file is named by its cell, a cell occurs once, F(M) and F(0) are
    equal wherever they are the same number (`cross_checks`), a submission holds what it says (`folder`), a verification
    is one.
 
@@ -13,7 +13,9 @@ tree of results that a submission lies in.
 
 from __future__ import annotations
 
+import functools
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -29,6 +31,7 @@ from basisbench.submissions.find_records import RESTORE, SUBMISSIONS, Notes, fin
 from basisbench.submissions.folder import check_metadata, check_verified, list_submission
 from basisbench.submissions.invariants import violations
 from basisbench.submissions.submission import sha256
+from basisbench.submissions.verification import standing
 
 REFERENCE = "pocket"
 """Folder of a tree of results that holds the reference run, beside `submissions/`."""
@@ -101,7 +104,8 @@ def validate(
     """
     search = _Search()
     for path in dict.fromkeys(map(Path, paths)):
-        _check_repeated(path, _check_each(path, search), search)
+        _check_each(path, search)
+    _check_repeated(search)
     known = _references(search, reference)
     notes, submitted = search.notes, search.submitted
 
@@ -142,20 +146,17 @@ def _shorten(text: str, limit: int = 600) -> str:
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
-def _check_each(root: Path, search: _Search) -> tuple[Member, ...]:
-    """Read and check the files of one path, each once; return those that are good by themselves."""
+def _check_each(root: Path, search: _Search) -> None:
+    """Read and check the files of one path, each once."""
     submissions: dict[Path, None] = {}
-    paths: dict[Path, None] = {}
     for found in find_records(
         root, search.notes, submissions.setdefault, lambda folder: check_verified(folder, search.notes)
     ):
         path = _first_shown(found, search)
-        paths[path] = None
         if path is found and path not in search.notes.problems:
             _check_file(path, search)
     for folder in submissions:
-        paths.update(dict.fromkeys(_check_submission(folder, search)))
-    return tuple(search.members[path] for path in paths if path in search.members)
+        _check_submission(folder, search)
 
 
 def _first_shown(found: Path, search: _Search) -> Path:
@@ -246,15 +247,24 @@ def _references(search: _Search, reference: Sequence[str | os.PathLike[str]] | N
     return known
 
 
-def _check_repeated(root: Path, members: Sequence[Member], search: _Search) -> None:
-    """Find cells with more than one record under one path; the first that nobody submitted, rightly named, is kept."""
+def _check_repeated(search: _Search) -> None:
+    """Find cells with more than one record; neither the later nor the earlier is right for its date.
+
+    Kept is what nobody submitted, then what lies in a verified folder, then what is rightly named.
+    """
     kept: dict[str, Member] = {}
     submitted = search.submitted
-    order = sorted(members, key=lambda member: (member.path in submitted, member.path.name != file_name(member.id)))
-    for member in order:
+    verified = functools.cache(lambda folder: standing(folder) == "verified")
+
+    def order(member: Member) -> tuple[bool, bool, bool]:
+        path = member.path
+        return (path in submitted, not verified(path.parent.parent), path.name != file_name(member.id))
+
+    cells = Counter(member.id for member in search.members.values())
+    for member in sorted((member for member in search.members.values() if cells[member.id] > 1), key=order):
         first = kept.setdefault(member.id, member)
         if first is not member:
             search.notes.add(
                 member.path,
-                f"holds the same cell as {first.path}; expected one record per cell under {root}: remove one of them",
+                f"holds a record of the same cell as {first.path}; expected one record of a cell: remove one of them",
             )

@@ -23,7 +23,7 @@ from pydantic import AwareDatetime, Field, ValidationError, ValidationInfo, fiel
 from basisbench.errors import RecordError
 from basisbench.results.record_fields import Environment
 from basisbench.results.safe_files import READ_BYTES, read_bounded
-from basisbench.results.schema import Frozen, Name, NotNegative, Positive, VersionOne, describe_problem
+from basisbench.results.schema import Frozen, Name, NotNegative, Positive, VersionTwo, describe_problem
 from basisbench.results.store import RECORDS_FOLDER, VERIFICATION_FILE
 from basisbench.submissions.sampling import sample_cells
 from basisbench.submissions.verification_fields import Sampling, Tolerance, VerifiedCell
@@ -36,10 +36,14 @@ Standing = Literal["self-reported", "verified"]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
+class SupersededError(RecordError):
+    """A verification of version 1, whose tolerances let alterations pass that moved what tables show."""
+
+
 class Verification(Frozen):
     """Who re-ran what, on which hardware, and how far it lay from the records."""
 
-    schema_version: VersionOne = Field(description="version of this schema")
+    schema_version: VersionTwo = Field(description="version of this schema; superseded, never edited")
     created: AwareDatetime = Field(
         default_factory=lambda: datetime.now(UTC).replace(microsecond=0), description="when it was made, UTC, ISO 8601"
     )
@@ -54,6 +58,13 @@ class Verification(Frozen):
     cells: tuple[VerifiedCell, ...] = Field(min_length=1, description="the cells that were drawn, in order of their id")
     largest: NotNegative = Field(description="largest deviation of a value in any cell")
     passed: bool = Field(description="whether every cell that was drawn passed")
+
+    @field_validator("schema_version")
+    @classmethod
+    def _not_superseded(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("is superseded by 2")
+        return value
 
     @field_validator("by")
     @classmethod
@@ -137,6 +148,7 @@ def read_verification(folder: str | os.PathLike[str]) -> Verification | None:
 
     Raises:
         RecordError: the file cannot be read or is no verification; the message names file and field.
+        SupersededError: it is of version 1, which counts for nothing any more.
     """
     path = Path(folder) / VERIFICATION_FILE
     if not os.path.lexists(path):
@@ -145,6 +157,8 @@ def read_verification(folder: str | os.PathLike[str]) -> Verification | None:
     try:
         return Verification.model_validate_json(content, strict=True)
     except ValidationError as error:
+        if any(problem["loc"] == ("schema_version",) and "superseded" in problem["msg"] for problem in error.errors()):
+            raise SupersededError(f"{path}: is of version 1, which counts for nothing: verify again") from error
         raise RecordError(f"{path}: {describe_problem(error)}") from error
     except OverflowError as error:
         raise RecordError(f"{path}: a number is too large: {error}") from error
@@ -186,6 +200,8 @@ def _doubts(folder: Path, *, stale: bool) -> tuple[str, ...]:
         files = list_records(folder)
         if records_digest(folder) != verification.records_digest:
             return (f"{path}: is of other records than {folder / RECORDS_FOLDER} holds",) if stale else ()
+    except SupersededError as error:
+        return (str(error),) if stale else ()
     except RecordError as error:
         return (str(error),)
     except (OSError, ValueError) as error:  # a name that no file can have

@@ -16,24 +16,26 @@ Problem = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class Tolerance(Frozen):
-    """How far a re-run may lie from a record. All are relative where the recorded number is above 1, else absolute.
+    """How far a re-run may lie from a record. Values and means are in units of the gap F(M) - F(0), of 0.1 to 1 logits.
 
     Two things change with rounding on another machine. A unit at its very threshold switches: one example moves, at any
     number of sizes. And two nodes of nearly one score change places: an aligned group moves, at the size between them.
     """
 
-    value: NotNegative = Field(description="a metric value of one example agrees within this, in logits")
+    value: NotNegative = Field(description="a metric value of one example agrees within this")
     share: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the values at one size that may lie further off, one at least: switched units; none of "
         "F(M) and F(0)"
     )
-    mean: NotNegative = Field(description="the mean over examples agrees within this at one size, in logits")
+    mean: NotNegative = Field(description="the mean over examples agrees within this at one size")
     most: NotNegative = Field(description="no value lies further off than this, in logits")
     tied_mean: NotNegative = Field(description="the same as mean, at a size between nodes that changed places")
     tied_sizes: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the sizes of a cell that may be such sizes, one at least"
     )
     score: NotNegative = Field(description="scores of top nodes agree within this, as a share of the largest of them")
+    fit: NotNegative = Field(description="numbers of the dictionary's fit agree within this, relatively")
+    summary: NotNegative = Field(description="what tables show of the curve agrees within this, relatively")
 
 
 class Sampling(Frozen):
@@ -41,11 +43,11 @@ class Sampling(Frozen):
 
     seed: Count = Field(description="seed of the draw")
     cells: Positive | Literal["all"] = Field(description="cells asked for")
-    points: Positive = Field(description="sizes asked for in each cell, besides 0 and all nodes")
+    points: Positive | Literal["all"] = Field(description="sizes asked for in each cell, besides 0 and all nodes")
 
 
 class Deviation(Frozen):
-    """How far one kind of value lay from the record. Deviations are relative where the recorded value is above 1."""
+    """How far one kind of value lay from the record, in units of the gap F(M) - F(0), of 0.1 to 1 logits."""
 
     values: Positive = Field(description="values compared: examples, at every compared size")
     outside: Count = Field(description="values among them further off than the tolerance of a value")
