@@ -9,7 +9,7 @@ from jaxtyping import TypeCheckError
 from basisbench.attribution.batch import Batch
 from basisbench.circuits.circuit import CircuitMask
 from basisbench.models.onednn import linear_map
-from basisbench.types import Scores, Site
+from basisbench.types import Site
 from basisbench_baselines.bases.rotation import RotatedActivations
 
 SITE = Site(0, "blocks.0.mlp.hook_post", "blocks.0.mlp.hook_post")
@@ -36,15 +36,6 @@ def test_masks_of_a_circuit_have_a_row_for_each() -> None:
         assert len(CircuitMask((units,), (errors,))) == 2
         with pytest.raises(TypeCheckError, match="errors"):
             CircuitMask((units,), (errors[:1],))
-
-
-def test_scores_have_a_row_for_each_position() -> None:
-    units, errors = torch.ones(5, 7), torch.ones(5, 3)
-    assert Scores((units,), (errors,)).errors == (errors,)
-    with pytest.raises(TypeCheckError, match="errors"):
-        Scores((units,), (errors[:, 0],))
-    with pytest.raises(TypeCheckError, match="errors"):
-        Scores((units,), (errors[:4],))
 
 
 def test_a_metric_has_a_value_for_each_pair() -> None:

@@ -120,13 +120,18 @@ def test_patching_equals_one_node_at_a_time(
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_scores_are_products_with_all_that_a_node_writes(architecture: str, cross_group: GroupPair, rule: str) -> None:
+def test_scores_are_products_with_all_that_a_node_writes(architecture: str, rule: str) -> None:
     """Each node's change at every layer that it writes to, times the gradient there, under every condition."""
-    slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
+    slow, basis, group = (
+        cross.slow(architecture),
+        cross.basis(architecture),
+        cross.contexts(architecture)[1].attribution,
+    )
+    pairs = group.pairs
     places = [slow.plain.where("mlp_out", layer) for layer in range(cross.LAYERS)]
     for question in oracle.QUESTIONS:
         end = question.end if rule == "ig" else "mean"
-        with oracle.asking(cross_group.attribution, question) as context:
+        with oracle.asking(group, question) as context:
             found = oracle.gradient_method(rule).score(context, basis)
         scores = cross.score_of_nodes(found, question.error_policy)
         for node in random.Random(question.end).sample(some_nodes(pairs.length, question.error_policy), 12):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from basisbench.errors import BasisBenchError
 from basisbench.protocols import Method
+from basisbench.runs.plugin_failure import check_scores
 from basisbench.types import Ablation, ErrorPolicy, Family, Scores, Site
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
@@ -124,7 +127,8 @@ def test_errors_that_are_no_nodes_change_no_unit_s_score(
         expected = method.score(context, basis).units
     with oracle.asking(context, oracle.Question(error_policy=policy)):
         found = method.score(context, basis)
-    assert all(map(torch.equal, found.units, expected))
+    for one, other in zip(found.units, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     # Nothing is scored, or nothing is there to be scored.
     assert found.errors is None or all(part.shape[-1] == 0 for part in found.errors)
 
@@ -158,7 +162,8 @@ def test_a_dictionary_that_explains_nothing_has_the_write_site_s_scores(architec
             found, expected = method.score(context, useless), method.score(context, neurons)
         assert found.errors is not None
         for units, error, neuron in zip(found.units, found.errors, expected.units, strict=True):
-            assert not units.any()
+            if method.name != "magnitude":  # which asks how far a unit moves, not what that does
+                assert float(units.abs().max()) < 1e-12
             assert float(neuron.abs().max()) > 1e-3
             torch.testing.assert_close(error, neuron, rtol=0, atol=1e-12)
 
@@ -232,3 +237,24 @@ def test_a_wide_code_with_one_target_is_scored_as_a_narrow_one(
                     ):
                         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
     assert parts
+
+
+@pytest.mark.parametrize(
+    ("policy", "width", "told"),
+    [
+        ("coordinates", 16, None), ("rotated", 16, None), ("node", 1, None), ("keep", 3, None), ("ablate", None, None),
+        ("node", 16, r"errors at .* are \(5, 16\), expected a tensor of shape \(5, 1\)"),
+        ("coordinates", None, "errors are missing"), ("node", None, "errors are missing"),
+        ("node", 0, r"errors at .* are \(5,\), expected a tensor of shape \(5, 1\)"),
+        ("coordinates", 0, r"errors at .* are \(5,\), expected a tensor of shape \(5, errors\)"),
+    ],
+)  # fmt: skip
+def test_error_scores_have_a_column_for_each_error_node(
+    policy: ErrorPolicy, width: int | None, told: str | None
+) -> None:
+    """A width of 0 stands for scores without that axis: what methods gave before errors had coordinates."""
+    basis, units = Useless(tuple(Site(layer, "read", "write") for layer in (0, 1))), (torch.ones(5, 1),) * 2
+    given = None if width is None else (torch.ones((5, width) if width else (5,)),) * 2
+    with nullcontext() if told is None else pytest.raises(BasisBenchError, match=told):
+        found = check_scores(Scores(units, given), Magnitude(), basis, 5, policy)
+        assert (found.errors is None) == (policy in ("keep", "ablate"))
