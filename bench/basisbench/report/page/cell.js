@@ -84,7 +84,7 @@ basisbench.cell = (() => {
   function summary(row) {
     const made = element("table", {});
     const head = {metric: "name", value: "number", "95% interval": "number", meaning: "name"};
-    const of = (name, digits = 2) => (Number.isNaN(columns[name][row]) ? "–" : columns[name][row].toFixed(digits));
+    const of = (name, digits = 2) => (Number.isNaN(columns[name][row]) ? "-" : columns[name][row].toFixed(digits));
     const facts = [
       ["accuracy", of("accuracy"), "share of examples on which the model prefers the answer to the foil"],
       ["F(M)", of("full_mean"), "mean metric of the unhooked model, in logits"],
@@ -187,7 +187,7 @@ basisbench.cell = (() => {
         numbers.measured(curve, "faithfulness", index),
         numbers.measured(curve, "completeness", index),
         numbers.significant(means.circuit[index], 4),
-        means.complement[index] === null ? "–" : numbers.significant(means.complement[index], 4),
+        means.complement[index] === null ? "-" : numbers.significant(means.complement[index], 4),
         ...(kl ? [numbers.significant(kl[index], 4)] : []),
       ]),
     );

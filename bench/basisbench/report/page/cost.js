@@ -95,7 +95,7 @@ basisbench.cost = (() => {
       seen.add(key);
       return true;
     });
-    const text = (row, name, digits = 2) => (Number.isNaN(row.text(name)) ? "–" : row.text(name).toFixed(digits));
+    const text = (row, name, digits = 2) => (Number.isNaN(row.text(name)) ? "-" : row.text(name).toFixed(digits));
     charts.fillTable(
       find("fit-values"),
       {

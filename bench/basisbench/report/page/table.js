@@ -275,7 +275,7 @@ basisbench.table = (() => {
 
   function textOf(name, {value, bound, scored, reached, total}) {
     if (name === "accuracy" || name === "gap" || name === "fvu_mean")
-      return Number.isNaN(value) ? "–" : value.toFixed(2);
+      return Number.isNaN(value) ? "-" : value.toFixed(2);
     if (name === "nodes_to_80_node" && value === Infinity) return "not reached";
     const unit = catalogue.metrics[name]?.unit ?? "nodes";
     const some = reached !== undefined && reached < total && !Number.isNaN(value) ? ` (${reached}/${total})` : "";
