@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from random import Random
 from typing import Any, TypeAlias
 
@@ -95,9 +96,35 @@ def dumped(content: Any) -> bytes:
 
 # --- what the definitions say of a leaf ---
 
-MAPPINGS = ("dropped.attribution", "dropped.evaluation", "environment.packages", "sources")
-OPTIONAL_FREE = ("endpoints.empty_at", "sources", "curve.kl", "subset_checks")
+MAPPINGS = ("dropped.attribution", "dropped.evaluation", "environment.packages", "sources", "clusters")
+OPTIONAL_FREE = ("sources", "curve.kl", "subset_checks", "control", "suite", "guard.loss_recovered")
 """Keys with a default that no id depends on."""
+
+OPTIONAL_NULL = (
+    "curve.kl",
+    "identities.code",
+    "endpoints.gate_empty",
+    "endpoints.family_empty",
+    "top_nodes[].coordinate",
+)
+"""Keys that say the same where they are left out as where they are null."""
+
+DEFAULTS = {
+    "ablation": "mean",
+    "error_policy": "coordinates",
+    "score_reference": "ablation",
+    "score_split": "attribution",
+    "attribution_draw": 0,
+    "bos": "auto",
+    "ties": "random",
+    "granularity": "position",
+    "seed": 0,
+    "ranking": "absolute",
+    "sizes": "1-2-5, bisected",
+    "kl": False,
+    "layers": None,
+}
+"""What the fields of a cell that may be left out say then."""
 
 FREE_TEXTS = ("environment.python", "environment.platform", "environment.processor", "environment.device_name")
 
@@ -117,3 +144,42 @@ def measured_rows(content: Any) -> list[int]:
     """Return the rows that no group fixes: more than no node, fewer than the smallest group has."""
     smallest = min(group["nodes"] for group in content["groups"])
     return [index for index, size in enumerate(content["curve"]["sizes"]) if 0 < size < smallest]
+
+
+def grid_of(content: Any) -> set[int]:
+    """Return the sizes at which every curve is measured: 1-2-5 steps, all nodes, and the last one that scores order."""
+    nodes = max(group["nodes"] for group in content["groups"])
+    steps = {factor * 10**power for factor in (1, 2, 5) for power in range(12)}
+    bounds = [group["scored_nodes"] for group in content["groups"] if group["scored_nodes"] < group["nodes"]]
+    return {0, nodes, *(step for step in steps if step < nodes), *([min(bounds)] if bounds else [])}
+
+
+def sizes_follow(content: Any) -> bool:
+    """Tell whether a curve's sizes are those that its numbers ask for: bisection again, slowly, in exact fractions."""
+    curve, endpoints = content["curve"], content["endpoints"]
+
+    def total(values: list[float]) -> Fraction:
+        return sum(map(Fraction, values), Fraction(0))
+
+    full, empty = total(endpoints["full"]), total(endpoints["empty"])
+    values = {
+        size: (total(row) - empty) / (full - empty) for size, row in zip(curve["sizes"], curve["circuit"], strict=True)
+    }
+    measured = grid_of(content)
+    bounds = [group["scored_nodes"] for group in content["groups"] if group["scored_nodes"] < group["nodes"]]
+    scored = min(bounds, default=max(measured))
+    while True:
+        wanted = set()
+        for threshold in (0.8, 0.9):
+            reached = [size for size in measured if values[size] >= Fraction(threshold)]
+            if not reached or min(reached) == 0 or min(reached) > scored:
+                continue
+            first = min(reached)
+            before = max(size for size in measured if size < first)
+            if first > before + 1 and 100 * first > 105 * before:
+                wanted.add(round((before * first) ** 0.5))
+        if not wanted:
+            return measured == set(curve["sizes"])
+        if not wanted <= values.keys():
+            return False
+        measured |= wanted

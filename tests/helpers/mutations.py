@@ -7,7 +7,20 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-from helpers.mutated_files import ACCEPT, Kind, Mutation, Path, at, dumped, fixed_rows, measured_rows, replaced, written
+from helpers.mutated_files import (
+    ACCEPT,
+    Kind,
+    Mutation,
+    Path,
+    at,
+    dumped,
+    fixed_rows,
+    grid_of,
+    measured_rows,
+    replaced,
+    sizes_follow,
+    written,
+)
 from helpers.mutations_of_form import (
     broken_bytes,
     deep_or_huge,
@@ -54,7 +67,13 @@ def checked_number(content: Any, random: Random) -> Mutation:
         (("curve", "error_nodes", anywhere), step * max(1.0, 0.01 * curve["feature_nodes"][anywhere])),
         (("curve", "units", last), step),
         (("curve", "units", 0), 1.0),
-        (("schema_version",), step),
+        (("schema_version",), 1),
+        (("schema_version",), -2),
+        (("groups", group, "scored_nodes"), 10**9),
+        (("counts", "area_end"), step),
+        (("clusters", random.choice(["noun", "name", "template"]), example), random.choice([-100, 100])),
+        (("curve", "all_units", last), step),
+        (("curve", "all_units", 0), 1),
         (("top_nodes", 3, "layer"), 100),
         (("top_nodes", 0, "unit"), 10**6),
     ]
@@ -71,8 +90,79 @@ def checked_number(content: Any, random: Random) -> Mutation:
             (("subset_checks", 1, "draws", random.randrange(3)), moved),
             (("subset_checks", 0, "size"), step),
         ]
+    error = next((index for index, node in enumerate(content["top_nodes"]) if node["coordinate"] is not None), None)
+    if error is not None:
+        changes.append((("top_nodes", error, "coordinate"), random.choice([-100, 1000])))
     path, amount = random.choice(changes)
     return Mutation(dumped(replaced(content, path, at(content, path) + amount)), written(path))
+
+
+def contradiction(content: Any, random: Random) -> Mutation:
+    """A value that is good by itself and that another one, or the settings of the cell, do not allow."""
+    curve, groups = content["curve"], content["groups"]
+    sizes = curve["sizes"]
+    added = [index for index, size in enumerate(sizes) if size not in grid_of(content)]
+    on_grid = [index for index in range(len(sizes)) if index not in added]
+    bound = min(range(len(groups)), key=lambda index: groups[index]["scored_nodes"])
+    zeros = [0.0] * len(content["endpoints"]["full"])
+    gate, layers = content["endpoints"]["gate_empty"], content["cell"]["layers"]
+    changes: list[tuple[Path, Any]] = [
+        (("schema_version",), 1),
+        (("curve", "complement", random.choice(on_grid)), None),
+        (("curve", "complement", random.choice(added)), zeros),
+        (("endpoints", "gate_empty"), zeros if gate is None else None),
+        (("endpoints", "family_empty"), 0.5 if layers is None else None),
+        (
+            ("endpoints", "empty_at"),
+            random.choice([None, "output" if content["cell"]["ablation"] == "zero" else "nodes"]),
+        ),
+        (("suite", "tasks"), ["sva_simple"]),
+        (("top_nodes", 0, "coordinate"), 5),
+        (("top_nodes", 1, "score"), 0.0),
+        (("groups", bound, "scored_nodes"), groups[bound]["scored_nodes"] - 1),
+        (("groups", bound, "scored_nodes"), 2),
+        (("groups", 0, "scored_nodes"), None),
+        (("groups", 1, "tokens"), groups[1]["tokens"][1:]),
+        (("groups", 1, "tokens"), []),
+        (("counts", "area_end"), None),
+        (("clusters",), {}),
+        (("curve", "all_units"), None),
+    ]
+    if content["guard"] is not None:
+        changes += [
+            (("guard", "slope"), random.choice([None, [1.0] * 3])),
+            (("groups", 1, "error_nodes"), groups[1]["error_nodes"] + 128),
+        ]
+    path, value = random.choice(changes)
+    told = {"schema_version": "clusters", "scored_nodes": "scored"}.get(str(path[-1]), written(path))
+    return Mutation(dumped(replaced(content, path, value)), told)
+
+
+def chosen_sizes(content: Any, random: Random) -> Mutation:
+    """A size left out or put in, with everything that belongs to it: only the curve's own numbers tell."""
+    copied = copy.deepcopy(content)
+    curve = copied["curve"]
+    sizes, count = curve["sizes"], len(curve["sizes"])
+    parts = [name for name in curve if name != "complement" and curve[name] is not None]
+    if random.random() < 0.5:
+        index = random.randrange(1, count - 1)
+        for name in (*parts, "complement"):
+            curve[name].pop(index)
+        return Mutation(dumped(copied), "curve.sizes")
+    index = random.choice([index for index in range(2, count) if sizes[index] > sizes[index - 1] + 1])
+    size = random.randrange(sizes[index - 1] + 1, sizes[index])
+    # Node counts in a straight line between the neighbours, where every group has both.
+    share = (size - sizes[index - 1]) / (sizes[index] - sizes[index - 1])
+    for name in ("feature_nodes", "error_nodes", "units"):
+        low, high = curve[name][index - 1 : index + 1]
+        curve[name].insert(index, low + share * (high - low))
+    curve["all_units"].insert(index, curve["all_units"][index])
+    curve["circuit"].insert(index, curve["circuit"][index - random.randint(0, 1)])
+    if curve["kl"] is not None:
+        curve["kl"].insert(index, curve["kl"][index])
+    curve["complement"].insert(index, random.choice([None, curve["complement"][-1]]))
+    sizes.insert(index, size)
+    return Mutation(dumped(copied), "curve")
 
 
 def implausible_cost(content: Any, random: Random) -> Mutation:
@@ -104,7 +194,9 @@ def moved_rows(content: Any, random: Random) -> Mutation:
     end = random.choice(sorted(fixed_rows(content, name)))
     inner = random.choice(measured_rows(content)[2:])
     action = random.randrange(8)
-    if max(abs(a - b) for a, b in zip(rows[end], rows[inner], strict=True)) < 0.1 and action == 0:
+    if rows[inner] is None:
+        inner = measured_rows(content)[3]
+    if action == 0 and max(abs(a - b) for a, b in zip(rows[end], rows[inner], strict=True)) < 0.1:
         action = 1  # rows that are nearly equal may change places
     path = ("curve", name)
     if action == 0:
@@ -163,9 +255,33 @@ def free_value(content: Any, random: Random) -> Mutation:
         changes.append((("guard", "l0", 0), random.uniform(0, 1000)))
     if content["cell"]["granularity"] == "position":
         changes.append((("top_nodes", 0, "role"), random.choice(texts)))
+    changes += [
+        (("control",), True),
+        (("suite",), random.choice([None, {"name": "mine", "tasks": ["ioi"]}])),
+        (("clusters", "name", example), random.choice([0, content["clusters"]["name"][example]])),
+        (("groups", 0, "tokens", 2), random.choice([text for text in texts if text])),
+        (("counts", "area_end"), content["counts"]["area_end"] * random.randint(1, 9)),
+    ]
+    if content["endpoints"]["gate_empty"] is not None:
+        changes.append((("endpoints", "gate_empty", example), random.uniform(-900, 900)))
+    if content["endpoints"]["family_empty"] is not None:
+        changes.append((("endpoints", "family_empty"), random.uniform(-900, 900)))
+    if content["guard"] is not None:
+        changes.append((("guard", "slope", 1), random.uniform(-2, 2)))
+        changes.append((("guard", "loss_recovered"), random.choice([None, random.uniform(-2, 1)])))
     path, value = random.choice(changes)
+    if path[:2] == ("curve", "complement") and at(content, path[:-1]) is None:
+        path = (*path[:2], 3, path[-1])
     copied = replaced(content, path, value)
+    if path[:2] == ("curve", "circuit") and not sizes_follow(copied):
+        return Mutation(dumped(copied), "curve.sizes")
+    if path[0] == "clusters" and not numbered_as_they_occur(copied["clusters"]["name"]):
+        return Mutation(dumped(copied), "clusters.name")
     return Mutation(dumped(copied), ACCEPT, content=copied)
+
+
+def numbered_as_they_occur(levels: list[int]) -> bool:
+    return levels == [list(dict.fromkeys(levels)).index(level) for level in levels]
 
 
 def hashed_value(content: Any, random: Random) -> Mutation:
@@ -174,7 +290,12 @@ def hashed_value(content: Any, random: Random) -> Mutation:
     changes: list[tuple[Path, Any]] = [
         (("cell", random.choice(names)), random.choice(["other", "../../etc", "a/b", "処理", "x" * 200])),
         (("cell", "family"), "resid"),
-        (("cell", "ablation"), random.choice(["zero", "counterfactual"])),
+        (("cell", "ablation"), random.choice([name for name in ABLATIONS if name != content["cell"]["ablation"]])),
+        (("cell", "score_reference"), "counterfactual"),
+        (("cell", "score_split"), "evaluation"),
+        (("cell", "attribution_draw"), random.randint(1, 9)),
+        (("cell", "bos"), random.choice(["always", "never"])),
+        (("cell", "ties"), "order"),
         (("cell", "seed"), random.choice([-1, 1, 2**40])),
         (("cell", "attribution_pairs"), random.randint(101, 10**6)),
         (("cell", "evaluation_pairs"), random.randint(7, 10**6)),
@@ -184,6 +305,8 @@ def hashed_value(content: Any, random: Random) -> Mutation:
     path, value = random.choice(changes)
     return Mutation(dumped(replaced(content, path, value)), written(path), by_name=True)
 
+
+ABLATIONS = ("mean", "counterfactual", "zero")
 
 KINDS: Mapping[str, tuple[Kind, int]] = {
     "neutral text": (neutral_text, 600),
@@ -196,6 +319,8 @@ KINDS: Mapping[str, tuple[Kind, int]] = {
     "repeated key": (repeated_key, 500),
     "no number": (no_number, 800),
     "checked number": (checked_number, 1500),
+    "contradiction": (contradiction, 900),
+    "chosen sizes": (chosen_sizes, 500),
     "implausible cost": (implausible_cost, 400),
     "moved rows": (moved_rows, 600),
     "hashed value": (hashed_value, 400),

@@ -10,8 +10,10 @@ from typing import Any
 from helpers.mutated_files import (
     ACCEPT,
     ANY,
+    DEFAULTS,
     MAPPINGS,
     OPTIONAL_FREE,
+    OPTIONAL_NULL,
     Mutation,
     at,
     dumped,
@@ -78,7 +80,7 @@ def wrong_type(content: Any, random: Random) -> Mutation:
     elif old is None:
         choices = [True, 1.5, {"a": 1}]
     value = random.choice(choices)
-    if pattern(path) in ("endpoints.empty_at",) and value is None:
+    if pattern(path) == "guard.loss_recovered" and value is None:
         return Mutation(dumped(replaced(content, path, value)), ACCEPT, content=replaced(content, path, value))
     if pattern(path) == "created" and not isinstance(value, str):
         value = {}  # a number counts as seconds
@@ -94,12 +96,10 @@ def missing_key(content: Any, random: Random) -> Mutation:
     name = written(path)
     if name in OPTIONAL_FREE and name not in ("curve.kl", "subset_checks"):
         return Mutation(dumped(copied), ACCEPT, content=copied)
-    if name in ("curve.kl", "identities.code") and at(content, path) is None:
+    if pattern(path) in OPTIONAL_NULL and at(content, path) is None:
         return Mutation(dumped(copied), ACCEPT, content=copied)
-    if path[0] == "cell" and at(content, path) in ("mean", "node", "position", 0, "absolute", "1-2-5", False, None):
-        defaults = ("ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "kl", "layers")
-        if path[-1] in defaults:
-            return Mutation(dumped(copied), ACCEPT, content=copied)
+    if path[0] == "cell" and path[-1] in DEFAULTS and at(content, path) == DEFAULTS[path[-1]]:
+        return Mutation(dumped(copied), ACCEPT, content=copied)
     return Mutation(dumped(copied), name, by_name=is_hashed(path))
 
 
@@ -107,6 +107,11 @@ def unknown_key(content: Any, random: Random) -> Mutation:
     """A key more; where names are free, that is one name more."""
     path = random.choice(list(objects(content)))
     name = random.choice(["surprise", "Seed", "__class__", "$ref", "schema_version2", "../x", "é", "k" * 300])
+    if path == ("clusters",):
+        levels = random.choice([[0] * 6, [0, 1, 2, 0, 1, 2], [0] * 5, [1] * 6, [], 3])
+        copied = replaced(content, (*path, name), levels)
+        good = levels in ([0] * 6, [0, 1, 2, 0, 1, 2]) and len(name) <= 200
+        return Mutation(dumped(copied), ACCEPT if good else "clusters", content=copied)
     if pattern(path) in MAPPINGS:
         copied = replaced(content, (*path, name), 3 if path[0] == "dropped" else "0" * 40)
         if len(name) > 200 and path[0] != "dropped":

@@ -20,7 +20,7 @@ tasks: [ioi]
 bases: [mlp_act, transcoder, clt]
 methods: [relp]
 ablations: [{ablation}]
-error_policies: [node, keep, ablate]
+error_policies: [coordinates, rotated, node, keep, ablate]
 granularities: [position, unit]
 attribution_pairs: 8
 evaluation_pairs: 8
@@ -39,7 +39,7 @@ def test_every_setting_of_a_real_run_is_valid(ablation: Ablation, kl: bool, tmp_
     basisbench.run(suite, out=tmp_path / "out", progress=False)
     report = validate([tmp_path / "out"])
     assert list(report.lines()) == []
-    assert report.valid == 18
+    assert report.valid == 30
     records = read_results(tmp_path / "out")
     assert [text for record in records for text in violations(record)] == []
     assert {record.cell.kl for record in records} == {kl}

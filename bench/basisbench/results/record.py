@@ -235,7 +235,7 @@ def _contradictions(record: Record) -> Iterator[str]:
         yield f"endpoints: {found} values, but the sum of groups[].evaluation_pairs has or counts {examples}"
     for factor, levels in record.clusters.items():
         if len(levels) != found:
-            yield f"clusters: {factor} has {len(levels)} values, but endpoints.full has {found}"
+            yield f"clusters.{factor}: {len(levels)} values, but endpoints.full has {found}"
     if curve.sizes[-1] != counts.nodes_max:
         yield f"curve: the last of sizes is {curve.sizes[-1]}, but counts.nodes_max is {counts.nodes_max}"
     if cell.kl != (curve.kl is not None):
