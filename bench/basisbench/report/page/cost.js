@@ -72,7 +72,7 @@ basisbench.cost = (() => {
     tasks: row.row === undefined ? `${row.text("tasks_found")}/${row.text("tasks_asked")}` : "1",
     x: row.values[x],
     y: row.values[y].value,
-    key: row.row === undefined ? null : columns.key[row.row],
+    key: row.row === undefined ? null : columns.cell_id[row.row],
   });
 
   // Which tasks have too little to explain, by family where families differ.
@@ -95,7 +95,7 @@ basisbench.cost = (() => {
       seen.add(key);
       return true;
     });
-    const text = (row, name, digits = 2) => (Number.isNaN(row.text(name)) ? "–" : row.text(name).toFixed(digits));
+    const text = (row, name, digits = 2) => (Number.isNaN(row.text(name)) ? "-" : row.text(name).toFixed(digits));
     charts.fillTable(
       find("fit-values"),
       {
