@@ -23,6 +23,8 @@ from basisbench_baselines.pocket import PROVIDES
 from helpers.planted_dictionaries import halved, misplaced, neurons_times, one_unit, random_dictionary, shuffled
 
 PAIRS = 24
+SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+"""Far enough for 0.8 of the neurons."""
 POLICIES: tuple[ErrorPolicy, ...] = ("coordinates", "rotated", "node", "keep", "ablate")
 
 pytestmark = pytest.mark.slow
@@ -60,7 +62,9 @@ def scored(found: NodeScores) -> int:
     )
 
 
-def record(spec: BasisSpec | str, policy: ErrorPolicy = "coordinates", session: Session | None = None) -> Record:
+def record(
+    spec: BasisSpec | str, policy: ErrorPolicy = "coordinates", session: Session | None = None, *, curve: bool = True
+) -> Record:
     registry, at = load_registry(), session or pairs()
     built = registry.get("basis", spec) if isinstance(spec, str) else spec
     cell = CellConfig(
@@ -74,7 +78,7 @@ def record(spec: BasisSpec | str, policy: ErrorPolicy = "coordinates", session: 
         attribution_pairs=PAIRS,
         evaluation_pairs=PAIRS,
     )
-    return at.run(cell, built, registry.get("method", "relp"))
+    return at.run(cell, built, registry.get("method", "relp"), at=SIZES if curve else ())
 
 
 @cache
@@ -132,13 +136,13 @@ def test_neurons_written_too_strongly_or_too_weakly_get_no_mark(factor: float) -
     """Too much is paid under every policy; too little only where the error costs less than its coordinates."""
     spec = neurons_times(factor)
     for policy in POLICIES:
-        found = record(spec, policy)
+        marked = factor < 1 and policy not in ("node", "keep")
+        found = record(spec, policy, curve=marked)
         assert found.guard is not None
         assert found.guard.slope == pytest.approx([1 / factor] * 4, rel=1e-4)
         assert all((factor - 1) ** 2 - 1e-3 < fvu < 1 for fvu in found.guard.fvu)  # the mean is written wrong as well
-        if factor > 1 or policy in ("node", "keep"):
-            assert "calibration slope" in unfit(found)
-        else:
+        assert ("calibration slope" in unfit(found)) != marked
+        if marked:
             assert nodes_to_80(found, np.arange(PAIRS)) >= nodes_to_80(recorded("mlp_out"), np.arange(PAIRS)), policy
 
 
@@ -162,7 +166,7 @@ def test_a_calibrated_dictionary_has_slope_one(name: str) -> None:
     assert fit is not None
     assert fit.slope == pytest.approx([1] * 4, abs=2e-5)
     assert max(abs(slope - 1) for slope in plain.slope) > 1e-3
-    assert record(spec).control
+    assert record(spec, curve=False).control
 
 
 def test_a_unit_cut_in_half_costs_a_node_and_changes_nothing_else() -> None:
@@ -208,13 +212,13 @@ def test_a_dictionary_in_the_wrong_layer_is_refused_and_told_where_it_fits() -> 
 def test_one_that_explains_a_little_there_is_warned_of() -> None:
     told = r"'misplaced sae' fits the prompts of 'sva_rc' badly: FVU 0\.\d+ in layer 2; it fits layer 1 \(FVU 0\.0"
     with pytest.warns(UserWarning, match=told):
-        record(misplaced("sae_mlp_out", layer=2, taken_from=1, name="misplaced sae"))
+        record(misplaced("sae_mlp_out", layer=2, taken_from=1, name="misplaced sae"), curve=False)
 
 
 def test_it_runs_where_it_is_allowed_and_gets_no_mark() -> None:
     session = pairs(allow_poor_fit=True)
     with pytest.warns(UserWarning, match=r"'misplaced' fits the prompts of 'sva_rc' badly: FVU [\d.]+ in layer 1; it"):
-        found = record(misplaced("transcoder", layer=1, taken_from=2), session=session)
+        found = record(misplaced("transcoder", layer=1, taken_from=2), session=session, curve=False)
     assert found.guard is not None
     assert found.guard.fvu[1] >= 1 > found.guard.fvu[0]
     assert not found.control
