@@ -29,7 +29,7 @@ basisbench.cell = (() => {
       curve = curves[key],
       {record} = detail;
     find("heading-cell").textContent = `${columns.basis[row]}, ${columns.method[row]}, on ${columns.task_label[row]}`;
-    const gate = basisbench.curves.gateText(row);
+    const gate = basisbench.lines.gateText(row);
     find("cell").replaceChildren(
       element("p", {class: "setting"}, titleOf(row)),
       element(
@@ -40,7 +40,9 @@ basisbench.cell = (() => {
         settingOf(row) >= 0 && curvesLink(row),
       ),
       ...(gate ? [element("p", {class: "note"}, gate)] : []),
-      ...(columns.no_mark[row] && !gate ? [element("p", {class: "note"}, `No best mark: ${columns.no_mark[row]}.`)] : []),
+      ...(columns.no_mark[row] && !gate
+        ? [element("p", {class: "note"}, `No best mark: ${columns.no_mark[row]}.`)]
+        : []),
       element("h3", {}, "Summary"),
       scroll("Summary, scrolls sideways", summary(row)),
       element("h3", {}, "Curve"),
@@ -146,7 +148,7 @@ basisbench.cell = (() => {
       const quantities = Object.keys(OWN).filter((name) => !hidden.has(name));
       const others = beside.filter(({name}) => !hidden.has(name));
       charts.draw(place, "Faithfulness and completeness against nodes.", (light) => {
-        const {data, layout} = basisbench.curves.picture([own, ...others], quantities, "size", true, light);
+        const {data, layout} = basisbench.lines.picture([own, ...others], quantities, "size", true, light);
         // Beside it stands faithfulness alone.
         return {data: data.filter(({meta}) => !meta || meta.row === row || meta.quantity === "faithfulness"), layout};
       });
@@ -180,7 +182,7 @@ basisbench.cell = (() => {
       table,
       head,
       curve.size.map((size, index) => [
-        basisbench.curves.sizeText(size, row),
+        basisbench.lines.sizeText(size, row),
         ...["feature_nodes", "error_nodes", "units"].map((name) => numbers.significant(record.curve[name][index], 5)),
         numbers.plain(curve.all_units[index], "units"),
         numbers.significant(curve.bits[index], 5),

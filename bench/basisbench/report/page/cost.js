@@ -21,7 +21,8 @@ basisbench.cost = (() => {
     const tasks = distinct(cells.map((row) => row.text("task_label"))).sort();
     const medians = rowsOf.medianRows(setting);
     const suites = distinct(medians.map((row) => row.text("suite_tasks")));
-    offer(fields.task_label, [...(tasks.length > 1 ? suites.map((suite) => [`=${suite}`, suiteText(suite)]) : []), ...tasks]);
+    const overTasks = tasks.length > 1 ? suites.map((suite) => [`=${suite}`, suiteText(suite)]) : [];
+    offer(fields.task_label, [...overTasks, ...tasks]);
     const of = fields.task_label.value;
     const rows = of.startsWith("=")
       ? medians.filter((row) => row.text("suite_tasks") === of.slice(1))
@@ -79,7 +80,7 @@ basisbench.cost = (() => {
   function tellGates(rows) {
     const texts = distinct(
       rows.map((row) => {
-        const text = row.row === undefined ? row.text("left_out") : basisbench.curves.gateText(row.row);
+        const text = row.row === undefined ? row.text("left_out") : basisbench.lines.gateText(row.row);
         return text && `${row.text("family")}: ${text}`;
       }),
     ).filter(Boolean);

@@ -269,7 +269,7 @@ basisbench.table = (() => {
       "td",
       {class: entry.best ? "number best" : "number"},
       element("span", {}, textOf(name, entry)),
-      below && element("span", {class: "interval"}, below),
+      below && element("span", {class: name === "fvu_mean" ? "interval fit" : "interval"}, below),
     );
   }
 
