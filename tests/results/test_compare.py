@@ -397,6 +397,7 @@ def test_a_paired_difference_of_records() -> None:
         (synthetic_record(model="other"), "model"),
         (synthetic_record(layers=(0, 1)), "layers"),
         (synthetic_record(gap=5.0), r"F\(M\)"),
+        (changed(synthetic_record(), record={"clusters": {"noun": tuple(range(100))}}), "clusters"),
     ],
 )
 def test_records_of_different_examples_cannot_be_paired(other: Record, reason: str) -> None:

@@ -48,7 +48,7 @@ PLACE = ("model", "task_label", "family")
 
 CELLS_PER_FILE = 20
 
-_OWN = ("draws", "row", "task_label", "most_bits", "key", "curve")
+_OWN = ("draws", "row", "task_label", "most_bits", "curve")
 """Columns that no file of numbers has: they are the page's own."""
 
 _DASHES: Mapping[Line, str] = {
@@ -95,12 +95,12 @@ def lay_out(sources: Sequence[Source], display: Display) -> Layout:
     """Lay the records of results folders out for the page, in the order that bases and methods declare."""
     cells = sorted(
         ((cell, number) for number, source in enumerate(sources) for cell in source.cells),
-        key=lambda item: (_table_order(item[0], display), item[1]),
+        key=lambda item: (*_table_order(item[0], display), item[1], item[0].record.id),
     )
     table = _table(cells, sources)
     places = table.groupby(list(PLACE), sort=True).ngroup()
     table["curve"] = places
-    keys = [str(key) for key in table["key"]]
+    keys = [str(key) for key in table["cell_id"]]
     details = [cell_detail(cell, sources[number]) for cell, number in cells]
     return Layout(
         catalogue=_catalogue(table, sources, display),
@@ -118,7 +118,7 @@ def _table_order(cell: Cell, display: Display) -> tuple[object, ...]:
     return (
         *(asked.model, asked.ablation, asked.error_policy, asked.granularity, asked.seed),
         *(family_order(asked.family), asked.task, asked.task_version),
-        *(display.method_order(asked.method), display.basis_order(asked.basis), cell.record.id),
+        *(display.method_order(asked.method), display.basis_order(asked.basis)),
     )
 
 
@@ -135,7 +135,6 @@ def _table(cells: Sequence[tuple[Cell, int]], sources: Sequence[Source]) -> pd.D
         not_reached_bound(scored, "bits_to_80", total)
         for scored, total in zip(table["scored_nodes"], table["total_nodes"], strict=True)
     ]
-    table["key"] = _distinct([record.id for record in records])
     return table
 
 
@@ -163,16 +162,6 @@ def _basis_labels(table: pd.DataFrame, order: Sequence[str]) -> list[str]:
         basis if first.get(basis, source) == source else f"{basis} [{source}]"
         for basis, source in zip(table["basis"], table["source"], strict=True)
     ]
-
-
-def _distinct(ids: Sequence[str]) -> list[str]:
-    """Number ids that occur more than once."""
-    seen: dict[str, int] = {}
-    keys = []
-    for name in ids:
-        seen[name] = seen.get(name, 0) + 1
-        keys.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
-    return keys
 
 
 def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display) -> Json:

@@ -12,7 +12,7 @@ basisbench.cell = (() => {
   let redraw = null;
 
   async function show(key) {
-    const row = columns.key.indexOf(key);
+    const row = columns.cell_id.indexOf(key);
     if (row < 0) {
       redraw = null;
       find("heading-cell").textContent = "No such cell";
@@ -29,18 +29,20 @@ basisbench.cell = (() => {
       curve = curves[key],
       {record} = detail;
     find("heading-cell").textContent = `${columns.basis[row]}, ${columns.method[row]}, on ${columns.task_label[row]}`;
-    const gate = basisbench.curves.gateText(row);
+    const gate = basisbench.lines.gateText(row);
     find("cell").replaceChildren(
-      element("p", {class: "setting"}, setting(row).title),
+      element("p", {class: "setting"}, titleOf(row)),
       element(
         "p",
         {},
         element("span", {class: `status ${columns.status[row]}`}, columns.status[row]),
         ` ${columns.source[row]} · `,
-        curvesLink(row),
+        settingOf(row) >= 0 && curvesLink(row),
       ),
       ...(gate ? [element("p", {class: "note"}, gate)] : []),
-      ...(columns.no_mark[row] && !gate ? [element("p", {class: "note"}, `No best mark: ${columns.no_mark[row]}.`)] : []),
+      ...(columns.no_mark[row] && !gate
+        ? [element("p", {class: "note"}, `No best mark: ${columns.no_mark[row]}.`)]
+        : []),
       element("h3", {}, "Summary"),
       scroll("Summary, scrolls sideways", summary(row)),
       element("h3", {}, "Curve"),
@@ -60,11 +62,12 @@ basisbench.cell = (() => {
   }
 
   // The first setting that a cell is in; a basis without errors is in those of all error policies.
-  const setting = (row) => catalogue.settings.find(({rows}) => rows.includes(row));
+  const settingOf = (row) => catalogue.settings.findIndex(({rows}) => rows.includes(row));
+  const titleOf = (row) => catalogue.settings[settingOf(row)]?.title ?? "In no setting: a cell like it stands there.";
 
   function curvesLink(row) {
     const query = new URLSearchParams(["task_label", "family", "method"].map((name) => [name, columns[name][row]]));
-    query.set("setting", catalogue.settings.indexOf(setting(row)));
+    query.set("setting", settingOf(row));
     query.set("lines", "basis");
     return element("a", {href: `#curves?${query}`}, "compare its curve with other bases");
   }
@@ -74,7 +77,7 @@ basisbench.cell = (() => {
     const others = catalogue.beside[row] ?? [];
     if (others.length === 0) return [];
     const links = others.map(([, text, other]) =>
-      element("a", {href: `#cell/${encodeURIComponent(columns.key[other])}`}, text),
+      element("a", {href: `#cell/${encodeURIComponent(columns.cell_id[other])}`}, text),
     );
     const listed = links.flatMap((link, index) => (index ? [", ", link] : [link]));
     return [element("p", {class: "hint"}, "The same cell otherwise (thin lines): ", ...listed, ".")];
@@ -83,7 +86,7 @@ basisbench.cell = (() => {
   function summary(row) {
     const made = element("table", {});
     const head = {metric: "name", value: "number", "95% interval": "number", meaning: "name"};
-    const of = (name, digits = 2) => (Number.isNaN(columns[name][row]) ? "–" : columns[name][row].toFixed(digits));
+    const of = (name, digits = 2) => (Number.isNaN(columns[name][row]) ? "-" : columns[name][row].toFixed(digits));
     const facts = [
       ["accuracy", of("accuracy"), "share of examples on which the model prefers the answer to the foil"],
       ["F(M)", of("full_mean"), "mean metric of the unhooked model, in logits"],
@@ -133,11 +136,11 @@ basisbench.cell = (() => {
       of: "faithfulness",
       name: `faithfulness, ${text}`,
       look: {colour: BESIDE_COLOURS[index % BESIDE_COLOURS.length], dash: "6px,3px"},
-      values: curves[columns.key[other]],
+      values: curves[columns.cell_id[other]],
     }));
     const title = `${columns.basis[row]}, ${columns.method[row]}, ${columns.task_label[row]}`;
     const made = charts.figure("Faithfulness and completeness", "", (place) =>
-      charts.savePicture(place, `cell-${columns.cell_id[row]}`, title, setting(row).title),
+      charts.savePicture(place, `cell-${columns.cell_id[row]}`, title, titleOf(row)),
     );
     const place = made.querySelector(".plot");
     const hidden = new Set();
@@ -145,7 +148,7 @@ basisbench.cell = (() => {
       const quantities = Object.keys(OWN).filter((name) => !hidden.has(name));
       const others = beside.filter(({name}) => !hidden.has(name));
       charts.draw(place, "Faithfulness and completeness against nodes.", (light) => {
-        const {data, layout} = basisbench.curves.picture([own, ...others], quantities, "size", true, light);
+        const {data, layout} = basisbench.lines.picture([own, ...others], quantities, "size", true, light);
         // Beside it stands faithfulness alone.
         return {data: data.filter(({meta}) => !meta || meta.row === row || meta.quantity === "faithfulness"), layout};
       });
@@ -179,14 +182,14 @@ basisbench.cell = (() => {
       table,
       head,
       curve.size.map((size, index) => [
-        basisbench.curves.sizeText(size, row),
+        basisbench.lines.sizeText(size, row),
         ...["feature_nodes", "error_nodes", "units"].map((name) => numbers.significant(record.curve[name][index], 5)),
         numbers.plain(curve.all_units[index], "units"),
         numbers.significant(curve.bits[index], 5),
         numbers.measured(curve, "faithfulness", index),
         numbers.measured(curve, "completeness", index),
         numbers.significant(means.circuit[index], 4),
-        means.complement[index] === null ? "–" : numbers.significant(means.complement[index], 4),
+        means.complement[index] === null ? "-" : numbers.significant(means.complement[index], 4),
         ...(kl ? [numbers.significant(kl[index], 4)] : []),
       ]),
     );

@@ -21,7 +21,8 @@ basisbench.cost = (() => {
     const tasks = distinct(cells.map((row) => row.text("task_label"))).sort();
     const medians = rowsOf.medianRows(setting);
     const suites = distinct(medians.map((row) => row.text("suite_tasks")));
-    offer(fields.task_label, [...(tasks.length > 1 ? suites.map((suite) => [`=${suite}`, suiteText(suite)]) : []), ...tasks]);
+    const overTasks = tasks.length > 1 ? suites.map((suite) => [`=${suite}`, suiteText(suite)]) : [];
+    offer(fields.task_label, [...overTasks, ...tasks]);
     const of = fields.task_label.value;
     const rows = of.startsWith("=")
       ? medians.filter((row) => row.text("suite_tasks") === of.slice(1))
@@ -72,14 +73,14 @@ basisbench.cost = (() => {
     tasks: row.row === undefined ? `${row.text("tasks_found")}/${row.text("tasks_asked")}` : "1",
     x: row.values[x],
     y: row.values[y].value,
-    key: row.row === undefined ? null : columns.key[row.row],
+    key: row.row === undefined ? null : columns.cell_id[row.row],
   });
 
   // Which tasks have too little to explain, by family where families differ.
   function tellGates(rows) {
     const texts = distinct(
       rows.map((row) => {
-        const text = row.row === undefined ? row.text("left_out") : basisbench.curves.gateText(row.row);
+        const text = row.row === undefined ? row.text("left_out") : basisbench.lines.gateText(row.row);
         return text && `${row.text("family")}: ${text}`;
       }),
     ).filter(Boolean);
@@ -95,7 +96,7 @@ basisbench.cost = (() => {
       seen.add(key);
       return true;
     });
-    const text = (row, name, digits = 2) => (Number.isNaN(row.text(name)) ? "–" : row.text(name).toFixed(digits));
+    const text = (row, name, digits = 2) => (Number.isNaN(row.text(name)) ? "-" : row.text(name).toFixed(digits));
     charts.fillTable(
       find("fit-values"),
       {

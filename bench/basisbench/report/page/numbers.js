@@ -3,7 +3,7 @@
 
 basisbench.numbers = (() => {
   function plain(value, unit) {
-    if (value === null || value === undefined || Number.isNaN(value)) return "–";
+    if (value === null || value === undefined || Number.isNaN(value)) return "-";
     if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
     if (unit === "bytes") return group((value / 2 ** 20).toFixed(0));
     if (unit === "s")
@@ -27,11 +27,11 @@ basisbench.numbers = (() => {
     return `[${censored(low, unit, bound)}, ${censored(high, unit, bound)}]`;
   }
 
-  const percent = (share) => (Number.isNaN(share) ? "–" : `${(100 * share).toFixed(0)}%`);
+  const percent = (share) => (Number.isNaN(share) ? "-" : `${(100 * share).toFixed(0)}%`);
 
   // A measure of a curve at one size, with its interval.
   function measured(values, name, index, digits = 3) {
-    if (Number.isNaN(values[name][index])) return "–";
+    if (Number.isNaN(values[name][index])) return "-";
     const [middle, low, high] = ["", "_low", "_high"].map((end) => values[`${name}${end}`][index].toFixed(digits));
     return `${middle} [${low}, ${high}]`;
   }

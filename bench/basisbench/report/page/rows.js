@@ -1,4 +1,4 @@
-// Rows of the leaderboard: a setting's cells, or medians over the tasks of a suite; marks and medians are made in Python.
+// Rows of the leaderboard: a setting's cells, or medians over the tasks of a suite. Marks and medians come from Python.
 "use strict";
 
 basisbench.rows = (() => {

@@ -104,16 +104,23 @@ basisbench.table = (() => {
 
   // What there is to explain, then how small circuits are, then what it took.
   function numberColumns() {
-    const several = (name) => catalogue.settings[setting()][name].some((value) => !Number.isNaN(value));
-    const own = catalogue.settings[setting()].rows.map((row) => columns.fvu_mean[row]);
+    const {rows, nodes_to_80_node: underNode} = catalogue.settings[setting()];
+    const measured = (name) => rows.some((row) => !Number.isNaN(columns[name][row]));
+    const beside =
+      underNode.some((value) => !Number.isNaN(value)) &&
+      rows.some((row) => !columns.exact[row] && columns.error_policy[row] !== "node");
     const cells = mode() === "cells";
     return [
       ...(cells ? ["accuracy", "gap"] : []),
       ...catalogue.shown.flatMap((name) => {
         if (name !== "nodes_to_80") return [name];
-        return [name, ...(several("nodes_to_80_node") ? ["nodes_to_80_node"] : []), ...(cells ? ["units_to_80"] : [])];
+        return [
+          name,
+          ...(beside ? ["nodes_to_80_node"] : []),
+          ...(cells && measured("units_to_80") ? ["units_to_80"] : []),
+        ];
       }),
-      ...(cells && own.some((value) => !Number.isNaN(value)) ? ["fvu_mean"] : []),
+      ...(cells && measured("fvu_mean") ? ["fvu_mean"] : []),
     ];
   }
 
@@ -195,7 +202,7 @@ basisbench.table = (() => {
       element(
         "tr",
         {
-          "data-key": row.row === undefined ? null : columns.key[row.row],
+          "data-key": row.row === undefined ? null : columns.cell_id[row.row],
           class: row.row !== undefined && columns.gate[row.row] ? "below" : null,
         },
         ...names.map(([name]) => textCell(name, row)),
@@ -241,7 +248,7 @@ basisbench.table = (() => {
     const text = row.text(name);
     if (name !== "basis")
       return element("td", {class: name === "family" ? null : name === "task_label" ? "name task" : "name"}, text);
-    const target = row.row === undefined ? null : `#cell/${encodeURIComponent(columns.key[row.row])}`;
+    const target = row.row === undefined ? null : `#cell/${encodeURIComponent(columns.cell_id[row.row])}`;
     return element(
       "th",
       {scope: "row", class: "name"},
@@ -262,13 +269,13 @@ basisbench.table = (() => {
       "td",
       {class: entry.best ? "number best" : "number"},
       element("span", {}, textOf(name, entry)),
-      below && element("span", {class: "interval"}, below),
+      below && element("span", {class: name === "fvu_mean" ? "interval fit" : "interval"}, below),
     );
   }
 
   function textOf(name, {value, bound, scored, reached, total}) {
     if (name === "accuracy" || name === "gap" || name === "fvu_mean")
-      return Number.isNaN(value) ? "–" : value.toFixed(2);
+      return Number.isNaN(value) ? "-" : value.toFixed(2);
     if (name === "nodes_to_80_node" && value === Infinity) return "not reached";
     const unit = catalogue.metrics[name]?.unit ?? "nodes";
     const some = reached !== undefined && reached < total && !Number.isNaN(value) ? ` (${reached}/${total})` : "";
