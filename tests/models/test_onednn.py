@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from basisbench.attribution.batch import Batch
 from basisbench.attribution.gradients import gradient_field
 from basisbench.models import onednn
+from basisbench.models.hooks import observed
 from basisbench.models.load import load_model
 from basisbench.models.onednn import OneDnnLinear, onednn_linear, onednn_linears, onednn_twin
 from basisbench.types import ModelSpec
@@ -99,7 +100,9 @@ def test_gradient_fields_through_packed_weights_are_those_of_the_plain_model(
     choice = torch.tensor([[3], [9], [14], [20]])
     batch = Batch(clean=tokens[0], counterfactual=tokens[1], answers=choice, foils=choice + 1)
     hooks = [packed.hook(kind, layer) for layer in range(2) for kind in ("mlp_act", "mlp_out", "attn_out")]
-    found, expected = (gradient_field(rule, model, batch, hooks) for model in (packed, plain))
+    with observed(plain.body, {hook: plain.place(hook) for hook in hooks}) as ends, torch.no_grad():
+        plain.logits(batch.counterfactual)
+    found, expected = (gradient_field(rule, model, batch, hooks, ends=dict(ends)) for model in (packed, plain))
     assert packed.fast_body is not packed.body
     assert plain.fast_body is plain.body
     for hook in hooks:

@@ -91,6 +91,9 @@ def test_integrated_gradients_of_a_family(benchmark: BenchmarkFixture, figures: 
         with observed(plain.body, {str(layer): place for layer, place in acts.items()}) as other:
             plain.logits(batch.counterfactual)
 
+    with torch.no_grad(), observed(model.fast_body, {hook: model.place(hook) for hook in hooks}) as ends:
+        model.logits(batch.counterfactual, fast=True)
+
     def partial_passes() -> None:
         for layer, place in acts.items():
             for step in range(steps):
@@ -108,7 +111,7 @@ def test_integrated_gradients_of_a_family(benchmark: BenchmarkFixture, figures: 
     figures.ratio(
         benchmark,
         "ig with 10 steps, mlp family (activations and outputs)",
-        lambda: gradient_field("ig", model, batch, hooks, steps=steps),
+        lambda: gradient_field("ig", model, batch, hooks, steps=steps, ends=ends),
         {"partial passes": partial_passes},
         bound=1.2,
         what="10 x layers plain partial forward and backward passes from the interpolated layer on",

@@ -131,10 +131,10 @@ def test_a_bug_goes_up_and_finished_cells_stay(
 
     original = Session.run
 
-    def fail_on_resid(self: Any, cell: Any, *rest: Any) -> Any:
+    def fail_on_resid(self: Any, cell: Any, *rest: Any, **others: Any) -> Any:
         if cell.basis == "resid":
             raise ZeroDivisionError
-        return original(self, cell, *rest)
+        return original(self, cell, *rest, **others)
 
     monkeypatch.setattr(Session, "run", fail_on_resid)
     with pytest.raises(ZeroDivisionError):

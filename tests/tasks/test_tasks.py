@@ -20,6 +20,7 @@ from basisbench.pairs.lexicon import (
 from basisbench.protocols import Task
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, Split
+from helpers import task_pairs
 
 REGISTRY = load_registry()
 TASKS = [REGISTRY.get("task", entry.name) for entry in REGISTRY.of("task")]
