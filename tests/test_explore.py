@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -21,11 +23,13 @@ from basisbench.types import ErrorPolicy
 PAIRS = 16
 pytestmark = pytest.mark.slow
 CELLS: tuple[tuple[str, ErrorPolicy], ...] = (
-    ("mlp_act", "node"),
+    ("mlp_act", "coordinates"),
+    ("sae_mlp_out", "coordinates"),
     ("sae_mlp_out", "node"),
     ("sae_mlp_out", "keep"),
     ("transcoder", "ablate"),
-    ("clt", "node"),
+    ("transcoder", "rotated"),
+    ("clt", "coordinates"),
 )
 
 
@@ -62,6 +66,9 @@ def test_the_values_are_those_of_the_record(
     assert scores.identities == record.identities
     best = sorted(scores.circuit(20).nodes, key=lambda node: -abs(node.score))[:20]
     assert [node.score for node in best] == pytest.approx([node.score for node in record.top_nodes], rel=1e-4)
+    # A coordinate of the error is told where it is a node of its own.
+    for node in scores.circuit(2000).nodes:
+        assert (node.coordinate is None) == (node.unit != "error" or errors == "node")
     for place, size in enumerate(record.curve.sizes):
         if size not in (1, 20, 200, record.curve.sizes[-1]):
             continue
@@ -82,9 +89,28 @@ def test_faithfulness_and_completeness_are_those_of_the_frame(pairs: Session, tm
     assert found.completeness == pytest.approx(frame.loc[100, "completeness"], abs=1e-4)
 
 
-@pytest.mark.parametrize("basis", ["mlp_act", "sae_mlp_out"])
-def test_scores_and_circuits_are_read_back_whole(pairs: Session, tmp_path: Path, basis: str) -> None:
-    scores = bb.score(pairs, basis, "ixg")
+def test_scores_move_nodes_to_where_they_are_asked_to(pairs: Session) -> None:
+    """By default to what the circuit's curve ablates to; to the counterfactual value where the cell says so."""
+    asked: tuple[dict[str, Any], ...] = (
+        {}, {"ablation": "zero"}, {"ablation": "counterfactual"},
+        {"score_reference": "counterfactual"}, {"score_reference": "counterfactual", "ablation": "zero"},
+    )  # fmt: skip
+    found = [bb.score(pairs, "mlp_act", "ixg", **question) for question in asked]
+    units = [torch.cat([part for group in each.groups.values() for part in group.units]) for each in found]
+    assert [each.cell.score_reference for each in found] == ["ablation"] * 3 + ["counterfactual"] * 2
+    assert torch.equal(units[2], units[3])
+    assert torch.equal(units[3], units[4])
+    for one, other in itertools.combinations(units[:3], 2):
+        assert not torch.allclose(one, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("basis", "errors"), [("mlp_act", "coordinates"), ("sae_mlp_out", "coordinates"), ("sae_mlp_out", "node")]
+)
+def test_scores_and_circuits_are_read_back_whole(
+    pairs: Session, tmp_path: Path, basis: str, errors: ErrorPolicy
+) -> None:
+    scores = bb.score(pairs, basis, "ixg", error_policy=errors)
     scores.save(tmp_path / "scores.safetensors")
     again = bb.NodeScores.load(tmp_path / "scores.safetensors")
     assert (again.cell, again.identities, again.layers, dict(again.roles)) == (
@@ -95,7 +121,9 @@ def test_scores_and_circuits_are_read_back_whole(pairs: Session, tmp_path: Path,
     )
     for key, values in scores.groups.items():
         assert all(map(bool, (a.equal(b) for a, b in zip(values.units, again.groups[key].units, strict=True))))
-        assert (values.errors is None) == (again.groups[key].errors is None) == (basis == "mlp_act")
+        other = again.groups[key].errors
+        assert (values.errors is None) == (other is None) == (basis == "mlp_act")
+        assert all(a.equal(b) for a, b in zip(values.errors or (), other or (), strict=True))
     circuit = again.circuit(30)
     circuit.save(tmp_path / "circuit.json")
     loaded = bb.Circuit.load(tmp_path / "circuit.json")

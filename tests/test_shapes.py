@@ -31,10 +31,11 @@ def test_the_widths_of_a_basis_are_checked() -> None:
 
 
 def test_masks_of_a_circuit_have_a_row_for_each() -> None:
-    units, errors = torch.ones(2, 5, 7, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool)
-    assert len(CircuitMask((units,), (errors,))) == 2
-    with pytest.raises(TypeCheckError, match="errors"):
-        CircuitMask((units,), (errors[:1],))
+    units, whole = torch.ones(2, 5, 7, dtype=torch.bool), torch.ones(2, 5, 1, dtype=torch.bool)
+    for errors in (whole, whole.expand(2, 5, 9)):
+        assert len(CircuitMask((units,), (errors,))) == 2
+        with pytest.raises(TypeCheckError, match="errors"):
+            CircuitMask((units,), (errors[:1],))
 
 
 def test_a_metric_has_a_value_for_each_pair() -> None:

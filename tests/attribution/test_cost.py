@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from functools import cache
 from typing import Any, get_args
 
 import pytest
+import torch
+from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
 from basisbench.models.load import load_model
@@ -13,6 +17,7 @@ from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.runs.session import open_session
 from basisbench.types import Ablation, Site
+from helpers import oracle
 from helpers.oracle_models import random_pairs
 
 PAIRS = 8
@@ -61,6 +66,8 @@ def test_a_hook_of_no_family_costs_one_backward_pass_whichever_layers_and_cells_
         orders = ((family, outside), (outside, family), (outside[::-1], family), (outside[2:], family, outside[:2]))
         for order in orders:
             context = GroupContext(model, pairs, 0)
+            for site in (family[0], outside[0]):
+                context.activation(site.write, "counterfactual")  # where paths end, charged as activations
             before = model.meter.forward_equivalents
             for sites in order:
                 context.ledger.start()
@@ -73,3 +80,33 @@ def test_a_hook_of_no_family_costs_one_backward_pass_whichever_layers_and_cells_
         assert spent == {sum(cost for costs in charged.values() for cost in costs)}, rule
         if rule != "ig":
             assert charged == {"family": {3 * PAIRS}, "outside": {3 * PAIRS}}
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_each_end_of_a_path_has_a_field_of_its_own_and_is_charged_alike_in_any_order(architecture: str) -> None:
+    group, site = oracle.contexts(architecture)[1], oracle.basis(architecture, "mlp_act").sites[-1]
+
+    def ask(context: GroupContext, question: oracle.Question, others: bool) -> tuple[Tensor, float]:
+        with oracle.asking(context, question, group.evaluation if others else None):
+            field = context.gradient_field("ig", site)
+            return field, context.ledger.total("field:").forward_equivalents
+
+    def fresh() -> GroupContext:
+        return GroupContext(group.attribution.model, group.attribution.pairs, 0)
+
+    questions = [question for question in oracle.QUESTIONS if question.error_policy == "node"]
+    cells = list(itertools.product(questions, (False, True)))
+    alone = [ask(fresh(), *cell) for cell in cells]
+    for seed in range(2):
+        context = fresh()
+        for number in random.Random(seed).sample(range(len(cells)), len(cells)):
+            field, cost = ask(context, *cells[number])
+            torch.testing.assert_close(field, alone[number][0], rtol=0, atol=1e-13)
+            assert cost == alone[number][1]
+    ends = {}
+    for (question, others), (field, _) in zip(cells, alone, strict=True):
+        end = question.end, others and question.end == "mean"
+        torch.testing.assert_close(ends.setdefault(end, field), field, rtol=0, atol=1e-13)
+    assert len(ends) == 4
+    for one, other in itertools.combinations(ends.values(), 2):
+        assert float((one - other).abs().max()) > 1e-3

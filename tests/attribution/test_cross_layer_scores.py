@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
 from basisbench.circuits.group import GroupPair
 from basisbench.models.batching import BUDGETS, Budget
+from basisbench.types import Pairs
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
 from helpers.oracle import Node
+from helpers.oracle_scores import RULES
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -39,69 +43,119 @@ def test_errors_are_what_all_earlier_layers_leave_over(architecture: str) -> Non
                             torch.testing.assert_close(error[index], expected.errors[layer], rtol=0, atol=1e-12)
 
 
-def some_nodes(length: int) -> list[Node]:
-    """Every error node, and units of every layer and position."""
-    everything = cross.nodes(length, errors=True)
-    return [node for node in everything if node[2] == "error"] + random.Random(0).sample(everything, 60)
+def some_nodes(length: int, policy: str) -> list[Node]:
+    """Error nodes and units of every layer and position."""
+    everything = cross.nodes(length, policy)
+    errors = [node for node in everything if isinstance(node[2], str)]
+    return errors[::7] + random.Random(0).sample(everything, 60)
+
+
+def changes(slow: cross.Slow, pairs: Pairs, index: int, node: Node, question: oracle.Question) -> dict[int, Tensor]:
+    """Return what a node's move to its target changes at each layer that it writes to."""
+    layer, position, unit = node
+    clean = slow.values(pairs.clean[index])
+    other = slow.reference(question.end, pairs, pairs, index)
+    if not isinstance(unit, str):
+        step = other.units[layer][position, unit] - clean.units[layer][position, unit]
+        return {m: step * slow.parts.direction(layer, unit, m) for m in range(layer, cross.LAYERS)}
+    error = other.errors[layer][position] - clean.errors[layer][position]
+    if question.error_policy == "node":
+        return {layer: error}
+    axes = oracle.rotation(layer) if question.error_policy == "rotated" else torch.eye(oracle.D_MODEL).double()
+    axis = axes[oracle.error_names(question.error_policy).index(unit)]
+    return {layer: (axis @ error) * axis}
+
+
+def moved(slow: cross.Slow, pairs: Pairs, index: int, node: Node, share: float, question: oracle.Question) -> Tensor:
+    """Return the metric of a clean run with one node moved by a share of its way, at all layers that it writes to."""
+    edits: dict[oracle.Where, Any] = {}
+    for layer, change in changes(slow, pairs, index, node, question).items():
+
+        def add(y: Tensor, change: Tensor = change) -> Tensor:
+            y = y.clone()
+            y[0, node[1]] += share * change
+            return y
+
+        edits[slow.plain.where("mlp_out", layer)] = add
+    return slow.plain.metric(pairs, index, slow.plain.logits(pairs.clean[index], edits)[0])
 
 
 @pytest.mark.slow
-def test_ixg_equals_finite_differences(architecture: str, cross_group: GroupPair) -> None:
+@pytest.mark.parametrize("question", oracle.COVERING, ids=str)
+def test_ixg_equals_finite_differences(architecture: str, cross_group: GroupPair, question: oracle.Question) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
-    scores = cross.score_of_nodes(oracle.gradient_method("ixg").score(cross_group.attribution, basis), errors=True)
+    with oracle.asking(cross_group.attribution, question) as context:
+        found = oracle.gradient_method("ixg").score(context, basis)
+    scores = cross.score_of_nodes(found, question.error_policy)
     size = 1e-3
-    for node in some_nodes(pairs.length):
+    for node in some_nodes(pairs.length, question.error_policy):
+
+        def at(index: int, share: float, node: Node = node) -> Tensor:
+            return moved(slow, pairs, index, node, share, question)
+
         slopes = [
-            (
-                8 * (slow.moved(pairs, index, node, size) - slow.moved(pairs, index, node, -size))
-                - (slow.moved(pairs, index, node, 2 * size) - slow.moved(pairs, index, node, -2 * size))
-            )
-            / (12 * size)
+            (8 * (at(index, size) - at(index, -size)) - (at(index, 2 * size) - at(index, -2 * size))) / (12 * size)
             for index in range(len(pairs))
         ]
         assert scores[node] == pytest.approx(float(sum(slopes)) / len(pairs), rel=1e-7, abs=1e-8), node
     assert max(abs(value) for value in scores.values()) > 1e-2
 
 
-@pytest.mark.parametrize("rule", ["ixg", "ig", "ig_inputs", "relp"])
-def test_scores_are_summed_over_the_sites_that_a_unit_writes(
-    architecture: str, cross_group: GroupPair, rule: str
-) -> None:
-    parts, basis, context = cross.files(architecture), cross.basis(architecture), cross_group.attribution
-    found = oracle.gradient_method(rule).score(context, basis)
-    for layer, site in enumerate(basis.sites):
-        clean, _ = context.coordinates(basis, site, "clean")
-        other, _ = context.coordinates(basis, site, "counterfactual")
-        expected = torch.zeros_like(found.units[layer])
-        for unit in range(cross.UNITS[layer]):
-            for target in range(layer, cross.LAYERS):
-                field = context.gradient_field(rule, basis.sites[target])
-                product = field @ parts.direction(layer, unit, target)
-                expected[:, unit] += (product * (other - clean)[..., unit]).mean(0)
-        torch.testing.assert_close(found.units[layer], expected, rtol=0, atol=1e-12)
-
-
 @pytest.mark.slow
-def test_patching_equals_one_node_at_a_time(architecture: str, cross_group: GroupPair) -> None:
+@pytest.mark.parametrize("question", oracle.COVERING, ids=str)
+def test_patching_equals_one_node_at_a_time(
+    architecture: str, cross_group: GroupPair, question: oracle.Question
+) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
-    scores = cross.score_of_nodes(ActivationPatching().score(cross_group.attribution, basis), errors=True)
-    for node in some_nodes(pairs.length):
+    with oracle.asking(cross_group.attribution, question) as context:
+        found = ActivationPatching().score(context, basis)
+    scores = cross.score_of_nodes(found, question.error_policy)
+    for node in some_nodes(pairs.length, question.error_policy):
         effects = [
-            slow.moved(pairs, index, node, 1.0) - slow.moved(pairs, index, node, 0.0) for index in range(len(pairs))
+            moved(slow, pairs, index, node, 1.0, question) - moved(slow, pairs, index, node, 0.0, question)
+            for index in range(len(pairs))
         ]
         assert scores[node] == pytest.approx(float(sum(effects)) / len(pairs), abs=1e-10), node
     assert max(abs(value) for value in scores.values()) > 1e-3
 
 
-@pytest.mark.slow
-def test_magnitude_is_the_mean_size_of_the_change(architecture: str, cross_group: GroupPair) -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_scores_are_products_with_all_that_a_node_writes(architecture: str, rule: str) -> None:
+    """Each node's change at every layer that it writes to, times the gradient there, under every condition."""
+    slow, basis, group = (
+        cross.slow(architecture),
+        cross.basis(architecture),
+        cross.contexts(architecture)[1].attribution,
+    )
+    pairs = group.pairs
+    places = [slow.plain.where("mlp_out", layer) for layer in range(cross.LAYERS)]
+    for question in oracle.QUESTIONS:
+        end = question.end if rule == "ig" else "mean"
+        with oracle.asking(group, question) as context:
+            found = oracle.gradient_method(rule).score(context, basis)
+        scores = cross.score_of_nodes(found, question.error_policy)
+        for node in random.Random(question.end).sample(some_nodes(pairs.length, question.error_policy), 12):
+            products = [
+                oracle.mean_gradient(rule, slow.plain, pairs, pairs, index, places[layer], end)[node[1]] @ change
+                for index in range(len(pairs))
+                for layer, change in changes(slow, pairs, index, node, question).items()
+            ]
+            assert scores[node] == pytest.approx(float(sum(products)) / len(pairs), abs=1e-9), node
+
+
+@pytest.mark.parametrize("question", oracle.COVERING, ids=str)
+def test_magnitude_is_the_mean_size_of_the_change(
+    architecture: str, cross_group: GroupPair, question: oracle.Question
+) -> None:
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), cross_group.attribution.pairs
-    scores = Magnitude().score(cross_group.attribution, basis)
-    assert scores.errors is not None
-    for layer in range(cross.LAYERS):
-        changes = [
-            slow.values(other).errors[layer] - slow.values(clean).errors[layer]
-            for clean, other in zip(pairs.clean, pairs.counterfactual, strict=True)
-        ]
-        expected = torch.stack(changes).norm(dim=-1).mean(0)
-        torch.testing.assert_close(scores.errors[layer], expected, rtol=0, atol=1e-12)
+    with oracle.asking(cross_group.attribution, question) as context:
+        scores = cross.score_of_nodes(Magnitude().score(context, basis), question.error_policy)
+    for node in some_nodes(pairs.length, question.error_policy):
+        moves = []
+        for index in range(len(pairs)):
+            if isinstance(node[2], str):
+                moves.append(changes(slow, pairs, index, node, question)[node[0]].norm())
+            else:
+                one, other = slow.values(pairs.clean[index]), slow.reference(question.end, pairs, pairs, index)
+                moves.append((other.units[node[0]] - one.units[node[0]])[node[1], node[2]].abs())
+        assert scores[node] == pytest.approx(float(sum(moves)) / len(pairs), abs=1e-12), node

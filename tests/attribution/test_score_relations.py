@@ -21,12 +21,12 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 
 RULES = ("ixg", "ig", "ig_inputs", "relp")
 KINDS = ("mlp_act", "mlp_out", "attn_out", "resid_post")
-
-
-RULES = ("ixg", "ig", "ig_inputs", "relp")
-
-
-KINDS = ("mlp_act", "mlp_out", "attn_out", "resid_post")
+TO_THE_COUNTERFACTUAL = (
+    oracle.OLD,
+    oracle.Question("zero", "counterfactual", "coordinates"),
+    oracle.Question("counterfactual", "ablation", "coordinates"),
+)
+"""Conditions under which a pair's two prompts can be swapped."""
 
 
 def hooks_of_all_sites(model: Model) -> list[str]:
@@ -65,36 +65,23 @@ def test_swapping_answers_and_foils_flips_every_score(architecture: str, name: s
 @pytest.mark.parametrize("name", oracle.BASES)
 def test_swapping_the_prompts_flips_the_difference_and_keeps_the_magnitude(architecture: str, name: str) -> None:
     group, basis = oracle.contexts(architecture)[0].attribution, oracle.basis(architecture, name)
-    other = GroupContext(group.model, swapped(group.pairs), 0)
-    one, two = Magnitude().score(group, basis), Magnitude().score(other, basis)
-    for first, second in zip([*one.units, *(one.errors or ())], [*two.units, *(two.errors or ())], strict=True):
-        torch.testing.assert_close(first, second, rtol=0, atol=1e-13)
-        assert (first >= 0).all()
-    # With the field held fixed, gradient times difference is odd in the two prompts.
-    for rule in ("ixg", "relp"):
-        for site in basis.sites:
-            other._fields[rule, site.write] = group.gradient_field(rule, site)
-        forth, back = oracle.gradient_method(rule).score(group, basis), oracle.gradient_method(rule).score(other, basis)
-        for first, second in zip(
-            [*forth.units, *(forth.errors or ())], [*back.units, *(back.errors or ())], strict=True
-        ):
-            torch.testing.assert_close(first, -second, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("name", oracle.BASES)
-def test_magnitude_is_the_mean_size_of_the_change(architecture: str, name: str) -> None:
-    slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
-    pairs = oracle.contexts(architecture)[1].attribution.pairs
-    scores = Magnitude().score(oracle.contexts(architecture)[1].attribution, oracle.basis(architecture, name))
-    for layer in range(oracle.LAYERS):
-        units, errors = torch.zeros(scores.units[layer].shape), torch.zeros(pairs.length)
-        for clean, other in zip(pairs.clean, pairs.counterfactual, strict=True):
-            one, two = slow.values(twin, clean), slow.values(twin, other)
-            units = units + (two.units[layer] - one.units[layer]).abs() / len(pairs)
-            errors = errors + (two.errors[layer] - one.errors[layer]).pow(2).sum(-1).sqrt() / len(pairs)
-        torch.testing.assert_close(scores.units[layer], units, rtol=0, atol=1e-12)
-        if scores.errors is not None:
-            torch.testing.assert_close(scores.errors[layer], errors, rtol=0, atol=1e-12)
+    for question in TO_THE_COUNTERFACTUAL:
+        other = GroupContext(group.model, swapped(group.pairs), 0)
+        with oracle.asking(group, question), oracle.asking(other, question):
+            one, two = Magnitude().score(group, basis), Magnitude().score(other, basis)
+            for first, second in zip([*one.units, *(one.errors or ())], [*two.units, *(two.errors or ())], strict=True):
+                torch.testing.assert_close(first, second, rtol=0, atol=1e-13)
+                assert (first >= 0).all()
+            # With the field held fixed, gradient times difference is odd in the two prompts.
+            for rule in ("ixg", "relp"):
+                for site in basis.sites:
+                    other._fields[rule, site.write] = group.gradient_field(rule, site)
+                method = oracle.gradient_method(rule)
+                forth, back = method.score(group, basis), method.score(other, basis)
+                for first, second in zip(
+                    [*forth.units, *(forth.errors or ())], [*back.units, *(back.errors or ())], strict=True
+                ):
+                    torch.testing.assert_close(first, -second, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -145,15 +132,17 @@ def test_an_unknown_rule_is_refused_with_a_suggestion(architecture: str) -> None
 @pytest.mark.parametrize("rule", RULES)
 def test_no_hook_is_left_after_a_field_or_a_failure(architecture: str, rule: str) -> None:
     model, group = oracle.model(architecture), oracle.contexts(architecture)[0].attribution
-    gradient_field(rule, model, group.batch, hooks_of_all_sites(model))  # TransformerLens adds its own in a first pass
+    hooks = hooks_of_all_sites(model)
+    ends = {hook: group.activation(hook, "counterfactual") for hook in hooks}
+    gradient_field(rule, model, group.batch, hooks, ends=ends)  # TransformerLens adds its own in a first pass
     before = oracle.hooks_of(model)
-    gradient_field(rule, model, group.batch, hooks_of_all_sites(model))
+    gradient_field(rule, model, group.batch, hooks, ends=ends)
     assert oracle.hooks_of(model) == before
     broken = replace(group.batch, clean=torch.full_like(group.batch.clean, 10_000))
     with pytest.raises(IndexError):
-        gradient_field(rule, model, broken, hooks_of_all_sites(model))
+        gradient_field(rule, model, broken, hooks, ends=ends)
     assert oracle.hooks_of(model) == before
     wrong = replace(group.batch, answers=torch.full_like(group.batch.answers, 10_000))
     with pytest.raises((IndexError, RuntimeError)):
-        gradient_field(rule, model, wrong, hooks_of_all_sites(model))
+        gradient_field(rule, model, wrong, hooks, ends=ends)
     assert oracle.hooks_of(model) == before

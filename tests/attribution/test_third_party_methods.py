@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -65,7 +66,7 @@ def test_smooth_grad_averages_gradients_over_noisy_embeddings() -> None:
     with torch.no_grad():
         clean = embed(batch.clean)
         changes = [
-            b - a
+            b.mean(0) - a
             for (a, _), (b, _) in zip(
                 plain_gradients(model, batch, clean),
                 plain_gradients(model, batch, embed(batch.counterfactual)),
@@ -163,7 +164,7 @@ def test_gim_is_a_backward_pass_written_out_by_hand() -> None:
         logits, outputs = by_hand(model, batch.clean)
         close(logits.detach(), model.logits(batch.clean))
         (logits.gather(1, batch.answers).mean(1) - logits.gather(1, batch.foils).mean(1)).sum().backward()
-    others = [context.activation(site.write, "counterfactual") for site in basis.sites]
+    others = [context.activation(site.write, "counterfactual").mean(0) for site in basis.sites]
     found = plugin("method", "gim").score(context, basis)
     plain = projected_scores(context, basis, "ixg")
     for units, output, other, autograd in zip(found.units, outputs, others, plain.units, strict=True):
@@ -234,6 +235,27 @@ def test_a_wrong_question_is_refused_in_one_line(asked: dict[str, Any], expected
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("to", ["target", "reference", "counterfactual", "zero"])
+@pytest.mark.parametrize("question", oracle.COVERING, ids=str)
+def test_a_method_chooses_where_nodes_move(question: oracle.Question, to: Any) -> None:
+    """The scores of another end are those of a cell that asks for it; errors stay what the cell counts."""
+    context, basis = oracle.contexts(LLAMA)[0].attribution, oracle.basis(LLAMA, "transcoder")
+    asked = {
+        "target": question,
+        "reference": replace(question, score_reference="ablation"),
+        "counterfactual": replace(question, score_reference="counterfactual"),
+        "zero": replace(question, score_reference="ablation", ablation="zero"),
+    }
+    with oracle.asking(context, question):
+        found = projected_scores(context, basis, "ixg", to=to)
+    with oracle.asking(context, asked[to]):
+        expected = projected_scores(context, basis, "ixg")
+    for one, other in zip(
+        (*found.units, *(found.errors or ())), (*expected.units, *(expected.errors or ())), strict=True
+    ):
+        close(one, other)
+
+
 @pytest.mark.parametrize("ablation", ["mean", "counterfactual", "zero"])
 def test_reference_values_are_those_of_the_cell_s_ablation(ablation: Any) -> None:
     from basisbench.circuits.reference import reference_values
@@ -276,8 +298,9 @@ def test_all_principal_components_are_rotated_neurons() -> None:
         assert bool((covariance.diag().diff() <= 1e-12).all())
         axes = basis.components[index]
         gradient = context.gradient_field("relp", neuron_site)
-        close(found.units[index], ((gradient @ axes.T) * ((other - x) @ axes.T)).mean(0))
-        close(found.units[index].sum(-1), ((gradient * (other - x)).sum(-1)).mean(0))
+        change = other.mean(0) - x
+        close(found.units[index], ((gradient @ axes.T) * (change @ axes.T)).mean(0))
+        close(found.units[index].sum(-1), ((gradient * change).sum(-1)).mean(0))
 
 
 def test_a_basis_is_fitted_on_texts_too() -> None:

@@ -81,7 +81,17 @@ class LeavesOutErrors(Honest):
 class GivesErrorsToAll(Honest):
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         scores = super().score(context, basis)
-        return Scores(scores.units, tuple(units[:, 0] for units in scores.units))
+        return Scores(scores.units, scores.errors or scores.units)
+
+
+class KnowsCoordinatesAlone(Honest):
+    """Scores each coordinate of an error where the whole error is one node."""
+
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        scores = super().score(context, basis)
+        if scores.errors is None or context.error_policy != "node":
+            return scores
+        return Scores(scores.units, tuple(error.expand(-1, 16) for error in scores.errors))
 
 
 class ScoresTheFirstSiteTwice(Honest):
@@ -124,6 +134,7 @@ CHEATS: tuple[tuple[Honest, str], ...] = (
     (Honest(summary="two\nlines"), "metadata"),
     (GivesErrorsToAll(), "scores of neurons"),
     (LeavesOutErrors(), "scores of a dictionary"),
+    (KnowsCoordinatesAlone(), "scores of a dictionary"),
     (ScoresTheFirstSiteTwice(), "scores of a cross-layer transcoder"),
     (DrawsFromGlobalState(), "the same again"),
     (LooksAtThePairs(), "context alone"),

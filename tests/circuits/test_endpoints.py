@@ -204,7 +204,11 @@ def test_the_two_ends_differ(architecture: str, group: GroupPair) -> None:
 
 @oracle.on_architectures(
     ("group", "name", "policy", "ablation"),
-    whole=itertools.product((0, 1), oracle.BASES, oracle.POLICIES, oracle.ABLATIONS),
+    whole=[
+        (group, name, policy, ablation)
+        for group, name, policy, ablation in itertools.product((0, 1), oracle.BASES, oracle.POLICIES, oracle.ABLATIONS)
+        if policy == "node" or name not in oracle.EXACT  # without errors there is one policy; the next test holds it
+    ],
     part=[(1, *cell) for cell in oracle.COVERING_CELLS],
 )
 def test_points_taken_for_granted_equal_really_evaluating_them(

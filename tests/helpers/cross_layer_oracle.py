@@ -272,29 +272,6 @@ class Slow:
                 rows[row, index] = self.plain.metric(evaluation, index, logits)
         return rows
 
-    def moved(self, pairs: Pairs, index: int, node: Node, share: float) -> Tensor:
-        """The metric of a clean run with one node moved by a share of its change to the counterfactual value.
-
-        Everything that the node writes, at its own layer and later ones, is added to what the model computes there.
-        """
-        layer, position, unit = node
-        clean, other = self.values(pairs.clean[index]), self.values(pairs.counterfactual[index])
-        edits: dict[Where, Callable[[Tensor], Tensor | None]] = {}
-        if unit == "error":
-            changes = {layer: other.errors[layer][position] - clean.errors[layer][position]}
-        else:
-            step = other.units[layer][position, int(unit)] - clean.units[layer][position, int(unit)]
-            changes = {m: step * self.parts.direction(layer, int(unit), m) for m in range(layer, LAYERS)}
-        for target, change in changes.items():
-
-            def add(y: Tensor, change: Tensor = change) -> Tensor:
-                y = y.clone()
-                y[0, position] += share * change
-                return y
-
-            edits[self.plain.where("mlp_out", target)] = add
-        return self.plain.metric(pairs, index, self.plain.logits(pairs.clean[index], edits)[0])
-
 
 @cache
 def _values(slow: Slow, prompt: tuple[int, ...]) -> Values:

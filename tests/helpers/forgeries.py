@@ -77,13 +77,18 @@ def clusters(content: Content, _all: object) -> None:
 
 def scored(content: Content, _all: object) -> None:
     """Claim that more nodes have a score, by a careful hand: what is reached at random counts as reached."""
-    sizes = content["curve"]["sizes"]
-    bounds = [group["scored_nodes"] for group in content["groups"] if group["scored_nodes"] < group["nodes"]]
-    row = sizes.index(min(bounds))
-    claimed = (sizes[row] + sizes[row + 1]) // 2
-    for group in content["groups"]:
-        group["scored_nodes"] = max(group["scored_nodes"], min(claimed, group["nodes"]))
-    sizes[row] = min(group["scored_nodes"] for group in content["groups"] if group["scored_nodes"] < group["nodes"])
+    curve, groups = content["curve"], content["groups"]
+    sizes = curve["sizes"]
+    old = sizes.index(min(group["scored_nodes"] for group in groups if group["scored_nodes"] < group["nodes"]))
+    claimed = (sizes[-2] + sizes[-1]) // 2
+    for group in groups:
+        group["scored_nodes"] = min(claimed, group["nodes"])
+    for rows in filter(None, curve.values()):
+        rows.insert(len(rows) - 1, rows[-2])
+        rows.pop(old)
+    sizes[-2] = claimed
+    for group_nodes in ("feature_nodes", "error_nodes"):
+        curve[group_nodes][-2] = sum(curve[group_nodes][-3::2]) / 2
 
 
 def calibrated(content: Content, _all: object) -> None:

@@ -192,6 +192,12 @@ def error_axes(twin: NaiveBasis, policy: str, layer: int, error: Tensor) -> Tens
     return torch.eye(error.shape[-1], dtype=torch.float64)
 
 
+@cache
+def directions(twin: NaiveBasis, layer: int) -> list[Tensor]:
+    """Return what each unit of a layer writes."""
+    return [twin.direction(layer, unit) for unit in range(twin.units[layer])]
+
+
 @dataclass(frozen=True)
 class NaiveScores:
     """Mean scores over the pairs of a group: per layer, ``pos unit`` and ``pos error``."""
@@ -220,29 +226,20 @@ def naive_scores(
     rule: str, slow: Naive, twin: NaiveBasis, pairs: Pairs, question: Question, means: Pairs | None = None
 ) -> NaiveScores:
     """Score by gradient times difference, pair by pair and unit by unit."""
+    end = question.end if rule == "ig" else "mean"  # of no account for the others, and computed once
 
-    def score(values: Values, other: Values, gradients: list[Tensor], layer: int) -> tuple[Tensor, Tensor]:
-        directions = torch.stack([twin.direction(layer, unit) for unit in range(twin.units[layer])])
-        change = other.units[layer] - values.units[layer]
-        by_unit = torch.stack(
-            [change[:, unit] * (gradients[layer] * directions[unit]).sum(-1) for unit in range(len(directions))], -1
-        )
-        error = other.errors[layer] - values.errors[layer]
+    def score(values: Values, other: Values, layer: int, index: int) -> tuple[Tensor, Tensor]:
+        place = slow.where(twin.write, layer)
+        gradient = mean_gradient(rule, slow, pairs, pairs if means is None else means, index, place, end)
+        change, error = other.units[layer] - values.units[layer], other.errors[layer] - values.errors[layer]
+        products = [(gradient * direction).sum(-1) for direction in directions(twin, layer)]
+        by_unit = change * torch.stack(products, -1)
         if question.error_policy == "node":
-            return by_unit, (gradients[layer] * error).sum(-1, keepdim=True)
+            return by_unit, (gradient * error).sum(-1, keepdim=True)
         axes = error_axes(twin, question.error_policy, layer, error)
-        along = [(gradients[layer] @ axis) * (error @ axis) for axis in axes]
-        return by_unit, torch.stack(along, -1)
+        return by_unit, torch.stack([(gradient @ axis) * (error @ axis) for axis in axes], -1)
 
-    def gradients(index: int) -> list[Tensor]:
-        ends = pairs if means is None else means
-        end = question.end if rule == "ig" else "mean"  # of no account for the others, and computed once
-        places = [slow.where(twin.write, layer) for layer in range(LAYERS)]
-        return [mean_gradient(rule, slow, pairs, ends, index, place, end) for place in places]
-
-    return _over_pairs(slow, twin, pairs, means, question, lambda *values, layer, index: score(
-        *values, gradients(index), layer
-    ))  # fmt: skip
+    return _over_pairs(slow, twin, pairs, means, question, score)
 
 
 def naive_magnitude(
@@ -250,7 +247,7 @@ def naive_magnitude(
 ) -> NaiveScores:
     """Score by the size of each node's change."""
 
-    def score(values: Values, other: Values, layer: int, index: int) -> tuple[Tensor, Tensor]:
+    def score(values: Values, other: Values, layer: int, _index: int) -> tuple[Tensor, Tensor]:
         error = other.errors[layer] - values.errors[layer]
         if question.error_policy == "node":
             size = error.pow(2).sum(-1, keepdim=True).sqrt()
@@ -265,7 +262,7 @@ def naive_magnitude(
 def naive_patching(
     slow: Naive, twin: NaiveBasis, pairs: Pairs, question: Question, means: Pairs | None = None
 ) -> NaiveScores:
-    """Score by a run per node and pair in which that node alone has moved; the runs of one layer are rows of a batch."""
+    """Score by a run per node and pair in which that node alone has moved; a layer's runs are rows of a batch."""
 
     def score(values: Values, other: Values, layer: int, index: int) -> tuple[Tensor, Tensor]:
         written, error = [], other.errors[layer] - values.errors[layer]
@@ -308,8 +305,8 @@ def _over_pairs(
             score(
                 slow.values(twin, pairs.clean[index]),
                 target(slow, twin, pairs, pairs if means is None else means, index, question),
-                layer=layer,
-                index=index,
+                layer,
+                index,
             )
             for index in range(len(pairs))
         ]

@@ -19,6 +19,7 @@ from basisbench.results.record import Record
 from basisbench.results.record_fields import TopNode
 from basisbench.results.store import Store
 from basisbench.submissions.submission import sha256
+from helpers.altered_records import scored_to, with_cell, without_effect
 from helpers.synthetic_records import BASES, METHODS, synthetic_record, write_suite
 from helpers.synthetic_records import TASKS as ALL_TASKS
 
@@ -26,6 +27,7 @@ Opened = Callable[..., Page]
 VIEWS = ("leaderboard", "curves", "cost", "about")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TASKS = ("ioi", "sva_rc", "user_gender")
+DICTIONARIES = [basis for basis in BASES if basis.startswith(("sae", "transcoder"))]
 HOSTILE = "</script><img src=x onerror=\"window.broken='yes'\"><b>%{x}</b>"
 GROUP = "then_gave/abba:2,1,1,1,3,1,1,1,2,1,1"
 """A group of ioi as a real record names it: 15 tokens and the beginning-of-sequence token."""
@@ -72,27 +74,45 @@ WHOLE_UNITS = (
 )
 
 
-def renamed(record: Record, **names: str) -> Record:
-    """Return a record whose cell has other names."""
-    values = record.model_dump()
-    values["cell"] |= names
-    return Record.model_validate(values)
-
-
 def reference_records() -> list[Record]:
-    """Three tasks, all bases, two methods; the other error policy for one task; an undefined and a censored cell."""
+    """Three tasks, all bases, two methods, errors written in coordinates.
+
+    One family is below a gate on one task, one cell is censored, one is undefined, in one only some nodes have a score.
+    One task has dictionaries under other error policies, and one dictionary with other scores.
+    """
+    below = {("user_gender", basis) for basis in BASES if BASES[basis][0] == "attn"}
+    censored = ("user_gender", "transcoder", "ixg")
     records = [
-        synthetic_record(task, basis, method, examples=30)
+        synthetic_record(
+            task,
+            basis,
+            method,
+            examples=30,
+            error_policy="coordinates",
+            gap=0.2 if (task, basis) in below else 6.0,
+            ceiling=0.7 if (task, basis, method) == censored else 1.0,
+        )
         for task in TASKS
         for basis in BASES
         for method in ("relp", "ixg")
-        if (task, basis, method) != ("user_gender", "transcoder", "ixg")
     ]
-    records.append(synthetic_record("user_gender", "transcoder", "ixg", examples=30, ceiling=0.7))
-    records += [synthetic_record("ioi", basis, "relp", examples=30, error_policy="keep") for basis in BASES]
-    records.append(synthetic_record("sva_rc", "mlp_act", "magnitude", examples=30, gap=0.0))
+    records = [scored_to(record, 800) if is_partly_scored(record) else record for record in records]
+    records += [
+        synthetic_record("ioi", basis, "relp", examples=30, error_policy=policy)
+        for policy in ("node", "ablate")
+        for basis in DICTIONARIES
+    ]
+    usual = synthetic_record("ioi", "transcoder", "relp", examples=30, error_policy="coordinates")
+    records += [with_cell(usual, score_split="evaluation"), with_cell(usual, score_reference="counterfactual")]
+    flat = synthetic_record("sva_rc", "mlp_act", "magnitude", examples=30, error_policy="coordinates")
+    records.append(without_effect(flat))
     records = [with_nodes(record, *NODES) if record.cell.task == "ioi" else record for record in records]
     return [with_nodes(record, *WHOLE_UNITS) if is_mlp_out_of_gender(record) else record for record in records]
+
+
+def is_partly_scored(record: Record) -> bool:
+    """Tell the one cell in which some nodes have no score."""
+    return (record.cell.task, record.cell.basis, record.cell.method) == ("sva_rc", "sae_mlp_out", "relp")
 
 
 def is_mlp_out_of_gender(record: Record) -> bool:
@@ -104,9 +124,14 @@ def write_tree(folder: Path) -> None:
     """Write a tree like `results/`: a reference run, a hostile submission, and a folder without records."""
     write_suite(folder / "reference", reference_records())
     submission = folder / "submissions" / "rotor"
-    hostile = renamed(synthetic_record("ioi", "transcoder", "relp", examples=30), basis=HOSTILE)
+    hostile = with_cell(
+        synthetic_record("ioi", "transcoder", "relp", examples=30, error_policy="coordinates"), basis=HOSTILE
+    )
     hostile = with_nodes(hostile, node(3, HOSTILE), node(3, "first", group=HOSTILE), group=GROUP)
-    write_suite(submission, [hostile, synthetic_record("ioi", "mlp_act", "relp", examples=30)])
+    own_code = {"basis": "ab" * 32}
+    neurons = synthetic_record("ioi", "mlp_act", "relp", examples=30, error_policy="coordinates")
+    neurons = neurons.model_copy(update={"identities": neurons.identities.model_copy(update={"code": own_code})})
+    write_suite(submission, [hostile, neurons])
     card = {
         "schema_version": 1,
         "name": "rotor",
@@ -126,10 +151,10 @@ def write_tree(folder: Path) -> None:
 
 
 def two_thousand_records(examples: int) -> list[Record]:
-    """Return 2,000 cells of five settings; a page does not see how many examples they have."""
+    """Return 2,000 cells of one setting; a page does not see how many examples they have."""
     return [
-        synthetic_record(task, basis, method, seed=seed, examples=examples)
-        for seed in range(5)
+        synthetic_record(task, basis, method, examples=examples, name=f"{basis}_{number}")
+        for number in range(5)
         for task in ALL_TASKS
         for basis in BASES
         for method in METHODS

@@ -150,9 +150,11 @@ def test_an_untested_architecture_takes_the_slow_road(name: str, monkeypatch: py
         shared = group.shared_work(basis, "mean")
         assert bool(shared.constants) == bool(shared.prefix.length) == bool(shared.edits()) == model.verified
         curve = measure_group(oracle.cell("mlp_act"), basis, group, rank(scores, policy="coordinates"), sizes)
-        field = gradient_field("ig", model, group.attribution.batch, [basis.sites[0].write], steps=3)
+        write = basis.sites[0].write
+        ends = {write: group.attribution.activation(write, "counterfactual")}
+        field = gradient_field("ig", model, group.attribution.batch, [write], steps=3, ends=ends)
         patched = ActivationPatching().score(group.attribution, basis)
-        return circuits_and_complements(curve), field[basis.sites[0].write], patched.units[1]
+        return circuits_and_complements(curve), field[write], patched.units[1]
 
     found = measured()
     circuits = [set(order[:size]) for size in sizes] + [set(order[size:]) for size in sizes]

@@ -25,13 +25,14 @@ from helpers import task_pairs
 
 REGISTRY = load_registry()
 
+QUICK = (("ioi", "words"), ("sva_rc", "words"), ("user_occupation", "words"), ("user_occupation", "subwords"))
+"""Tasks and tokenizers of the quick tests: one task of each kind, and the one whose words are split most."""
 TASKS = [entry.name for entry in REGISTRY.of("task")]
 every_task = pytest.mark.parametrize("task", TASKS)
 every_task_and_tokenizer = pytest.mark.parametrize(
     ("task", "tokenizer_name"),
     [
-        # Quick tests see one task in subwords, the one whose words are split most.
-        pytest.param(task, name, marks=() if name == "words" or task == "user_occupation" else pytest.mark.slow)
+        pytest.param(task, name, marks=() if (task, name) in QUICK else pytest.mark.slow)
         for task in TASKS
         for name in task_pairs.TOKENIZERS
     ],

@@ -38,7 +38,8 @@ class GreaterThan:
                 for begin in (year, year - 20)
             )
             words = (event, str(year), str(year - 20))
-            yield ContrastPair(str(century), clean, counterfactual, (f" {year + 5}",), (f" {year - 15}",), words)
+            foils, clusters = (f" {year - 15}",), {"event": event, "year": str(year)}
+            yield ContrastPair(str(century), clean, counterfactual, (f" {year + 5}",), foils, words, clusters)
 
 
 PROVIDES = (GreaterThan(),)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from playwright.sync_api import Locator, Page
 
 from basisbench.report.sources import read_sources
 from basisbench.results.frame import frame_of, summarise
+from basisbench.results.medians import median_table
 from helpers.report_pages import (
     GROUP,
     VIEWS,
@@ -31,6 +34,22 @@ def reference(page_tree: Path) -> pd.DataFrame:
     return summarise([cell.record for cell in read_sources(page_tree)[0].cells])
 
 
+def usual(summary: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the setting that the page begins with."""
+    return summary[
+        (summary["error_policy"] == "coordinates")
+        & (summary["score_split"] == "attribution")
+        & (summary["score_reference"] == "ablation")
+    ]
+
+
+def choose_setting(page: Page, select: str, wanted: str) -> None:
+    """Choose the setting whose name has these words."""
+    names = page.locator(f"{select} option").all_text_contents()
+    (name,) = [name for name in names if re.search(wanted, name)]
+    page.select_option(select, label=name)
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_opens_and_charts_are_loaded_only_where_they_are_seen(opened: Opened, view: str) -> None:
     page = opened(view)
@@ -43,82 +62,116 @@ def test_every_view_opens_and_charts_are_loaded_only_where_they_are_seen(opened:
 
 def test_filters_choose_rows(opened: Opened, reference: pd.DataFrame) -> None:
     page = opened()
-    assert len(all_rows(page)) == len(reference) + 2
+    main = usual(reference)
+    assert len(all_rows(page)) == len(main) + 2
     page.select_option("#filters [name=source]", "reference")
     page.select_option("#filters [name=family]", "resid")
-    page.select_option("#filters [name=error_policy]", "node")
     page.select_option("#filters [name=method]", "ixg")
     page.fill("#filters [name=search]", "SAE")
-    chosen = reference[
-        (reference["family"] == "resid")
-        & (reference["error_policy"] == "node")
-        & (reference["method"] == "ixg")
-        & reference["basis"].str.contains("sae")
-    ]
+    chosen = main[(main["family"] == "resid") & (main["method"] == "ixg") & main["basis"].str.contains("sae")]
     found = {(row["task"], row["basis"], row["method"], row["family"]) for row in all_rows(page)}
     assert found == set(zip(chosen["task"], chosen["basis"], chosen["method"], chosen["family"], strict=True))
     assert page.inner_text("#count") == f"{len(chosen)} of {len(reference) + 2} cells"
     page.fill("#filters [name=search]", "no such basis")
     assert page.inner_text("#board tbody") == "No cell passes these filters."
     page.click("#clear")
-    assert len(all_rows(page)) == len(reference) + 2
+    assert len(all_rows(page)) == len(main) + 2
+
+
+def test_each_setting_has_its_own_cells_and_the_neurons_beside_them(opened: Opened, reference: pd.DataFrame) -> None:
+    page = opened()
+    exact = set(reference.loc[reference["exact"] & (reference["task"] == "ioi"), "basis"])
+    for words, policy in (("error policy node", "node"), ("error policy ablate", "ablate")):
+        choose_setting(page, "#filters [name=setting]", words)
+        own = reference[reference["error_policy"] == policy]
+        rows = all_rows(page)
+        found = {row["basis"] for row in rows if row["task"] == "ioi" and row["method"] == "relp"}
+        assert found == {*own["basis"], *exact, "mlp_act [rotor]"}
+        assert not set(keys_of_all_rows(page)) & set(usual(reference).loc[~usual(reference)["exact"], "cell_id"])
+    for words in ("scores on the evaluation pairs", "scores for the counterfactual value"):
+        choose_setting(page, "#filters [name=setting]", words)
+        assert [row["basis"] for row in all_rows(page)] == ["transcoder"]
 
 
 def test_sorting_orders_rows_and_leaves_undefined_last(opened: Opened, reference: pd.DataFrame) -> None:
     page = opened()
     page.select_option("#filters [name=source]", "reference")
+    main = usual(reference)
     for name, ascending in (("nodes_to_80", True), ("area_faithfulness", False)):
         head = page.locator(f"th[data-column={name}]")
         assert head.get_attribute("aria-sort") is None
         for direction in (ascending, not ascending):  # the best first, then the other way
             head.locator("button").click()
             assert head.get_attribute("aria-sort") == ("ascending" if direction else "descending")
-            values = reference.set_index("cell_id")[name]
+            values = main.set_index("cell_id")[name]
             keys = keys_of_all_rows(page)
             shown = values[keys].to_numpy()
-            assert len(keys) == len(reference)
-            assert np.isnan(shown[-1])  # F(M) = F(0) in one cell
+            assert len(keys) == len(main)
+            assert np.isnan(shown[-1])  # F(M) is F(0) in one cell
             defined = shown[~np.isnan(shown)]
             in_order = np.sort(defined) if direction else np.sort(defined)[::-1]
             assert np.allclose(defined, in_order, rtol=1e-5)  # the page has six digits
             assert not np.isnan(shown[: len(defined)]).any()
 
 
-def test_medians_are_those_over_tasks_and_never_cross_settings(opened: Opened, reference: pd.DataFrame) -> None:
+def test_medians_are_those_of_the_tables(opened: Opened, reference: pd.DataFrame) -> None:
     page = opened()
     page.select_option("#filters [name=source]", "reference")
     page.check("[name=rows][value=medians]", force=True)
+    medians = median_table(usual(reference)).set_index(["family", "basis", "method"])
     rows = all_rows(page)
-    groups = reference.groupby(["error_policy", "family", "basis", "method"])
-    assert len(rows) == groups.ngroups
-    assert page.inner_text("#mixed").startswith("Rows of 2 settings are listed")
-    titles = page.locator("#settings li").all_text_contents()
+    assert len(rows) == len(medians)
     for row in rows:
-        policy = "keep" if "error policy keep" in titles[int(row["setting"][1:]) - 1] else "node"
-        cells = groups.get_group((policy, row["family"], row["basis"], row["method"]))
-        assert int(row["tasks"]) == len(cells)
-        areas = cells["area_faithfulness"].dropna()
-        assert row["area F"] == (f"{areas.median():.2f}" if len(areas) else "n/a")
-        seconds = cells["seconds"].median()
-        assert float(row["seconds (s)"]) == pytest.approx(seconds, rel=0.06)
+        own = medians.loc[(row["family"], row["basis"], row["method"])]
+        assert row["tasks"].startswith(f"{own['tasks_found']}/3")
+        area = own["area_faithfulness"]
+        assert row["area F"] == ("-" if np.isnan(area) else f"{area:.2f}")
+    attention = page.locator("#board tbody tr", has_text="attn").first
+    assert "1 below a gate" in attention.inner_text()
+    assert "user_gender: " in page.inner_text("#mixed")
 
 
-def test_a_median_over_fewer_tasks_is_told_and_no_rival(opened: Opened) -> None:
+def test_a_basis_that_lacks_tasks_has_no_median(opened: Opened) -> None:
     page = opened()
     page.select_option("#filters [name=family]", "mlp")
     page.select_option("#filters [name=method]", "relp")
-    page.select_option("#filters [name=error_policy]", "node")
     page.check("[name=rows][value=medians]", force=True)
     rows = {row["basis"]: row for row in all_rows(page)}
-    assert rows["mlp_act"]["tasks"] == "3"
-    assert rows["mlp_act [rotor]"]["tasks"] == "1 of 3"
+    assert rows["mlp_act"]["tasks"] == "3/3"
+    assert rows["mlp_act [rotor]"]["tasks"].startswith("1/3")
+    assert rows["mlp_act [rotor]"]["nodes to 80%"] == "-"
     of_rotor = page.locator("#board tbody tr", has_text="[rotor]")
     assert of_rotor.count() == 1
+    assert "lacks 2" in of_rotor.inner_text()
     assert of_rotor.locator(".best").count() == 0
     assert page.locator("#board tbody .best").count() > 0
     page.click("nav >> text=Cost")
     page.wait_for_function("() => document.querySelector('#cost-note').textContent.includes('medians')")
-    assert "mlp_act [rotor] (1 of 3)" in page.inner_text("#cost-note")
+    assert "mlp_act [rotor] (1/3)" in page.inner_text("#cost-note")
+
+
+def test_a_cell_below_a_gate_is_marked_with_its_values(opened: Opened, reference: pd.DataFrame) -> None:
+    page = opened()
+    page.select_option("#filters [name=task_label]", "user_gender")
+    page.select_option("#filters [name=family]", "attn")
+    page.select_option("#filters [name=method]", "relp")
+    cells = usual(reference)
+    cells = cells[(cells["task"] == "user_gender") & (cells["family"] == "attn") & (cells["method"] == "relp")]
+    assert page.locator("#board tbody tr.below").count() == len(cells) == 2
+    cell = cells[cells["basis"] == "attn_out"].iloc[0]
+    row = page.locator("#board tbody tr", has_text="attn_out").first.inner_text()
+    assert f"below a gate: {cell['gate']}" in row
+    assert f"{cell['accuracy']:.2f}" in row
+    assert f"{cell['gap']:.2f}" in row
+    assert f"of F(M) {cell['full_mean']:.2f}" in row
+    page.click("#board tbody a")
+    page.wait_for_selector("#cell .record")
+    note = page.inner_text("#cell .note")
+    assert cell["gate"] in note
+    assert f"F(M) {cell['full_mean']:.2f}, F(0) {cell['empty_mean']:.2f}" in note
+    page.click("text=compare its curve with other bases")
+    drawn(page, "#curve-figures")
+    assert cell["gate"] in page.inner_text("#curve-gate")
 
 
 def test_a_target_that_is_not_reached_is_written_as_more_than_all_nodes(
@@ -143,8 +196,22 @@ def test_the_csv_of_cells_equals_the_frame(opened: Opened, reference: pd.DataFra
     with page.expect_download() as download:
         page.click("#csv")
     download.value.save_as(tmp_path / "cells.csv")
-    saved = pd.read_csv(tmp_path / "cells.csv", dtype={"cell_id": str, "model_hash": str, "task_version": str})
-    wanted = reference[reference["family"] == "mlp"].set_index("cell_id")
+    texts = [
+        "cell_id",
+        "model_hash",
+        "task_version",
+        "gate",
+        "no_mark",
+        "unfit",
+        "few_clusters",
+        "suite",
+        "suite_tasks",
+    ]
+    saved = pd.read_csv(
+        tmp_path / "cells.csv", dtype=dict.fromkeys(texts, str), na_values=["nan"], keep_default_na=False
+    )
+    main = usual(reference)
+    wanted = main[main["family"] == "mlp"].drop(columns="draws").set_index("cell_id")
     assert len(saved) == len(wanted)
     assert saved.pop("status").unique().tolist() == ["self-reported"]
     assert saved.pop("source").unique().tolist() == ["reference"]
@@ -165,7 +232,8 @@ def test_the_csv_of_curves_equals_the_frame(opened: Opened, page_tree: Path, tmp
     download.value.save_as(tmp_path / "curves.csv")
     saved = pd.read_csv(tmp_path / "curves.csv", dtype={"task_version": str}).drop(columns="source")
     frame = frame_of([cell.record for cell in read_sources(page_tree)[0].cells])
-    wanted = frame[(frame["task"] == "sva_rc") & (frame["basis"] == "transcoder")][saved.columns]
+    wanted = usual(frame)
+    wanted = wanted[(wanted["task"] == "sva_rc") & (wanted["basis"] == "transcoder")][saved.columns]
     order = ["cell_id", "size"]
     pd.testing.assert_frame_equal(
         saved.sort_values(order, ignore_index=True),
@@ -188,12 +256,24 @@ def test_a_curves_hover_value_equals_the_records(opened: Opened, page_tree: Path
     )
     records = [cell.record for cell in read_sources(page_tree)[0].cells]
     frame = frame_of([r for r in records if (r.cell.task, r.cell.basis, r.cell.method) == ("sva_rc", "resid", "relp")])
+    assert frame["completeness"].isna().any(), "bisected sizes have no complement"
+    frame = frame[frame[quantity].notna()]
     for index in (0, 6, 9):
         point = frame.iloc[index]
         text = hover_text(page, plots.nth(figure), "resid", index)
         ends = ", ".join(f"{point[f'{quantity}_{end}']:.4f}" for end in ("low", "high"))
         assert f"{quantity} {point[quantity]:.4f} [{ends}]" in text
-        assert f"{point['size']} nodes, " in text
+        assert f"{point['size']} nodes per group, " in text
+        assert f"{point['all_units']:.0f} units in all groups" in text
+
+
+def lines_of(plot: Locator) -> list[dict[str, Any]]:
+    """Return name, colour, width and values of the lines of a chart."""
+    lines: list[dict[str, Any]] = plot.evaluate(
+        "plot => plot.data.filter(trace => trace.meta && !trace.meta.beyond).map(trace => ({name: trace.name, "
+        "colour: trace.line.color, width: trace.line.width, dash: trace.line.dash, x: [...trace.x], y: [...trace.y]}))"
+    )
+    return lines
 
 
 def test_curves_are_drawn_in_the_pictures_colours_with_bands(opened: Opened) -> None:
@@ -201,45 +281,93 @@ def test_curves_are_drawn_in_the_pictures_colours_with_bands(opened: Opened) -> 
     from basisbench.registry import built_in
 
     page = opened("curves")
+    page.select_option("#curve-controls [name=task_label]", "user_gender")
     plot = drawn(page, "#curve-figures").first
-    traces = plot.evaluate("plot => plot.data.filter(trace => trace.meta).map(trace => [trace.name, trace.line.color])")
     declared = built_in().display().basis_styles
-    assert all(colour == COLOURS[declared[name].colour] for name, colour in traces if name in declared)
-    assert [name for name, _ in traces][:3] == ["mlp_act", "mlp_act [rotor]", "mlp_out"]
-    count = plot.evaluate("plot => plot.data.length")
-    assert count == 2 * len(traces)
+    names = ["mlp_act", "mlp_out", "mlp_act_rotated", "sae_mlp_out", "transcoder"]
+    page.wait_for_function("() => document.querySelector('#curve-figures .plot').data.length === 10")
+    assert [(line["name"], line["colour"]) for line in lines_of(plot)] == [
+        (name, COLOURS[declared[name].colour]) for name in names
+    ]
     page.uncheck("#curve-controls [name=bands]")
-    page.wait_for_function(
-        "count => document.querySelector('#curve-figures .plot').data.length === count", arg=len(traces)
-    )
+    page.wait_for_function("() => document.querySelector('#curve-figures .plot').data.length === 5")
     page.select_option("#curve-controls [name=x]", "bits")
     page.wait_for_function(
         "() => document.querySelector('#curve-figures .plot').layout.xaxis.title.text.startsWith('bits')"
     )
+    page.select_option("#curve-controls [name=x]", "all_units")
+    page.wait_for_function(
+        "() => document.querySelector('#curve-figures .plot').layout.xaxis.title.text.startsWith('distinct units')"
+    )
 
 
-def test_cost_points_are_medians_over_tasks(opened: Opened, reference: pd.DataFrame) -> None:
+def test_other_policies_are_thin_lines_and_levels_beside_a_dictionarys_own(opened: Opened, page_tree: Path) -> None:
+    page = opened("curves")
+    page.select_option("#curve-controls [name=task_label]", "ioi")
+    plots = drawn(page, "#curve-figures")
+    assert page.input_value("#curve-controls [name=beside]") == "policies"
+    page.wait_for_function("() => document.querySelector('#curve-note').textContent.includes('Thin: a dictionary')")
+    lines = {line["name"]: line for line in lines_of(plots.first)}
+    own, thin, level = (lines[f"transcoder{end}"] for end in ("", ", errors as one node each", ", errors at reference"))
+    assert own["colour"] == thin["colour"] == level["colour"]
+    assert own["width"] > thin["width"]
+    frame = frame_of([cell.record for cell in read_sources(page_tree)[0].cells])
+    rows = frame[(frame["task"] == "ioi") & (frame["basis"] == "transcoder") & (frame["method"] == "relp")]
+    of = {policy: rows[rows["error_policy"] == policy]["faithfulness"] for policy in ("node", "ablate")}
+    assert thin["y"] == pytest.approx(list(of["node"]), rel=1e-5)
+    assert level["y"] == pytest.approx([of["ablate"].iloc[-1]] * 2, rel=1e-5)
+    assert not any(name.startswith("mlp_act,") for name in lines)
+    assert not any("reference" in line["name"] for line in lines_of(plots.nth(1))), "no level of completeness"
+    page.select_option("#curve-controls [name=beside]", "held in")
+    page.wait_for_function("() => document.querySelector('#curve-note').textContent.includes('Thin: held in')")
+    assert [line["name"] for line in lines_of(plots.first) if "," in line["name"]] == ["transcoder, held in"]
+
+
+def test_a_curve_is_faint_where_the_order_is_random(opened: Opened) -> None:
+    page = opened("curves")
+    page.select_option("#curve-controls [name=task_label]", "sva_rc")
+    plot = drawn(page, "#curve-figures").first
+    page.wait_for_function("() => document.querySelector('#curve-note').textContent.includes('random order')")
+    own, beyond, tick = plot.evaluate(
+        "plot => plot.data.filter(trace => trace.name === 'sae_mlp_out' && trace.meta)"
+        ".map(trace => [[...trace.x], trace.opacity ?? 1, trace.marker.symbol])"
+    )
+    assert max(own[0]) <= 800 < max(beyond[0])
+    assert beyond[0][0] == own[0][-1] == tick[0][0]
+    assert beyond[1] < own[1] == 1
+    assert tick[2] == "line-ns-open"
+    assert "random order" in page.locator("#curve-values tbody tr", has_text="sae_mlp_out").last.text_content()
+
+
+def test_cost_points_are_medians_over_the_suites_tasks(opened: Opened, reference: pd.DataFrame) -> None:
     page = opened("cost")
     plots = drawn(page, "#cost-figures")
     assert plots.count() == 3
     points = page.evaluate(
         "() => Object.fromEntries([...document.querySelectorAll('#cost-figures .plot')].flatMap(plot => plot.data.map("
-        "trace => [trace.name, [trace.x[0], trace.y[0]]])))"
+        "trace => [trace.name, [trace.x[0], trace.y[0], trace.error_x?.array[0], trace.error_x?.arrayminus[0]]])))"
     )
-    node = reference[(reference["error_policy"] == "node")]
+    medians = median_table(usual(reference)).set_index(["basis", "method"])
     for basis, method in (("resid", "relp"), ("sae_attn_out", "ixg"), ("mlp_out", "relp")):
-        cells = node[(node["basis"] == basis) & (node["method"] == method)]
-        assert points[f"{basis}, {method}"] == pytest.approx(
-            [cells["nodes_to_80"].median(), cells["seconds"].median()], rel=1e-4
-        )
+        own = medians.loc[(basis, method)]
+        nodes = own["nodes_to_80"]
+        ends = [own["nodes_to_80_high"] - nodes, nodes - own["nodes_to_80_low"]]
+        assert points[f"{basis}, {method}"] == pytest.approx([nodes, own["seconds"], *ends], rel=1e-4, abs=0.01)
+    assert "attn: user_gender: " in page.inner_text("#cost-left")
     page.select_option("#cost-controls [name=task_label]", "user_gender")
     page.select_option("#cost-controls [name=y]", "peak_memory_bytes")
     page.select_option("#cost-controls [name=x]", "bits_to_80")
     page.wait_for_function(
         "() => document.querySelector('#cost-figures .plot').layout?.yaxis.title.text === 'memory (MiB)'"
     )
-    table = page.locator("#cost-values tbody tr").all_text_contents()
-    assert sum("not reached" in row for row in table) == 1
+    table = page.locator("#cost-values tbody tr", has_text="transcoder").all_text_contents()
+    assert sum(">" in row.split("[")[0] for row in table) == 1
+    cell = usual(reference)
+    cell = cell[(cell["basis"] == "transcoder") & (cell["task"] == "user_gender")].iloc[0]
+    fit = page.locator("#fit-values tbody tr", has_text="transcoder")
+    assert fit.count() == 1
+    assert f"{cell['fvu_mean']:.3f}" in fit.inner_text()
+    assert f"{cell['l0_mean']:.1f}" in fit.inner_text()
 
 
 @pytest.mark.parametrize("view", ["curves", "cost"])
@@ -290,9 +418,32 @@ def test_a_cells_page_shows_its_provenance_and_its_curve(opened: Opened, page_tr
         assert wanted in text
     page.locator("#cell .plot").scroll_into_view_if_needed()
     drawn(page, "#cell")
+    for told in ("nodes with a score", "units to 80%", "calibration slope", "loss recovered", "gap"):
+        assert page.locator("#cell td", has_text=told).count() > 0
     page.click("text=compare its curve with other bases")
     drawn(page, "#curve-figures")
     assert page.input_value("#curve-controls [name=task_label]") == "sva_rc"
+
+
+def test_a_cells_page_shows_the_same_cell_otherwise(opened: Opened) -> None:
+    page = opened()
+    page.select_option("#filters [name=task_label]", "ioi")
+    page.select_option("#filters [name=method]", "relp")
+    page.select_option("#filters [name=source]", "reference")
+    page.fill("#filters [name=search]", "transcoder")
+    page.click("#board tbody a")
+    page.wait_for_selector("#cell .record")
+    page.locator("#cell .plot").scroll_into_view_if_needed()
+    plot = drawn(page, "#cell").first
+    texts = {"errors as one node each", "errors at reference", "held in", "scores for the counterfactual value"}
+    names = {line["name"] for line in lines_of(plot)}
+    assert names == {"faithfulness", "completeness", *(f"faithfulness, {text}" for text in texts)}
+    page.get_by_role("checkbox", name="faithfulness, held in", exact=True).uncheck()
+    page.wait_for_function(
+        "() => !document.querySelector('#cell .plot').data.some(trace => /held in/.test(trace.name))"
+    )
+    page.click("#cell a:text-is('held in')")
+    page.wait_for_function("() => document.querySelector('#cell .setting').textContent.includes('held in')")
 
 
 def test_top_nodes_come_with_prompts_and_their_segment_marked(opened: Opened) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +105,34 @@ def test_adding_or_widening_a_basis_changes_no_other_area() -> None:
     assert record.counts.area_end == record.counts.nodes_max
     for name in ("area_faithfulness", "area_distance"):
         assert summarise([wide])[name].item() == pytest.approx(alone.loc["mlp_act", name])
+
+
+WIDTHS = {"mlp_out": 128, "mlp_act": 512}
+"""Units of a layer of the pocket model, which has four layers."""
+
+
+@pytest.mark.parametrize(
+    ("end", "medians"),
+    [
+        (None, {"sae_mlp_out": 0.619, "mlp_act": 0.599, "clt": 0.475, "mlp_out": 0.468}),
+        ("mlp_out", {"sae_mlp_out": 0.491, "mlp_act": 0.533, "clt": 0.309, "mlp_out": 0.468}),
+        ("mlp_act", {"sae_mlp_out": 0.586, "mlp_act": 0.599, "clt": 0.431, "mlp_out": 0.543}),
+    ],
+)
+def test_on_one_axis_what_was_published_turns_round(end: str | None, medians: dict[str, float]) -> None:
+    """Curves of 0.4.0 under relp, median over nine tasks: each basis's own N had put dictionaries above neurons."""
+    curves = json.loads((Path(__file__).parents[1] / "data" / "curves_of_0.4.0.json").read_text(encoding="utf-8"))
+    for basis, cells in curves.items():
+        areas = [
+            log_area(
+                cell["sizes"],
+                rows(*cell["faithfulness"]),
+                end=None if end is None else WIDTHS[end] * 4 * cell["positions"],
+            )[0]
+            for cell in cells
+        ]
+        assert len(areas) == 9
+        assert np.median(areas) == pytest.approx(medians[basis], abs=6e-4)
 
 
 # --- MIB ---

@@ -97,9 +97,8 @@ def test_settings_that_look_alike_get_full_titles() -> None:
 
 def test_neurons_stand_beside_dictionaries_under_each_of_their_policies() -> None:
     records = [synthetic_record(basis="mlp_act", error_policy="coordinates")]
-    records += [
-        synthetic_record(basis="transcoder", error_policy=policy) for policy in ("node", "coordinates", "ablate")
-    ]  # type: ignore[arg-type]
+    policies: tuple[ErrorPolicy, ...] = ("node", "coordinates", "ablate")
+    records += [synthetic_record(basis="transcoder", error_policy=policy) for policy in policies]
     summary = summarise(records)
     parts = split_conditions(summary)
     assert [part["error_policy"].unique().tolist() for _, part in parts] == [["coordinates"], ["node"], ["ablate"]]
@@ -398,6 +397,7 @@ def test_a_paired_difference_of_records() -> None:
         (synthetic_record(model="other"), "model"),
         (synthetic_record(layers=(0, 1)), "layers"),
         (synthetic_record(gap=5.0), r"F\(M\)"),
+        (changed(synthetic_record(), record={"clusters": {"noun": tuple(range(100))}}), "clusters"),
     ],
 )
 def test_records_of_different_examples_cannot_be_paired(other: Record, reason: str) -> None:

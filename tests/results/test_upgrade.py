@@ -12,7 +12,9 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.errors import RecordError
-from basisbench.results.record import SIZES, Record, parse_record, read_record, write_record
+from basisbench.results.conditions import split_conditions
+from basisbench.results.frame import summarise
+from basisbench.results.record import SIZES, CellConfig, Record, parse_record, read_record, write_record
 from basisbench.submissions.validate import validate
 from helpers.rich_records import rich_record
 
@@ -62,6 +64,20 @@ def test_a_condition_that_an_old_record_states_stays() -> None:
         del content["cell"][name]
     cell = parse_record(json.dumps(content).encode()).cell
     assert (cell.error_policy, cell.sizes) == ("node", "1-2-5"), "what they meant, not what is the default now"
+
+
+def test_old_and_new_records_are_never_mixed() -> None:
+    """Not even where they claim one version, and all that schema 1 knows of a cell is the same."""
+    content = json.loads(OLD[0].read_text(encoding="utf-8"))
+    old = parse_record(json.dumps({**content, "basisbench": "0.6.0"}).encode())
+    cell = {**old.cell.model_dump(), **{name: CellConfig.model_fields[name].default for name in CONDITIONS}}
+    for name in ("", *CONDITIONS):
+        changed = {**cell, name: CONDITIONS[name]} if name else cell
+        new = old.model_copy(update={"schema_version": 2, "cell": CellConfig.model_validate(changed)})
+        assert new.id != old.id
+        parts = split_conditions(summarise([old, new]))
+        assert [sorted(part["cell_id"]) for _, part in parts] in ([[old.id], [new.id]], [[new.id], [old.id]])
+        assert parts[0][0] != parts[1][0], "their titles tell them apart"
 
 
 @pytest.mark.slow

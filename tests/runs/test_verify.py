@@ -176,6 +176,17 @@ def test_an_earlier_version_is_verified_by_its_numbers(
     assert "verified: 1 of 1 cells agree" in text
 
 
+def test_a_record_of_schema_1_is_for_the_version_that_ranked_as_it_did(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "records").mkdir()
+    (old,) = (Path(__file__).parents[1] / "data" / "0.2.0").glob("*.json")
+    shutil.copy(old, tmp_path / "records")
+    assert main(["verify", str(tmp_path), "--by", "Ada"]) == 2
+    assert f"cell {old.stem} cannot be re-run: BasisBench 0.2.0 ranked nodes of equal score" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [

@@ -251,6 +251,8 @@ class GroupContext:
     def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
         path = f"{rule} to {self._path_end}" if rule == "ig" else rule
+        if rule == "ig" and self._path_end == "mean" and self._means is not self:
+            path = f"{path} of the {self._means.pairs.split} pairs"
         key, hooks = self._shared_field(rule, path, site.write)
         if (path, site.write) not in self._fields:
             # Taken before the clock starts: they are charged as activations.

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
     from basisbench.attribution.context import GroupContext
     from basisbench.models.model import Model
     from basisbench.protocols import Basis, Method, ScoringContext
-    from basisbench.types import Scores
+    from basisbench.types import ErrorPolicy, Scores
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+_POLICIES: tuple[ErrorPolicy, ...] = ("coordinates", "node")
+"""What error nodes may be: each coordinate of the error, or all together."""
 
 _SAME = 1e-5
 """Largest relative difference of scores that are the same."""
@@ -55,9 +58,13 @@ class MethodStage:
     others: Prompts
     before: ModelState
 
-    def context(self, *, seed: int = 0, others: bool = False) -> GroupContext:
+    def context(
+        self, *, seed: int = 0, others: bool = False, error_policy: ErrorPolicy = "coordinates"
+    ) -> GroupContext:
         """Return the attribution split as a run gives it to a method, with nothing computed yet."""
-        return (self.others if others else self.prompts).on(self.model, seed=seed).attribution
+        context = (self.others if others else self.prompts).on(self.model, seed=seed).attribution
+        context.start("mean", error_policy=error_policy)
+        return context
 
     @cached_property
     def bases(self) -> Mapping[Kind, Basis]:
@@ -88,25 +95,28 @@ def _metadata(stage: MethodStage) -> Finding:
 
 
 def _shapes(stage: MethodStage, kind: Kind) -> Finding:
-    """Hold that every node has one finite score."""
-    basis, context, found = stage.bases[kind], stage.context(), list[str]()
-    scores = stage.method.score(context, basis)
-    if len(scores.units) != len(basis.sites):
-        return holds(False, f"{len(scores.units)} tensors for {len(basis.sites)} sites", "one per site")
-    if (scores.errors is None) != basis.exact or (scores.errors and len(scores.errors) != len(basis.sites)):
-        return holds(False, "errors are there for an exact basis, or missing", "errors where the basis has them")
-    for index, site in enumerate(basis.sites):
-        units, _ = context.coordinates(basis, site, "clean")
-        here = [(scores.units[index], tuple(units.shape[1:]))]
-        if scores.errors is not None:
-            here.append((scores.errors[index], (units.shape[1], context.activation(site.write, "clean").shape[-1])))
-        for values, shape in here:
-            if tuple(values.shape) != shape:
-                found.append(f"shape {tuple(values.shape)} instead of {shape} at {site.write}")
-            elif not values.is_floating_point() or not values.isfinite().all():
-                found.append(f"values at {site.write} are not finite numbers")
-            elif values.requires_grad:
-                found.append(f"scores at {site.write} require a gradient")
+    """Hold that every node has one finite score, whether each coordinate of the error is a node or all are one."""
+    basis, found = stage.bases[kind], list[str]()
+    for policy in _POLICIES[: 1 if basis.exact else None]:
+        context = stage.context(error_policy=policy)
+        scores = stage.method.score(context, basis)
+        if len(scores.units) != len(basis.sites):
+            return holds(False, f"{len(scores.units)} tensors for {len(basis.sites)} sites", "one per site")
+        if (scores.errors is None) != basis.exact or (scores.errors and len(scores.errors) != len(basis.sites)):
+            return holds(False, "errors are there for an exact basis, or missing", "errors where the basis has them")
+        for index, site in enumerate(basis.sites):
+            units, _ = context.coordinates(basis, site, "clean")
+            here = [(scores.units[index], tuple(units.shape[1:]))]
+            if scores.errors is not None:
+                nodes = 1 if policy == "node" else context.activation(site.write, "clean").shape[-1]
+                here.append((scores.errors[index], (units.shape[1], nodes)))
+            for values, shape in here:
+                if tuple(values.shape) != shape:
+                    found.append(f"shape {tuple(values.shape)} instead of {shape} at {site.write} (errors: {policy})")
+                elif not values.is_floating_point() or not values.isfinite().all():
+                    found.append(f"values at {site.write} are not finite numbers")
+                elif values.requires_grad:
+                    found.append(f"scores at {site.write} require a gradient")
     return nothing(found, f"mistakes on {basis.name}")
 
 
@@ -190,7 +200,7 @@ def _sign(stage: MethodStage) -> Finding:
     baseline = context.clean_metric()
     for index, site in enumerate(basis.sites):
         clean, _ = context.coordinates(basis, site, "clean")
-        other, _ = context.coordinates(basis, site, "counterfactual")
+        other, _ = context.target(basis, site)
         nodes = (clean != other).any(0).nonzero()
         if not len(nodes):
             continue

@@ -14,7 +14,8 @@ def add(commands: Commands) -> None:
         commands,
         "compare",
         "compare bases in a table",
-        "Compare bases: nodes and bits to a target faithfulness with 95% bootstrap intervals, areas, seconds, memory.\n"
+        "Compare bases: nodes and bits to a target faithfulness with 95% bootstrap intervals, areas, fit, seconds;\n"
+        "medians over the tasks of a suite; best marks for all that cannot be told from the best.\n"
         "RESULTS are results folders, folders of records, or record files.",
         "examples:\n  basisbench compare results/local\n"
         "  basisbench compare results/pocket results/local/mine --csv -\n"

@@ -178,9 +178,9 @@ def draw_panels(panels: Sequence[Panel], x: Horizontal, about: Description, look
         undefined = [(panel.title, r.undefined) for panel, r in zip(panels, remarks, strict=True) if r.undefined]
         gates = {panel.title: panel.gate for panel in panels if panel.gate}
         beside = {line.beside for panel in panels for line in panel.lines}
-        reading = [*(name for name in BESIDE_LABEL if name in beside), *(("faint",) if _some_faint(panels) else ())]
-        reading += ["outside"] if outside else []
-        figure.set_label(curves_caption(about, x, quantities, reading, undefined=undefined, gates=gates))
+        said = [*(name for name in BESIDE_LABEL if name in beside), *(("faint",) if _some_faint(panels) else ())]
+        said += ["outside"] if outside else []
+        figure.set_label(curves_caption(about, x, quantities, said, undefined=undefined, gates=gates))
         return figure
     reading = f"{X_NOTE[x]} Bands: 95% bootstrap intervals."
     if any(panel.gate for panel in panels):

@@ -17,7 +17,7 @@ from basisbench.report.prompts import prompts_key
 from basisbench.report.sources import Cell, Source
 from basisbench.results.record import Record
 
-PER_EXAMPLE = {"curve": {"circuit", "complement"}, "endpoints": {"full", "empty"}}
+PER_EXAMPLE = {"curve": {"circuit", "complement"}, "endpoints": {"full", "empty", "gate_empty"}}
 """Fields left out: hundreds of numbers, of which the page shows the means."""
 
 
@@ -34,7 +34,8 @@ def cell_detail(cell: Cell, source: Source) -> dict[str, object]:
         "id": record.id,
         "file": _place(cell.file, source.folder),
         "prompts": prompts_key(record),
-        "record": record.model_dump(mode="json", exclude=PER_EXAMPLE),
+        "record": record.model_dump(mode="json", exclude=PER_EXAMPLE)
+        | {"clusters": {factor: f"{len(set(levels))} levels" for factor, levels in record.clusters.items()}},
         "means": {
             "full": float(np.mean(endpoints.full)),
             "empty": float(np.mean(endpoints.empty)),

@@ -1,10 +1,9 @@
 """From records to what the page shows: a row per cell, and its curve.
 
 1. Lay all cells out with `summarise` and `frame_of`, in the order of tables, runs that are no submissions first.
-2. Tell apart what must not be mixed: a number per set of conditions (the page calls it a setting), a label per task
-   (with its version, and its data where one version was tokenised in several ways), a label per basis (with the
-   submission's name where the same basis occurs in several folders).
-3. Mark the best row of every method, task and family under the same conditions.
+2. Tell apart what must not be mixed: a label per task (with its version, and its data where one version was tokenised
+   in several ways), a label per basis (with the submission's name where the same basis occurs in several folders).
+3. Group cells into settings, with best marks and medians (`basisbench.report.settings`).
 
 Columns of text are coded: each distinct text once, then an index per row.
 """
@@ -20,18 +19,17 @@ import pandas as pd
 from basisbench.plots.cost import METHOD_MARKERS
 from basisbench.plots.style import COLOURS, WINDOW, basis_styles, method_styles
 from basisbench.report.detail import cell_detail
+from basisbench.report.settings import UNDER_NODE, beside, medians_of, settings_of, short_titles
 from basisbench.report.sources import Cell, Source
-from basisbench.results.conditions import split_conditions
+from basisbench.results.conditions import CONDITIONS
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import frame_of, summarise
-from basisbench.results.marks import mark_best
 from basisbench.results.metrics import METRICS, not_reached_bound
 from basisbench.types import Line, Style
 
 SHOWN = (
     "nodes_to_80",
     "bits_to_80",
-    "settled_to_90",
     "area_faithfulness",
     "area_distance",
     "seconds",
@@ -40,15 +38,18 @@ SHOWN = (
 """Metrics of the leaderboard, in its order."""
 
 CURVE_COLUMNS = (
-    *("size", "bits", "share", "distinct_units"),
+    *("size", "bits", "all_units", "metric_mean"),
     *("faithfulness", "faithfulness_low", "faithfulness_high"),
     *("completeness", "completeness_low", "completeness_high"),
 )
 
-PLACE = ("setting", "task_label", "family")
-"""What lines must share to stand in one picture."""
+PLACE = ("model", "task_label", "family")
+"""What lines share that are in one file."""
 
 CELLS_PER_FILE = 20
+
+_OWN = ("draws", "row", "task_label", "most_bits", "curve")
+"""Columns that no file of numbers has: they are the page's own."""
 
 _DASHES: Mapping[Line, str] = {
     "solid": "solid",
@@ -81,7 +82,7 @@ class Layout:
 
     Attributes:
         catalogue: rows of the leaderboard, and everything that the page needs at once.
-        curves: a file of lines per setting, task and family, each loaded when it is looked at.
+        curves: a file of lines per model, task and family, each loaded when it is looked at.
         details: files of `CELLS_PER_FILE` cells each, by key.
     """
 
@@ -94,12 +95,12 @@ def lay_out(sources: Sequence[Source], display: Display) -> Layout:
     """Lay the records of results folders out for the page, in the order that bases and methods declare."""
     cells = sorted(
         ((cell, number) for number, source in enumerate(sources) for cell in source.cells),
-        key=lambda item: (_table_order(item[0], display), item[1]),
+        key=lambda item: (*_table_order(item[0], display), item[1], item[0].record.id),
     )
     table = _table(cells, sources)
     places = table.groupby(list(PLACE), sort=True).ngroup()
     table["curve"] = places
-    keys = [str(key) for key in table["key"]]
+    keys = [str(key) for key in table["cell_id"]]
     details = [cell_detail(cell, sources[number]) for cell, number in cells]
     return Layout(
         catalogue=_catalogue(table, sources, display),
@@ -117,7 +118,7 @@ def _table_order(cell: Cell, display: Display) -> tuple[object, ...]:
     return (
         *(asked.model, asked.ablation, asked.error_policy, asked.granularity, asked.seed),
         *(family_order(asked.family), asked.task, asked.task_version),
-        *(display.method_order(asked.method), display.basis_order(asked.basis), cell.record.id),
+        *(display.method_order(asked.method), display.basis_order(asked.basis)),
     )
 
 
@@ -125,31 +126,28 @@ def _table(cells: Sequence[tuple[Cell, int]], sources: Sequence[Source]) -> pd.D
     """Return `summarise`'s rows with the columns that the page needs besides."""
     records = [cell.record for cell, _ in cells]
     table = summarise(records)
+    table["row"] = range(len(table))
     table["source"] = [sources[number].name for _, number in cells]
     table["status"] = [sources[number].status for _, number in cells]
-    titles = []
-    for number, (title, part) in enumerate(split_conditions(table, repeated=True)):
-        table.loc[part.index, "setting"] = number
-        titles.append(title)
-    table["setting"] = table["setting"].astype(int)
     table["task_label"] = _task_labels(table, [record.identities.data for record in records])
     table["basis"] = _basis_labels(table, [source.name for source in sources])
-    table["most_bits"] = [not_reached_bound(total, "bits_to_80") for total in table["total_nodes"]]
-    table["key"] = _distinct([record.id for record in records])
-    table.attrs["settings"] = titles
+    table["most_bits"] = [
+        not_reached_bound(scored, "bits_to_80", total)
+        for scored, total in zip(table["scored_nodes"], table["total_nodes"], strict=True)
+    ]
     return table
 
 
 def _task_labels(table: pd.DataFrame, data: Sequence[str]) -> list[str]:
-    """Name tasks, with version and, where one setting holds several data of one version, with the data."""
-    rows = pd.DataFrame({"setting": table["setting"], "task": table["task"], "version": table["task_version"]})
-    rows["data"] = data
-    versions = rows.groupby("task")["version"].transform("nunique")
-    contents = rows.groupby(["setting", "task", "version"])["data"].transform("nunique")
+    """Name tasks, with version and, where the same conditions hold several data of one version, with the data."""
+    rows = table[["task", "task_version"]].assign(data=data)
+    versions = rows.groupby("task")["task_version"].transform("nunique")
+    keys = [table[name] for name in CONDITIONS if name not in ("error_policy", "layers")]
+    contents = rows["data"].groupby([*keys, rows["task"], rows["task_version"]]).transform("nunique")
     return [
         f"{task}{f' v{version}' if several else ''}{f' (data {digest[:8]})' if mixed > 1 else ''}"
         for task, version, digest, several, mixed in zip(
-            rows["task"], rows["version"], rows["data"], versions > 1, contents, strict=True
+            rows["task"], rows["task_version"], rows["data"], versions > 1, contents, strict=True
         )
     ]
 
@@ -166,39 +164,34 @@ def _basis_labels(table: pd.DataFrame, order: Sequence[str]) -> list[str]:
     ]
 
 
-def _distinct(ids: Sequence[str]) -> list[str]:
-    """Number ids that occur more than once."""
-    seen: dict[str, int] = {}
-    keys = []
-    for name in ids:
-        seen[name] = seen.get(name, 0) + 1
-        keys.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
-    return keys
-
-
 def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display) -> Json:
-    best = mark_best(table, [*PLACE, "method"])
-    columns: Json = {name: _column(table[name]) for name in table.columns if name != "draws"}
-    columns["best"] = [
-        sum(1 << bit for bit, won in enumerate(row) if won)
-        for row in best[[f"{name}_best" for name in SHOWN]].itertuples(index=False)
-    ]
+    settings = settings_of(table)
+    medians = medians_of(table, settings, display).drop(columns="draws")
+    best = [f"{name}_best" for name in SHOWN]
+    medians["best"] = _bits(medians[best])
     bases = basis_styles(unique(table, "basis"), display)
     methods = method_styles(unique(table, "method"), display)
     return {
         "count": len(table),
-        "columns": columns,
-        "frame": [
-            name
-            for name in table.columns
-            if name not in ("task_label", "setting", "most_bits", "key", "curve", "draws")
+        "columns": {name: _column(table[name]) for name in table.columns if name != "draws"},
+        "frame": [name for name in table.columns if name not in _OWN],
+        "medians": {name: _column(medians[name]) for name in medians.columns if not name.endswith("_best")},
+        "settings": [
+            {
+                "title": title,
+                "short": short,
+                "rows": rows["row"].tolist(),
+                "best": _bits(rows[best]),
+                **{name: _column(rows[name]) for name in UNDER_NODE},
+            }
+            for (title, rows), short in zip(settings, short_titles(settings), strict=True)
         ],
+        "beside": beside(table),
         "shown": SHOWN,
         "metrics": {
             name: {"title": metric.title, "direction": metric.direction, "unit": metric.unit, "meaning": metric.meaning}
             for name, metric in METRICS.items()
         },
-        "settings": table.attrs["settings"],
         "bases": [{"name": name, **_style(bases[name])} for name in sorted(bases, key=display.basis_order)],
         "methods": [
             {
@@ -213,6 +206,11 @@ def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display)
         "cellsPerFile": CELLS_PER_FILE,
         "sources": [_source(source) for source in sources],
     }
+
+
+def _bits(marks: pd.DataFrame) -> list[int]:
+    """Return the marks of each row as a number, a bit per column."""
+    return [sum(1 << bit for bit, won in enumerate(row) if won) for row in marks.itertuples(index=False)]
 
 
 def _column(values: pd.Series) -> object:
@@ -245,7 +243,7 @@ def _source(source: Source) -> Json:
 
 
 def _curves(cells: Sequence[Cell], places: Sequence[int], keys: Sequence[str]) -> list[Json]:
-    """Return the lines of every setting, task and family: a list of numbers per column, by key of the cell."""
+    """Return the lines of every model, task and family: a list of numbers per column, by key of the cell."""
     frame = frame_of([cell.record for cell in cells])
     columns = {name: frame[name].tolist() for name in CURVE_COLUMNS}
     files: list[Json] = [{} for _ in range(max(places) + 1)]

@@ -1,8 +1,7 @@
 """Where records come from: results folders, and what stands behind the numbers of each.
 
 1. Find the record files of every path and the results folder that each belongs to.
-2. Read the records of each folder; a cell found twice in one folder counts once, the latest record of it. The same cell
-   in two folders stays two cells, for a submission may repeat what another run measured.
+2. Read the records of each folder. Two records of one cell are an error, wherever they lie.
 3. A folder with a `submission.json` is a submission: its card says who made it. Whether a folder's numbers were checked
    by running some of them again is its standing (`basisbench.submissions.verification`).
 """
@@ -57,14 +56,14 @@ def read_sources(paths: PathLike | Sequence[PathLike]) -> list[Source]:
         paths: results folders, folders of records, record files, or trees of those.
 
     Raises:
-        RecordError: a path holds no record, a record or a submission's card is malformed, or two files hold records of
-            one cell.
+        RecordError: a path holds no record, a record or a submission's card is malformed, or two files of
+            one folder hold records of one cell.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = dict.fromkeys(file.resolve() for path in listed for file in record_files(Path(path)))
-    by_folder: dict[Path, list[Cell]] = {}
-    for file, record in read_each(files).items():
-        by_folder.setdefault(_results_folder(file), []).append(Cell(record, file))
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        by_folder.setdefault(_results_folder(file), []).append(file)
     sources = [_read_source(folder, own) for folder, own in by_folder.items()]
     sources.sort(key=lambda source: (source.card is not None, source.name, str(source.folder)))
     return _distinctly_named(sources)
@@ -75,7 +74,8 @@ def _results_folder(file: Path) -> Path:
     return file.parent.parent if file.parent.name == RECORDS_FOLDER else file.parent
 
 
-def _read_source(folder: Path, own: Sequence[Cell]) -> Source:
+def _read_source(folder: Path, files: Sequence[Path]) -> Source:
+    own = [Cell(record, file) for file, record in read_each(files).items()]
     card = read_submission(folder) if (folder / SUBMISSION_FILE).is_file() else None
     cells = tuple(sorted(own, key=lambda cell: record_order(cell.record)))
     status = standing(folder)

@@ -57,7 +57,7 @@ def paired_difference(a: Record, b: Record, statistic: str) -> Estimate:
         statistic: a key of `metrics.STATISTICS`.
 
     Raises:
-        RecordError: the two records do not share their model, data and layers, or there is no such statistic.
+        RecordError: the two records do not share their model, data, clusters and layers, or there is no such statistic.
     """
     if statistic not in STATISTICS:
         raise RecordError(f"no statistic named '{statistic}'; known: {', '.join(STATISTICS)}")
@@ -66,6 +66,7 @@ def paired_difference(a: Record, b: Record, statistic: str) -> Estimate:
         ("data", a.identities.data, b.identities.data),
         ("layers", a.cell.layers, b.cell.layers),
         ("F(M) per example", a.endpoints.full, b.endpoints.full),
+        ("clusters", a.clusters, b.clusters),
     ):
         if left != right:
             raise RecordError(f"records {a.id} and {b.id} cannot be paired: their {field} differs")

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from basisbench.errors import RecordError
+from basisbench.results.bisection import scored_nodes
 from basisbench.results.bootstrap import interval_ends
 from basisbench.results.columns import (
     Column,
@@ -28,7 +29,6 @@ from basisbench.results.columns import (
     fit_columns,
     identity_columns,
     normalised,
-    scored_nodes,
     statistic_columns,
 )
 from basisbench.results.metrics import circuit_bits

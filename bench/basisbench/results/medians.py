@@ -42,7 +42,7 @@ def median_table(summary: pd.DataFrame) -> pd.DataFrame:
           left; `tasks_found`: how many of these the basis has.
         - each metric of `metrics.METRICS`: the median, NaN where the basis lacks a task. Statistics also with `_low`
           and `_high`, the ends of the 95% interval, `_reached`, the number of tasks in which it is finite, and
-          `_bound`, what "not reached" exceeds in the median task.
+          `_bound`, what a median that is infinite is known to exceed.
         - `no_mark`: why the basis gets no best mark; `<metric>_best`: whether it has one; `draws`: as in `summarise`.
     """
     rows: list[dict[str, Column]] = []
@@ -137,7 +137,8 @@ def _medians(cells: pd.DataFrame, picks: tuple[np.ndarray, np.ndarray] | None) -
         if picks is not None:
             rows = np.stack([draws.rows[name] for draws in cells["draws"]])
             drawn[name] = np.append(np.median(values), np.median(rows[picks], axis=1))
-            bounds[name] = float(np.median([draws.bounds[name] for draws in cells["draws"]]))
+            known = [draws.bounds[name] for draws in cells["draws"]]
+            bounds[name] = float(np.median(np.where(np.isinf(values), known, values)))
             number = estimate_rows(drawn[name])
             ends = (number.low, number.high)
         columns |= {f"{name}_low": ends[0], f"{name}_high": ends[1]}

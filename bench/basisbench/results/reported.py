@@ -1,7 +1,7 @@
 """Values that others reported for a suite, and our records beside them.
 
 They are data: `suites/reported/NAME.yaml`. Ours are read at the same circuit size, interpolated in log k between the
-sizes of our curve; intervals are 95% over evaluation examples.
+sizes of our curve; intervals are 95% over clusters of evaluation examples.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from basisbench.errors import RecordError, unknown_name
 from basisbench.results.schema import Frozen, describe_problem
 
 MEASURES = ("faithfulness", "completeness")
+SETTINGS = ("error_policy", "score_reference", "score_split")
+"""Conditions in which our cells of one reported value may differ."""
 
 
 class ReportedValue(Frozen):
@@ -70,9 +72,9 @@ def beside_reported(results: pd.DataFrame, reported: Reported) -> pd.DataFrame:
         reported: the reported values.
 
     Returns:
-        A row per reported value and cell of ours: `task`, `basis`, `method`, `size`, `error_policy` of our cell, and
-        for each measure `<measure>_reported`, `<measure>`, `<measure>_low` and `<measure>_high`. A value without any
-        record of ours has one row with NaN.
+        A row per reported value and cell of ours: `task`, `basis`, `method`, `size`; `error_policy`, `score_reference`
+        and `score_split` of our cell; and for each measure `<measure>_reported`, `<measure>`, `<measure>_low` and
+        `<measure>_high`. A value without any record of ours has one row with NaN.
     """
     ours = results[results["model"] == reported.model] if len(results) else results
     rows: list[dict[str, object]] = []
@@ -84,9 +86,9 @@ def beside_reported(results: pd.DataFrame, reported: Reported) -> pd.DataFrame:
             chosen = chosen[chosen[name] == row[name]] if len(chosen) else chosen
         cells = list(chosen.groupby("cell_id", sort=False)) if len(chosen) else []
         for _, cell in cells:
-            rows.append({**row, "error_policy": cell["error_policy"].iloc[0], **_at(cell, value.size)})
+            rows.append({**row, **{name: cell[name].iloc[0] for name in SETTINGS}, **_at(cell, value.size)})
         if not cells:
-            rows.append({**row, "error_policy": "", **_at(None, value.size)})
+            rows.append({**row, **dict.fromkeys(SETTINGS, ""), **_at(None, value.size)})
     return pd.DataFrame(rows)
 
 
@@ -97,9 +99,13 @@ def _at(cell: pd.DataFrame | None, size: int) -> dict[str, float]:
         return dict.fromkeys(columns, math.nan)
     curve = cell[cell["size"] > 0].sort_values("size")
     logs = np.log(curve["size"].to_numpy(dtype=float))
+    values = {name: curve[name].to_numpy(dtype=float) for name in columns}
+    known = {name: ~np.isnan(row) for name, row in values.items()}  # complements are not measured at every size
     return {
-        name: float(np.interp(math.log(size), logs, curve[name].to_numpy(dtype=float), left=math.nan, right=math.nan))
-        for name in columns
+        name: float(np.interp(math.log(size), logs[known[name]], row[known[name]], left=math.nan, right=math.nan))
+        if known[name].any()
+        else math.nan
+        for name, row in values.items()
     }
 
 
@@ -111,10 +117,11 @@ def render_reported(results: pd.DataFrame, reported: Reported) -> str:
         reported: the reported values.
     """
     table = beside_reported(results, reported)
-    heads = ("task", "basis", "method", "errors", "nodes", "measure", "reported", "ours")
+    heads = ("task", "basis", "method", "errors", "scores to", "scores on", "nodes", "measure", "reported", "ours")
     rows = [
         (
-            str(row.task), str(row.basis), str(row.method), str(row.error_policy), str(row.size), measure,
+            str(row.task), str(row.basis), str(row.method), *(str(getattr(row, name)) for name in SETTINGS),
+            str(row.size), measure,
             f"{getattr(row, f'{measure}_reported'):.2f}", _ours(row, measure),
         )
         for row in table.itertuples()

@@ -193,9 +193,14 @@ def _look_up(record: Record, registry: Registry) -> Items:
     """Return what a record's names stand for.
 
     Raises:
-        BasisBenchError: a name is unknown here, or its task has another version.
+        BasisBenchError: a name is unknown here, its task has another version, or this version ranks otherwise.
     """
     cell = record.cell
+    if cell.ties != "random":
+        raise BasisBenchError(
+            f"cell {record.id} cannot be re-run: BasisBench {record.basisbench} ranked nodes of equal score by layer, "
+            f"position and unit, {__version__} does so in a random order; verify it with that version"
+        )
     try:
         find_models([cell.model], registry, _commits(record))
         items = Items(

@@ -56,8 +56,8 @@ def other_problems(
     if abs(took - said) > (_COST if recorded.basisbench == found.basisbench else _COST_BEFORE) * said:
         yield f"cost.forward_equivalents: {said:g}, the re-run took {took:g}"
     for name in ("feature_nodes", "error_nodes", "units", "all_units"):
-        counts, again = getattr(recorded.curve, name), np.array(getattr(found.curve, name))
-        if counts is not None and (np.abs(np.array(counts)[rows] - again) > 1.0 + _COUNTS * again).any():
+        counts, measured = getattr(recorded.curve, name), np.array(getattr(found.curve, name))
+        if counts is not None and (np.abs(np.array(counts)[rows] - measured) > 1.0 + _COUNTS * measured).any():
             yield f"curve.{name}: differs from the re-run's by more than near ties explain"
     if recorded.curve.kl is not None and found.curve.kl is not None:
         deviation = apart([recorded.curve.kl[row] for row in rows], found.curve.kl, 1.0)

@@ -6,7 +6,7 @@
 3. The gates, and whether the basis may be marked as best, are decided on both.
 
 An honest record that is run again on another machine fails only where rounding carries a curve across a threshold by
-more than a step of bisection: where its faithfulness lies within some 0.00001 of one, as one value in 50,000 does.
+more than a step of bisection: where its faithfulness lies within some 0.00001 of one, as one size in 20,000 does.
 """
 
 from __future__ import annotations

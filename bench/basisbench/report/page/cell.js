@@ -7,10 +7,12 @@ basisbench.cell = (() => {
     faithfulness: {colour: "#0072B2", dash: "solid", symbol: "circle"},
     completeness: {colour: "#D55E00", dash: "9px,3px", symbol: "square"},
   };
+  // Thin lines of cells that differ in one thing.
+  const BESIDE_COLOURS = ["#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"];
   let redraw = null;
 
   async function show(key) {
-    const row = columns.key.indexOf(key);
+    const row = columns.cell_id.indexOf(key);
     if (row < 0) {
       redraw = null;
       find("heading-cell").textContent = "No such cell";
@@ -27,19 +29,25 @@ basisbench.cell = (() => {
       curve = curves[key],
       {record} = detail;
     find("heading-cell").textContent = `${columns.basis[row]}, ${columns.method[row]}, on ${columns.task_label[row]}`;
+    const gate = basisbench.lines.gateText(row);
     find("cell").replaceChildren(
-      element("p", {class: "setting"}, catalogue.settings[columns.setting[row]]),
+      element("p", {class: "setting"}, titleOf(row)),
       element(
         "p",
         {},
         element("span", {class: `status ${columns.status[row]}`}, columns.status[row]),
         ` ${columns.source[row]} · `,
-        curvesLink(row),
+        settingOf(row) >= 0 && curvesLink(row),
       ),
+      ...(gate ? [element("p", {class: "note"}, gate)] : []),
+      ...(columns.no_mark[row] && !gate
+        ? [element("p", {class: "note"}, `No best mark: ${columns.no_mark[row]}.`)]
+        : []),
       element("h3", {}, "Summary"),
       scroll("Summary, scrolls sideways", summary(row)),
       element("h3", {}, "Curve"),
-      figure(row, curve),
+      figure(row, curve, curves),
+      ...besideLinks(row),
       valuesOf(detail, curve, row),
       element("h3", {}, "Top nodes"),
       ...basisbench.nodes.show(record, prompts[detail.prompts], columns.task_label[row]),
@@ -53,52 +61,97 @@ basisbench.cell = (() => {
     );
   }
 
+  // The first setting that a cell is in; a basis without errors is in those of all error policies.
+  const settingOf = (row) => catalogue.settings.findIndex(({rows}) => rows.includes(row));
+  const titleOf = (row) => catalogue.settings[settingOf(row)]?.title ?? "In no setting: a cell like it stands there.";
+
   function curvesLink(row) {
-    const query = new URLSearchParams(
-      ["setting", "task_label", "family", "method"].map((name) => [name, String(columns[name][row])]),
-    );
+    const query = new URLSearchParams(["task_label", "family", "method"].map((name) => [name, columns[name][row]]));
+    query.set("setting", settingOf(row));
     query.set("lines", "basis");
     return element("a", {href: `#curves?${query}`}, "compare its curve with other bases");
   }
 
+  // Cells that differ from this one in one thing: in another setting each, never in the same table.
+  function besideLinks(row) {
+    const others = catalogue.beside[row] ?? [];
+    if (others.length === 0) return [];
+    const links = others.map(([, text, other]) =>
+      element("a", {href: `#cell/${encodeURIComponent(columns.cell_id[other])}`}, text),
+    );
+    const listed = links.flatMap((link, index) => (index ? [", ", link] : [link]));
+    return [element("p", {class: "hint"}, "The same cell otherwise (thin lines): ", ...listed, ".")];
+  }
+
   function summary(row) {
-    const names = Object.keys(catalogue.metrics);
     const made = element("table", {});
     const head = {metric: "name", value: "number", "95% interval": "number", meaning: "name"};
-    charts.fillTable(
-      made,
-      head,
-      names.map((name) => {
-        const metric = catalogue.metrics[name],
-          value = columns[name][row];
-        const most = {nodes: columns.total_nodes[row], bits: columns.most_bits[row]}[metric.unit];
+    const of = (name, digits = 2) => (Number.isNaN(columns[name][row]) ? "-" : columns[name][row].toFixed(digits));
+    const facts = [
+      ["accuracy", of("accuracy"), "share of examples on which the model prefers the answer to the foil"],
+      ["F(M)", of("full_mean"), "mean metric of the unhooked model, in logits"],
+      ["F(0)", of("empty_mean"), "mean metric of the empty circuit, in logits"],
+      [
+        "gap",
+        `${of("gap")} (${numbers.percent(columns.gap_share[row])})`,
+        `F(M) - F(0) at the family's outputs, in logits, with its share of |F(M)|; standard error ${of("gap_error")}`,
+      ],
+      [
+        "nodes with a score",
+        `${numbers.plain(columns.scored_nodes[row], "")} of ${numbers.plain(columns.total_nodes[row], "")}`,
+        `per aligned group, of which there are ${columns.groups[row]}; beyond them the order is random`,
+      ],
+      ["units to 80%", numbers.plain(columns.units_to_80[row], ""), "distinct units of all groups together at nodes to 80%"],
+    ];
+    const fit = Number.isNaN(columns.fvu_mean[row])
+      ? []
+      : [
+          ["FVU", of("fvu_mean", 3), `fraction of variance unexplained, mean over layers; largest ${of("fvu_max", 3)}`],
+          ["L0", of("l0_mean", 1), "active units per position, mean over layers"],
+          ["calibration slope", of("slope_min"), "smallest of a layer; 1 is calibrated, below 1 the decoder writes too much"],
+          ["loss recovered", of("loss_recovered"), "share of the rise in next-token loss that the reconstruction avoids"],
+        ];
+    charts.fillTable(made, head, [
+      ...facts.map(([name, value, meaning]) => [name, value, "", meaning]),
+      ...Object.entries(catalogue.metrics).map(([name, metric]) => {
+        const value = columns[name][row];
+        const most = basisbench.rows.boundOf(name, row);
         const [low, high] = [columns[`${name}_low`]?.[row], columns[`${name}_high`]?.[row]];
         return [
           numbers.heading(metric),
-          numbers.censored(value, metric.unit, most),
+          numbers.censored(value, metric.unit, most, basisbench.rows.partlyScored(row)),
           low === undefined || Number.isNaN(value) ? "" : numbers.interval(low, high, metric.unit, most),
           numbers.describe(metric),
         ];
       }),
-    );
+      ...fit.map(([name, value, meaning]) => [name, value, "", meaning]),
+    ]);
     return made;
   }
 
-  function figure(row, curve) {
-    const lines = [
-      {row, values: curve, looks: OWN, names: {faithfulness: "faithfulness", completeness: "completeness"}},
-    ];
+  function figure(row, curve, curves) {
+    const own = {row, values: curve, looks: OWN, names: {faithfulness: "faithfulness", completeness: "completeness"}};
+    const beside = (catalogue.beside[row] ?? []).map(([, text, other], index) => ({
+      row: other,
+      of: "faithfulness",
+      name: `faithfulness, ${text}`,
+      look: {colour: BESIDE_COLOURS[index % BESIDE_COLOURS.length], dash: "6px,3px"},
+      values: curves[columns.cell_id[other]],
+    }));
     const title = `${columns.basis[row]}, ${columns.method[row]}, ${columns.task_label[row]}`;
     const made = charts.figure("Faithfulness and completeness", "", (place) =>
-      charts.savePicture(place, `cell-${columns.cell_id[row]}`, title, catalogue.settings[columns.setting[row]]),
+      charts.savePicture(place, `cell-${columns.cell_id[row]}`, title, titleOf(row)),
     );
     const place = made.querySelector(".plot");
     const hidden = new Set();
     redraw = () => {
       const quantities = Object.keys(OWN).filter((name) => !hidden.has(name));
-      charts.draw(place, "Faithfulness and completeness against nodes.", (light) =>
-        basisbench.curves.picture(lines, quantities, "size", true, light),
-      );
+      const others = beside.filter(({name}) => !hidden.has(name));
+      charts.draw(place, "Faithfulness and completeness against nodes.", (light) => {
+        const {data, layout} = basisbench.lines.picture([own, ...others], quantities, "size", true, light);
+        // Beside it stands faithfulness alone.
+        return {data: data.filter(({meta}) => !meta || meta.row === row || meta.quantity === "faithfulness"), layout};
+      });
     };
     new IntersectionObserver((entries, observer) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
@@ -109,6 +162,7 @@ basisbench.cell = (() => {
       "div",
       {class: "legend", role: "group", "aria-label": "Lines shown"},
       ...Object.entries(OWN).map(([name, look]) => charts.legendEntry(name, look, hidden, () => redraw())),
+      ...beside.map(({name, look}) => charts.legendEntry(name, look, hidden, () => redraw())),
     );
     made.insertBefore(legend, place);
     return made;
@@ -119,7 +173,8 @@ basisbench.cell = (() => {
     const table = element("table", {});
     const kl = record.curve.kl;
     const titles = [
-      ...["nodes", "feature nodes", "error nodes", "units", "bits", "share", "faithfulness", "completeness"],
+      ...["nodes per group", "feature nodes", "error nodes", "units", "units in all groups", "bits"],
+      ...["faithfulness", "completeness"],
       ...["mean metric of circuit", "of complement", ...(kl ? ["KL (nats)"] : [])],
     ];
     const head = Object.fromEntries(titles.map((title) => [title, "number"]));
@@ -127,14 +182,14 @@ basisbench.cell = (() => {
       table,
       head,
       curve.size.map((size, index) => [
-        String(size),
+        basisbench.lines.sizeText(size, row),
         ...["feature_nodes", "error_nodes", "units"].map((name) => numbers.significant(record.curve[name][index], 5)),
+        numbers.plain(curve.all_units[index], "units"),
         numbers.significant(curve.bits[index], 5),
-        numbers.significant(curve.share[index], 4),
         numbers.measured(curve, "faithfulness", index),
         numbers.measured(curve, "completeness", index),
         numbers.significant(means.circuit[index], 4),
-        numbers.significant(means.complement[index], 4),
+        means.complement[index] === null ? "-" : numbers.significant(means.complement[index], 4),
         ...(kl ? [numbers.significant(kl[index], 4)] : []),
       ]),
     );

@@ -10,7 +10,12 @@ const basisbench = (() => {
 
   function receive(name, value) {
     received.set(name, value);
-    if (name === "catalogue") Object.assign(basisbench, {catalogue: value, columns: decode(value)});
+    if (name === "catalogue")
+      Object.assign(basisbench, {
+        catalogue: value,
+        columns: decode(value.columns),
+        medians: decode(value.medians),
+      });
   }
 
   function addScript(source) {
@@ -56,9 +61,9 @@ const basisbench = (() => {
   const find = (id) => document.getElementById(id);
 
   // Coded columns become lists of their texts, so that columns[name][row] is the value.
-  function decode(catalogue) {
+  function decode(coded) {
     const columns = {};
-    for (const [name, column] of Object.entries(catalogue.columns)) {
+    for (const [name, column] of Object.entries(coded)) {
       columns[name] = Array.isArray(column) ? column : column.codes.map((code) => column.texts[code]);
     }
     return columns;
@@ -66,17 +71,6 @@ const basisbench = (() => {
 
   function distinct(values) {
     return [...new Set(values)];
-  }
-
-  // Lists of the items that have the same key, in the order in which the keys come.
-  function groupsOf(items, keyOf) {
-    const groups = new Map();
-    for (const item of items) {
-      const key = JSON.stringify(keyOf(item));
-      if (!groups.has(key)) groups.set(key, []);
-      groups.get(key).push(item);
-    }
-    return [...groups.values()];
   }
 
   // Offer options and keep what was chosen where it is still there; entries are texts or [value, text].
@@ -130,5 +124,5 @@ const basisbench = (() => {
     place.hidden = !error;
   }
 
-  return {receive, addScript, load, element, scroll, find, distinct, groupsOf, offer, address, save, saveCsv, tell};
+  return {receive, addScript, load, element, scroll, find, distinct, offer, address, save, saveCsv, tell};
 })();

@@ -1,10 +1,10 @@
-// Cost against sparsity: a point per basis and method, the median over tasks or one task; a panel per family.
+// Cost against sparsity: a point per basis and method, the median over a suite's tasks or one task; a panel per family.
 //
 // A median that does not reach the target stands hollow in a strip at the right: it is censored, not large.
 "use strict";
 
 basisbench.cost = (() => {
-  const {catalogue, columns, element, find, numbers, charts, distinct, groupsOf, offer} = basisbench;
+  const {catalogue, columns, element, find, rows: rowsOf, numbers, charts, distinct, offer} = basisbench;
   const hidden = new Set();
   let form,
     points = [];
@@ -16,13 +16,22 @@ basisbench.cost = (() => {
 
   function show() {
     const fields = form.elements;
-    let rows = [...columns.key.keys()].filter((row) => String(columns.setting[row]) === fields.setting.value);
-    const tasks = distinct(rows.map((row) => columns.task_label[row])).sort();
-    offer(fields.task_label, [...(tasks.length > 1 ? [["", `median over ${tasks.length} tasks`]] : []), ...tasks]);
-    if (fields.task_label.value) rows = rows.filter((row) => columns.task_label[row] === fields.task_label.value);
-    points = gather(rows, fields.x.value, fields.y.value);
+    const setting = Number(fields.setting.value);
+    const cells = rowsOf.cellRows(setting);
+    const tasks = distinct(cells.map((row) => row.text("task_label"))).sort();
+    const medians = rowsOf.medianRows(setting);
+    const suites = distinct(medians.map((row) => row.text("suite_tasks")));
+    const overTasks = tasks.length > 1 ? suites.map((suite) => [`=${suite}`, suiteText(suite)]) : [];
+    offer(fields.task_label, [...overTasks, ...tasks]);
+    const of = fields.task_label.value;
+    const rows = of.startsWith("=")
+      ? medians.filter((row) => row.text("suite_tasks") === of.slice(1))
+      : cells.filter((row) => row.text("task_label") === of);
+    points = rows.map((row) => point(row, fields.x.value, fields.y.value));
+    tellGates(rows);
+    fillFit(cells.filter((row) => of.startsWith("=") || row.text("task_label") === of));
     const families = catalogue.families.filter((family) => points.some((point) => point.family === family));
-    find("cost-setting").textContent = catalogue.settings[Number(fields.setting.value)];
+    find("cost-setting").textContent = catalogue.settings[setting].title;
     const present = (name) => new Set(points.map((point) => point[name]));
     const [bases, methods] = [present("basis"), present("method")];
     find("cost-legend").replaceChildren(
@@ -43,7 +52,7 @@ basisbench.cost = (() => {
             place,
             `cost-${family}`,
             `Cost against sparsity: family ${family}, ${taskText()}`,
-            catalogue.settings[Number(fields.setting.value)],
+            catalogue.settings[setting].title,
           ),
         );
         made.dataset.family = family;
@@ -53,37 +62,68 @@ basisbench.cost = (() => {
     draw();
   }
 
-  const taskText = () => form.elements.task_label.value || form.elements.task_label.selectedOptions[0].textContent;
+  const suiteText = (suite) => `median over ${suite.split(", ").length} tasks`;
+  const ofTask = () => !form.elements.task_label.value.startsWith("=");
+  const taskText = () => form.elements.task_label.selectedOptions[0].textContent;
 
-  function gather(rows, x, y) {
-    const groups = groupsOf(rows, (row) => [columns.family[row], columns.basis[row], columns.method[row]]);
-    return groups.map((cells) => {
-      const own = (name) => cells.map((row) => columns[name][row]).filter((value) => !Number.isNaN(value));
-      const spread = (name) => ({
-        middle: numbers.median(own(name)),
-        low: numbers.quantile(own(name), 0.25),
-        high: numbers.quantile(own(name), 0.75),
-      });
-      const [first] = cells;
-      return {
-        family: columns.family[first],
-        basis: columns.basis[first],
-        method: columns.method[first],
-        cells,
-        x: spread(x),
-        y: spread(y),
-        reached: own(x).filter(Number.isFinite).length,
-        defined: own(x).length,
-        key: cells.length === 1 ? columns.key[first] : null,
-      };
+  const point = (row, x, y) => ({
+    family: row.text("family"),
+    basis: row.text("basis"),
+    method: row.text("method"),
+    tasks: row.row === undefined ? `${row.text("tasks_found")}/${row.text("tasks_asked")}` : "1",
+    x: row.values[x],
+    y: row.values[y].value,
+    key: row.row === undefined ? null : columns.cell_id[row.row],
+  });
+
+  // Which tasks have too little to explain, by family where families differ.
+  function tellGates(rows) {
+    const texts = distinct(
+      rows.map((row) => {
+        const text = row.row === undefined ? row.text("left_out") : basisbench.lines.gateText(row.row);
+        return text && `${row.text("family")}: ${text}`;
+      }),
+    ).filter(Boolean);
+    find("cost-left").hidden = texts.length === 0;
+    find("cost-left").textContent = `${ofTask() ? "" : "Left out, below a gate. "}${texts.join(" | ")}`;
+  }
+
+  function fillFit(cells) {
+    const seen = new Set();
+    const dictionaries = cells.filter((row) => {
+      const key = JSON.stringify([row.text("basis"), row.text("task_label")]);
+      if (Number.isNaN(row.text("fvu_mean")) || seen.has(key)) return false;
+      seen.add(key);
+      return true;
     });
+    const text = (row, name, digits = 2) => (Number.isNaN(row.text(name)) ? "-" : row.text(name).toFixed(digits));
+    charts.fillTable(
+      find("fit-values"),
+      {
+        ...{basis: "name", task: "name", family: "name", FVU: "number", "largest FVU": "number", L0: "number"},
+        ...{"smallest slope": "number", "loss recovered": "number", "weights (MiB)": "number"},
+        ...{"no best mark, for": "name"},
+      },
+      dictionaries.map((row) => [
+        row.text("basis"),
+        row.text("task_label"),
+        row.text("family"),
+        text(row, "fvu_mean", 3),
+        text(row, "fvu_max", 3),
+        text(row, "l0_mean", 1),
+        text(row, "slope_min"),
+        text(row, "loss_recovered"),
+        numbers.plain(row.text("dictionary_bytes"), "bytes"),
+        row.text("unfit"),
+      ]),
+    );
   }
 
   const visible = () =>
-    points.filter((point) => !hidden.has(point.basis) && !hidden.has(point.method) && !Number.isNaN(point.x.middle));
+    points.filter((point) => !hidden.has(point.basis) && !hidden.has(point.method) && !Number.isNaN(point.x.value));
 
   function draw() {
-    const everything = points.filter((point) => !Number.isNaN(point.x.middle));
+    const everything = points.filter((point) => !Number.isNaN(point.x.value));
     for (const made of find("cost-figures").children) {
       const own = visible().filter((point) => point.family === made.dataset.family);
       const place = made.querySelector(".plot");
@@ -91,27 +131,20 @@ basisbench.cost = (() => {
       charts.draw(place, label, (light) => picture(own, everything, light), () => listen(place));
     }
     find("cost-note").textContent = [
-      !form.elements.task_label.value && basisbench.table.manyVersions(points.flatMap((point) => point.cells)),
-      "Left is sparser, down is cheaper; both axes are logarithmic. Colour: basis; marker: method.",
-      form.elements.task_label.value ? "" : "Points are medians over tasks, lines span the middle half of them.",
-      form.elements.task_label.value ? "" : fewerTasks(),
-      "Hollow: the target is not reached. Seconds count all phases of a cell; shared work counts in each. Memory is the peak of the process, or of the device.",
-      form.elements.task_label.value ? "A click on a point opens its cell." : "",
+      "Left is sparser, down is cheaper; both axes are logarithmic. Colour: basis; marker: method. Lines: 95% intervals. A circuit of k nodes has k in each aligned group.",
+      ofTask() ? "" : `Points are medians over the suite's tasks. ${lacking()}`,
+      "Hollow: the target is not reached by nodes that have a score. Seconds count all phases of a cell; shared work counts in each. Memory is the peak of the process, or of the device.",
+      ofTask() ? "A click on a point opens its cell." : "",
     ]
       .filter(Boolean)
       .join(" ");
     fillValues();
   }
 
-  // A median over fewer tasks is another number, so the note names it.
-  function fewerTasks() {
-    const tasks = (some) => new Set(some.flatMap((point) => point.cells.map((row) => columns.task_label[row]))).size;
-    const every = tasks(points);
-    const fewer = catalogue.bases
-      .map(({name}) => [name, tasks(points.filter((point) => point.basis === name))])
-      .filter(([, own]) => own > 0 && own < every)
-      .map(([name, own]) => `${name} (${own} of ${every})`);
-    return fewer.length ? `Over fewer tasks: ${fewer.join(", ")}.` : "";
+  // A basis that lacks a task has no median.
+  function lacking() {
+    const without = points.filter((point) => Number.isNaN(point.x.value)).map(({basis, tasks}) => `${basis} (${tasks})`);
+    return without.length ? `Without one, for want of tasks: ${distinct(without).join(", ")}.` : "";
   }
 
   function listen(place) {
@@ -126,12 +159,10 @@ basisbench.cost = (() => {
     const look = charts.colours(light);
     const fields = form.elements;
     const [x, y] = [fields.x.value, fields.y.value].map((name) => catalogue.metrics[name]);
-    const horizontal = charts.logAxis(everything.flatMap((point) => [point.x.low, point.x.middle, point.x.high]));
+    const horizontal = charts.logAxis(everything.flatMap((point) => [point.x.low, point.x.value, point.x.high]));
     const share = y.unit === "bytes" ? 2 ** 20 : 1;
-    const vertical = charts.logAxis(
-      everything.flatMap((point) => [point.y.low, point.y.middle, point.y.high]).map((value) => value / share),
-    );
-    const censored = everything.some((point) => !Number.isFinite(point.x.middle));
+    const vertical = charts.logAxis(everything.map((point) => point.y / share));
+    const censored = everything.some((point) => ![point.x.value, point.x.high].every(Number.isFinite));
     const strip = horizontal.most * 4,
       edge = horizontal.most * 1.8;
     if (censored) {
@@ -143,27 +174,25 @@ basisbench.cost = (() => {
     const data = own.map((point) => {
       const basis = catalogue.bases.find((entry) => entry.name === point.basis);
       const method = catalogue.methods.find((entry) => entry.name === point.method);
-      const reached = Number.isFinite(point.x.middle);
+      const reached = Number.isFinite(point.x.value);
       const colour = charts.lineColour(basis.colour, light);
-      const bar = (spread, to, shown) => ({
-        type: "data",
-        symmetric: false,
-        array: [to(spread.high) - to(spread.middle)],
-        arrayminus: [to(spread.middle) - to(spread.low)],
-        visible: shown && point.cells.length > 1,
-        color: colour,
-        thickness: 1,
-        width: 0,
-      });
       return {
         type: "scatter",
         mode: "markers",
         name: charts.escape(`${point.basis}, ${point.method}`),
         meta: {key: point.key},
-        x: [place(point.x.middle)],
-        y: [point.y.middle / share],
-        error_x: bar(point.x, place, reached),
-        error_y: bar(point.y, (value) => value / share, true),
+        x: [place(point.x.value)],
+        y: [point.y / share],
+        error_x: {
+          type: "data",
+          symmetric: false,
+          array: [place(point.x.high) - place(point.x.value)],
+          arrayminus: [place(point.x.value) - place(point.x.low)],
+          visible: reached,
+          color: colour,
+          thickness: 1,
+          width: 0,
+        },
         marker: {
           symbol: method.costSymbol + (reached ? "" : "-open"),
           size: 10,
@@ -171,7 +200,7 @@ basisbench.cost = (() => {
           line: {color: reached ? look.ground : colour, width: reached ? 0.75 : 1.75},
         },
         customdata: [
-          [valueText(point.x, fields.x.value, point), `${numbers.heading(y)} ${numbers.plain(point.y.middle, y.unit)}`],
+          [valueText(point.x, x), `${numbers.heading(y)} ${numbers.plain(point.y, y.unit)}`],
         ],
         hovertemplate: "<b>%{fullData.name}</b><br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
       };
@@ -224,11 +253,10 @@ basisbench.cost = (() => {
     ];
   }
 
-  function valueText(spread, name, point) {
-    const metric = catalogue.metrics[name];
-    if (!Number.isFinite(spread.middle))
-      return `${metric.title}: not reached (in ${point.reached} of ${point.defined})`;
-    return `${metric.title} ${numbers.plain(spread.middle, metric.unit)}${point.reached < point.defined ? ` (reached in ${point.reached} of ${point.defined})` : ""}`;
+  function valueText({value, low, high, bound, scored, reached, total}, metric) {
+    const some = reached !== undefined && reached < total ? ` (reached in ${reached} of ${total})` : "";
+    const ends = numbers.interval(low, high, metric.unit, bound);
+    return `${metric.title} ${numbers.censored(value, metric.unit, bound, scored)} ${ends}${some}`;
   }
 
   function fillValues() {
@@ -243,34 +271,29 @@ basisbench.cost = (() => {
         point.family,
         point.basis,
         point.method,
-        String(point.cells.length),
-        (Number.isFinite(point.x.middle) ? numbers.plain(point.x.middle, x.unit) : "not reached") +
-          (point.reached < point.defined ? ` (${point.reached}/${point.defined})` : ""),
-        numbers.plain(point.y.middle, y.unit),
+        point.tasks,
+        valueText(point.x, x).slice(x.title.length + 1),
+        numbers.plain(point.y, y.unit),
       ]),
     );
   }
 
   function saveValues() {
     const [x, y] = [form.elements.x.value, form.elements.y.value];
-    const ends = (name) => [name, `${name}_quartile_low`, `${name}_quartile_high`];
     basisbench.saveCsv(
       "basisbench-cost.csv",
-      ["setting", "task", "family", "basis", "method", "tasks", ...ends(x), "reached", ...ends(y)],
+      ["setting", "task", "family", "basis", "method", "tasks", x, `${x}_low`, `${x}_high`, y],
       visible().map((point) => [
-        catalogue.settings[Number(form.elements.setting.value)],
+        catalogue.settings[Number(form.elements.setting.value)].title,
         taskText(),
         point.family,
         point.basis,
         point.method,
-        point.cells.length,
-        point.x.middle,
+        point.tasks,
+        point.x.value,
         point.x.low,
         point.x.high,
-        point.reached,
-        point.y.middle,
-        point.y.low,
-        point.y.high,
+        point.y,
       ]),
     );
   }

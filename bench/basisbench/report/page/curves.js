@@ -3,20 +3,14 @@
 
 basisbench.curves = (() => {
   const {catalogue, columns, element, find, numbers, charts, distinct, offer} = basisbench;
-  const X = {
-    size: "circuit size k (nodes)",
-    bits: "bits to name the circuit, log2 C(N, k)",
-    share: "share of all nodes, k / N",
-  };
-  const QUANTITIES = {
-    faithfulness: {title: "Faithfulness", note: "of the circuit; 1: full model", ideal: 1},
-    completeness: {title: "Completeness", note: "what the rest still does; 0: ideal", ideal: 0},
-  };
+  const {X, QUANTITIES, picture, gateText, sizeText} = basisbench.lines;
   const NOTES = {
     size: "Nodes of bases of different width are not comparable; bits are.",
     bits: "Bits compare bases of different width.",
-    share: "A share means nothing across bases of different width; use it for methods on one basis.",
+    all_units: "Records of schema 1 do not count the units of all groups together.",
   };
+  // What the lines beside those of dictionaries are, where they show other error policies.
+  const POLICIES = {node: "errors as one node each", ablate: "errors at reference"};
   const hidden = new Set();
   let form,
     shown = [];
@@ -49,7 +43,7 @@ basisbench.curves = (() => {
       }
     }
     const within = (rows, name) => rows.filter((row) => String(columns[name][row]) === fields[name].value);
-    let rows = within([...columns.key.keys()], "setting");
+    let rows = catalogue.settings[Number(fields.setting.value)].rows;
     offer(fields.task_label, distinct(rows.map((row) => columns.task_label[row])).sort());
     rows = within(rows, "task_label");
     const families = distinct(rows.map((row) => columns.family[row]));
@@ -69,14 +63,34 @@ basisbench.curves = (() => {
       );
       form.querySelector(`[data-role="${name}"]`).hidden = fields.lines.value === name;
     }
-    return within(rows, fields.lines.value === "basis" ? "method" : "basis");
+    rows = within(rows, fields.lines.value === "basis" ? "method" : "basis");
+    const kinds = distinct(rows.flatMap((row) => besideOf(row).map(([kind]) => kind)));
+    const texts = {policies: "errors counted otherwise", none: "nothing"};
+    offer(
+      fields.beside,
+      [...kinds.filter((kind) => kind !== "policies" || fields.lines.value === "basis"), "none"].map((kind) => [
+        kind,
+        texts[kind] ?? kind,
+      ]),
+      kinds.includes("policies") ? "policies" : "none",
+    );
+    fields.beside.closest("label").hidden = kinds.length === 0;
+    return rows;
   }
+
+  // [what to choose it by, in words, row] of each cell that stands beside a cell.
+  const besideOf = (row) =>
+    (catalogue.beside[row] ?? []).map(([column, text, other]) => [
+      column === "error_policy" && columns.error_policy[other] in POLICIES ? "policies" : text,
+      text,
+      other,
+    ]);
 
   const heading = () => {
     const {task_label: task, family, lines, method, basis} = form.elements;
     return `${task.value}, family ${family.value}, ${lines.value === "basis" ? `method ${method.value}` : `basis ${basis.value}`}`;
   };
-  const setting = () => catalogue.settings[Number(form.elements.setting.value)];
+  const setting = () => catalogue.settings[Number(form.elements.setting.value)].title;
 
   async function show(query) {
     const rows = choose(query);
@@ -92,114 +106,71 @@ basisbench.curves = (() => {
         const twice = rows.some((other) => other !== row && columns[kind][other] === name);
         return {
           row,
-          name: twice ? `${name} (cell ${columns.key[row]})` : name,
+          name: twice ? `${name} (cell ${columns.cell_id[row]})` : name,
           look: looks.get(name),
-          values: curves[columns.key[row]],
+          values: curves[columns.cell_id[row]],
         };
       })
       .sort((a, b) => order.indexOf(a.look.name) - order.indexOf(b.look.name));
+    const chosen = form.elements.beside.value;
+    const beside = lines.flatMap((line) =>
+      besideOf(line.row)
+        .filter(([kind]) => kind === chosen)
+        .map(([, text, row]) => ({
+          ...line,
+          row,
+          of: line.name,
+          name: `${line.name}, ${text}`,
+          values: curves[columns.cell_id[row]],
+          level: columns.error_policy[row] === "ablate" && chosen === "policies",
+        })),
+    );
     const redraw = () => {
-      shown = lines.filter((line) => !hidden.has(line.name));
+      shown = [...lines, ...beside].filter((line) => !hidden.has(line.of ?? line.name));
       [...find("curve-figures").querySelectorAll(".plot")].forEach((place, index) => {
         const quantity = Object.keys(QUANTITIES)[index];
         const label = `${QUANTITIES[quantity].title} against ${X[x]}: ${heading()}.`;
         charts.draw(place, label, (light) => picture(shown, [quantity], x, form.elements.bands.checked, light));
       });
-      find("curve-note").textContent = note(shown, x);
+      find("curve-note").textContent = note(shown, x, chosen);
       fillValues();
     };
+    const gates = distinct(rows.map((row) => gateText(row)).filter(Boolean));
+    find("curve-gate").hidden = gates.length === 0;
+    find("curve-gate").textContent = gates.join(" ");
     find("curve-legend").replaceChildren(
       ...lines.map((line) => charts.legendEntry(line.name, line.look, hidden, redraw)),
     );
     redraw();
   }
 
-  // Data and layout of one chart; several quantities share it where it shows one cell.
-  function picture(lines, quantities, x, bands, light) {
-    const look = charts.colours(light);
-    const scale = charts.logAxis(lines.flatMap((line) => line.values[x]));
-    const data = [];
-    for (const line of lines) {
-      for (const quantity of quantities) {
-        const own = line.looks?.[quantity] ?? line.look;
-        const colour = charts.lineColour(own.colour, light);
-        const places = line.values[x].map(scale.place);
-        const middle = line.values[quantity];
-        if (middle.every(Number.isNaN)) continue;
-        if (bands) data.push(band(places, line.values[`${quantity}_low`], line.values[`${quantity}_high`], colour));
-        data.push({
-          type: "scatter",
-          mode: "lines+markers",
-          name: charts.escape(line.names?.[quantity] ?? line.name),
-          meta: {legend: true, row: line.row, quantity},
-          x: places,
-          y: middle,
-          line: {color: colour, width: 1.8, dash: own.dash},
-          marker: {symbol: own.symbol, size: 7, color: colour},
-          customdata: middle.map((_, index) => hover(line.values, quantity, index)),
-          hovertemplate: "<b>%{fullData.name}</b><br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
-          cliponaxis: true,
-        });
-      }
-    }
-    const [low, high] = catalogue.window;
-    const ideals = quantities.map((name) => QUANTITIES[name].ideal);
-    return {
-      data,
-      layout: charts.layout(
-        look,
-        charts.axis(X[x], look, charts.logSettings(scale)),
-        charts.axis(quantities.join(" and "), look, {range: [low, high], dtick: 0.25, tickformat: ".2~f"}),
-        {
-          shapes: ideals.map((y) => ({
-            type: "line",
-            xref: "paper",
-            x0: 0,
-            x1: 1,
-            y0: y,
-            y1: y,
-            layer: "below",
-            line: {color: look.muted, width: 1, dash: "dot"},
-          })),
-        },
-      ),
-    };
-  }
-
-  const band = (x, low, high, colour) => ({
-    type: "scatter",
-    mode: "lines",
-    x: [...x, ...[...x].reverse()],
-    y: [...high, ...[...low].reverse()],
-    fill: "toself",
-    fillcolor: charts.translucent(colour, 0.14),
-    line: {width: 0},
-    hoverinfo: "skip",
-    showlegend: false,
-  });
-
-  function hover(values, quantity, index) {
-    const size = values.size[index].toLocaleString("en").replaceAll(",", "\u202f");
-    const place = `${size} nodes, ${numbers.significant(values.bits[index], 4)} bits, share ${numbers.significant(values.share[index], 3)}`;
-    return [place, `${quantity} ${numbers.measured(values, quantity, index, 4)}`];
-  }
-
-  function note(lines, x) {
+  function note(lines, x, chosen) {
     const [low, high] = catalogue.window;
     const outside = Object.keys(QUANTITIES).reduce(
       (sum, name) =>
-        sum + lines.flatMap((line) => line.values[name]).filter((value) => value < low || value > high).length,
+        sum + lines.flatMap((line) => (line.of ? [] : line.values[name])).filter((value) => value < low || value > high).length,
       0,
     );
     const undefinedLines = lines
       .filter((line) => line.values.faithfulness.every(Number.isNaN))
       .map((line) => line.name);
+    const policies = distinct(lines.filter((line) => line.of).map((line) => columns.error_policy[line.row]));
     return [
-      `Horizontal axis logarithmic, with 0 at the left end; bands are 95% bootstrap intervals over evaluation examples. ${NOTES[x]}`,
+      `Horizontal axis logarithmic, with 0 at the left end; bands are 95% bootstrap intervals. ${NOTES[x]}`,
+      chosen === "policies" && policies.includes("node")
+        ? "Thin: a dictionary's errors as one node per layer and position (Marks et al.), not one per coordinate."
+        : "",
+      chosen === "policies" && policies.includes("ablate")
+        ? "Dotted levels: all features of a dictionary, errors at their reference."
+        : "",
+      !["none", "policies"].includes(chosen) ? `Thin: ${chosen}.` : "",
+      lines.some((line) => basisbench.rows.partlyScored(line.row))
+        ? "Faint beyond the tick: nodes without a score, in random order."
+        : "",
       outside
         ? `${outside} ${outside === 1 ? "value lies" : "values lie"} outside the range from ${low} to ${high} and ${outside === 1 ? "is" : "are"} in the table below.`
         : "",
-      undefinedLines.length ? `Not defined, because F(M) is not above F(0): ${undefinedLines.join(", ")}.` : "",
+      undefinedLines.length ? `Not defined, because F(M) is F(0): ${undefinedLines.join(", ")}.` : "",
       matchMedia("(pointer: coarse)").matches ? "" : "Drag to zoom, double-click to go back.",
     ]
       .filter(Boolean)
@@ -209,24 +180,24 @@ basisbench.curves = (() => {
   const VALUES = [
     "size",
     "bits",
-    "share",
-    "distinct_units",
+    "all_units",
+    "metric_mean",
     ...Object.keys(QUANTITIES).flatMap((name) => [name, `${name}_low`, `${name}_high`]),
   ];
 
   function fillValues() {
-    const plain = {line: "name", nodes: "number", bits: "number", share: "number", units: "number"};
-    const header = {...plain, faithfulness: "number", completeness: "number"};
+    const plain = {line: "name", "nodes per group": "number", bits: "number", "units in all groups": "number"};
+    const header = {...plain, "metric (logits)": "number", faithfulness: "number", completeness: "number"};
     charts.fillTable(
       find("curve-values"),
       header,
-      shown.flatMap(({name, values}) =>
+      shown.flatMap(({name, row, values}) =>
         values.size.map((size, index) => [
           name,
-          String(size),
+          sizeText(size, row),
           numbers.significant(values.bits[index], 5),
-          numbers.significant(values.share[index], 4),
-          numbers.significant(values.distinct_units[index], 5),
+          numbers.plain(values.all_units[index], "units"),
+          values.metric_mean[index].toFixed(3),
           numbers.measured(values, "faithfulness", index),
           numbers.measured(values, "completeness", index),
         ]),
@@ -244,8 +215,12 @@ basisbench.curves = (() => {
       "basis",
       "method",
       "ablation",
-      "error_policy",
       "granularity",
+      "score_reference",
+      "score_split",
+      "bos",
+      "attribution_draw",
+      "error_policy",
       "seed",
       "source",
     ];
@@ -261,5 +236,5 @@ basisbench.curves = (() => {
     );
   }
 
-  return {start, show, picture};
+  return {start, show};
 })();

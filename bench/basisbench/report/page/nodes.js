@@ -28,7 +28,7 @@ basisbench.nodes = (() => {
     if (record.top_nodes.length === 0) return [element("p", {}, "The record names no top nodes.")];
     const one = record.top_nodes.every((node) => node.position === null);
     const intro =
-      `The ${record.top_nodes.length} nodes of largest |score|. Score: effect on the metric of replacing the clean value by the counterfactual one, in logits. ` +
+      `The ${record.top_nodes.length} nodes of largest |score|. Score: effect on the metric of moving the clean value to ${record.cell.score_reference === "ablation" ? "its reference" : "the counterfactual one"}, in logits. ` +
       (prompts.problem ??
         `Prompts are the first of the node's template in task ${task}, from the attribution split in the order of the record's seed; the segment of the node's role is marked. The tokenizer decides which of them entered the group.`);
     const head = {
@@ -49,7 +49,7 @@ basisbench.nodes = (() => {
             class: "number",
             title: node.unit === "error" ? "what the basis does not reconstruct at this layer and position" : null,
           },
-          String(node.unit),
+          node.coordinate === null || node.coordinate === undefined ? String(node.unit) : `error ${node.coordinate}`,
         ),
         element("td", {class: "number"}, numbers.significant(node.score, 4)),
         !one &&

@@ -3,7 +3,7 @@
 
 basisbench.numbers = (() => {
   function plain(value, unit) {
-    if (value === null || Number.isNaN(value)) return "n/a";
+    if (value === null || value === undefined || Number.isNaN(value)) return "-";
     if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
     if (unit === "bytes") return group((value / 2 ** 20).toFixed(0));
     if (unit === "s")
@@ -17,18 +17,21 @@ basisbench.numbers = (() => {
 
   const significant = (value, digits) => (value === 0 ? "0" : String(Number(value.toPrecision(digits))));
 
-  // A target that is not reached exceeds all nodes, or the bits of as many as take the most.
-  function censored(value, unit, bound) {
-    return value === Infinity && Number.isFinite(bound) ? `>${plain(bound, unit)}` : plain(value, unit);
+  // A target that is not reached exceeds the nodes that have a score, or the bits of as many as take the most.
+  function censored(value, unit, bound, scored = false) {
+    if (value !== Infinity || !Number.isFinite(bound)) return plain(value, unit);
+    return `>${plain(bound, unit)}${scored && unit === "nodes" ? " scored" : ""}`;
   }
 
   function interval(low, high, unit, bound) {
     return `[${censored(low, unit, bound)}, ${censored(high, unit, bound)}]`;
   }
 
+  const percent = (share) => (Number.isNaN(share) ? "-" : `${(100 * share).toFixed(0)}%`);
+
   // A measure of a curve at one size, with its interval.
   function measured(values, name, index, digits = 3) {
-    if (Number.isNaN(values[name][index])) return "n/a";
+    if (Number.isNaN(values[name][index])) return "-";
     const [middle, low, high] = ["", "_low", "_high"].map((end) => values[`${name}${end}`][index].toFixed(digits));
     return `${middle} [${low}, ${high}]`;
   }
@@ -45,24 +48,10 @@ basisbench.numbers = (() => {
     return significant(value, 3);
   }
 
-  // Middle value; of an even number the mean of the two in the middle, infinite where one of them is.
-  function median(values) {
-    const known = values.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
-    if (known.length === 0) return NaN;
-    const half = known.length / 2;
-    return known.length % 2 ? known[Math.floor(half)] : (known[half - 1] + known[half]) / 2;
-  }
-
-  // The value at a quantile, always one of the values: these may be infinite.
-  function quantile(values, share) {
-    const known = values.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
-    return known.length ? known[Math.max(0, Math.ceil(known.length * share) - 1)] : NaN;
-  }
-
   const heading = (metric) =>
     metric.unit === "bytes" ? `${metric.title} (MiB)` : metric.unit === "s" ? `${metric.title} (s)` : metric.title;
 
   const describe = (metric) => `${metric.meaning}; ${metric.direction} is better`;
 
-  return {plain, censored, interval, measured, short, significant, median, quantile, heading, describe};
+  return {plain, censored, interval, percent, measured, short, significant, heading, describe};
 })();

@@ -1,88 +1,68 @@
-// Rows of the leaderboard: a cell each, or the median of a setting's cells of one basis and method over tasks.
+// Rows of the leaderboard: a setting's cells, or medians over the tasks of a suite. Marks and medians come from Python.
 "use strict";
 
 basisbench.rows = (() => {
-  const {catalogue, columns, numbers, groupsOf} = basisbench;
+  const {catalogue, columns, medians} = basisbench;
+  const BESIDE = "nodes_to_80_node";
 
-  // What not reaching a target is known to exceed.
-  const bound = (name, row) =>
-    ({nodes: columns.total_nodes[row], bits: columns.most_bits[row]})[catalogue.metrics[name].unit];
+  // What not reaching a target is known to exceed, and whether that is less than all nodes.
+  const boundOf = (name, row) => ({nodes: columns.scored_nodes[row], bits: columns.most_bits[row]})[unit(name)];
+  const unit = (name) => catalogue.metrics[name]?.unit;
+  const partlyScored = (row) => columns.scored_nodes[row] < columns.total_nodes[row];
+  const wins = (bits, name) => Boolean(bits & (1 << catalogue.shown.indexOf(name)));
 
-  function cellRow(row) {
+  function cellRow(setting, place) {
+    const own = catalogue.settings[setting];
+    const row = own.rows[place];
     const values = {};
-    catalogue.shown.forEach((name, bit) => {
+    for (const name of Object.keys(catalogue.metrics)) {
       values[name] = {
         value: columns[name][row],
         low: columns[`${name}_low`]?.[row],
         high: columns[`${name}_high`]?.[row],
-        bound: bound(name, row),
-        best: Boolean(columns.best[row] & (1 << bit)),
+        bound: boundOf(name, row),
+        scored: partlyScored(row),
+        best: wins(own.best[place], name),
       };
-    });
-    return {order: row, row, values, text: (name) => columns[name][row]};
-  }
-
-  function medianRows(rows) {
-    const names = ["setting", "source", "family", "basis", "method"];
-    const made = groupsOf(rows, (row) => names.map((name) => columns[name][row])).map((cells) => {
-      const values = {};
-      for (const name of catalogue.shown) {
-        const known = cells.map((row) => columns[name][row]).filter((value) => !Number.isNaN(value));
-        values[name] = {
-          value: numbers.median(known),
-          bound: numbers.median(cells.map((row) => bound(name, row) ?? Infinity)),
-          reached: known.filter(Number.isFinite).length,
-          total: known.length,
-          best: false,
-        };
-      }
-      return {
-        order: cells[0],
-        cells,
-        values,
-        tasks: new Set(cells.map((row) => columns.task_label[row])),
-        text: (name) => (name === "tasks" ? cells.length : columns[name][cells[0]]),
-      };
-    });
-    markBest(made);
-    const rank = (list, name) => list.findIndex((entry) => entry.name === name);
-    return made
-      .sort(
-        (a, b) =>
-          a.text("setting") - b.text("setting") ||
-          catalogue.families.indexOf(a.text("family")) - catalogue.families.indexOf(b.text("family")) ||
-          rank(catalogue.methods, a.text("method")) - rank(catalogue.methods, b.text("method")) ||
-          rank(catalogue.bases, a.text("basis")) - rank(catalogue.bases, b.text("basis")),
-      )
-      .map((made, order) => ({...made, order}));
-  }
-
-  // The best median within setting, family and method, where there is a choice; one over fewer tasks than others
-  // have is neither best nor a rival.
-  function markBest(rows) {
-    for (const alike of groupsOf(rows, (row) => ["setting", "family", "method"].map(row.text))) {
-      const every = new Set(alike.flatMap((row) => [...row.tasks]));
-      const group = alike.filter((row) => row.tasks.size === every.size);
-      for (const row of alike) row.partial = row.tasks.size < every.size ? every.size : 0;
-      for (const name of catalogue.shown) {
-        const sign = catalogue.metrics[name].direction === "lower" ? 1 : -1;
-        const values = group.map((row) => sign * row.values[name].value).filter((value) => !Number.isNaN(value));
-        const least = Math.min(...values),
-          most = Math.max(...values);
-        if (values.length < 2 || least === most) continue;
-        for (const row of group)
-          row.values[name].best = Number.isFinite(least) && sign * row.values[name].value === least;
-      }
     }
+    values[BESIDE] = {value: own[BESIDE][place], low: own[`${BESIDE}_low`][place], high: own[`${BESIDE}_high`][place]};
+    for (const name of ["accuracy", "gap", "units_to_80", "fvu_mean"]) values[name] = {value: columns[name][row]};
+    return {order: place, row, values, why: columns.no_mark[row], text: (name) => columns[name][row]};
   }
+
+  const cellRows = (setting) => catalogue.settings[setting].rows.map((_, place) => cellRow(setting, place));
+
+  // A median has a bound where it is not reached, and how many tasks reach it.
+  function medianRow(index) {
+    const values = {};
+    for (const name of Object.keys(catalogue.metrics)) {
+      values[name] = {
+        value: medians[name][index],
+        low: medians[`${name}_low`]?.[index],
+        high: medians[`${name}_high`]?.[index],
+        bound: medians[`${name}_bound`]?.[index],
+        reached: ["nodes", "bits"].includes(unit(name)) ? medians[`${name}_reached`][index] : undefined,
+        total: medians.tasks[index],
+        best: wins(medians.best[index], name),
+      };
+    }
+    values[BESIDE] = Object.fromEntries(
+      [["value", ""], ["low", "_low"], ["high", "_high"]].map(([key, end]) => [key, medians[`${BESIDE}${end}`][index]]),
+    );
+    values.tasks = {value: medians.tasks_found[index]};
+    return {order: index, values, why: medians.no_mark[index], text: (name) => medians[name][index]};
+  }
+
+  const medianRows = (setting) =>
+    [...medians.setting.keys()].filter((index) => medians.setting[index] === setting).map(medianRow);
 
   function sorted(rows, sort) {
     if (sort.column === null) return rows;
-    const metric = catalogue.metrics[sort.column];
     const direction = sort.ascending ? 1 : -1;
-    const compare = metric
-      ? (a, b) => compareNumbers(a.values[sort.column], b.values[sort.column], direction)
-      : (a, b) => direction * compareTexts(a.text(sort.column), b.text(sort.column));
+    const compare = (a, b) =>
+      sort.column in a.values
+        ? compareNumbers(a.values[sort.column], b.values[sort.column], direction)
+        : direction * compareTexts(a.text(sort.column), b.text(sort.column));
     return [...rows].sort((a, b) => compare(a, b) || a.order - b.order);
   }
 
@@ -94,5 +74,5 @@ basisbench.rows = (() => {
 
   const compareTexts = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", {numeric: true}));
 
-  return {cellRow, medianRows, sorted};
+  return {cellRows, medianRows, sorted, boundOf, partlyScored};
 })();

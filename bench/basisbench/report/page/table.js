@@ -1,53 +1,55 @@
-// The leaderboard: filter, sum up, sort, and show one page of rows.
+// The leaderboard of one setting: filter, sort, and show one page of rows.
 //
-// 1. Filters choose cells. 2. A row is a cell, or the median of a setting's cells of one basis and method over tasks.
-// 3. Rows are sorted; a value that is not defined comes last either way. 4. Only one page of rows is in the document.
+// 1. Filters choose rows: cells, or medians over the tasks of a suite. 2. Rows are sorted; a value that is not defined
+// comes last either way. 3. Only one page of rows is in the document.
 "use strict";
 
 basisbench.table = (() => {
-  const {catalogue, columns, element, find, rows: rowsOf, numbers, distinct, offer} = basisbench;
+  const {catalogue, columns, medians, element, find, rows: rowsOf, numbers, distinct, offer} = basisbench;
   const PAGE = 50;
-  const FILTERS = [
-    "setting",
-    "model",
-    "task_label",
-    "family",
-    "method",
-    "ablation",
-    "error_policy",
-    "source",
-    "status",
-  ];
+  const FILTERS = ["task_label", "family", "method", "source", "status"];
   const STATUS_ORDER = ["verified", "self-reported"];
+  const PER_GROUP = "k nodes in each aligned group";
+  // Numbers that are no metrics: they are not better or worse, and get no mark.
+  const OTHERS = {
+    accuracy: {title: "accuracy", meaning: "share of examples on which the model prefers the answer to the foil"},
+    gap: {title: "gap (logits)", meaning: "F(M) - F(0) at the family's outputs; below it, its share of F(M)"},
+    nodes_to_80_node: {
+      title: "under node",
+      meaning: "nodes to 80% with a dictionary's whole error at a layer and position as one node (Marks et al.)",
+    },
+    units_to_80: {title: "units to 80%", meaning: "distinct units of all aligned groups together at nodes to 80%"},
+    fvu_mean: {
+      title: "FVU",
+      meaning: "fit of the dictionary: fraction of variance unexplained, mean over layers; below it the largest, active units per position (L0), the smallest calibration slope of a layer, loss recovered",
+    },
+  };
   const sort = {column: null, ascending: true};
   let form,
     page = 0,
     shown = [];
 
-  const letter = (setting) => `S${setting + 1}`;
-  const titles = () => catalogue.settings.map((title, index) => [String(index), `${letter(index)}: ${title}`]);
+  const titles = () => catalogue.settings.map(({short}, index) => [String(index), `S${index + 1}: ${short}`]);
   const mode = () => form.elements.rows.value;
+  const setting = () => Number(form.elements.setting.value);
 
   function start() {
     form = find("filters");
-    for (const name of FILTERS) {
-      const select = form.elements[name];
-      const values = distinct(columns[name]);
-      const entries = name === "setting" ? titles() : inOrder(name, values);
-      offer(select, values.length === 1 ? [["", String(values[0])]] : [["", "all"], ...entries]);
-      // A filter with one choice says nothing but takes room; what the results are about stays.
-      const always = ["model", "task_label", "family", "method", "ablation", "error_policy"];
-      select.closest("label").hidden = values.length < 2 && !always.includes(name);
-    }
+    offer(form.elements.setting, titles(), mainSetting());
+    form.elements.setting.closest("label").hidden = titles().length < 2;
+    offerFilters();
     form.addEventListener("input", () => {
       page = 0;
+      offerFilters();
       show();
     });
     form.addEventListener("submit", (event) => event.preventDefault());
     // On a phone the table comes first, its filters when they are asked for.
     find("more-filters").open = !matchMedia("(max-width: 40rem)").matches;
     find("clear").addEventListener("click", () => {
+      const own = form.elements.setting.value;
       form.reset();
+      form.elements.setting.value = own;
       page = 0;
       show();
     });
@@ -56,37 +58,70 @@ basisbench.table = (() => {
     find("next").addEventListener("click", () => turn(1));
   }
 
+  // Each filter offers what the setting has.
+  function offerFilters() {
+    for (const name of FILTERS) {
+      const select = form.elements[name];
+      const values = distinct(catalogue.settings[setting()].rows.map((row) => columns[name][row]));
+      const entries = inOrder(name, values);
+      offer(select, values.length === 1 ? [["", String(values[0])]] : [["", "all"], ...entries]);
+      // A filter with one choice says nothing but takes room; what the results are about stays.
+      select.closest("label").hidden =
+        (values.length < 2 && !["task_label", "family", "method"].includes(name)) ||
+        (name === "task_label" && mode() === "medians");
+    }
+  }
+
   function inOrder(name, values) {
-    if (name === "family") return catalogue.families;
-    if (name === "method") return catalogue.methods.map((method) => method.name);
-    if (name === "status") return STATUS_ORDER.filter((status) => values.includes(status));
-    return values.sort();
+    const order = {
+      family: catalogue.families,
+      method: catalogue.methods.map((method) => method.name),
+      status: STATUS_ORDER,
+    }[name];
+    return order ? order.filter((value) => values.includes(value)) : values.sort();
   }
 
   function chosen() {
-    const wanted = FILTERS.map((name) => [name, form.elements[name].value]).filter(([, value]) => value !== "");
+    const wanted = FILTERS.map((name) => [name, form.elements[name].value]).filter(
+      ([name, value]) => value !== "" && !(name === "task_label" && mode() === "medians"),
+    );
     const search = form.elements.search.value.trim().toLowerCase();
-    const rows = [];
-    for (let row = 0; row < catalogue.count; row++) {
-      if (wanted.some(([name, value]) => String(columns[name][row]) !== value)) continue;
-      if (search && !columns.basis[row].toLowerCase().includes(search)) continue;
-      rows.push(row);
-    }
-    return rows;
+    const rows = mode() === "cells" ? rowsOf.cellRows(setting()) : rowsOf.medianRows(setting());
+    return rows.filter(
+      (row) =>
+        wanted.every(([name, value]) => String(row.text(name)) === value) &&
+        (!search || row.text("basis").toLowerCase().includes(search)),
+    );
   }
 
-  // Columns of text before the numbers; those that are the same in every row of the report are left out.
-  function textColumns() {
-    const several = (name) => distinct(columns[name]).length > 1;
-    const wanted = [
-      ["basis", "basis"],
-      ["method", "method"],
-      mode() === "cells" ? ["task_label", "task"] : ["tasks", "tasks"],
-      ["family", "family"],
+  // Columns of text before the numbers.
+  const textColumns = () => [
+    ["basis", "basis"],
+    ["method", "method"],
+    mode() === "cells" ? ["task_label", "task"] : ["tasks", "tasks"],
+    ["family", "family"],
+  ];
+
+  // What there is to explain, then how small circuits are, then what it took.
+  function numberColumns() {
+    const {rows, nodes_to_80_node: underNode} = catalogue.settings[setting()];
+    const measured = (name) => rows.some((row) => !Number.isNaN(columns[name][row]));
+    const beside =
+      underNode.some((value) => !Number.isNaN(value)) &&
+      rows.some((row) => !columns.exact[row] && columns.error_policy[row] !== "node");
+    const cells = mode() === "cells";
+    return [
+      ...(cells ? ["accuracy", "gap"] : []),
+      ...catalogue.shown.flatMap((name) => {
+        if (name !== "nodes_to_80") return [name];
+        return [
+          name,
+          ...(beside ? ["nodes_to_80_node"] : []),
+          ...(cells && measured("units_to_80") ? ["units_to_80"] : []),
+        ];
+      }),
+      ...(cells && measured("fvu_mean") ? ["fvu_mean"] : []),
     ];
-    if (several("model")) wanted.push(["model", "model"]);
-    if (several("setting")) wanted.push(["setting", "setting"]);
-    return wanted;
   }
 
   function sortBy(name) {
@@ -99,44 +134,23 @@ basisbench.table = (() => {
   }
 
   function show() {
-    const rows = chosen();
-    if ((mode() === "cells" && sort.column === "tasks") || (mode() === "medians" && sort.column === "task_label"))
+    if (![...textColumns().map(([name]) => name), ...numberColumns(), "status", null].includes(sort.column))
       sort.column = null;
-    shown = rowsOf.sorted(mode() === "cells" ? rows.map(rowsOf.cellRow) : rowsOf.medianRows(rows), sort);
+    shown = rowsOf.sorted(chosen(), sort);
     const pages = Math.max(1, Math.ceil(shown.length / PAGE));
     page = Math.min(page, pages - 1);
     drawHead();
     drawBody(shown.slice(page * PAGE, (page + 1) * PAGE));
-    const what = mode() === "cells" ? "cells" : `medians, over ${rows.length} cells`;
     find("count").textContent =
-      mode() === "cells" ? `${shown.length} of ${catalogue.count} ${what}` : `${shown.length} ${what}`;
+      mode() === "cells" ? `${shown.length} of ${catalogue.count} cells` : `${shown.length} medians`;
     find("pager").hidden = pages === 1;
     find("pages").textContent = `page ${page + 1} of ${pages}`;
     find("previous").disabled = page === 0;
     find("next").disabled = page === pages - 1;
-    const warnings = [manySettings(rows), mode() === "medians" && manyVersions(rows)].filter(Boolean);
-    find("mixed").hidden = warnings.length === 0;
-    find("mixed").textContent = warnings.join(" ");
-  }
-
-  function manySettings(rows) {
-    const settings = distinct(rows.map((row) => columns.setting[row]));
-    return (
-      settings.length > 1 &&
-      `Rows of ${settings.length} settings are listed; compare rows of one setting only. Medians and best marks never cross settings.`
-    );
-  }
-
-  // Versions of one task are different data: where medians cover several, the note says so.
-  function manyVersions(rows) {
-    const labels = new Map();
-    for (const row of rows)
-      labels.set(columns.task[row], (labels.get(columns.task[row]) ?? new Set()).add(columns.task_label[row]));
-    const mixed = [...labels.values()].filter((own) => own.size > 1).map((own) => [...own].sort().join(" and "));
-    return (
-      mixed.length > 0 &&
-      `Medians count ${mixed.join(", ")} as tasks of their own; choose tasks one by one to keep versions apart.`
-    );
+    const left = distinct(shown.map((row) => (mode() === "medians" ? row.text("left_out") : "")).filter(Boolean));
+    find("mixed").hidden = left.length === 0;
+    find("mixed").textContent = left.length ? `Left out of medians, below a gate: ${left.join(" | ")}.` : "";
+    find("board-setting").textContent = catalogue.settings[setting()].title;
   }
 
   function turn(step) {
@@ -148,12 +162,18 @@ basisbench.table = (() => {
   function drawHead() {
     const heads = [
       ...textColumns().map(([name, title]) => headCell(name, title, name === "tasks" ? "number" : "", null)),
-      ...catalogue.shown.map((name) =>
-        headCell(name, numbers.heading(catalogue.metrics[name]), "number", numbers.describe(catalogue.metrics[name])),
-      ),
+      ...numberColumns().map((name) => headCell(name, titleOf(name), "number", meaningOf(name))),
       headCell("status", "status", "", "who stands behind the numbers: see About"),
     ];
     find("board").tHead.replaceChildren(element("tr", {}, ...heads));
+  }
+
+  const titleOf = (name) => OTHERS[name]?.title ?? numbers.heading(catalogue.metrics[name]);
+
+  function meaningOf(name) {
+    if (OTHERS[name]) return OTHERS[name].meaning;
+    const metric = catalogue.metrics[name];
+    return metric.unit === "nodes" ? `${numbers.describe(metric)}; ${PER_GROUP}` : numbers.describe(metric);
   }
 
   function headCell(name, title, kind, meaning) {
@@ -177,12 +197,16 @@ basisbench.table = (() => {
 
   function drawBody(rows) {
     const names = textColumns();
+    const measured = numberColumns();
     const body = rows.map((row) =>
       element(
         "tr",
-        {"data-key": row.row === undefined ? null : columns.key[row.row]},
+        {
+          "data-key": row.row === undefined ? null : columns.cell_id[row.row],
+          class: row.row !== undefined && columns.gate[row.row] ? "below" : null,
+        },
         ...names.map(([name]) => textCell(name, row)),
-        ...catalogue.shown.map((name) => numberCell(name, row)),
+        ...measured.map((name) => numberCell(name, row)),
         element(
           "td",
           {class: "standing"},
@@ -198,7 +222,7 @@ basisbench.table = (() => {
           {},
           element(
             "td",
-            {class: "empty", colspan: names.length + catalogue.shown.length + 1},
+            {class: "empty", colspan: names.length + measured.length + 1},
             "No cell passes these filters.",
           ),
         ),
@@ -208,55 +232,84 @@ basisbench.table = (() => {
   }
 
   function textCell(name, row) {
-    if (name === "setting") return element("td", {title: catalogue.settings[row.text(name)]}, letter(row.text(name)));
     if (name === "tasks") {
-      const text = row.partial ? `${row.text(name)} of ${row.partial}` : String(row.text(name));
-      const title = row.partial ? "a median over fewer tasks than others have is no rival of theirs" : null;
-      return element("td", {class: "number", title}, text);
+      const [found, counted, asked] = ["tasks_found", "tasks", "tasks_asked"].map(row.text);
+      const notes = [
+        counted < asked && `${asked - counted} below a gate`,
+        found < counted && `lacks ${counted - found}`,
+      ].filter(Boolean);
+      return element(
+        "td",
+        {class: "number", title: row.text("left_out") || null},
+        element("span", {}, `${found}/${asked}`),
+        notes.length > 0 && element("span", {class: "from"}, notes.join(", ")),
+      );
     }
     const text = row.text(name);
     if (name !== "basis")
       return element("td", {class: name === "family" ? null : name === "task_label" ? "name task" : "name"}, text);
-    const target = row.row === undefined ? null : `#cell/${encodeURIComponent(columns.key[row.row])}`;
+    const target = row.row === undefined ? null : `#cell/${encodeURIComponent(columns.cell_id[row.row])}`;
     return element(
       "th",
       {scope: "row", class: "name"},
-      target ? element("a", {href: target, title: "everything about this cell"}, text) : text,
+      target
+        ? element("a", {href: target, title: "everything about this cell"}, text)
+        : element("span", {}, text),
+      row.why && element("span", {class: "from why"}, whyText(row)),
     );
   }
+
+  // Why there is no best mark.
+  const whyText = (row) => (row.row !== undefined && columns.gate[row.row] ? `below a gate: ${row.why}` : row.why);
 
   function numberCell(name, row) {
-    const {value, low, high, bound: most, best, reached, total} = row.values[name];
-    const unit = catalogue.metrics[name].unit;
-    const text =
-      numbers.censored(value, unit, most) + (reached !== undefined && reached < total ? ` (${reached}/${total})` : "");
-    const bracket = low !== undefined && !Number.isNaN(value) ? numbers.interval(low, high, unit, most) : null;
+    const entry = row.values[name];
+    const below = belowOf(name, row);
     return element(
       "td",
-      {class: best ? "number best" : "number"},
-      element("span", {}, text),
-      bracket && element("span", {class: "interval"}, bracket),
+      {class: entry.best ? "number best" : "number"},
+      element("span", {}, textOf(name, entry)),
+      below && element("span", {class: name === "fvu_mean" ? "interval fit" : "interval"}, below),
     );
   }
 
+  function textOf(name, {value, bound, scored, reached, total}) {
+    if (name === "accuracy" || name === "gap" || name === "fvu_mean")
+      return Number.isNaN(value) ? "-" : value.toFixed(2);
+    if (name === "nodes_to_80_node" && value === Infinity) return "not reached";
+    const unit = catalogue.metrics[name]?.unit ?? "nodes";
+    const some = reached !== undefined && reached < total && !Number.isNaN(value) ? ` (${reached}/${total})` : "";
+    return numbers.censored(value, unit, bound, scored) + some;
+  }
+
+  // The small line below a number: its interval, or what explains it.
+  function belowOf(name, row) {
+    const {value, low, high, bound} = row.values[name];
+    if (name === "gap") return `${numbers.percent(columns.gap_share[row.row])} of F(M) ${columns.full_mean[row.row].toFixed(2)}`;
+    if (Number.isNaN(value)) return null;
+    if (name === "fvu_mean") return fitText(row.row);
+    if (low === undefined || name === "nodes_to_80_node") return null;
+    return numbers.interval(low, high, catalogue.metrics[name].unit, bound);
+  }
+
+  const fitText = (row) =>
+    [
+      `max ${columns.fvu_max[row].toFixed(2)}`,
+      `L0 ${numbers.significant(columns.l0_mean[row], 3)}`,
+      !Number.isNaN(columns.slope_min[row]) && `slope ${columns.slope_min[row].toFixed(2)}`,
+      !Number.isNaN(columns.loss_recovered[row]) && `loss rec. ${columns.loss_recovered[row].toFixed(2)}`,
+    ]
+      .filter(Boolean)
+      .join(", ");
+
   function saveShown() {
-    if (mode() === "cells") {
-      basisbench.saveCsv(
-        "basisbench-cells.csv",
-        catalogue.frame,
-        shown.map(({row}) => catalogue.frame.map((name) => csvValue(columns[name][row]))),
-      );
-      return;
-    }
-    const texts = ["model", "setting", "source", "status", "family", "basis", "method", "tasks"];
-    const header = [...texts, ...catalogue.shown.flatMap((name) => [name, `${name}_reached`])];
+    const cells = mode() === "cells";
+    const source = cells ? columns : medians;
+    const header = cells ? catalogue.frame : Object.keys(medians).filter((name) => !["best", "setting"].includes(name));
     basisbench.saveCsv(
-      "basisbench-medians.csv",
+      `basisbench-${mode()}.csv`,
       header,
-      shown.map((row) => [
-        ...texts.map((name) => (name === "setting" ? catalogue.settings[row.text(name)] : row.text(name))),
-        ...catalogue.shown.flatMap((name) => [row.values[name].value, row.values[name].reached]),
-      ]),
+      shown.map((row) => header.map((name) => csvValue(source[name][cells ? row.row : row.order]))),
     );
   }
 
@@ -264,9 +317,9 @@ basisbench.table = (() => {
 
   // The setting of the most cells is the one to begin with.
   function mainSetting() {
-    const counts = catalogue.settings.map((_, setting) => columns.setting.filter((own) => own === setting).length);
+    const counts = catalogue.settings.map(({rows}) => rows.length);
     return counts.indexOf(Math.max(...counts));
   }
 
-  return {start, show, titles, mainSetting, manyVersions};
+  return {start, show, titles, mainSetting};
 })();
