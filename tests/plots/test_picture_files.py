@@ -48,6 +48,23 @@ def test_cost_against_sparsity() -> None:
     assert "3 tasks" in title_of(figure)
 
 
+def test_cost_leaves_out_what_is_below_a_gate_and_who_lacks_a_task() -> None:
+    records = [synthetic_record(task, basis) for task in TASKS[:3] for basis in ("mlp_act", "mlp_out", "resid")]
+    records = [record for record in records if (record.cell.task, record.cell.basis) != (TASKS[1], "mlp_out")]
+    gate = synthetic_record(TASKS[0], "resid", gap=0.2)
+    records = [gate if record.id == gate.id else record for record in records]
+    summary = summarise(records)
+    figure = plot_cost(summary, basis_styles(list(summary["basis"].unique()), DISPLAY), DISPLAY)
+    mlp, resid = drawn(figure)
+    assert [mlp.get_title(), resid.get_title()] == ["family mlp", "family resid (2/3 tasks)"]
+    assert "medians over 3 tasks but those below a gate" in title_of(figure)
+    assert [text.get_text() for text in mlp.get_legend().get_texts()] == ["mlp_act", "mlp_out (2/3 tasks)"]
+    for axes, basis in ((mlp, "mlp_act"), (resid, "resid")):
+        cells = summary[(summary["basis"] == basis) & (summary["gate"] == "")]
+        (point,) = [item for item in axes.get_lines() if item.get_marker() == "o"]
+        assert list(point.get_ydata()) == [pytest.approx(cells["nodes_to_80"].median())]
+
+
 # --- files ---
 
 

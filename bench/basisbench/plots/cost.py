@@ -102,7 +102,7 @@ def _on_screen(
     for axes, family in _draw_families(
         figure, medians, _span(part), styles, lambda _, method: markers[method], columns, look
     ):
-        axes.set_title(f"family {family}", fontsize=look.title)
+        axes.set_title(f"family {family}{_left_out(medians, family)}", fontsize=look.title)
         axes.set_xlabel("time per cell (seconds, log)", fontsize=look.label)
         names = [name for name in entries if name in set(part.loc[part["family"] == family, "basis"])]
         handles = [Line2D([], [], color=COLOURS[styles[n].colour], linewidth=4, label=entries[n]) for n in names]
@@ -159,7 +159,7 @@ def _in_print(
         if families.index(family) + columns >= len(families):
             axes.set_xlabel("time per cell (s)", fontsize=look.label, labelpad=look.pads[1])
         if len(families) > 1:
-            axes.set_title(family, fontsize=look.title, pad=look.pads[0])
+            axes.set_title(family + _left_out(medians, family), fontsize=look.title, pad=look.pads[0])
     _thin_out(figure.axes[0], _span(part)[1], room, height / rows - 0.4)
     figure.supylabel("nodes to 80% faithfulness", fontsize=look.outer_label)
     add_legend(figure, handles, width, look)
@@ -176,15 +176,18 @@ def _hardware(part: pd.DataFrame) -> str:
 
 
 def _over(medians: pd.DataFrame) -> str:
-    """Say what the points are medians over, and which tasks are left out."""
+    """Say what the points are medians over."""
     tasks = str(medians["suite_tasks"].iloc[0]).split(TASK_SEPARATOR)
-    counted = sorted(set(medians["tasks"]))
-    whiskers = "whiskers: 95% intervals"
-    if len(tasks) == 1 and counted == [1]:
-        return f"task {tasks[0]}; {whiskers}"
-    texts = [str(number) if number == len(tasks) else f"{number}/{len(tasks)}" for number in counted]
-    gates = "" if counted == [len(tasks)] else " (others are below a gate)"
-    return f"medians over {' or '.join(texts)} tasks{gates}; {whiskers}"
+    over = f"task {tasks[0]}" if len(tasks) == 1 else f"medians over {len(tasks)} tasks"
+    left = any(_left_out(medians, family) for family in unique(medians, "family"))
+    return f"{over}{' but those below a gate' if left else ''}; whiskers: 95% intervals"
+
+
+def _left_out(medians: pd.DataFrame, family: str) -> str:
+    """Return " (7/9 tasks)" for a family in which some tasks are below a gate, nothing for others."""
+    asked = len(str(medians["suite_tasks"].iloc[0]).split(TASK_SEPARATOR))
+    counted = int(medians.loc[medians["family"] == family, "tasks"].iloc[0])
+    return f" ({counted}/{asked} tasks)" if counted < asked else ""
 
 
 def _fewer_tasks(medians: pd.DataFrame, basis: str) -> str:
