@@ -250,8 +250,8 @@ def test_ig_sums_over_a_layer_to_the_effect_of_moving_it(
 ) -> None:
     """All units and errors of one layer sum to the metric with the whole site at its target, minus the clean metric.
 
-    The path is sampled at its left ends, so the error of n steps is half the change of slope over n, which is known from
-    the slopes at both ends: what is left is a thousandth of the effect at most.
+    The path is sampled at its left ends, so the error of n steps is half the change of slope over n, which is known
+    from the slopes at both ends: what is left is a thousandth of the effect at most.
     """
     model, slow = oracle.model(architecture), oracle.naive(architecture)
     twin, basis = oracle.naive_basis(architecture, name), oracle.basis(architecture, name)

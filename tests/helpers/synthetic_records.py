@@ -67,7 +67,7 @@ def synthetic_record(
     *,
     examples: int = 100,
     ablation: Ablation = "mean",
-    error_policy: ErrorPolicy = "node",
+    error_policy: ErrorPolicy = "coordinates",
     granularity: Granularity = "position",
     seed: int = 0,
     task_version: str = "1",

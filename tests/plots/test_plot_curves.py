@@ -46,7 +46,14 @@ def test_a_grid_of_all_tasks(frame: pd.DataFrame) -> None:
         "transcoder",
         "ideal",
     ]
-    for part in ("method relp", "pocket-llama", "mean ablation", "error policy node", "granularity position", "seed 0"):
+    for part in (
+        "method relp",
+        "pocket-llama",
+        "mean ablation",
+        "error policy coordinates",
+        "granularity position",
+        "seed 0",
+    ):
         assert part in title_of(figure)
     assert "n = 100" in title_of(figure)
     assert axes[-1].get_xlabel() == "circuit size k (nodes per aligned group)"

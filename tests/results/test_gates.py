@@ -103,8 +103,9 @@ def test_a_cell_below_a_gate_keeps_its_values() -> None:
         ({"guard": {"fvu": (0.1, 1.0, 0.2, 0.3)}}, "FVU 1.00 in a layer"),
         ({"guard": {"slope": (1.0, 0.94, 1.0, 1.4)}}, "calibration slope 0.94 in a layer"),
         ({"record": {"clusters": {"cue": tuple(index % 7 for index in range(100))}}}, "cue has 7 levels"),
-        ({"guard": {"slope": (1.0, 0.95, 1.7, 1.4)}}, "calibration slope 1.70 in a layer"),
-        ({"guard": {"slope": (1.0, 0.95, 1.7, 1.4), "fvu": (0.99,) * 4}, "cell": {"error_policy": "coordinates"}}, ""),
+        ({"guard": {"slope": (1.0, 0.95, 1.7, 1.4), "fvu": (0.99,) * 4}}, ""),
+        ({"cell": {"error_policy": "node"}}, "errors cost one node"),
+        ({"cell": {"error_policy": "keep"}}, "errors are free"),
         ({"guard": {"slope": None}}, ""),
     ],
 )

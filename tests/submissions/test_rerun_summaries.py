@@ -154,7 +154,7 @@ def test_a_size_that_was_not_run_again_is_taken_from_the_record() -> None:
         (lambda content: content["counts"].update(area_end=10**6), "counts: differs from the re-run's"),
         (
             lambda content: content["groups"][0].update(scored_nodes=3000),
-            "groups[0].scored_nodes: 45100, the re-run has",
+            "groups[0].scored_nodes: 50688, the re-run has",
         ),
         (lambda content: content["groups"][0].update(tokens=("a",) * 11), "groups: differs from the re-run's"),
         (lambda content: content["curve"].update(all_units=(0,) * 30), "curve.all_units: differs"),
