@@ -270,7 +270,9 @@ def test_error_scores_have_a_column_for_each_error_node(
         ("coordinates", 32, "32 error nodes are scored at write, expected 16"),
     ],
 )  # fmt: skip
-def test_a_whole_error_never_passes_for_one_coordinate(policy: ErrorPolicy, width: int | None, told: str | None) -> None:
+def test_a_whole_error_never_passes_for_one_coordinate(
+    policy: ErrorPolicy, width: int | None, told: str | None
+) -> None:
     """One column is what methods gave before errors had coordinates: `node`, under another name."""
     basis, units = Useless((Site(0, "read", "write"),)), (torch.ones(5, 1),)
     errors = None if width is None else (torch.ones(5, width),)

@@ -67,9 +67,9 @@ def gate_of(record: Record) -> Gate:
 def no_mark(record: Record, gate: Gate) -> str:
     """Return why a cell gets no best mark, in a few words; "" where it may get one.
 
-    The first of these: it is below a gate, it is a control, its dictionary's errors cost next to nothing under the error
-    policy, the dictionary fits no better than the mean activation in some layer, or writes too much in some layer, or a
-    cluster factor has too few levels.
+    The first of these: it is below a gate, it is a control, its dictionary's errors cost next to nothing under the
+    error policy, the dictionary fits no better than the mean activation in some layer, or writes too much in some
+    layer, or a cluster factor has too few levels.
     """
     if gate.reason:
         return gate.reason
