@@ -146,7 +146,7 @@ def score(
     pairs.fit(spec, built)
     scores = pairs.scores(built, way, cell)
     for group, found in zip(pairs.groups, scores, strict=True):
-        check_widths(found.units, found.errors, way, built, group.reference(built, ablation))
+        check_widths(found.units, found.errors, way, built, group.reference(built, ablation), error_policy)
     return NodeScores(
         cell=cell,
         identities=pairs.identity(spec, way),

@@ -13,9 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from basisbench.circuits.circuit import Reference
 from basisbench.errors import BasisBenchError
 from basisbench.protocols import Method
-from basisbench.runs.plugin_failure import check_scores
+from basisbench.runs.plugin_failure import check_scores, check_widths
 from basisbench.types import Ablation, ErrorPolicy, Family, Scores, Site
 from basisbench_baselines.methods.magnitude import Magnitude
 from basisbench_baselines.methods.patching import ActivationPatching
@@ -258,3 +259,23 @@ def test_error_scores_have_a_column_for_each_error_node(
     with nullcontext() if told is None else pytest.raises(BasisBenchError, match=told):
         found = check_scores(Scores(units, given), Magnitude(), basis, 5, policy)
         assert (found.errors is None) == (policy in ("keep", "ablate"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "width", "told"),
+    [
+        ("coordinates", 16, None), ("rotated", 16, None), ("node", 1, None), ("keep", None, None),
+        ("coordinates", 1, "1 error nodes are scored at write, expected 16 under the error policy coordinates"),
+        ("rotated", 1, "1 error nodes are scored at write, expected 16 under the error policy rotated"),
+        ("coordinates", 32, "32 error nodes are scored at write, expected 16"),
+    ],
+)  # fmt: skip
+def test_a_whole_error_never_passes_for_one_coordinate(
+    policy: ErrorPolicy, width: int | None, told: str | None
+) -> None:
+    """One column is what methods gave before errors had coordinates: `node`, under another name."""
+    basis, units = Useless((Site(0, "read", "write"),)), (torch.ones(5, 1),)
+    errors = None if width is None else (torch.ones(5, width),)
+    reference = Reference((torch.ones(1, 5, 1),), (torch.ones(1, 5, 16),))
+    with nullcontext() if told is None else pytest.raises(BasisBenchError, match=told):
+        check_widths(units, errors, Magnitude(), basis, reference, policy)

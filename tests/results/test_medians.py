@@ -13,8 +13,9 @@ from basisbench.results.compare import render_text
 from basisbench.results.display import Display
 from basisbench.results.frame import summarise
 from basisbench.results.headlines import headline_tables
+from basisbench.results.marks import mark_best
 from basisbench.results.medians import _medians, _picks, median_table
-from basisbench.results.metrics import METRICS
+from basisbench.results.metrics import METRICS, STATISTICS
 from basisbench.results.record import Record
 from basisbench.results.record_fields import SuiteTasks
 from helpers.synthetic_records import TASKS, changed, synthetic_record
@@ -124,6 +125,15 @@ def test_the_interval_spans_clusters() -> None:
     for end in ("low", "high"):
         assert row[f"area_faithfulness_{end}"] == pytest.approx(own[f"area_faithfulness_{end}"], abs=0.01)
         assert row[f"area_faithfulness_{end}"] != row["area_faithfulness"]
+
+
+def test_the_median_over_one_task_has_the_interval_and_marks_of_the_task() -> None:
+    summary = summarise(suite_of(FOUR[:1], suite=SuiteTasks(name="one", tasks=FOUR[:1])))
+    medians = median_table(summary).set_index("basis")
+    own = mark_best(summary, ["family"]).set_index("basis")
+    for name in STATISTICS:
+        for column in (name, f"{name}_low", f"{name}_high", f"{name}_best"):
+            assert medians[column].to_dict() == own[column].to_dict(), column
 
 
 def test_what_is_not_reached_is_infinite_in_medians() -> None:

@@ -148,8 +148,13 @@ def _medians(cells: pd.DataFrame, picks: tuple[np.ndarray, np.ndarray] | None) -
 
 
 def _picks(tasks: Sequence[str]) -> tuple[Int[np.ndarray, "draw task"], Int[np.ndarray, "draw task"]]:
-    """Draw tasks with replacement, and for each one of the resamples of its cells (row 0 is no resample)."""
+    """Draw tasks with replacement, and for each one of the resamples of its cells (row 0 is no resample).
+
+    Each resample comes once in a place, in random order: the median over one task has the interval and the marks that
+    the task itself has.
+    """
     seed = int.from_bytes(hashlib.sha256(TASK_SEPARATOR.join(tasks).encode()).digest()[:8])
     generator = np.random.default_rng([SEED, seed])
-    shape = (DRAWS, len(tasks))
-    return generator.integers(0, max(len(tasks), 1), size=shape), generator.integers(1, DRAWS + 1, size=shape)
+    drawn = generator.integers(0, max(len(tasks), 1), size=(DRAWS, len(tasks)))
+    resamples = [1 + generator.permutation(DRAWS) for _ in tasks]
+    return drawn, np.stack(resamples, axis=1) if resamples else drawn

@@ -88,16 +88,23 @@ def check_scores(scores: object, method: Method, basis: Basis, positions: int, e
 
 
 def check_widths(
-    units: Sequence[Tensor], errors: Sequence[Tensor] | None, method: Method, basis: Basis, reference: Reference
+    units: Sequence[Tensor],
+    errors: Sequence[Tensor] | None,
+    method: Method,
+    basis: Basis,
+    reference: Reference,
+    error_policy: ErrorPolicy,
 ) -> None:
     """Hold that a method has scored as many units and error nodes at each site as there are.
 
     Args:
         units: something per site whose last axis are the scored units.
-        errors: the same for error nodes: one, or as many as the write site has coordinates.
+        errors: the same for error nodes.
         method: the method.
         basis: the basis.
         reference: reference values of the basis.
+        error_policy: says whether an error is one node, or as many as the write site has coordinates. A method that
+            gives one score under the second would have a whole vector for the price of a node.
 
     Raises:
         BasisBenchError: tells the site.
@@ -111,10 +118,11 @@ def check_widths(
         if not bool(values.isfinite().all()):
             raise BasisError(f"basis '{basis.name}': coordinates at {site.read} are not all finite numbers")
     for site, scored, values in zip(basis.sites, errors or (), reference.errors or (), strict=False):
-        if scored.shape[-1] not in {1, values.shape[-1]}:
+        expected = 1 if error_policy == "node" else values.shape[-1]
+        if scored.shape[-1] != expected:
             raise BasisBenchError(
                 f"method '{method.name}' on basis '{basis.name}': {scored.shape[-1]} error nodes are scored at "
-                f"{site.write}, expected {values.shape[-1]}"
+                f"{site.write}, expected {expected} under the error policy {error_policy}"
             )
 
 

@@ -258,7 +258,8 @@ class Session:
             trim_memory()
 
         for group, ranking in zip(self.groups, rankings, strict=True):
-            check_widths(ranking.units, ranking.errors, method, basis, group.reference(basis, cell.ablation))
+            reference = group.reference(basis, cell.ablation)
+            check_widths(ranking.units, ranking.errors, method, basis, reference, cell.error_policy)
         sizes, curves = measure_curves(cell, basis, self.groups, rankings, at=at)
         finished = now(model)
 
