@@ -47,7 +47,7 @@ def test_a_line_per_property_with_value_and_bound(capsys: pytest.CaptureFixture[
     assert lines[0] == "task sva_simple on pocket-llama"
     assert re.fullmatch(r"  ok      disjoint words: no word .*: 0 words of one split in .* \(none\)", lines[3])
     assert lines[-2].startswith("  info    accuracy: ")
-    assert lines[-1] == "9 properties hold, 0 failed"
+    assert lines[-1] == "10 properties hold, 0 failed"
 
 
 @pytest.mark.parametrize("form", ["plugin", "file and name", "module and name"])

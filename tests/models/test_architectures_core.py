@@ -26,9 +26,14 @@ def test_fast_ways_change_nothing(architecture: str, ablation: Ablation) -> None
         basis = oracle.basis(architecture, name)
         reference = group.reference(basis, ablation)
         density = torch.rand(4, 1, 1, generator=generator)
+        share = torch.randint(0, 3, (4, 99, 1), generator=generator) / 2
         mask = CircuitMask(
             tuple(torch.rand(4, *units.shape[1:], generator=generator) < density for units in reference.units),
-            tuple(torch.rand(4, units.shape[1], generator=generator) < 0.5 for units in reference.units),
+            # Of each error none, some or all coordinates.
+            tuple(
+                torch.rand(4, *errors.shape[1:], generator=generator) < share[:, : errors.shape[1]]
+                for errors in reference.errors or [units[..., :1] for units in reference.units]
+            ),
         )
 
         shared = group.shared_work(basis, ablation)
