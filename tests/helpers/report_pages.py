@@ -128,7 +128,9 @@ def write_tree(folder: Path) -> None:
         synthetic_record("ioi", "transcoder", "relp", examples=30, error_policy="coordinates"), basis=HOSTILE
     )
     hostile = with_nodes(hostile, node(3, HOSTILE), node(3, "first", group=HOSTILE), group=GROUP)
+    own_code = {"basis": "ab" * 32}
     neurons = synthetic_record("ioi", "mlp_act", "relp", examples=30, error_policy="coordinates")
+    neurons = neurons.model_copy(update={"identities": neurons.identities.model_copy(update={"code": own_code})})
     write_suite(submission, [hostile, neurons])
     card = {
         "schema_version": 1,

@@ -98,14 +98,22 @@ def settings_of(layout: Layout) -> list[Any]:
     return list(found)
 
 
-def test_the_same_cell_in_two_folders_stays_two_rows() -> None:
+def test_a_basis_of_two_folders_is_named_after_the_second() -> None:
     record = synthetic_record(examples=10)
-    layout = laid_out(record, rotor=[record])
+    own = record.model_copy(update={"identities": record.identities.model_copy(update={"code": {"basis": "ab" * 32}})})
+    layout = laid_out(record, rotor=[own])
     assert column(layout, "basis") == ["mlp_act", "mlp_act [rotor]"]
-    assert column(layout, "key") == [record.id, f"{record.id}.2"]
-    assert list(layout.details[0]) == list(layout.curves[0]) == column(layout, "key")
+    assert column(layout, "cell_id") == [record.id, own.id]
+    assert list(layout.details[0]) == list(layout.curves[0]) == column(layout, "cell_id")
     assert column(layout, "source", "medians") == ["run", "rotor"]
-    assert layout.catalogue["beside"] == {}
+
+
+def test_the_same_cell_in_two_folders_is_refused(tmp_path: Path) -> None:
+    record = synthetic_record(examples=10)
+    for name in ("one", "two"):
+        write_suite(tmp_path / name, [record])
+    with pytest.raises(RecordError, match="holds a record of the same cell as"):
+        write_report(tmp_path, tmp_path / "page")
 
 
 def test_every_basis_looks_as_its_legend_says_however_many_there_are() -> None:
@@ -130,7 +138,7 @@ def test_settings_versions_data_and_layers_are_told_apart() -> None:
         with_cell(plain, layers=(0, 1)),
     ]
     layout = laid_out(*records)
-    labels = dict(zip(column(layout, "key"), column(layout, "task_label"), strict=True))
+    labels = dict(zip(column(layout, "cell_id"), column(layout, "task_label"), strict=True))
     assert labels[records[2].id] == "ioi v2"
     assert labels[other_data.id] == "ioi v1 (data abababab)"
     assert labels[records[1].id] == labels[plain.id] == f"ioi v1 (data {plain.identities.data[:8]})"
@@ -151,7 +159,7 @@ def test_neurons_stand_in_the_setting_of_every_error_policy() -> None:
         for policy in ("coordinates", "node", "ablate")
     ]
     layout = laid_out(neurons, *dictionaries)
-    keys = column(layout, "key")
+    keys = column(layout, "cell_id")
     in_settings = [{keys[row] for row in own["rows"]} for own in settings_of(layout)]
     assert in_settings == [{neurons.id, dictionary.id} for dictionary in dictionaries]
     under_node = next(iter(settings_of(layout)))["nodes_to_80_node"]
@@ -166,7 +174,7 @@ def test_cells_that_differ_in_one_thing_stand_beside_each_other_and_nowhere_else
     node = synthetic_record(basis="transcoder", examples=10, error_policy="node")
     other_task = with_cell(node, task="sva_rc")
     layout = laid_out(usual, held_in, both, node, other_task)
-    keys = column(layout, "key")
+    keys = column(layout, "cell_id")
     beside: Any = layout.catalogue["beside"]
     found = {keys[row]: {(text, keys[other]) for _, text, other in entries} for row, entries in beside.items()}
     assert found == {
@@ -186,7 +194,7 @@ def test_marks_and_medians_are_those_of_the_tables() -> None:
     layout = laid_out(*records)
     table = compare_table(summarise(records))
     shown: Any = layout.catalogue["shown"]
-    keys = column(layout, "key")
+    keys = column(layout, "cell_id")
     count = 0
     for own in settings_of(layout):
         for row, bits in zip(own["rows"], own["best"], strict=True):

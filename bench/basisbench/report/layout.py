@@ -48,7 +48,7 @@ PLACE = ("model", "task_label", "family")
 
 CELLS_PER_FILE = 20
 
-_OWN = ("draws", "row", "task_label", "most_bits", "key", "curve")
+_OWN = ("draws", "row", "task_label", "most_bits", "curve")
 """Columns that no file of numbers has: they are the page's own."""
 
 _DASHES: Mapping[Line, str] = {
@@ -100,7 +100,7 @@ def lay_out(sources: Sequence[Source], display: Display) -> Layout:
     table = _table(cells, sources)
     places = table.groupby(list(PLACE), sort=True).ngroup()
     table["curve"] = places
-    keys = [str(key) for key in table["key"]]
+    keys = [str(key) for key in table["cell_id"]]
     details = [cell_detail(cell, sources[number]) for cell, number in cells]
     return Layout(
         catalogue=_catalogue(table, sources, display),
@@ -135,7 +135,6 @@ def _table(cells: Sequence[tuple[Cell, int]], sources: Sequence[Source]) -> pd.D
         not_reached_bound(scored, "bits_to_80", total)
         for scored, total in zip(table["scored_nodes"], table["total_nodes"], strict=True)
     ]
-    table["key"] = _distinct([record.id for record in records])
     return table
 
 
@@ -163,16 +162,6 @@ def _basis_labels(table: pd.DataFrame, order: Sequence[str]) -> list[str]:
         basis if first.get(basis, source) == source else f"{basis} [{source}]"
         for basis, source in zip(table["basis"], table["source"], strict=True)
     ]
-
-
-def _distinct(ids: Sequence[str]) -> list[str]:
-    """Number ids that occur more than once."""
-    seen: dict[str, int] = {}
-    keys = []
-    for name in ids:
-        seen[name] = seen.get(name, 0) + 1
-        keys.append(name if seen[name] == 1 else f"{name}.{seen[name]}")
-    return keys
 
 
 def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display) -> Json:

@@ -1,8 +1,7 @@
 """Where records come from: results folders, and what stands behind the numbers of each.
 
 1. Find the record files of every path and the results folder that each belongs to.
-2. Read the records of each folder; two records of one cell in a folder are an error. The same cell in two folders stays
-   two cells, for a submission may repeat what another run measured.
+2. Read the records of each folder. Two records of one cell are an error, wherever they lie.
 3. A folder with a `submission.json` is a submission: its card says who made it. Whether a folder's numbers were checked
    by running some of them again is its standing (`basisbench.submissions.verification`).
 """

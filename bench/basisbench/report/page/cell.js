@@ -12,7 +12,7 @@ basisbench.cell = (() => {
   let redraw = null;
 
   async function show(key) {
-    const row = columns.key.indexOf(key);
+    const row = columns.cell_id.indexOf(key);
     if (row < 0) {
       redraw = null;
       find("heading-cell").textContent = "No such cell";
@@ -77,7 +77,7 @@ basisbench.cell = (() => {
     const others = catalogue.beside[row] ?? [];
     if (others.length === 0) return [];
     const links = others.map(([, text, other]) =>
-      element("a", {href: `#cell/${encodeURIComponent(columns.key[other])}`}, text),
+      element("a", {href: `#cell/${encodeURIComponent(columns.cell_id[other])}`}, text),
     );
     const listed = links.flatMap((link, index) => (index ? [", ", link] : [link]));
     return [element("p", {class: "hint"}, "The same cell otherwise (thin lines): ", ...listed, ".")];
@@ -136,7 +136,7 @@ basisbench.cell = (() => {
       of: "faithfulness",
       name: `faithfulness, ${text}`,
       look: {colour: BESIDE_COLOURS[index % BESIDE_COLOURS.length], dash: "6px,3px"},
-      values: curves[columns.key[other]],
+      values: curves[columns.cell_id[other]],
     }));
     const title = `${columns.basis[row]}, ${columns.method[row]}, ${columns.task_label[row]}`;
     const made = charts.figure("Faithfulness and completeness", "", (place) =>

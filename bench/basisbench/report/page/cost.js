@@ -73,7 +73,7 @@ basisbench.cost = (() => {
     tasks: row.row === undefined ? `${row.text("tasks_found")}/${row.text("tasks_asked")}` : "1",
     x: row.values[x],
     y: row.values[y].value,
-    key: row.row === undefined ? null : columns.key[row.row],
+    key: row.row === undefined ? null : columns.cell_id[row.row],
   });
 
   // Which tasks have too little to explain, by family where families differ.

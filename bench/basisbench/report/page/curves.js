@@ -106,9 +106,9 @@ basisbench.curves = (() => {
         const twice = rows.some((other) => other !== row && columns[kind][other] === name);
         return {
           row,
-          name: twice ? `${name} (cell ${columns.key[row]})` : name,
+          name: twice ? `${name} (cell ${columns.cell_id[row]})` : name,
           look: looks.get(name),
-          values: curves[columns.key[row]],
+          values: curves[columns.cell_id[row]],
         };
       })
       .sort((a, b) => order.indexOf(a.look.name) - order.indexOf(b.look.name));
@@ -121,7 +121,7 @@ basisbench.curves = (() => {
           row,
           of: line.name,
           name: `${line.name}, ${text}`,
-          values: curves[columns.key[row]],
+          values: curves[columns.cell_id[row]],
           level: columns.error_policy[row] === "ablate" && chosen === "policies",
         })),
     );

@@ -202,7 +202,7 @@ basisbench.table = (() => {
       element(
         "tr",
         {
-          "data-key": row.row === undefined ? null : columns.key[row.row],
+          "data-key": row.row === undefined ? null : columns.cell_id[row.row],
           class: row.row !== undefined && columns.gate[row.row] ? "below" : null,
         },
         ...names.map(([name]) => textCell(name, row)),
@@ -248,7 +248,7 @@ basisbench.table = (() => {
     const text = row.text(name);
     if (name !== "basis")
       return element("td", {class: name === "family" ? null : name === "task_label" ? "name task" : "name"}, text);
-    const target = row.row === undefined ? null : `#cell/${encodeURIComponent(columns.key[row.row])}`;
+    const target = row.row === undefined ? null : `#cell/${encodeURIComponent(columns.cell_id[row.row])}`;
     return element(
       "th",
       {scope: "row", class: "name"},
