@@ -56,14 +56,14 @@ def read_sources(paths: PathLike | Sequence[PathLike]) -> list[Source]:
         paths: results folders, folders of records, record files, or trees of those.
 
     Raises:
-        RecordError: a path holds no record, a record or a submission's card is malformed, or two files of
-            one folder hold records of one cell.
+        RecordError: a path holds no record, a record or a submission's card is malformed, or two files hold
+            records of one cell.
     """
     listed = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = dict.fromkeys(file.resolve() for path in listed for file in record_files(Path(path)))
-    by_folder: dict[Path, list[Path]] = {}
-    for file in files:
-        by_folder.setdefault(_results_folder(file), []).append(file)
+    by_folder: dict[Path, list[Cell]] = {}
+    for file, record in read_each(files).items():
+        by_folder.setdefault(_results_folder(file), []).append(Cell(record, file))
     sources = [_read_source(folder, own) for folder, own in by_folder.items()]
     sources.sort(key=lambda source: (source.card is not None, source.name, str(source.folder)))
     return _distinctly_named(sources)
@@ -74,8 +74,7 @@ def _results_folder(file: Path) -> Path:
     return file.parent.parent if file.parent.name == RECORDS_FOLDER else file.parent
 
 
-def _read_source(folder: Path, files: Sequence[Path]) -> Source:
-    own = [Cell(record, file) for file, record in read_each(files).items()]
+def _read_source(folder: Path, own: Sequence[Cell]) -> Source:
     card = read_submission(folder) if (folder / SUBMISSION_FILE).is_file() else None
     cells = tuple(sorted(own, key=lambda cell: record_order(cell.record)))
     status = standing(folder)
