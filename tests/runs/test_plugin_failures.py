@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +302,15 @@ def test_a_plug_in_that_fails_in_verify_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out" / "verification.json").exists()
 
 
+@pytest.fixture
+def _listening() -> Iterator[None]:
+    """Python's own handler: a shell starts what runs in its background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_listening")
 def test_the_user_s_own_interrupt_ends_the_run(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:
     pressed = METHODS.replace('"exit": lambda *_: sys.exit(3)', '"exit": lambda *_: press()')
     pressed += (

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 Write = Callable[..., Path]
 FEW: dict[str, Any] = {
     "models": ["tiny-llama"], "tasks": ["ioi"], "bases": ["mlp_act", "resid"], "methods": ["relp", "ixg"],
-    "attribution_pairs": 16, "evaluation_pairs": 16,
+    "attribution_pairs": 16, "evaluation_pairs": 16, "also": [],
 }  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 1. Passes are counted as the meter of a run counts them: a backward pass is two, a pass from layer l of L is
    (L - l) / L. Cells of one model, task and seed share activations, F(M) and F(0); a method says what it takes
-   (`types.Passes`) and who shares it; each cell adds the points of its own curve.
+   (`types.Passes`) and who shares it; each cell adds the points of its own curve, of which a few are an expectation:
+   where a curve is bisected follows from what is found. Dictionaries are tried on the pairs that scores come from.
 2. Memory is the model, the largest basis, what is kept from cell to cell, and the largest pass.
 3. Seconds are multiplications and additions over a rate, and the time to load dictionaries.
 """
@@ -31,6 +32,10 @@ _KEPT_WIDTHS = 4
 
 _DICTIONARY_SHARE = 0.25
 """Share of a dictionary's dense products that is left once circuits share units (measured on wide SAEs)."""
+
+SOUGHT_CIRCUITS = 6
+"""Circuits that a cell runs beyond its grid of sizes: those of bisection, at most ten, and the most scored nodes with
+their complement (mean over bases, methods and conditions on the pocket model)."""
 
 _LOAD_BYTES_PER_SECOND = 0.5e9
 """Weights from disk to where they are used (assumed)."""
@@ -118,16 +123,20 @@ class Workload:
     @cached_property
     def passes(self) -> float:
         """Passes over one prompt, as `Model.meter` counts them."""
-        ends = {(cell.family, cell.ablation) for cell in self.cells if cell.ablation != "zero"}
+        # F(0) at the output; where layers are left out, that of the whole family too.
+        ends = {(cell.family, cell.ablation, layers) for cell in self.cells for layers in {cell.layers, None}}
         # F(M), its distribution, F(0), and the counterfactual run that F(0) may need.
         once = 1 + any(cell.kl for cell in self.cells) + len(ends)
-        once += any(ablation == "counterfactual" for _, ablation in ends)
+        once += any(ablation == "counterfactual" for _, ablation, _ in ends)
+        # Losses of clean and counterfactual prompts: plain, with each mean of a family, with each dictionary.
+        fitted = {cell.basis: cell.family for cell in self.cells if self.sizes[cell.basis].stored}
+        losses = 2 * (1 + len(set(fitted.values())) + len(fitted)) if fitted else 0
         total = 0.0
         for group in self.prompts:
-            total += group.attribution * (2 + sum(self._passes_to_score(name, group) for name in self.methods))
+            total += group.attribution * (2 + losses + sum(self._passes_to_score(name, group) for name in self.methods))
             total += group.evaluation * once
             for cell in self.cells:
-                points = self._points(cell, group) + (cell.ablation == "zero")
+                points = self._points(cell, group) + (cell.ablation == "zero")  # there F(0) is the basis's own
                 total += group.evaluation * (points + len(cell.subset_sizes) * cell.subset_draws)
         return total
 
@@ -155,7 +164,8 @@ class Workload:
         nodes = self._nodes(cell, group)
         grid = sizes_grid(max(self._nodes(cell, other) for other in self.prompts))
         known = (cell.error_policy != "ablate") + (cell.error_policy != "keep" or not self.sizes[cell.basis].stored)
-        return 2 * len({min(step, nodes) for step in grid}) - (known if cell.kl else 2 * known)
+        on_grid = 2 * len({min(step, nodes) for step in grid}) - (known if cell.kl else 2 * known)
+        return on_grid + SOUGHT_CIRCUITS
 
     @property
     def memory(self) -> Memory:
