@@ -44,6 +44,21 @@ def problems(recorded: Record, found: Record) -> tuple[str, ...]:
     return compare_records(recorded, found, recorded.identities, FLOAT32).problems
 
 
+def test_values_drawn_together_narrow_no_interval() -> None:
+    """The means stay what they are, so that no summary but the interval moves."""
+    honest = synthetic_record("sva_rc", "transcoder", "ixg", examples=100)
+    content = honest.model_dump()
+    full, empty = np.array(honest.endpoints.full), np.array(honest.endpoints.empty)
+    content["curve"]["circuit"] = tuple(
+        tuple((empty + share * (full - empty)).tolist()) if size else row
+        for size, row, share in zip(honest.curve.sizes, honest.curve.circuit, faithfulness(honest), strict=True)
+    )
+    forged = Record.model_validate(content)
+    assert moved_by(summaries(forged), summaries(honest)) < 0.05
+    assert any("end of the interval" in text for text in problems(forged, honest))
+    assert problems(honest, honest) == ()
+
+
 def moved_by(claimed: dict[str, float], true: dict[str, float]) -> float:
     """Return the largest relative change of a summary."""
     return max(0.0 if claimed[name] == true[name] else abs(claimed[name] - true[name]) / true[name] for name in TABLES)
