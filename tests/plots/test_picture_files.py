@@ -127,8 +127,8 @@ def test_conditions_go_to_folders_of_their_own(tmp_path: Path) -> None:
     write_suite(tmp_path, [synthetic_record(), synthetic_record(ablation="zero")])
     written = plot_results(tmp_path, tmp_path / "out")
     assert {path.parent.name for path in written} == {
-        "conditions-1-pocket-llama-mean-node-position-0",
-        "conditions-2-pocket-llama-zero-node-position-0",
+        "conditions-1-pocket-llama-mean-coordinates-position-0",
+        "conditions-2-pocket-llama-zero-coordinates-position-0",
     }
 
 
