@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.evaluate import evaluate
+from basisbench.results import bisection
 from basisbench.results.bisection import faithfulness_of, next_sizes
-from basisbench.results.metrics import sizes_grid
 from basisbench.results.schema import round_significant
 
 if TYPE_CHECKING:
@@ -203,17 +203,13 @@ def _rounded(parts: Sequence[Tensor]) -> list[float]:
 
 
 def grid_sizes(rankings: Sequence[Ranking]) -> tuple[int, ...]:
-    """Return the sizes that every curve has: 1-2-5 steps, the most scored nodes, and all nodes of the largest group."""
-    return tuple(sorted({*sizes_grid(max(ranking.nodes for ranking in rankings)), most_scored(rankings)}))
+    """Return the sizes that every curve of these rankings has (`basisbench.results.bisection`)."""
+    return bisection.grid_sizes(max(ranking.nodes for ranking in rankings), most_scored(rankings))
 
 
 def most_scored(rankings: Sequence[Ranking]) -> int:
-    """Return the largest size at which no group's circuit holds a node that has no score.
-
-    A group all of whose nodes have one sets no bound: it has nothing else to add.
-    """
-    bounds = [ranking.scored_nodes for ranking in rankings if ranking.scored_nodes < ranking.nodes]
-    return min(bounds, default=max(ranking.nodes for ranking in rankings))
+    """Return the largest size at which no group's circuit holds a node that has no score."""
+    return bisection.most_scored((ranking.nodes, ranking.scored_nodes) for ranking in rankings)
 
 
 def mean_of(values: Sequence[float]) -> float:

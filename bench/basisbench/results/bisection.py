@@ -16,8 +16,9 @@ What is measured next follows from what a record holds, so that a reader can tel
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record
 
 THRESHOLDS = (0.8, 0.9)
@@ -39,11 +40,16 @@ def next_sizes(faithfulness: Mapping[int, float], scored: int) -> tuple[int, ...
     sizes = sorted(faithfulness)
     wanted: list[int] = []
     for threshold in THRESHOLDS:
-        place = next((place for place, size in enumerate(sizes) if faithfulness[size] >= threshold), 0)
+        place = first_reaching([faithfulness[size] for size in sizes], threshold) or 0
         before, first = sizes[max(place - 1, 0)], sizes[place]
         if first <= scored and first - before > 1 and first > (1 + PRECISION) * before:
             wanted.append(round(math.sqrt(before * first)))
     return tuple(sorted(set(wanted)))
+
+
+def first_reaching(faithfulness: Sequence[float], threshold: float) -> int | None:
+    """Return the place of the first value that reaches a threshold; None where none does."""
+    return next((place for place, value in enumerate(faithfulness) if value >= threshold), None)
 
 
 def faithfulness_of(values: Sequence[float], full: Sequence[float], empty: Sequence[float]) -> float:
@@ -64,10 +70,24 @@ def faithfulness_of(values: Sequence[float], full: Sequence[float], empty: Seque
     return (math.fsum(values) - lowest) / gap if gap else -math.inf
 
 
-def scored_nodes(record: Record) -> int:
+def grid_sizes(nodes: int, scored: int) -> tuple[int, ...]:
+    """Return the sizes that every curve has: 1-2-5 steps, the most scored nodes, and all nodes of the largest group."""
+    return tuple(sorted({*sizes_grid(nodes), scored}))
+
+
+def most_scored(groups: Iterable[tuple[int, int | None]]) -> int:
     """Return the circuit size up to which scores fix the order of nodes in every aligned group.
 
-    A group whose nodes all have a score bounds nothing, however small it is; all nodes in records of schema 1.
+    A group whose nodes all have a score bounds nothing, however small it is: it has nothing else to add.
+
+    Args:
+        groups: of each group the nodes, and those of them that have a score; None where that is not known.
     """
-    bounds = [group.scored_nodes for group in record.groups if group.scored_nodes not in (None, group.nodes)]
-    return min((bound for bound in bounds if bound is not None), default=record.counts.nodes_max)
+    known = list(groups)
+    bounds = [scored for nodes, scored in known if scored is not None and scored < nodes]
+    return min(bounds, default=max(nodes for nodes, _ in known))
+
+
+def scored_nodes(record: Record) -> int:
+    """Return `most_scored` of a record's groups: all nodes in records of schema 1."""
+    return most_scored((group.nodes, group.scored_nodes) for group in record.groups)

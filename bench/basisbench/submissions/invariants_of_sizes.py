@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from basisbench.results.bisection import faithfulness_of, next_sizes, scored_nodes
+from basisbench.results.bisection import faithfulness_of, grid_sizes, next_sizes, scored_nodes
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import SIZES, Record
 
@@ -51,8 +51,8 @@ def violations_of_grid(record: Record) -> Iterator[str]:
 
 def grid_of(record: Record) -> tuple[int, ...]:
     """Return the sizes at which a record's complement is measured: 1-2-5 steps, the most scored nodes, all nodes."""
-    steps = sizes_grid(record.counts.nodes_max)
-    return steps if record.cell.sizes == GRID else tuple(sorted({*steps, scored_nodes(record)}))
+    nodes = record.counts.nodes_max
+    return sizes_grid(nodes) if record.cell.sizes == GRID else grid_sizes(nodes, scored_nodes(record))
 
 
 def _violations_of_bisection(record: Record, measured: set[int]) -> Iterator[str]:

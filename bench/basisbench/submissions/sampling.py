@@ -16,7 +16,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from basisbench.results.bisection import THRESHOLDS, faithfulness_of
+from basisbench.results.bisection import THRESHOLDS, faithfulness_of, first_reaching
 from basisbench.results.record import Record
 
 
@@ -77,9 +77,9 @@ def _deciding(record: Record) -> Iterator[int]:
     sizes, endpoints = record.curve.sizes, record.endpoints
     faithfulness = [faithfulness_of(row, endpoints.full, endpoints.empty) for row in record.curve.circuit]
     for threshold in THRESHOLDS:
-        first = next((place for place, value in enumerate(faithfulness) if value >= threshold), len(sizes))
+        first = first_reaching(faithfulness, threshold)
         outside = [place for place, value in enumerate(faithfulness) if abs(value - 1) > 1 - threshold]
-        for place in (first, outside[-1] + 1 if outside else 0):
+        for place in (len(sizes) if first is None else first, outside[-1] + 1 if outside else 0):
             yield from sizes[max(0, place - 1) : place + 1]
 
 
