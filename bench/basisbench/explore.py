@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.curve import GroupMeasurement
-from basisbench.circuits.ranking import Ranking, rank
+from basisbench.circuits.ranking import Ranking, node_name, rank
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.models.load import load_model as _load
 from basisbench.protocols import BasisSpec, Method
@@ -35,7 +35,7 @@ from basisbench.results.score_file import read_scores, write_scores
 from basisbench.runs.model_names import find_model
 from basisbench.runs.plugin_failure import check_widths
 from basisbench.runs.session import Session, open_session
-from basisbench.types import Ablation, Bos, ErrorPolicy, ScoreReference, Scores
+from basisbench.types import WITHOUT_ERROR_NODES, Ablation, Bos, ErrorPolicy, ScoreReference, Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,8 +201,8 @@ class NodeScores:
                 layer=self.layers[index],
                 position=position,
                 role=self.roles[key][position],
-                unit="error" if unit < 0 else unit,
-                coordinate=None if unit >= 0 or self.cell.error_policy == "node" else -1 - unit,
+                unit=name,
+                coordinate=coordinate,
                 score=value,
             )
             for key, scores in self.groups.items()
@@ -211,6 +211,7 @@ class NodeScores:
                 policy=self.cell.error_policy,
                 ties=seeded_generator(self.cell.seed, self.cell.task, key, "ties"),
             ).top(k)
+            for name, coordinate in [node_name(unit, self.cell.error_policy)]
         ]
         return Circuit(schema_version=1, cell=self.cell, identities=self.identities, k=int(k), nodes=tuple(nodes))
 
@@ -305,7 +306,7 @@ class Circuit(Frozen):
         reference, policy = group.reference(basis, self.cell.ablation), self.cell.error_policy
         units = tuple(torch.zeros(length, part.shape[-1]) for part in reference.units)
         errors = None
-        if reference.errors is not None and policy not in ("keep", "ablate"):
+        if reference.errors is not None and policy not in WITHOUT_ERROR_NODES:
             errors = tuple(torch.zeros(length, 1 if policy == "node" else part.shape[-1]) for part in reference.errors)
         index = {site.layer: place for place, site in enumerate(basis.sites)}
         nodes = [node for node in self.nodes if node.group == key]

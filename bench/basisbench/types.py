@@ -20,6 +20,8 @@ Side = Literal["clean", "counterfactual"]
 Family = Literal["mlp", "attn", "resid"]
 Ablation = Literal["mean", "counterfactual", "zero"]
 ErrorPolicy = Literal["coordinates", "rotated", "node", "keep", "ablate"]
+WITHOUT_ERROR_NODES: tuple[ErrorPolicy, ...] = ("keep", "ablate")
+"""Policies under which errors are no nodes: all are live, or all are at their reference."""
 ScoreReference = Literal["ablation", "counterfactual"]
 Bos = Literal["auto", "always", "never"]
 Granularity = Literal["position", "unit"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from basisbench.protocols import Basis, Method, ScoringContext
-from basisbench.types import Passes, Scores, Site, Style
+from basisbench.types import WITHOUT_ERROR_NODES, Passes, Scores, Site, Style
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class ActivationPatching:
         nodes: list[tuple[int, int]] = [
             (position, unit) for position, unit in (clean != other).any(0).nonzero().tolist()
         ]
-        if clean_error is not None and other_error is not None and context.error_policy not in ("keep", "ablate"):
+        if clean_error is not None and other_error is not None and context.error_policy not in WITHOUT_ERROR_NODES:
             differs = (context.error_nodes(site, other_error - clean_error) != 0).any(0)
             if context.error_policy == "node":
                 differs = differs.any(-1, keepdim=True)

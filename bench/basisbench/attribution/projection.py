@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from basisbench.models.model import at_least_float32
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
-from basisbench.types import Scores
+from basisbench.types import WITHOUT_ERROR_NODES, Scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -122,7 +122,7 @@ def projected_scores(
     """
     import torch
 
-    as_nodes = context.error_policy not in ("keep", "ablate")
+    as_nodes = context.error_policy not in WITHOUT_ERROR_NODES
 
     def field(site: Site) -> Tensor:
         return context.gradient_field(gradients, site) if isinstance(gradients, str) else gradients[site.write]

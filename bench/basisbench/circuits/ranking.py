@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from basisbench.circuits.circuit import CircuitMask
-from basisbench.types import Scores
+from basisbench.types import WITHOUT_ERROR_NODES, Scores
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -139,6 +139,18 @@ class Ranking:
         return [found[place] for place in sorted(found)]
 
 
+def node_name(unit: int, policy: ErrorPolicy) -> tuple[int | Literal["error"], int | None]:
+    """Return how a record names what `Ranking.top` gives as a unit: the unit or "error", and the error's coordinate.
+
+    Args:
+        unit: index of the unit; -1 - j for node j of the error.
+        policy: under "node" the whole error is one node, of no coordinate.
+    """
+    if unit >= 0:
+        return unit, None
+    return "error", None if policy == "node" else -1 - unit
+
+
 def pooled_scores(scores: Sequence[Scores], pairs: Sequence[int]) -> Scores:
     """Add scores over positions, and average over aligned groups weighted by pairs: one score per unit.
 
@@ -172,7 +184,7 @@ def rank(scores: Scores, *, policy: ErrorPolicy, ties: Generator | None = None) 
     """
     import torch
 
-    units, errors = scores.units, None if policy in ("keep", "ablate") else scores.errors
+    units, errors = scores.units, None if policy in WITHOUT_ERROR_NODES else scores.errors
     rows = [
         torch.cat([values, errors[index].to(values.dtype)], 1) if errors is not None else values
         for index, values in enumerate(units)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.curve import GroupCurve, mean_of
-from basisbench.circuits.ranking import Ranking
+from basisbench.circuits.ranking import Ranking, node_name
 from basisbench.models.sites import SITES
 from basisbench.results.record import CellConfig, Identities, Record
 from basisbench.results.record_fields import (
@@ -134,14 +134,15 @@ def _top_nodes(
     for group, ranking in list(zip(groups, rankings, strict=True))[: 1 if by_unit else None]:
         pairs = group.attribution.pairs
         for index, position, unit, score in ranking.top(_TOP_NODES):
+            name, coordinate = node_name(unit, cell.error_policy)
             nodes.append(
                 TopNode(
                     group=_ALL_GROUPS if by_unit else pairs.group,
                     layer=basis.sites[index].layer,
                     position=None if by_unit else position,
                     role=None if by_unit else pairs.roles[position],
-                    unit="error" if unit < 0 else unit,
-                    coordinate=None if unit >= 0 or cell.error_policy == "node" else -1 - unit,
+                    unit=name,
+                    coordinate=coordinate,
                     score=score,
                 )
             )

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from basisbench.errors import BasisBenchError, BasisError
 from basisbench.plugin_code import is_built_in, module_of
 from basisbench.protocols import BasisSpec, Method, Task
-from basisbench.types import ErrorPolicy, Scores
+from basisbench.types import WITHOUT_ERROR_NODES, ErrorPolicy, Scores
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -58,7 +58,7 @@ def check_scores(scores: object, method: Method, basis: Basis, positions: int, e
     """
     import torch
 
-    as_nodes = error_policy not in ("keep", "ablate")
+    as_nodes = error_policy not in WITHOUT_ERROR_NODES
 
     def refuse(problem: str) -> BasisBenchError:
         return BasisBenchError(f"method '{method.name}' on basis '{basis.name}': {problem}")

@@ -26,6 +26,7 @@ from basisbench.results.record import Record
 from basisbench.results.record_fields import Group, TopNode
 from basisbench.submissions.invariants_of_sizes import violations_of_sizes
 from basisbench.submissions.invariants_of_statistics import ROUNDING, violations_of_statistics
+from basisbench.types import WITHOUT_ERROR_NODES
 
 TOLERANCE = {"float32": 1e-3, "float64": 1e-3}
 """How far two values of one F(M) or F(0) may lie apart, by dtype of the model's weights: in logits where they are below
@@ -124,7 +125,7 @@ def _violations_of_counts(record: Record) -> Iterator[str]:
 def _error_width(record: Record) -> int:
     """Return how many error nodes a layer has at one position; none where the basis reconstructs exactly: no guard."""
     policy = record.cell.error_policy
-    if record.guard is None or policy in ("keep", "ablate"):
+    if record.guard is None or policy in WITHOUT_ERROR_NODES:
         return 0
     if policy == "node":
         return 1
@@ -136,7 +137,7 @@ def _error_width(record: Record) -> int:
 
 def _why_errors(record: Record) -> str:
     policy = record.cell.error_policy
-    if policy in ("keep", "ablate"):
+    if policy in WITHOUT_ERROR_NODES:
         return f"cell.error_policy is '{policy}', so errors are not ranked"
     if record.guard is None:
         return "guard is null, so the basis has no errors"
