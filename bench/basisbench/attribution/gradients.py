@@ -66,14 +66,9 @@ def gradient_field(
         BasisBenchError: no such rule.
         MemoryExhaustedError: one prompt does not fit into memory.
     """
-
-    def integrated_by_site(model: Model, batch: Batch, hooks: Sequence[str], steps: int, chosen: slice) -> Field:
-        cut = {hook: end if len(end) == 1 else end[chosen] for hook, end in (ends or {}).items()}
-        return _integrated_by_site(model, batch, hooks, steps, cut)
-
-    rules: Mapping[str, Callable[[Model, Batch, Sequence[str], int, slice], Field]] = {
+    rules: Mapping[str, Callable[[Model, Batch, Sequence[str], int, Field], Field]] = {
         "ixg": _gradient_at_clean,
-        "ig": integrated_by_site,
+        "ig": _integrated_by_site,
         "ig_inputs": _integrated_by_input,
         "relp": _relevance,
     }
@@ -81,14 +76,12 @@ def gradient_field(
         raise unknown_name("gradient rule", rule, rules)
     rows, length = batch.clean.shape
     most = gradient_tokens(model)
-    parts = model.batching.in_parts(
-        "gradients",
-        rows,
-        length,
-        lambda chosen: rules[rule](model, batch.pairs(chosen), hooks, steps, chosen),
-        most=most,
-    )
-    return joined_rows(parts)
+
+    def run_part(chosen: slice) -> Field:
+        own = {hook: end if len(end) == 1 else end[chosen] for hook, end in (ends or {}).items()}
+        return rules[rule](model, batch.pairs(chosen), hooks, steps, own)
+
+    return joined_rows(model.batching.in_parts("gradients", rows, length, run_part, most=most))
 
 
 def gradient_tokens(model: Model) -> int:
@@ -133,11 +126,11 @@ def _put(point: Tensor, _embeddings: Tensor) -> Tensor:
     return _leaf(point)
 
 
-def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _chosen: slice) -> Field:
+def _gradient_at_clean(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _ends: Field) -> Field:
     return _gradients(model, batch, {hook: model.place(hook) for hook in hooks}, _leaf)
 
 
-def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps: int, _chosen: slice) -> Field:
+def _integrated_by_input(model: Model, batch: Batch, hooks: Sequence[str], steps: int, _ends: Field) -> Field:
     import torch
 
     embed = model.fast_body.get_submodule(model.place("embed.hook_out").module)
@@ -235,7 +228,7 @@ def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[st
     return sweeps
 
 
-def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _chosen: slice) -> Field:
+def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _ends: Field) -> Field:
     import torch
 
     head = "unembed.hook_out"
