@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.cost import now
+from basisbench.attribution.fitting import TaskActivations
 from basisbench.attribution.loss_recovered import SharedLosses, loss_recovered
 from basisbench.errors import BasisError
 from basisbench.protocols import CrossLayerBasis
@@ -120,7 +121,7 @@ def fit_of_layer(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> La
     """
     import torch
 
-    written, errors, counts = [], [], []
+    errors, counts = [], []
     with torch.no_grad():
         for group in groups:
             start = group.pairs.first_position
@@ -128,10 +129,9 @@ def fit_of_layer(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> La
                 units, error = group.coordinates(basis, site, side)
                 if error is None:
                     raise ValueError(f"basis '{basis.name}' is exact; there is no fit to measure")
-                written.append(group.activation(site.write, side)[:, start:].flatten(0, 1))
                 errors.append(error[:, start:].flatten(0, 1))
                 counts.append((units[:, start:] != 0).sum(-1).flatten())
-    y, error = torch.cat(written).double(), torch.cat(errors).double()
+    y, error = torch.cat(list(TaskActivations(groups)(site.write))).double(), torch.cat(errors).double()
     return LayerFit(
         fvu=fraction_unexplained(y, error),
         l0=float(torch.cat(counts).double().mean()),
@@ -210,14 +210,9 @@ def _fvu_at(basis: Basis, site: Site, there: Site, groups: Sequence[GroupContext
     """Return the FVU of the dictionary of one site on the activations of another."""
     import torch
 
-    written, errors = [], []
+    activations, written, errors = TaskActivations(groups), [], []
     with torch.no_grad():
-        for group in groups:
-            for side in SIDES:
-                x, y = (
-                    group.activation(hook, side)[:, group.pairs.first_position :].flatten(0, 1)
-                    for hook in (there.read, there.write)
-                )
-                written.append(y)
-                errors.append(y - basis.decode(site, basis.encode(site, x)))
+        for x, y in zip(activations(there.read), activations(there.write), strict=True):
+            written.append(y)
+            errors.append(y - basis.decode(site, basis.encode(site, x)))
     return fraction_unexplained(torch.cat(written).double(), torch.cat(errors).double())

@@ -14,11 +14,12 @@ the task's own prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.cost import now
+from basisbench.attribution.fitting import TaskActivations
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.models.batching import BUDGETS
 from basisbench.protocols import CrossLayerBasis, StreamedBasis
@@ -59,7 +60,7 @@ def loss_recovered(basis: Basis, groups: Sequence[GroupContext], shared: SharedL
     def with_mean_at(hooks: tuple[str, ...]) -> tuple[float, float]:
         if hooks not in shared:
             start = now(model)
-            means = {hook: _mean(hook, groups) for hook in hooks}
+            means = {hook: _mean(TaskActivations(groups)(hook)) for hook in hooks}
             edits = partial(_constant, model, means)
             shared[hooks] = sum(_loss(group, basis, edits) for group in groups), now(model) - start
         return shared[hooks]
@@ -99,16 +100,11 @@ def _loss(group: GroupContext, basis: Basis, edits: Callable[[int], Mapping[Plac
     return sum(model.batching.in_parts("losses", rows, length, run_part, most=most))
 
 
-def _mean(hook: str, groups: Sequence[GroupContext]) -> Float[Tensor, " d"]:
-    """Return the mean activation over all tokens of all prompts."""
+def _mean(batches: Iterable[Float[Tensor, "row d"]]) -> Float[Tensor, " d"]:
+    """Return the mean of all rows."""
     import torch
 
-    rows = [
-        group.activation(hook, side)[:, group.pairs.first_position :].flatten(0, 1).double()
-        for group in groups
-        for side in ("clean", "counterfactual")
-    ]
-    return torch.cat(rows).mean(0)
+    return torch.cat([rows.double() for rows in batches]).mean(0)
 
 
 def _live(model: Model, basis: Basis, start: int) -> Mapping[Place, Edit]:
