@@ -22,7 +22,7 @@ from jaxtyping import Float
 from basisbench.results.bootstrap import LEVEL, interval_ends
 from basisbench.results.columns import normalised
 from basisbench.results.gates import gate_of, unfit
-from basisbench.results.metrics import METRICS, STATISTICS
+from basisbench.results.metrics import METRICS, statistics_of
 from basisbench.results.record import Record
 from basisbench.submissions.verification_fields import Tolerance
 
@@ -44,16 +44,14 @@ def summary_problems(recorded: Record, found: Record, tolerance: Tolerance) -> I
         tolerance: how far summaries may lie apart.
     """
     merged = _merged(recorded, found)
-    ours, theirs = normalised(recorded), normalised(merged)
-    for name, statistic in STATISTICS.items():
-        claimed, again = float(statistic(ours)[0]), float(statistic(theirs)[0])
+    ours, theirs = (statistics_of(normalised(record)) for record in (recorded, merged))
+    for name in ours:
+        claimed, again = float(ours[name][0]), float(theirs[name][0])
         least = 0.0 if METRICS[name].unit in ("nodes", "bits") else _LEAST_AREA
         if not _agree(claimed, again, tolerance.summary, least):
             yield f"{name}: the record gives {claimed:.5g}, the re-run {again:.5g}"
-        ends = interval_ends(statistic(ours)[1:])
-        for end, claimed, around in zip(
-            ("low", "high"), map(float, ends), _around_ends(statistic(theirs)[1:]), strict=True
-        ):
+        ends = interval_ends(ours[name][1:])
+        for end, claimed, around in zip(("low", "high"), map(float, ends), _around_ends(theirs[name][1:]), strict=True):
             inside = around[0] <= claimed <= around[-1]
             near = any(_agree(claimed, edge, tolerance.summary, least) for edge in (around[0], around[-1]))
             if not inside and not near:
