@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,3 +49,12 @@ def train_for(trainer: DictionaryTrainer, x: Tensor, y: Tensor, steps: int) -> l
         trainer.after_step()
         history.append(unexplained)
     return history
+
+
+def assert_within_bounds(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Hold that every row of the shipped model's card keeps the bounds that dictionaries were trained to."""
+    for name, row in rows.items():
+        assert row["l0"] <= 32, name
+        assert row["fraction_of_variance_unexplained"] <= 0.05, name
+        assert row["loss_recovered_from_zero"] >= 0.97, name
+        assert row["within_bounds"] is True

@@ -28,6 +28,7 @@ from basisbench_baselines.pocket.training.plan import BuildPlan
 from helpers.dictionary_training import (
     PLAN,
     QUIET,
+    assert_within_bounds,
 )
 
 # --- all dictionaries together
@@ -182,11 +183,7 @@ def test_shipped_dictionary_has_the_promised_shape(folder: Path) -> None:
 
 def test_shipped_dictionaries_keep_their_bounds(card_sites: dict[str, dict[str, Any]]) -> None:
     assert set(card_sites) == {site.name for site in dictionary_sites(4)}
-    for name, row in card_sites.items():
-        assert row["l0"] <= 32, name
-        assert row["fraction_of_variance_unexplained"] <= 0.05, name
-        assert row["loss_recovered_from_zero"] >= 0.97, name
-        assert row["within_bounds"] is True
+    assert_within_bounds(card_sites)
 
 
 @pytest.mark.slow
