@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,10 @@ from basisbench.pairs import tokens as token_alignment
 from basisbench.pairs.alignment import align, load_splits, pairs_of, to_dataset
 from basisbench.registry import load_registry
 from basisbench.results.schema import Text
-from basisbench.types import Bos, ContrastPair, PairSet, Segment, Split
+from basisbench.types import ContrastPair, PairSet, Split
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
 from helpers import task_pairs
+from helpers.task_pairs import GOOD, NOUNS, TwoSplits, aligned, pair
 
 REGISTRY = load_registry()
 
@@ -37,28 +37,6 @@ every_task_and_tokenizer = pytest.mark.parametrize(
         for name in task_pairs.TOKENIZERS
     ],
 )
-
-
-def pair(
-    subject: str,
-    other: str,
-    *,
-    answers: tuple[str, ...] = (" is",),
-    foils: tuple[str, ...] = (" are",),
-    template: str = "plain",
-) -> ContrastPair:
-    def prompt(noun: str) -> tuple[Segment, ...]:
-        return (Segment("opening", "The"), Segment("subject", f" {noun}"))
-
-    return ContrastPair(template, prompt(subject), prompt(other), answers, foils, (subject, other))
-
-
-NOUNS = ("doctor", "boy", "driver", "writer", "dancer", "king", "judge", "player", "friend", "worker")
-GOOD = [pair(noun, f"{noun}s") for noun in NOUNS]
-
-
-def aligned(pairs: list[ContrastPair], count: int = 100, **options: int) -> PairSet:
-    return align("demo", "1", pairs, build_tokenizer(), "attribution", count, **options)
 
 
 def candidates_by_text(task: str, split: Split) -> dict[tuple[str, str], ContrastPair]:
@@ -131,101 +109,6 @@ def test_clean_prompts_are_distinct_and_differ_from_their_counterfactual(task: s
         for group in pair_set:
             assert (group.clean != group.counterfactual).any(axis=1).all()
             assert len(group) >= alignment.MINIMUM_GROUP
-
-
-def adding_none() -> Any:
-    """Return the tokenizer that has a beginning-of-sequence token, changed so that it adds none itself."""
-    from tokenizers import processors
-
-    tokenizer = build_tokenizer()
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
-    return tokenizer
-
-
-def with_bos(tokens: str, pairs: list[ContrastPair]) -> list[ContrastPair]:
-    """Return pairs whose texts begin with tokens of their own, as those of a chat template do."""
-
-    def begun(segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-        return (Segment("opening", f"{tokens}The"), *segments[1:])
-
-    return [replace(item, clean=begun(item.clean), counterfactual=begun(item.counterfactual)) for item in pairs]
-
-
-@pytest.mark.parametrize(("bos", "adds", "text", "expected"), [
-    ("auto", True, "", True),
-    ("auto", True, "<s> ", True),
-    ("auto", False, "", False),
-    ("auto", False, "<s> ", True),
-    ("always", True, "", True),
-    ("always", True, "<s> ", True),
-    ("always", True, "<s> <s> ", True),
-    ("always", False, "", True),
-    ("always", False, "<s> ", True),
-    ("never", True, "", False),
-    ("never", True, "<s> ", False),
-    ("never", False, "", False),
-])  # fmt: skip
-def test_a_beginning_of_sequence_stands_in_front_once_or_not_at_all(
-    bos: Bos, adds: bool, text: str, expected: bool
-) -> None:
-    tokenizer = build_tokenizer() if adds else adding_none()
-    group = align("demo", "1", with_bos(text, GOOD), tokenizer, "attribution", 10, bos=bos)[0]
-    ids = tokenizer("The doctor", add_special_tokens=False)["input_ids"]
-    assert group.clean[0].tolist() == [tokenizer.bos_token_id] * expected + ids
-    assert group.counterfactual[0].tolist()[-1:] == tokenizer("doctors", add_special_tokens=False)["input_ids"]
-    assert group.roles == ("bos",) * expected + ("opening", "subject")
-    assert group.token_texts == ("<s>",) * expected + ("The", "doctor")
-
-
-def test_a_token_that_the_tokenizer_does_not_have_cannot_stand_in_front() -> None:
-    tokenizer = adding_none()
-    tokenizer.bos_token = None
-    for bos in ("auto", "never"):
-        group = align("demo", "1", GOOD, tokenizer, "attribution", 10, bos=bos)[0]
-        assert group.roles == ("opening", "subject")
-    with pytest.raises(TaskError, match="has no beginning-of-sequence token to put in front of prompts") as caught:
-        align("demo", "1", GOOD, tokenizer, "attribution", 10, bos="always")
-    assert "\n" not in str(caught.value)
-
-
-def test_a_text_that_begins_with_its_own_does_not_pair_with_one_that_does_not() -> None:
-    """In front of one prompt alone it would shift all positions."""
-    begun = with_bos("<s> ", GOOD)
-    mixed = [replace(item, counterfactual=other.counterfactual) for item, other in zip(GOOD, begun, strict=True)]
-    for tokenizer in (build_tokenizer(), adding_none()):
-        with pytest.raises(TaskError, match=f"{token_alignment.UNEQUAL}: 10"):
-            align("demo", "1", mixed, tokenizer, "attribution", 10)
-
-
-def test_texts_with_and_without_their_own_are_groups_of_their_own() -> None:
-    nouns = [pair(f"{noun}s", noun) for noun in NOUNS]
-    pair_set = align("demo", "1", [*GOOD, *with_bos("<s> ", nouns)], adding_none(), "attribution", 40)
-    assert sorted(group.length for group in pair_set) == [2, 3]
-
-
-@pytest.mark.parametrize(("longest", "kept"), [(None, 18), (4, 18), (3, 9), (2, 0)])
-def test_prompts_longer_than_the_model_s_positions_are_dropped_and_counted(longest: int | None, kept: int) -> None:
-    def longer(item: ContrastPair) -> ContrastPair:
-        opening = Segment("opening", "Today the")
-        return replace(
-            item,
-            template="long",
-            clean=(opening, *item.clean[1:]),
-            counterfactual=(opening, *item.counterfactual[1:]),
-        )
-
-    pairs = [*GOOD[:9], *map(longer, GOOD[:9])]
-    task = TwoSplits({"attribution": pairs, "evaluation": pairs})
-    reason = token_alignment.TOO_LONG
-    if not kept:
-        with pytest.raises(TaskError, match=f"no usable attribution pairs .*{reason}: 18") as caught:
-            load_splits(task, build_tokenizer(), attribution=18, evaluation=18, seed=0, longest=longest)
-        assert "\n" not in str(caught.value)
-        return
-    for pair_set in load_splits(task, build_tokenizer(), attribution=18, evaluation=18, seed=0, longest=longest):
-        assert pair_set.pair_count == kept
-        assert pair_set.dropped == ({} if kept == 18 else {reason: 9})
-        assert all(group.length <= (longest or 4) for group in pair_set)
 
 
 def test_words_that_cannot_be_printed_are_escaped_in_the_tokens_text() -> None:
@@ -345,20 +228,6 @@ def _distinct_sizes(pairs: list[ContrastPair]) -> list[int]:
             seen.add(item.clean_text)
             sizes[item.template] = sizes.get(item.template, 0) + 1
     return list(sizes.values())
-
-
-@dataclass(frozen=True)
-class TwoSplits:
-    """A task that is given its pairs."""
-
-    by_split: dict[Split, list[ContrastPair]]
-    name: str = "demo"
-    version: str = "7"
-    summary: str = "for tests"
-
-    def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
-        del seed
-        return iter(self.by_split[split])
 
 
 def test_load_splits_keeps_the_groups_that_both_splits_have() -> None:
