@@ -15,6 +15,7 @@ from basisbench.plots.curves import plot_curves
 from basisbench.plots.pictures import plot_results
 from basisbench.plots.style import basis_styles
 from basisbench.results.frame import frame_of, read_results, summarise
+from basisbench.results.record_fields import SuiteTasks
 from helpers.drawn_figures import DISPLAY, drawn, title_of
 from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 
@@ -63,6 +64,19 @@ def test_cost_leaves_out_what_is_below_a_gate_and_who_lacks_a_task() -> None:
         cells = summary[(summary["basis"] == basis) & (summary["gate"] == "")]
         (point,) = [item for item in axes.get_lines() if item.get_marker() == "o"]
         assert list(point.get_ydata()) == [pytest.approx(cells["nodes_to_80"].median())]
+
+
+def test_no_cost_is_drawn_where_nobody_has_all_tasks(tmp_path: Path) -> None:
+    suite = SuiteTasks(name="demo", tasks=(TASKS[0], TASKS[1]))
+    records = [
+        synthetic_record(TASKS[0], basis).model_copy(update={"suite": suite}) for basis in ("mlp_act", "mlp_out")
+    ]
+    written = {path.stem for path in plot_results(records, tmp_path)}
+    assert "faithfulness_mlp" in written
+    assert "cost" not in written
+    summary = summarise(records)
+    with pytest.raises(BasisBenchError, match="nothing to draw: no basis has all tasks of the suite"):
+        plot_cost(summary, basis_styles(list(summary["basis"].unique()), DISPLAY), DISPLAY)
 
 
 # --- files ---

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
+from basisbench.errors import BasisBenchError
 from basisbench.plots.caption import cost_caption
 from basisbench.plots.look import (
     SCREEN,
@@ -43,6 +44,11 @@ if TYPE_CHECKING:
 
 METHOD_MARKERS = ("o", "s", "D", "^", "X", "P", "v", "<", ">", "h")
 
+
+class NoMediansError(BasisBenchError):
+    """No basis has all tasks of the suite, so there is no point to draw."""
+
+
 Marker: TypeAlias = "Callable[[str, str], str]"
 """Gives the marker of a basis under a method."""
 
@@ -66,12 +72,17 @@ def plot_cost(
 
     Returns:
         A figure; in print its label (`figure.get_label()`) is the caption in LaTeX.
+
+    Raises:
+        NoMediansError: no basis has all tasks of the suite.
     """
     ((conditions, part),) = split_conditions(summary)
     methods = sorted(unique(part, "method"), key=display.method_order)
     part = part if look.width is None else part[part["method"] == methods[0]]
     medians = median_table(part)
     medians = medians[medians["suite_tasks"] == medians["suite_tasks"].iloc[0]]
+    if medians["nodes_to_80"].isna().all():
+        raise NoMediansError(f"nothing to draw: no basis has all tasks of the suite ({conditions})")
     bases = sorted(unique(part, "basis"), key=display.basis_order)
     named = {name: (labels or short_labels(bases))[name] for name in bases}
     entries = {name: plain(label + _fewer_tasks(medians, name)) for name, label in named.items()}

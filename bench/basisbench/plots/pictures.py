@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import pandas as pd
 
 from basisbench.errors import unknown_name
-from basisbench.plots.cost import plot_cost
+from basisbench.plots.cost import NoMediansError, plot_cost
 from basisbench.plots.curves import families_text, plot_curves
 from basisbench.plots.look import StyleName, Width, look_of
 from basisbench.plots.panels import Horizontal, Quantity
@@ -97,7 +97,10 @@ def plot_results(
             "cost": partial(plot_cost, sums.rows, bases, display, labels=labels, look=look),
         }
         for name, make in pictures.items():
-            figure = make()
+            try:
+                figure = make()
+            except NoMediansError:  # a few cells under conditions of their own have no picture of medians
+                continue
             files = [folder / f"{name}.{suffix}" for suffix in formats]
             for path in files:
                 save_figure(figure, path, dpi=look.dpi)
