@@ -22,7 +22,9 @@ LEAST_ACCURACY = 0.75
 LEAST_SHARE = 0.2
 STANDARD_ERRORS = 2.0
 WORST_FVU = 1.0
-LEAST_SLOPE = 0.95
+LEAST_SLOPE, LARGEST_SLOPE = 0.95, 1.25
+"""Calibration slopes of a dictionary that may be marked: an L1 penalty shrinks what a sound one writes (Gated SAEs,
+arXiv 2404.16014), so it may write too little by a fifth, and too much by a twentieth."""
 CHEAP_ERRORS = {"node": "errors cost one node", "keep": "errors are free"}
 """Policies under which a dictionary is paid for what it leaves out: one that explains nothing wins every column."""
 
@@ -68,8 +70,8 @@ def no_mark(record: Record, gate: Gate) -> str:
     """Return why a cell gets no best mark, in a few words; "" where it may get one.
 
     The first of these: it is below a gate, it is a control, its dictionary's errors cost next to nothing under the
-    error policy, the dictionary fits no better than the mean activation in some layer, or writes too much in some
-    layer, or a cluster factor has too few levels.
+    error policy, the dictionary fits no better than the mean activation in some layer, or writes too much or
+    far too little in some layer, or a cluster factor has too few levels.
     """
     if gate.reason:
         return gate.reason
@@ -87,8 +89,9 @@ def unfit(record: Record) -> str:
         return CHEAP_ERRORS[record.cell.error_policy]
     if max(guard.fvu) >= WORST_FVU:
         return f"FVU {max(guard.fvu):.2f} in a layer"
-    if guard.slope is not None and min(guard.slope) < LEAST_SLOPE:
-        return f"calibration slope {min(guard.slope):.2f} in a layer"
+    for slope in guard.slope or ():
+        if not LEAST_SLOPE <= slope <= LARGEST_SLOPE:
+            return f"calibration slope {slope:.2f} in a layer"
     return ""
 
 
