@@ -24,7 +24,7 @@ STANDARD_ERRORS = 2.0
 WORST_FVU = 1.0
 LEAST_SLOPE, LARGEST_SLOPE = 0.95, 1.25
 """Calibration slopes of a dictionary that may be marked: an L1 penalty shrinks what a sound one writes (Gated SAEs,
-arXiv 2404.16014, equation 10), so it may write too little by a fifth, and too much by a twentieth."""
+arXiv 2404.16014), so it may write too little by a fifth, and too much by a twentieth."""
 CHEAP_ERRORS = {"node": "errors cost one node", "keep": "errors are free"}
 """Policies under which a dictionary is paid for what it leaves out: one that explains nothing wins every column."""
 
