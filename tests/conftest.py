@@ -259,6 +259,12 @@ def plugin_with(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `basisbench run` draw no pictures, which take longer than a few cells; other tests draw them."""
+    monkeypatch.setattr("basisbench.plots.pictures.plot_results", lambda *_, **__: [])
+
+
+@pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A tree of results: a reference run, and a submission of another basis."""
     from helpers.submissions import write_results

@@ -178,6 +178,7 @@ def test_show_follows_what_is_asked_of_the_beginning(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_show_measures_accuracy_and_gaps_as_a_record_has_them(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -199,7 +200,11 @@ def test_show_measures_accuracy_and_gaps_as_a_record_has_them(
 
 @pytest.mark.slow
 def test_run_leaves_records_tables_and_pictures(
-    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llama: ModelSpec,
+    plugin_with: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     out = tmp_path / "results"
     arguments = ["run", "--model", "tiny-llama", "--plugin", str(plugin_with(tiny_llama)), "--jobs", "1"]
@@ -215,5 +220,6 @@ def test_run_leaves_records_tables_and_pictures(
     assert (out / "summary.md").stat().st_size > 0
     assert list((out / "pictures").iterdir())
 
+    request.getfixturevalue("undrawn")
     assert main([*arguments, "--basis", "resid"]) == 0
     assert "cells: 2 finished, 4 kept" in capsys.readouterr().out

@@ -91,7 +91,7 @@ def test_an_installed_package_holds_every_property(kind: NewKind, capsys: pytest
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("_in_this_process")
+@pytest.mark.usefixtures("_in_this_process", "undrawn")
 def test_one_cell_of_all_three_runs_and_its_record_is_valid(tmp_path: Path) -> None:
     out = tmp_path / "results"
     cell = [part for kind, name in NAMES.items() for part in (f"--{kind}", name)]

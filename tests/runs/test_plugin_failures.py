@@ -250,6 +250,7 @@ PROVIDES = Bad()
 """
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failing_task_fails_its_own_cells_and_the_command_says_so(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

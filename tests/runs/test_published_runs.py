@@ -82,6 +82,7 @@ def test_a_suite_runs_with_a_limit(name: str, hub: HubReplica, tmp_path: Path) -
 
 @pytest.mark.slow
 @POOR_FITS
+@pytest.mark.usefixtures("undrawn")
 def test_a_repository_is_a_model_and_a_basis_that_is_missing_fails_alone(
     hub: HubReplica, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

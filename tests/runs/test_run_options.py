@@ -74,6 +74,7 @@ def test_half_precision_gives_nearly_the_same_curve_and_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_limit_runs_a_few_cells_of_few_pairs(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
