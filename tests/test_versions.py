@@ -31,6 +31,7 @@ def titles_of(records: list[Record]) -> list[str]:
     return [title for title, _ in split_conditions(summarise(records))]
 
 
+@pytest.mark.slow
 def test_versions_of_basisbench_stand_in_tables_of_their_own() -> None:
     """And the titles name them, whatever else differs: a version is part of what was done."""
     for changes in ({}, {"seed": 1}, {"ablation": "zero"}):

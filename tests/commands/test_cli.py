@@ -131,6 +131,7 @@ def test_compare_prints_a_table(results: Path, capsys: pytest.CaptureFixture[str
     assert "sva_rc" in text
 
 
+@pytest.mark.slow
 def test_compare_writes_csv_and_markdown(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(results), "--csv", "-"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
