@@ -233,7 +233,7 @@ def frame() -> pd.DataFrame:
     from basisbench.results.frame import frame_of
     from helpers.synthetic_records import synthetic_suite
 
-    return frame_of(list(synthetic_suite()))
+    return frame_of(list(synthetic_suite(examples=24)))
 
 
 @pytest.fixture
