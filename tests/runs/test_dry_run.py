@@ -8,16 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
+import torch
 
 from basisbench.cli import main
 from basisbench.registry import load_registry
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record, read_record
 from basisbench.runs.cells import expand
-from basisbench.runs.dry_run import estimate_run, render
+from basisbench.runs.dry_run import Estimate, estimate_run, render
 from basisbench.runs.estimate import SOUGHT_CIRCUITS, BasisSize, dictionary_size
 from basisbench.runs.run import Plan, Request, plan_request
 from basisbench.runs.runner import Runner, RunOptions
@@ -221,3 +223,28 @@ def test_bytes_of_dictionaries() -> None:
     # Every layer's units write to their own layer and to all later ones: 3 + 2 + 1 decoders.
     across = BasisSize(units, (3 + 6) * 7 * 10 * 4, (1 + 3) * 7 * 10 * 4)
     assert dictionary_size(7, shape, cross_layer=True) == across
+
+
+@pytest.mark.slow
+def test_time_is_that_of_the_processor_and_of_as_many_processes_as_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(tmp_path, ["sva_simple", "sva_rc", "ioi"], bases=["mlp_act"], methods=["random"])
+
+    def estimated(jobs: int) -> Estimate:
+        return estimate_run(plan, jobs)
+
+    # Nine tenths of the time other programs run: the clock is ten times as fast as the processor's time.
+    monkeypatch.setattr("basisbench.attribution.cost.now", lambda _: 10 * process_time())
+    loaded, threads = estimated(1), torch.get_num_threads()
+    monkeypatch.setattr("basisbench.attribution.cost.now", lambda _: process_time())
+    alone = estimated(2)
+    assert 1 / 3 < loaded.seconds / alone.seconds < 3
+    assert torch.get_num_threads() == threads
+    assert estimated(50).jobs == 3, "a process without a block is not started"
+    longest = max(work.seconds for work in alone.work.values())
+    assert longest < alone.seconds_with_jobs < alone.seconds
+    assert "in 2 processes, " in render(alone, plan)
+    assert "processes" not in render(loaded, plan)
+    # The article and the beginning of the sentence are the same in all prompts of a group: circuits leave them out.
+    assert all(0 < group.shared < group.positions for work in alone.work.values() for group in work.prompts)

@@ -163,7 +163,7 @@ def execute(options: argparse.Namespace) -> None:
         from basisbench.runs.dry_run import estimate_run, render
 
         plan = plan_request(request)
-        print(render(estimate_run(plan), plan))
+        print(render(estimate_run(plan, options.jobs), plan))
         return
     outcome = run_request(request)
     if outcome.records:

@@ -1,15 +1,17 @@
 """Says what a run would take before it starts: cells, passes, memory, disk and time, all of them estimates.
 
 Configurations and tokenizers are fetched where they can be had; a model that cannot be had is estimated from its
-published shape. One pass of a model whose weights are at hand is timed; elsewhere a rate is assumed. The arithmetic is
-`basisbench.runs.estimate`'s.
+published shape. One pass of a model whose weights are at hand is timed; elsewhere a rate is assumed. Times are those of
+an idle machine, as far as what else runs now can be told apart. The arithmetic is `basisbench.runs.estimate`'s.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
+from time import process_time
 from typing import Any
 
 from basisbench.errors import BasisBenchError
@@ -26,9 +28,10 @@ from basisbench.runs.estimate import (
     item_bytes,
     pass_operations,
 )
-from basisbench.runs.run import Plan
+from basisbench.runs.run import Plan, default_jobs
 from basisbench.runs.runner import CellBlock
-from basisbench.types import ModelSpec
+from basisbench.runs.workers import available_cores
+from basisbench.types import ModelSpec, Pairs
 
 _ASSUMED_WIDTH = 16
 """Units per dimension of a dictionary that nothing tells the width of."""
@@ -41,6 +44,9 @@ _WORDS = 200
 
 _TIMED_TOKENS, _TIMED_PASSES = 1000, 5
 """Tokens of a pass that is timed, and how often it is: the fastest counts, for the first ones pack weights."""
+
+_START_SECONDS = 7.0
+"""Imports and the model, once in each process (measured on the pocket model)."""
 
 _RATES: Mapping[tuple[bool, bool], float] = {
     (True, False): 3.5e11,
@@ -59,12 +65,14 @@ class Estimate:
     Attributes:
         work: of each block of cells.
         downloads: bytes of models and dictionaries that are not at hand.
+        jobs: processes that share the blocks.
         timed: whether every rate is that of a pass that was timed.
         notes: what could not be had, and what was assumed instead.
     """
 
     work: Mapping[CellBlock, Workload]
     downloads: int
+    jobs: int
     timed: bool
     notes: tuple[str, ...]
 
@@ -81,11 +89,19 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Seconds in one process."""
-        return sum(work.seconds for work in self.work.values())
+        return _START_SECONDS + sum(work.seconds for work in self.work.values())
+
+    @property
+    def seconds_with_jobs(self) -> float:
+        """Seconds in as many processes as the run has; each takes the next block when it is done with one."""
+        ends = [_START_SECONDS] * self.jobs
+        for work in self.work.values():
+            heapq.heapreplace(ends, ends[0] + work.seconds)
+        return max(ends)
 
     @property
     def memory(self) -> Memory:
-        """The largest of any group's memory."""
+        """The largest of any group's memory, of one process."""
         return max((work.memory for work in self.work.values()), key=lambda memory: memory.total)
 
     @property
@@ -94,26 +110,28 @@ class Estimate:
         return self.downloads + self.cells * _RECORD_BYTES
 
 
-def estimate_run(plan: Plan) -> Estimate:
+def estimate_run(plan: Plan, jobs: int | None = None) -> Estimate:
     """Estimate what a planned run would take.
 
     Args:
         plan: the run.
+        jobs: how many processes it may have; as many as `run` uses by default when None.
 
     Raises:
         BasisBenchError: nothing is known of a model, not even its shape.
     """
-    models = {spec.name: _Model(spec, plan) for spec in plan.models}
+    jobs = min(jobs or default_jobs(plan.options.device), len(plan.blocks))
+    models = {spec.name: _Model(spec, plan, jobs) for spec in plan.models}
     work = {block: models[block.cells[0].model].work(block) for block in plan.blocks}
     notes = dict.fromkeys(note for model in models.values() for note in model.notes)
     downloads = sum(model.downloads for model in models.values())
-    return Estimate(work, downloads, all(model.timed for model in models.values()), tuple(notes))
+    return Estimate(work, downloads, jobs, all(model.timed for model in models.values()), tuple(notes))
 
 
 class _Model:
     """What is known of one model of the run, and of the bases on it."""
 
-    def __init__(self, spec: ModelSpec, plan: Plan) -> None:
+    def __init__(self, spec: ModelSpec, plan: Plan, jobs: int) -> None:
         self.notes: list[str] = []
         self._spec, self._plan = spec, plan
         self._located: Located | None = None
@@ -132,7 +150,7 @@ class _Model:
         self._sizes: dict[str, BasisSize] = {}
         self._tokenizer = self._load_tokenizer()
         # A model that fills the memory is not loaded for an estimate of its memory.
-        rate = self._timed_rate() if at_hand and stored <= largest_bytes() else None
+        rate = self._timed_rate(jobs) if at_hand and stored <= largest_bytes() else None
         self.timed = rate is not None
         self.rate = rate or _RATES[self._device == "cpu", item_bytes(self._dtype) == 2]
 
@@ -147,8 +165,12 @@ class _Model:
             self.notes.append(str(error))
             return None
 
-    def _timed_rate(self) -> float | None:
-        """Return the multiplications and additions a second of a pass; None where the model cannot be loaded."""
+    def _timed_rate(self, jobs: int) -> float | None:
+        """Return the multiplications and additions a second of a pass; None where the model cannot be loaded.
+
+        On a CPU with the threads of one of so many processes. Where other programs take turns on its cores, the
+        processor's time is shorter than that of the clock.
+        """
         import torch
 
         from basisbench.attribution.cost import now
@@ -162,11 +184,19 @@ class _Model:
         positions = 10
         tokens = model.tokens([[0] * positions] * (_TIMED_TOKENS // positions))
         seconds = []
-        with torch.no_grad():
-            for _ in range(_TIMED_PASSES):
-                began = now(model)
-                model.logits(tokens, fast=True)
-                seconds.append(now(model) - began)
+        threads = torch.get_num_threads()
+        try:
+            if jobs > 1:
+                torch.set_num_threads(max(1, available_cores() // jobs))
+            with torch.no_grad():
+                for _ in range(_TIMED_PASSES):
+                    began, busy = now(model), process_time()
+                    model.logits(tokens, fast=True)
+                    seconds.append(now(model) - began)
+                    if self._device == "cpu":
+                        seconds.append(process_time() - busy)
+        finally:
+            torch.set_num_threads(threads)
         return pass_operations(self._shape, _TIMED_TOKENS) / min(seconds)
 
     def work(self, block: CellBlock) -> Workload:
@@ -203,8 +233,8 @@ class _Model:
             except BasisBenchError as error:
                 self.notes.append(str(error))
             else:
-                counts = {pairs.group: len(pairs) for pairs in attribution}
-                return tuple(Prompts(counts[pairs.group], len(pairs), pairs.length) for pairs in evaluation)
+                other = {pairs.group: pairs for pairs in attribution}
+                return tuple(_group(other[pairs.group], pairs) for pairs in evaluation)
         candidates = zip(range(_WORDS), task.candidates("evaluation", cell.seed), strict=False)
         self.notes.append("prompts are counted in words where there is no tokenizer")
         words = mean(len(pair.clean_text.split()) for _, pair in candidates)
@@ -237,6 +267,18 @@ class _Model:
         return size
 
 
+def _group(attribution: Pairs, evaluation: Pairs) -> Prompts:
+    """Return the size of an aligned group, from its pairs in both splits."""
+    import numpy as np
+
+    prompts = np.concatenate(
+        [side for pairs in (attribution, evaluation) for side in (pairs.clean, pairs.counterfactual)]
+    )
+    differing = np.flatnonzero((prompts != prompts[0]).any(0))
+    shared = min(differing[0] if len(differing) else evaluation.length, evaluation.length - 1)
+    return Prompts(len(attribution), len(evaluation), evaluation.length, int(shared))
+
+
 def render(estimate: Estimate, plan: Plan) -> str:
     """Write an estimate as text."""
     memory = estimate.memory
@@ -247,6 +289,7 @@ def render(estimate: Estimate, plan: Plan) -> str:
         rows.append((block.title, cells, _pairs(work.prompts), passes, _gib(work.memory.total)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rate = "at the rate of a pass that was timed now" if estimate.timed else "at an assumed rate of this kind of device"
+    shared = f"{_time(estimate.seconds_with_jobs)} in {estimate.jobs} processes, " if estimate.jobs > 1 else ""
     lines = [
         f"{plan.suite.name}: nothing is written; every figure is an estimate",
         "",
@@ -254,7 +297,7 @@ def render(estimate: Estimate, plan: Plan) -> str:
         "",
         f"cells    {estimate.cells} in {len(estimate.work)} groups",
         f"passes   {estimate.passes:,.0f} over one prompt; a backward pass counts as two",
-        f"memory   {_gib(memory.total)} at the peak on {plan.options.device}: model {_gib(memory.model)}, "
+        f"memory   {_gib(memory.total)} at the peak of a process on {plan.options.device}: model {_gib(memory.model)}, "
         f"largest basis {_gib(memory.dictionary)}, kept {_gib(memory.kept)}, largest pass {_gib(memory.passing)}"
         + (f", runtime {_gib(memory.runtime)}" if memory.runtime else ""),
     ]
@@ -265,7 +308,7 @@ def render(estimate: Estimate, plan: Plan) -> str:
     lines += [
         f"disk     {_gib(estimate.disk)}: downloads {_gib(estimate.downloads)}, "
         f"records {_gib(estimate.disk - estimate.downloads)}",
-        f"time     {_time(estimate.seconds)} in one process, {rate}",
+        f"time     {shared}{_time(estimate.seconds)} in one process, on an idle machine, {rate}",
     ]
     if estimate.notes:
         lines += ["", *(f"note: {note}" for note in estimate.notes)]

@@ -5,7 +5,9 @@
    (`types.Passes`) and who shares it; each cell adds the points of its own curve, of which a few are an expectation:
    where a curve is bisected follows from what is found. Dictionaries are tried on the pairs that scores come from.
 2. Memory is the model, the largest basis, what is kept from cell to cell, and the largest pass.
-3. Seconds are multiplications and additions over a rate, and the time to load dictionaries.
+3. Seconds are multiplications and additions over a rate, the time to load dictionaries, and what any
+   cell takes. They count what is computed rather than passes: circuits leave out the common prefix and the last
+   block of all but one position, and a backward pass without gradients of weights costs what a forward one does.
 """
 
 from __future__ import annotations
@@ -40,14 +42,18 @@ their complement (mean over bases, methods and conditions on the pocket model)."
 _LOAD_BYTES_PER_SECOND = 0.5e9
 """Weights from disk to where they are used (assumed)."""
 
+_CELL_SECONDS = 0.15
+"""Ranking, masks, statistics and the record of a cell (measured on the pocket model)."""
+
 
 @dataclass(frozen=True)
 class Prompts:
-    """One aligned group: pairs of each split, and tokens of a prompt."""
+    """One aligned group: pairs of each split, tokens of a prompt, and with how many of them all prompts begin."""
 
     attribution: int
     evaluation: int
     positions: int
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,9 +126,14 @@ class Workload:
     dtype: str
     rate: float
 
-    @cached_property
+    @property
     def passes(self) -> float:
         """Passes over one prompt, as `Model.meter` counts them."""
+        return sum(sum(passes) for passes in self._passes_by_group)
+
+    @cached_property
+    def _passes_by_group(self) -> list[tuple[float, float, float]]:
+        """Passes of each aligned group: forward, forward with backward, and those of circuits."""
         # F(0) at the output; where layers are left out, that of the whole family too.
         ends = {(cell.family, cell.ablation, layers) for cell in self.cells for layers in {cell.layers, None}}
         # F(M), its distribution, F(0), and the counterfactual run that F(0) may need.
@@ -131,23 +142,29 @@ class Workload:
         # Losses of clean and counterfactual prompts: plain, with each mean of a family, with each dictionary.
         fitted = {cell.basis: cell.family for cell in self.cells if self.sizes[cell.basis].stored}
         losses = 2 * (1 + len(set(fitted.values())) + len(fitted)) if fitted else 0
-        total = 0.0
+        passes: list[tuple[float, float, float]] = []
         for group in self.prompts:
-            total += group.attribution * (2 + losses + sum(self._passes_to_score(name, group) for name in self.methods))
-            total += group.evaluation * once
-            for cell in self.cells:
-                points = self._points(cell, group) + (cell.ablation == "zero")  # there F(0) is the basis's own
-                total += group.evaluation * (points + len(cell.subset_sizes) * cell.subset_draws)
-        return total
+            gradients, patched = map(
+                sum, zip(*(self._passes_to_score(name, group) for name in self.methods), strict=True)
+            )
+            circuits = sum(self._circuits(cell, group) for cell in self.cells)
+            forward = group.attribution * (2 + losses + patched) + group.evaluation * once
+            passes.append((forward, group.attribution * gradients, group.evaluation * circuits))
+        return passes
 
-    def _passes_to_score(self, method: str, group: Prompts) -> float:
-        """Return the passes that a method says it takes for one pair, in all cells together."""
+    def _passes_to_score(self, method: str, group: Prompts) -> tuple[float, float]:
+        """Return what a method takes for one pair in all cells together: passes with gradients, patched passes."""
         cells = [cell for cell in self.cells if cell.method == method]
         passes, layers = self._declared(method), self.shape.layers
         sharers = {"task": 1, "family": len({cell.family for cell in cells}), "cell": len(cells)}[passes.shared]
         shared = passes.per_prompt + passes.per_layer * (layers + 1) / 2
         alone = sum(self._nodes(cell, group) * (len(self.sizes[cell.basis].units) + 1) / 2 / layers for cell in cells)
-        return sharers * shared + passes.per_node * alone
+        return sharers * shared, passes.per_node * alone
+
+    def _circuits(self, cell: CellConfig, group: Prompts) -> int:
+        """Return the passes of a cell over one prompt: points of its curve, and random halves of complements."""
+        points = self._points(cell, group) + (cell.ablation == "zero")  # there F(0) is the basis's own
+        return points + len(cell.subset_sizes) * cell.subset_draws
 
     def _declared(self, method: str) -> Passes:
         return passes_of(self.methods[method]) or Passes()
@@ -194,17 +211,21 @@ class Workload:
 
     @property
     def seconds(self) -> float:
-        """Seconds in one process."""
-        pairs = sum(group.attribution + group.evaluation for group in self.prompts)
-        positions = sum((group.attribution + group.evaluation) * group.positions for group in self.prompts) / pairs
-        operations = pass_operations(self.shape, positions) * self.passes
-        for cell in self.cells:
-            size = self.sizes[cell.basis]
-            if size.stored:
-                rows = sum(group.evaluation * self._points(cell, group) for group in self.prompts)
-                operations += _DICTIONARY_SHARE * 4 * self.shape.width * sum(size.units) * positions * rows
+        """Seconds in one process that has started."""
+        cut = 1 - 0.5 / self.shape.layers  # what is left of the last block where one position of it is computed
+        operations = 0.0
+        for group, (forward, gradients, circuits) in zip(self.prompts, self._passes_by_group, strict=True):
+            one, part = (
+                pass_operations(self.shape, each) for each in (group.positions, group.positions - group.shared)
+            )
+            operations += one * (forward + 2 / 3 * gradients) + cut * part * circuits
+            for cell in self.cells:
+                size = self.sizes[cell.basis]
+                if size.stored:
+                    tokens = group.evaluation * self._circuits(cell, group) * (group.positions - group.shared)
+                    operations += _DICTIONARY_SHARE * 4 * self.shape.width * sum(size.units) * tokens
         loaded = sum(size.stored for size in self.sizes.values())
-        return operations / self.rate + loaded / _LOAD_BYTES_PER_SECOND
+        return operations / self.rate + loaded / _LOAD_BYTES_PER_SECOND + _CELL_SECONDS * len(self.cells)
 
 
 def item_bytes(dtype: str) -> int:
