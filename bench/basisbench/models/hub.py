@@ -29,17 +29,22 @@ class Located:
         revision: commit of the repository; None for a folder.
         file: the file that was asked for, on this machine.
         offline: the hub could not be reached; everything else must come from the cache too.
+        gguf: the file is a GGUF file, which holds everything.
     """
 
     where: str
     revision: str | None
     file: Path
     offline: bool = False
+    gguf: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options of transformers' `from_pretrained`, besides where the checkpoint is."""
-        return {"revision": self.revision or "main", "local_files_only": self.offline}
+        """Options of transformers' `from_pretrained`: where the checkpoint is, and that no code of its own may run."""
+        place: dict[str, Any] = {"pretrained_model_name_or_path": self.where, "revision": self.revision or "main"}
+        if self.gguf:
+            place = {"pretrained_model_name_or_path": str(self.file.parent), "gguf_file": self.file.name}
+        return {**place, "local_files_only": self.offline or self.gguf, "trust_remote_code": False}
 
     @property
     def sources(self) -> Mapping[str, str]:
@@ -112,7 +117,7 @@ def fetch(located: Located, file: str) -> Path | None:
     """
     from huggingface_hub.errors import EntryNotFoundError
 
-    if located.revision is None or located.offline:
+    if located.revision is None or located.offline or located.gguf:
         return None
     try:
         return download(located.where, file, located.revision)

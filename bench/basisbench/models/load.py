@@ -1,4 +1,4 @@
-"""Load a model by its name: a checkpoint folder or a repository of the Hugging Face hub.
+"""Load a model by its name: a checkpoint folder, a repository of the Hugging Face hub, or a GGUF file.
 
 1. The device is tried, and the repository's configuration is fetched: whatever cannot be had is reported before weights
    are loaded (`basisbench.models.hub`).
@@ -13,15 +13,17 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import replace
 from functools import partial
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError, first_line
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.examine import examine
-from basisbench.models.hub import Located, fetch, locate
+from basisbench.models.gguf import GgufFile, describe, locate_model
+from basisbench.models.hub import Located, fetch
 from basisbench.models.hub_errors import one_line
 from basisbench.models.model import Model
 from basisbench.models.sites import refused
@@ -47,7 +49,7 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
     """Load a checkpoint and wrap it.
 
     Args:
-        spec: which model; `spec.path` is a folder or a repository id.
+        spec: which model.
         device: torch device, for example "cuda:0"; "auto" spreads the layers over all GPUs.
         dtype: one of `DTYPES`; the checkpoint's own when None.
 
@@ -57,14 +59,18 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
     """
     owner = f"model '{spec.name}'"
     where = placement(device)
-    located = locate(owner, spec.path, spec.revision)
-    _check_configuration(owner, located)
+    located = locate_model(spec)
+    if not located.gguf:
+        _check_configuration(owner, located)
     tokenizer = load_tokenizer(owner, located)
+    if located.gguf and dtype is None:
+        dtype = "float32"  # its norms are, whatever the other weights were quantised to
     body = _load_body(owner, located, dtype, where)
     if dtype is None:
         _check_one_type(owner, located, body)
     _check_causal(owner, body)
-    return wrap(body, tokenizer, replace(spec, revision=located.revision))
+    file = describe(located.file) if located.gguf else None
+    return wrap(body, tokenizer, replace(spec, revision=located.revision), file)
 
 
 def load_tokenizer(owner: str, located: Located) -> Any:
@@ -83,7 +89,7 @@ def load_tokenizer(owner: str, located: Located) -> Any:
     try:
         with one_line(owner, located.where, located.revision):
             fetch(located, "tokenizer.json")
-            tokenizer = AutoTokenizer.from_pretrained(located.where, **located.options)
+            tokenizer = AutoTokenizer.from_pretrained(**located.options)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         raise BasisBenchError(f"{missing}: {first_line(error)}") from error
     # Without any file, transformers makes up an empty tokenizer of the class that the configuration calls for.
@@ -136,7 +142,6 @@ def _load_body(owner: str, located: Located, dtype: str | None, where: Mapping[s
         with quiet_loading(), one_line(owner, located.where, located.revision):
             _fetch_weights(located)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                located.where,
                 **located.options,
                 dtype=getattr(torch, dtype) if dtype else AUTO,
                 output_loading_info=True,
@@ -229,20 +234,27 @@ def _check_causal(owner: str, body: Any) -> None:
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Keep transformers' loading bar off, for the run has a progress display of its own."""
+    """Keep transformers' loading bars off, for the run has a progress display of its own."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with redirect_stderr(StringIO()):  # the bar of GGUF files asks nobody
+            yield
     finally:
         if shown:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:
+def wrap(body: Any, tokenizer: Any, spec: ModelSpec, file: GgufFile | None = None) -> Model:
     """Wrap a loaded Hugging Face causal language model; the model is put in evaluation mode.
+
+    Args:
+        body: the model.
+        tokenizer: its fast tokenizer.
+        spec: where it came from.
+        file: the GGUF file that it was read from, if any.
 
     Raises:
         BasisBenchError: the architecture lacks a part; names what is missing and where to add it.
@@ -255,10 +267,17 @@ def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:
     try:
         # RelP needs the attention pattern as a tensor, which only the eager implementation has.
         twin.set_attn_implementation("eager")
+        # Its adapter is chosen by what was loaded, whatever the configuration file says of it.
+        twin.config.architectures = [type(body).__name__]
+        vars(twin.config).pop("original_architecture", None)
         modules = {id(module): name for name, module in twin.named_modules()}
         # TransformerLens gives a tokenizer without a beginning-of-sequence token another one for it: not to ours.
         bridge = TransformerBridge.boot_transformers(
-            spec.path, hf_model=twin, tokenizer=copy.deepcopy(tokenizer), device=body.device, dtype=body.dtype
+            spec.path or spec.name,
+            hf_model=twin,
+            tokenizer=copy.deepcopy(tokenizer),
+            device=body.device,
+            dtype=body.dtype,
         )
     except (AttributeError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):
@@ -267,6 +286,6 @@ def wrap(body: Any, tokenizer: Any, spec: ModelSpec) -> Model:
         reason = textwrap.shorten(str(error) or type(error).__name__, 120, placeholder=" ...")
         raise refused(spec.name, type(body).__name__, f"TransformerLens cannot wrap it ({reason})") from error
     bridge.eval().requires_grad_(False)
-    model = Model(spec=spec, body=body, bridge=bridge, tokenizer=tokenizer, _modules=modules)
+    model = Model(spec=spec, body=body, bridge=bridge, tokenizer=tokenizer, _modules=modules, file=file)
     examine(model)
     return model

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import Batching
+from basisbench.models.gguf import GgufFile
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.onednn import OneDnnLinears, onednn_linears, onednn_twin
 from basisbench.models.shape import longest_prompt
@@ -51,6 +52,7 @@ class Model:
         bridge: TransformerLens's view of the same parameters.
         tokenizer: the fast tokenizer of the checkpoint.
         meter: counts forward passes.
+        file: the GGUF file that the weights were read from; None for a checkpoint.
     """
 
     spec: ModelSpec
@@ -59,6 +61,7 @@ class Model:
     tokenizer: Any
     _modules: Mapping[int, str]
     meter: Meter = field(default_factory=Meter)
+    file: GgufFile | None = None
 
     @cached_property
     def batching(self) -> Batching:

@@ -55,7 +55,7 @@ def read_shape(located: Located) -> ModelShape:
     whole = _read_configuration(located)
     try:
         with torch.device("meta"):
-            body = AutoModelForCausalLM.from_config(whole)  # type: ignore[no-untyped-call]
+            body = AutoModelForCausalLM.from_config(whole, trust_remote_code=False)  # type: ignore[no-untyped-call]
     except _NO_CONFIGURATION as error:
         raise _not_causal(located, error) from error
     config = whole.get_text_config()
@@ -79,7 +79,7 @@ def _read_configuration(located: Located) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(located.where, **located.options)
+        return AutoConfig.from_pretrained(**located.options)
     except _NO_CONFIGURATION as error:
         raise _not_causal(located, error) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.curve import GroupCurve, mean_of
@@ -20,6 +21,7 @@ from basisbench.results.record_fields import (
     SubsetCheck,
     SuiteTasks,
     TopNode,
+    WeightsFile,
 )
 from basisbench.runs.environment import describe_environment
 
@@ -123,6 +125,7 @@ def make_record(
         cost=cost,
         environment=describe_environment(model),
         sources={**model.sources, **getattr(basis, "sources", {})},
+        weights_file=None if model.file is None else WeightsFile(**asdict(model.file)),
     )
 
 
