@@ -184,10 +184,21 @@ class Model:
         return self.place("unembed.hook_out").module
 
     def tokens(self, ids: Any) -> Int[Tensor, "pair pos"]:
-        """Put token ids on the model's device."""
+        """Put token ids on the model's device.
+
+        Raises:
+            BasisBenchError: the model has no embedding of one of them.
+        """
         import torch
 
-        return torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        tokens = torch.as_tensor(ids, dtype=torch.long)
+        rows = int(self.body.get_input_embeddings().weight.shape[0])
+        if tokens.numel() and int(tokens.max()) >= rows:
+            raise BasisBenchError(
+                f"model '{self.name}': its tokenizer gives the id {int(tokens.max())}, but its embeddings have {rows} "
+                "rows; the tokenizer is another model's, or has words that this one was never given"
+            )
+        return tokens.to(self.device)
 
     def logits(
         self,
