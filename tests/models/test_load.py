@@ -264,3 +264,27 @@ def test_a_wrong_device_is_told_before_anything_is_loaded(tiny_llama: ModelSpec,
 def test_an_unknown_type_is_refused(tiny_llama: ModelSpec) -> None:
     with pytest.raises(BasisBenchError, match="dtype 'float8' is not one of float32, bfloat16, float16"):
         load_model(tiny_llama, dtype="float8")
+
+
+def test_a_tokenizer_with_more_words_than_the_model_is_told_where_one_is_used(tiny_llama: ModelSpec) -> None:
+    """Published models have such words (Gemma 3's images), which no prompt uses."""
+    model = load_model(tiny_llama)
+    rows = len(model.tokenizer)
+    assert model.tokens([[0, rows - 1]]).tolist() == [[0, rows - 1]]
+    with pytest.raises(
+        BasisBenchError, match=f"its tokenizer gives the id {rows}, but its embeddings have {rows} rows"
+    ):
+        model.tokens([[0, rows]])
+
+
+def test_logits_that_are_no_numbers_are_told(tiny_llama: ModelSpec, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_llama.path, folder)
+    weights(
+        folder,
+        lambda content: {name: 6e4 * tensor.sign() if "lm_head" in name else tensor for name, tensor in content.items()},
+    )
+    spec = replace(tiny_llama, path=str(folder))
+    with pytest.raises(BasisBenchError, match="its logits are NaN or infinite in float16, though its weights are not"):
+        load_model(spec, dtype="float16")
+    assert load_model(spec).file is None
