@@ -282,7 +282,9 @@ def test_logits_that_are_no_numbers_are_told(tiny_llama: ModelSpec, tmp_path: Pa
     shutil.copytree(tiny_llama.path, folder)
     weights(
         folder,
-        lambda content: {name: 6e4 * tensor.sign() if "lm_head" in name else tensor for name, tensor in content.items()},
+        lambda content: {
+            name: 6e4 * tensor.sign() if "lm_head" in name else tensor for name, tensor in content.items()
+        },
     )
     spec = replace(tiny_llama, path=str(folder))
     with pytest.raises(BasisBenchError, match="its logits are NaN or infinite in float16, though its weights are not"):

@@ -1,7 +1,7 @@
 """Read a checkpoint's configuration, and refuse what its weights could not be used for.
 
-1. Nothing of a checkpoint is ever run: `trust_remote_code=False` is among `Located.options`, and an attention from the
-   hub, which a configuration can name, is taken back.
+1. Nothing of a checkpoint is ever run: `trust_remote_code=False` is among `Located.options`, and an attention or
+   experts from the hub, which a configuration can name, are taken back.
 2. Of a multimodal checkpoint the text model is read: its configuration, and its weights by their names there.
 3. Adapters and quantised weights are told before transformers meets them: what it says of them blames something else.
 """
@@ -55,6 +55,10 @@ def read_configuration(owner: str, located: Located) -> Any:
         )
     try:
         whole = AutoConfig.from_pretrained(**located.options)
+        config = whole.get_text_config()
+        if config is not whole and config.dtype is None:
+            config.dtype = whole.dtype
+        config._attn_implementation = config._experts_implementation = None
     except Exception as error:  # whatever a file of somebody else makes the library do
         if "auto_map" in content:
             raise BasisBenchError(
@@ -64,10 +68,6 @@ def read_configuration(owner: str, located: Located) -> Any:
         raise BasisBenchError(
             f"{owner}: {located.where}: not the configuration of a causal language model: {whole_message(error)}"
         ) from error
-    config = whole.get_text_config()
-    if config is not whole and not getattr(config, "dtype", None):
-        config.dtype = getattr(whole, "dtype", None)
-    config._attn_implementation = None
     return config
 
 

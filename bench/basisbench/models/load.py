@@ -17,7 +17,7 @@ from typing import Any
 from basisbench.errors import BasisBenchError, whole_message
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.configuration import read_configuration
-from basisbench.models.examine import examine
+from basisbench.models.examine import examine, missing_sites
 from basisbench.models.gguf import GgufFile, describe, locate_model
 from basisbench.models.hub import Located, fetch
 from basisbench.models.hub_errors import one_line
@@ -158,5 +158,6 @@ def wrap(body: Any, tokenizer: Any, spec: ModelSpec, file: GgufFile | None = Non
         raise refused(spec.name, type(body).__name__, f"TransformerLens cannot wrap it ({reason})") from error
     bridge.eval().requires_grad_(False)
     model = Model(spec=spec, body=body, bridge=bridge, tokenizer=tokenizer, _modules=modules, file=file)
+    model = replace(model, without=missing_sites(model))
     examine(model)
     return model

@@ -53,6 +53,7 @@ class Model:
         tokenizer: the fast tokenizer of the checkpoint.
         meter: counts forward passes.
         file: the GGUF file that the weights were read from; None for a checkpoint.
+        without: kinds of site that the model does not have, and why: experts have no MLP activations.
     """
 
     spec: ModelSpec
@@ -62,6 +63,7 @@ class Model:
     _modules: Mapping[int, str]
     meter: Meter = field(default_factory=Meter)
     file: GgufFile | None = None
+    without: Mapping[SiteKind, str] = field(default_factory=dict)
 
     @cached_property
     def batching(self) -> Batching:
@@ -116,15 +118,33 @@ class Model:
         return dtype
 
     def hook(self, kind: SiteKind, layer: int) -> str:
-        """Return the TransformerLens hook name of a kind of site in one layer."""
+        """Return the TransformerLens hook name of a kind of site in one layer.
+
+        Raises:
+            BasisBenchError: this model has no such sites.
+        """
+        if kind in self.without:
+            raise BasisBenchError(f"model '{self.name}' ({self.architecture}) has no {kind}: {self.without[kind]}")
         known = ARCHITECTURES.get(self.architecture)
         other = None if known is None else known.hooks.get(kind)
         return (other or SITES[kind].hook).format(layer=layer)
 
+    def kinds(self) -> tuple[SiteKind, ...]:
+        """Return the kinds of site that the model has."""
+        return tuple(kind for kind in SITES if kind not in self.without)
+
+    def written_kinds(self) -> tuple[SiteKind, ...]:
+        """Return the kinds of site that bases write to."""
+        return tuple(kind for kind in self.kinds() if SITES[kind].family is not None)
+
     def affine_output(self, kind: SiteKind, layer: int) -> SiteKind | None:
         """Return the kind of site that is an affine map of another one in a layer; None where a norm lies between."""
         site = SITES[kind]
-        return None if site.norm and hasattr(self.component(f"blocks.{layer}"), site.norm) else site.affine_output
+        return (
+            None
+            if kind in self.without or (site.norm and hasattr(self.component(f"blocks.{layer}"), site.norm))
+            else site.affine_output
+        )
 
     @cached_property
     def hook_points(self) -> Mapping[str, nn.Module]:

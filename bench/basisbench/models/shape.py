@@ -57,18 +57,16 @@ def read_shape(located: Located) -> ModelShape:
     try:
         with torch.device("meta"):
             body = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        return ModelShape(
+            layers=int(config.num_hidden_layers),
+            width=int(config.hidden_size),
+            mlp_width=int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 0)
+            or 4 * int(config.hidden_size),
+            vocabulary=int(body.get_input_embeddings().weight.shape[0]),
+            parameters=sum(parameter.numel() for parameter in body.parameters()),
+            dtype=str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch."),
+        )
     except Exception as error:  # whatever a file of somebody else makes the library do
         raise BasisBenchError(
             f"{located.where}: not the configuration of a causal language model: {whole_message(error)}"
         ) from error
-    stored = getattr(config, "dtype", None) or torch.float32
-    embeddings = body.get_input_embeddings()
-    return ModelShape(
-        layers=int(config.num_hidden_layers),
-        width=int(config.hidden_size),
-        mlp_width=int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 0)
-        or 4 * int(config.hidden_size),
-        vocabulary=int(embeddings.weight.shape[0]),
-        parameters=sum(parameter.numel() for parameter in body.parameters()),
-        dtype=str(stored).removeprefix("torch."),
-    )

@@ -53,6 +53,8 @@ def load_body(owner: str, located: Located, config: Any, dtype: str | None, wher
         raise BasisBenchError(f"dtype '{dtype}' is not one of {', '.join(DTYPES)}")
     if located.gguf and dtype is None:
         dtype = "float32"  # its norms are, whatever the other weights were quantised to
+    if dtype == "float64":
+        config._experts_implementation = "eager"  # the fused product of experts has no such type
     try:
         with one_line(owner, located.where, located.revision):
             fetch_weights(located)

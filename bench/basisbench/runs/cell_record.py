@@ -156,7 +156,7 @@ def _area_end(cell: CellConfig, basis: Basis, groups: Sequence[GroupPair]) -> in
     """Return the circuit size at which areas of the family end, whatever bases are present."""
     context = groups[0].attribution
     layers = [site.layer for site in basis.sites]
-    kinds = [kind for kind, entry in SITES.items() if entry.family == basis.family]
+    kinds = [kind for kind in context.model.kinds() if SITES[kind].family == basis.family]
     widths = [
         sum(context.activation(context.model.hook(kind, layer), "clean")[0, 0].numel() for layer in layers)
         for kind in kinds
