@@ -37,14 +37,19 @@ _NAMES = {
 }
 
 
-def write_gguf(file: Path, quantisation: str = "Q8_0", *, seed: int = 0, **fields: Any) -> Any:
+LLAMA_3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+"""How Llama 3.1 scales its positions, for shorter text."""
+
+
+def write_gguf(file: Path, quantisation: str = "Q8_0", *, llama_3: bool = False, seed: int = 0, **fields: Any) -> Any:
     """Write a random two-layer Llama as a GGUF file.
 
     Args:
         file: the file.
         quantisation: type of its matrices, one of `QUANTISATIONS`.
+        llama_3: scale positions as Llama 3.1 does.
         seed: of its weights.
-        fields: further fields of whole numbers, dots written as two underscores.
+        fields: further fields, whole numbers or texts, dots written as two underscores.
 
     Returns:
         The Hugging Face model with the weights that the file holds after quantising, in float32.
@@ -56,7 +61,9 @@ def write_gguf(file: Path, quantisation: str = "Q8_0", *, seed: int = 0, **field
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=64, rms_norm_eps=1e-5, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 5000.0},
+        rope_parameters={"rope_theta": 5000.0, "rope_type": "llama3", **LLAMA_3}
+        if llama_3
+        else {"rope_theta": 5000.0, "rope_type": "default"},
     )  # fmt: skip
     body = LlamaForCausalLM(config).eval()
     writer = GGUFWriter(file, "llama")
@@ -72,8 +79,10 @@ def write_gguf(file: Path, quantisation: str = "Q8_0", *, seed: int = 0, **field
     writer.add_rope_freq_base(5000.0)
     writer.add_vocab_size(len(tokenizer))
     for name, value in fields.items():
-        writer.add_uint32(name.replace("__", "."), value)
+        (writer.add_string if isinstance(value, str) else writer.add_uint32)(name.replace("__", "."), value)
     _add_tokenizer(writer, tokenizer)
+    if llama_3:
+        writer.add_tensor("rope_freqs.weight", _frequency_factors())
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in body.named_parameters():
@@ -91,6 +100,15 @@ def write_gguf(file: Path, quantisation: str = "Q8_0", *, seed: int = 0, **field
     writer.write_tensors_to_file()
     writer.close()
     return body
+
+
+def _frequency_factors() -> Any:
+    """Return what llama.cpp divides each frequency by (convert_hf_to_gguf.py, LlamaModel.generate_extra_tensors)."""
+    wavelengths = 2 * torch.pi * 5000.0 ** (torch.arange(0, 8, 2) / 8)
+    scale, length = LLAMA_3["factor"], LLAMA_3["original_max_position_embeddings"]
+    low, high = LLAMA_3["low_freq_factor"], LLAMA_3["high_freq_factor"]
+    smooth = ((length / wavelengths - low) / (high - low)).clamp(0, 1)
+    return (1 / ((1 - smooth) / scale + smooth)).float().numpy()
 
 
 def _permuted(blocks: Any, heads: int) -> Any:

@@ -29,10 +29,10 @@ def spec_of(file: Path) -> ModelSpec:
     return ModelSpec("asked", str(file.parent), "", gguf=file.name)
 
 
-@pytest.mark.parametrize("quantisation", QUANTISATIONS)
-def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: str) -> None:
+@pytest.mark.parametrize(("quantisation", "llama_3"), [*((kind, False) for kind in QUANTISATIONS), ("Q8_0", True)])
+def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: str, llama_3: bool) -> None:
     file = tmp_path / f"tiny.{quantisation}.gguf"
-    expected = write_gguf(file, quantisation)
+    expected = write_gguf(file, quantisation, llama_3=llama_3)
     model = load_model(find_model(str(file), load_registry()))
     assert (model.name, model.verified, model.dtype) == (f"tiny.{quantisation}", True, torch.float32)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -123,10 +123,26 @@ def test_one_part_of_a_split_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tiny-00001-of-00003.gguf"
     write_gguf(file, split__count=3)
     assert "is one of 3 parts; join them with llama.cpp's 'llama-gguf-split --merge'" in refusal(file)
+    file.unlink()
+    write_gguf(file, llama__rope__scaling__type="yarn")
+    assert "transformers does not read the scaling of positions (yarn) from a GGUF file" in refusal(file)
+
+
+@pytest.mark.parametrize(
+    ("fields", "unread"),
+    [
+        ({"llama__rope__scaling__type": "linear"}, "the scaling of positions (linear)"),
+        ({"general__architecture": "gemma3", "gemma3__block_count": 62}, "the scale of queries"),
+    ],
+)
+def test_a_model_that_transformers_reads_as_another_one_is_refused(fields: dict[str, Any], unread: str) -> None:
+    header = {"general.architecture": "llama"} | {name.replace("__", "."): value for name, value in fields.items()}
+    assert gguf._unread(header) == unread
+    assert gguf._unread({"general.architecture": "gemma3", "gemma3.block_count": 18}) is None
 
 
 def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
-    """Cut at, or with other bytes in, 40 seeded places of its header and one of its weights."""
+    """Cut at seeded places of its header and before its end, or with other letters in its names."""
     file, draw = tmp_path / "tiny.gguf", random.Random(0)
     write_gguf(file)
     content = file.read_bytes()

@@ -1,26 +1,22 @@
 """GGUF files: the format of llama.cpp, in which quantised models are shared.
 
 transformers turns such a file into a model and a tokenizer; its weights are dequantised, so that gradients flow. Here
-is what must be known before that: where the file is, whether it is whole, and how it was quantised. Its header is read
-by ourselves, for the reader of the package `gguf` takes seconds for a large vocabulary.
-
-File layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+is what must be known before that: where the file is, whether it is whole (`gguf_header`), whether transformers reads all of
+it, and how it was quantised.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import shutil
-import struct
-from collections import Counter
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from basisbench.errors import BasisBenchError
+from basisbench.models.gguf_header import read_header
 from basisbench.models.hub import Located, locate
 from basisbench.types import ModelSpec
 
@@ -65,7 +61,35 @@ def locate_model(spec: ModelSpec) -> Located:
             f"{owner}: {found.file.name} is one of {header['split.count']} parts; join them with llama.cpp's "
             "'llama-gguf-split --merge' and give that file"
         )
+    unread = _unread(header)
+    if unread:
+        raise BasisBenchError(
+            f"{owner}: {found.file.name} is a model of which transformers does not read {unread} from a GGUF file: its "
+            "numbers would be wrong; give the checkpoint that it was made from"
+        )
     return found
+
+
+def _unread(header: dict[str, Any]) -> str | None:
+    """Say which part of a file's model transformers would silently compute as something else."""
+    architecture = header.get("general.architecture")
+    scaling = header.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling != "none" and architecture != "gpt-oss":
+        return f"the scaling of positions ({scaling})"
+    # llama.cpp knows the 27 B models, whose queries are scaled otherwise, by their number of layers.
+    if (architecture, header.get(f"{architecture}.block_count")) in (("gemma2", 46), ("gemma3", 62)):
+        return "the scale of queries"
+    return None
+
+
+def scale_frequencies(body: Any, file: Path) -> None:
+    """Divide the frequencies of rotary positions by the factors that a file of Llama 3 holds; transformers does not."""
+    import torch
+
+    factors = read_header(str(file), file)["rope factors"]
+    for module in body.modules() if factors else ():
+        if hasattr(module, "inv_freq"):
+            module.inv_freq /= torch.tensor(factors, dtype=module.inv_freq.dtype, device=module.inv_freq.device)
 
 
 def _packaged_file(owner: str, packages: tuple[str, ...]) -> Path:
@@ -116,94 +140,3 @@ def describe(file: Path) -> GgufFile:
         quantisation = GGMLQuantizationType(header["weights"].most_common(1)[0][0]).name
     with file.open("rb") as content:
         return GgufFile(file.name, hashlib.file_digest(content, "sha256").hexdigest(), quantisation)
-
-
-def read_header(owner: str, file: Path) -> dict[str, Any]:
-    """Read the numbers and texts of a GGUF file's header, and, as "weights", how many it has of each type.
-
-    Raises:
-        BasisBenchError: it is no such file, or ends early.
-    """
-    try:
-        with file.open("rb") as content:
-            return _header(content, file.stat().st_size)
-    except (OSError, ValueError, OverflowError, MemoryError) as error:
-        raise BasisBenchError(
-            f"{owner}: {file} is not a GGUF file that can be read: {error}; expected one of version 2 or 3, whole"
-        ) from error
-
-
-_FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
-_LONGEST_TEXT = 2**24
-
-
-def _header(content: BinaryIO, size: int) -> dict[str, Any]:
-    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
-
-    if content.read(4) != b"GGUF":
-        raise ValueError("it does not begin with the letters GGUF")
-    version, tensors, count = _numbers(content, "IQQ")
-    if version not in (2, 3):
-        raise ValueError(f"it is of version {version}")
-    fields = dict(_field(content) for _ in range(count))
-    weights: Counter[int] = Counter()
-    end = 0
-    for _ in range(tensors):
-        _text(content)
-        (dimensions,) = _numbers(content, "I")
-        number = math.prod(_numbers(content, f"{min(dimensions, 9)}Q"))
-        kind, offset = _numbers(content, "IQ")
-        weights[kind] += number
-        if kind not in GGML_QUANT_SIZES:
-            raise ValueError(f"it has weights of type {kind}, which there is not")
-        block, stored = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        end = max(end, offset + number // block * stored)
-    alignment = int(fields.get("general.alignment") or 32)
-    if size < -(-content.tell() // alignment) * alignment + end:
-        raise ValueError("it ends early")
-    return {**fields, "weights": weights}
-
-
-def _field(content: BinaryIO) -> tuple[str, Any]:
-    """Read a field; what an array holds is passed over."""
-    name, (kind,) = _text(content), _numbers(content, "I")
-    if kind == _ARRAY:
-        _skip_array(content)
-        return name, None
-    if kind == _STRING:
-        return name, _text(content)
-    if kind in _FORMATS:
-        return name, _numbers(content, _FORMATS[kind])[0]
-    raise ValueError(f"its field {name!r:.60} is of type {kind}, which there is not")
-
-
-def _skip_array(content: BinaryIO) -> None:
-    kind, count = _numbers(content, "IQ")
-    if kind == _STRING:
-        for _ in range(count):
-            (length,) = _numbers(content, "Q")
-            content.seek(length, os.SEEK_CUR)
-    elif kind in _FORMATS:
-        content.seek(count * struct.calcsize(_FORMATS[kind]), os.SEEK_CUR)
-    else:
-        raise ValueError(f"it holds an array of type {kind}, which there is not")
-
-
-def _text(content: BinaryIO) -> str:
-    (length,) = _numbers(content, "Q")
-    if length > _LONGEST_TEXT:
-        raise ValueError(f"it has a text of {length} bytes")
-    return _exactly(content, length).decode("utf-8", "replace")
-
-
-def _numbers(content: BinaryIO, layout: str) -> tuple[Any, ...]:
-    layout = f"<{layout}"
-    return struct.unpack(layout, _exactly(content, struct.calcsize(layout)))
-
-
-def _exactly(content: BinaryIO, count: int) -> bytes:
-    data = content.read(count)
-    if len(data) < count:
-        raise ValueError("it ends early")
-    return data

@@ -67,7 +67,7 @@ def load_tokenizer(owner: str, located: Located) -> Any:
     """
     from transformers import AutoTokenizer
 
-    missing = f"{owner}: no usable tokenizer in {located.where}; expected its tokenizer.json"
+    missing = f"{owner}: no usable tokenizer in {located.where}" + ("" if located.gguf else "; expected tokenizer.json")
     try:
         with one_line(owner, located.where, located.revision):
             fetch(located, "tokenizer.json")

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from basisbench.errors import BasisBenchError, whole_message
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.configuration import TEXT_NAMES, text_name
+from basisbench.models.gguf import scale_frequencies
 from basisbench.models.hub import Located, fetch
 from basisbench.models.hub_errors import one_line
 
@@ -92,6 +93,8 @@ def load_body(owner: str, located: Located, config: Any, dtype: str | None, wher
         raise BasisBenchError(
             f"{owner}: does not fit on the GPUs of this machine; use --dtype bfloat16, or a machine with more of them"
         )
+    if located.gguf:
+        scale_frequencies(body, located.file)
     if dtype is None:
         _check_one_type(owner, located, body)
     _check_numbers(owner, located, body)
