@@ -1,8 +1,8 @@
 """GGUF files: the format of llama.cpp, in which quantised models are shared.
 
 transformers turns such a file into a model and a tokenizer; its weights are dequantised, so that gradients flow. Here
-is what must be known before that: where the file is, whether it is whole (`gguf_header`), whether transformers reads all of
-it, and how it was quantised.
+is what must be known before that: where the file is, whether it is whole (`gguf_header`), whether transformers reads all
+of it, and how it was quantised.
 """
 
 from __future__ import annotations
