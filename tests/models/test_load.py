@@ -191,6 +191,11 @@ DAMAGE: list[tuple[Change, str]] = [
     (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "no usable tokenizer in "),
     (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
     (cut, "cannot be loaded as a causal language model: "),
+    (
+        lambda folder: weights(folder, lambda content: content | {"lm_head.weight": content["lm_head.weight"][:7]}),
+        "lm_head.weight in ",
+    ),
+    (lambda folder: configuration(folder, intermediate_size=23), " is of size (16, 24), and (16, 23) by its config"),
     (without_a_number, "1 of the 384 weights of model.layers.1.mlp.up_proj.weight in "),
     (with_code_in_a_pickle, "cannot be loaded as a causal language model: Weights only load failed"),
     (mixed_in_a_pickle, "types: float32 (lm_head.weight, ...), bfloat16 (model.layers.0.mlp.down_proj.weight, ...)"),

@@ -66,7 +66,7 @@ def read_configuration(owner: str, located: Located) -> Any:
                 "of an architecture that transformers has"
             ) from error
         raise BasisBenchError(
-            f"{owner}: {located.where}: not the configuration of a causal language model: {whole_message(error)}"
+            f"{owner}: {located.where} has not the configuration of a causal language model: {whole_message(error)}"
         ) from error
     return config
 

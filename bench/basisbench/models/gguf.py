@@ -1,8 +1,8 @@
 """GGUF files: the format of llama.cpp, in which quantised models are shared.
 
 transformers turns such a file into a model and a tokenizer; its weights are dequantised, so that gradients flow. Here
-is what must be known before that: where the file is, whether it is whole (`gguf_header`), whether transformers reads all
-of it, and how it was quantised.
+is what must be known before that: where the file is, whether it is whole (`gguf_header`), whether transformers reads
+all of it, and how it was quantised.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ def locate_model(spec: ModelSpec) -> Located:
         found = Located(str(file), None, file, gguf=True)
     else:
         place = locate(owner, spec.path, spec.revision, file=str(spec.gguf))
-        found = Located(place.where, place.revision, place.file, place.offline, gguf=True)
+        where = str(place.file) if place.revision is None else f"{place.where}:{spec.gguf}"
+        found = Located(where, place.revision, place.file, gguf=True)
     header = read_header(owner, found.file)
     if header.get("split.count", 1) != 1:
         raise BasisBenchError(

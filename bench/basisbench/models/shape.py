@@ -41,7 +41,7 @@ def read_longest(located: Located) -> int | None:
     Raises:
         BasisBenchError: it is no configuration that transformers knows.
     """
-    return longest_prompt(read_configuration(located.where, located))
+    return longest_prompt(read_configuration("configuration", located))
 
 
 def read_shape(located: Located) -> ModelShape:
@@ -53,7 +53,7 @@ def read_shape(located: Located) -> ModelShape:
     import torch
     from transformers import AutoModelForCausalLM
 
-    config = read_configuration(located.where, located)
+    config = read_configuration("configuration", located)
     try:
         with torch.device("meta"):
             body = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
@@ -68,5 +68,5 @@ def read_shape(located: Located) -> ModelShape:
         )
     except Exception as error:  # whatever a file of somebody else makes the library do
         raise BasisBenchError(
-            f"{located.where}: not the configuration of a causal language model: {whole_message(error)}"
+            f"configuration: {located.where} has not that of a causal language model: {whole_message(error)}"
         ) from error

@@ -67,6 +67,7 @@ def load_body(owner: str, located: Located, config: Any, dtype: str | None, wher
                     dtype=getattr(torch, dtype) if dtype else "auto",
                     key_mapping=None if located.gguf else dict(TEXT_NAMES),
                     weights_only=True,
+                    ignore_mismatched_sizes=True,  # told below, where the library would point to a report
                     output_loading_info=True,
                     **where,
                 )
@@ -82,6 +83,10 @@ def load_body(owner: str, located: Located, config: Any, dtype: str | None, wher
             f"{owner}: {located.where} cannot be loaded as a causal language model: {whole_message(error)}"
         ) from error
     body, account = loaded
+    for name, stored, wanted in sorted(account["mismatched_keys"])[:1]:
+        raise BasisBenchError(
+            f"{owner}: {name} in {located.where} is of size {tuple(stored)}, and {tuple(wanted)} by its configuration"
+        )
     missing = sorted(account["missing_keys"])
     if missing:
         raise BasisBenchError(
