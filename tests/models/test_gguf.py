@@ -184,7 +184,7 @@ def installed(*packages: str) -> bool:
 def test_a_real_model_says_what_is_known(
     name: str, package: str, text: str, words: tuple[str, ...], quantisation: str
 ) -> None:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not installed(package):
         pytest.skip(f"{package} is not installed")
@@ -195,6 +195,11 @@ def test_a_real_model_says_what_is_known(
     ids = torch.tensor([model.tokenizer(text).input_ids])
     logits = model.logits(model.tokens(ids))
     assert model.tokenizer.decode([int(logits.argmax())]) in words
-    plain = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    with torch.no_grad():
-        torch.testing.assert_close(logits, plain(input_ids=ids).logits[:, -1], rtol=0, atol=1e-3)
+    if name.startswith("smollm2"):  # reading it twice more would take a minute for Gemma's vocabulary
+        plain = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        with torch.no_grad():
+            torch.testing.assert_close(logits, plain(input_ids=ids).logits[:, -1], rtol=0, atol=1e-3)
+        assert (
+            model.tokenizer(text).input_ids
+            == AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)(text).input_ids
+        )

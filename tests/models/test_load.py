@@ -295,3 +295,14 @@ def test_logits_that_are_no_numbers_are_told(tiny_llama: ModelSpec, tmp_path: Pa
     with pytest.raises(BasisBenchError, match="its logits are NaN or infinite in float16, though its weights are not"):
         load_model(spec, dtype="float16")
     assert load_model(spec).file is None
+
+
+def test_a_repository_of_an_adapter_says_so(tmp_path: Path) -> None:
+    hub = HubReplica(tmp_path / "home")
+    hub.commit("org/adapter", {"adapter_config.json": b'{"base_model_name_or_path": "org/base"}'})
+    hub.commit("org/nothing", {"README.md": b""})
+    with hub.in_use():
+        with pytest.raises(BasisBenchError, match="org/adapter holds an adapter of org/base "):
+            load_model(ModelSpec("asked", "org/adapter", ""))
+        with pytest.raises(BasisBenchError, match="org/nothing is not in the cache"):
+            load_model(ModelSpec("asked", "org/nothing", ""))

@@ -65,13 +65,15 @@ def load_tokenizer(owner: str, located: Located) -> Any:
     Raises:
         BasisBenchError: there is none.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    # Of a GGUF file both make the same one; the first would read the whole file for the name of a class.
+    kind: Any = PreTrainedTokenizerFast if located.gguf else AutoTokenizer
     missing = f"{owner}: no usable tokenizer in {located.where}" + ("" if located.gguf else "; expected tokenizer.json")
     try:
         with one_line(owner, located.where, located.revision):
             fetch(located, "tokenizer.json")
-            tokenizer = AutoTokenizer.from_pretrained(**located.options)
+            tokenizer = kind.from_pretrained(**located.options)
     except BasisBenchError:
         raise
     except Exception as error:  # whatever files of somebody else make the libraries do
