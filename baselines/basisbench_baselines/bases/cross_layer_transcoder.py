@@ -193,7 +193,19 @@ def resolve_name(name: str) -> BasisSpec:
     Raises:
         BasisError: the name is neither a folder nor a repository.
     """
-    body = name.removeprefix(f"{NAME}:")
+    return cross_layer_spec(name, name.removeprefix(f"{NAME}:"))
+
+
+def cross_layer_spec(name: str, body: str) -> BasisSpec:
+    """Return a cross-layer transcoder under some name.
+
+    Args:
+        name: name of the basis.
+        body: its folder, or its repository as ORG/NAME[@REVISION].
+
+    Raises:
+        BasisError: it is neither.
+    """
     folder = Path(body).expanduser()
     if folder.is_dir():
         return _spec(name, lambda _model: (folder.resolve(), {}))

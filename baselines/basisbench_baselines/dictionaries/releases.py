@@ -22,8 +22,11 @@ from typing import Any
 from basisbench.errors import BasisError
 from basisbench.types import Family
 
-_LAYER = re.compile(r"blocks\.(\d+)\.|layer_?(\d+)|^l(\d+)[a-z]_")
-"""A layer as SAELens's ids write it: blocks.3.hook_mlp_out, layer_3_width_16k, layer_3/width_16k, layer3, l3r_8x."""
+_LAYER = re.compile(
+    r"blocks\.(\d+)\.|layers?[_.]?(\d+)|^l(\d+)[a-z]_|(?:^|[/.])h\.(\d+)|(?:^|[-/])L(\d+)[A-Z](?![A-Za-z])"
+)
+"""A layer as ids and folders write it: blocks.3.hook_mlp_out, layer_3_width_16k, layer_3/width_16k, layer3, l3r_8x;
+layers.3.mlp, h.3.mlp, Llama3_1-8B-Base-L3R-8x."""
 
 _FAMILY_OF_HOOK: tuple[tuple[str, Family], ...] = (
     ("hook_resid_p", "resid"),
