@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 
 def resolve_name(name: str) -> BasisSpec:
-    """Return the basis of a name such as "sae:gpt2-small-res-jb"; nothing is downloaded.
+    """Return the basis of a name such as "sae:gpt2-small-res-jb"; no weights are downloaded.
 
     Raises:
         BasisError: no such release or folder, no id that matches, or several for one layer.
@@ -63,7 +63,7 @@ def resolve_name(name: str) -> BasisSpec:
         return _folder_spec(name, folder, pattern)
     match = _NAME.fullmatch(body)
     if match is None:
-        raise BasisError(f"basis '{name}': expected {PREFIX}:RELEASE[@REVISION][:PATTERN] or {PREFIX}:FOLDER[:PATTERN]")
+        raise BasisError(f"basis '{name}': expected {PREFIX}:RELEASE[@REVISION][:PATTERN], ORG/NAME or a folder")
     if "/" in match["release"]:
         return _repository_spec(name, match["release"], match["revision"], match["pattern"])
     with _named(name):

@@ -117,9 +117,9 @@ def _names(repository: str, commit: str, folder: Path) -> tuple[str, ...]:
         return tuple(sorted(file.rfilename for file in listed))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
-    except Exception:  # no network, a proxy, offline mode
+    except Exception as error:  # no network, a proxy, offline mode
         if not folder.is_dir():
-            raise
+            raise errors.LocalEntryNotFoundError(str(error)) from error
         return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
 
 
