@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+from basisbench.errors import BasisError
 from basisbench.registry import load_registry
+from basisbench.types import ModelSpec
+from basisbench_baselines.dictionaries.hub_snapshot import Snapshot
 from helpers import oracle
 from helpers.hub_replica import HubReplica
 from helpers.maker_formats import Case, cases
@@ -67,3 +71,105 @@ def test_so_does_a_repository_of_the_hub(name: str, hub: HubReplica) -> None:
     basis: Any = spec.build(oracle.model("llama"))
     assert dict(basis.sources) == {case.repository: commit}
     holds(basis, case)
+
+
+# --- repositories
+
+
+def test_a_repository_is_pinned_and_a_pattern_chooses(hub: HubReplica) -> None:
+    case = CASES["sparsify SAE layers.N.mlp"]
+    first = hub.commit(case.repository, {**CASES["sparsify SAE layers.N"].files, **case.files})
+    with pytest.raises(BasisError, match=r"2 dictionaries of repository somebody/dictionaries are for layer 0"):
+        load_registry().get("basis", f"sae:{case.repository}")
+    one = load_registry().get("basis", f"sae:{case.repository}:layers.*.mlp")
+    holds(one.build(oracle.model("llama")), case)
+    spec = ModelSpec("m", "m", "m")
+    before = one.fingerprint(spec)
+    changed = {name: content for name, content in CASES["sparsify SAE layers.N"].files.items() if "safetensors" in name}
+    second = hub.commit(
+        case.repository, {name.replace("/", ".mlp/"): content for name, content in changed.items()}, "new"
+    )
+    moved = load_registry().get("basis", f"sae:{case.repository}@new:layers.*.mlp")
+    assert len({before, moved.fingerprint(spec)}) == 2
+    assert dict(moved.build(oracle.model("llama")).sources) == {case.repository: second}  # type: ignore[attr-defined]
+    pinned = load_registry().get("basis", f"sae:{case.repository}@{first}:layers.*.mlp")
+    assert pinned.fingerprint(spec) == before
+    # A suite that names a commit gets it, whatever the branch says.
+    suite = ModelSpec("m", "m", "m", revisions={case.repository: second})
+    assert one.fingerprint(suite) == moved.fingerprint(spec)
+
+
+def test_kinds_are_told_apart_by_their_names_before_any_configuration_is_read(
+    hub: HubReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = {
+        f"resid_post/layer_{layer}_width_{width}/params.safetensors": b"x"
+        for layer in range(20)
+        for width in ("1k", "2k")
+    }
+    hub.commit("somebody/many", many)
+    monkeypatch.setattr(Snapshot, "download", lambda *_arguments, **_more: pytest.fail("read a file"))
+    with pytest.raises(BasisError, match=r"2 dictionaries of .* for layer 0: .*; choose one per layer with a pattern"):
+        load_registry().get("basis", "sae:somebody/many")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sae:somebody/none", "somebody/none is not in the cache"),
+        (
+            "sae:somebody/empty",
+            r"repository somebody/empty holds no dictionary in a known format, expected files of SAEL",
+        ),
+        ("sae:somebody/empty@nowhere", "revision 'nowhere' of somebody/empty is not in the cache"),
+    ],
+)
+def test_a_repository_that_cannot_be_used_says_why(hub: HubReplica, name: str, expected: str) -> None:
+    hub.commit("somebody/empty", {"README.md": b"nothing here"})
+    with pytest.raises(BasisError, match=expected) as caught:
+        load_registry().get("basis", name)
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"basis '{name}'")
+
+
+def test_weights_that_are_not_cached_are_named(hub: HubReplica) -> None:
+    case = CASES["sparsify SAE layers.N"]
+    hub.commit(case.repository, case.files)
+    (hub.snapshot(case.repository) / "layers.1" / "sae.safetensors").unlink()
+    with pytest.raises(BasisError, match=r"layers\.1/cfg\.json: its weights are missing; expected"):
+        load_registry().get("basis", f"sae:{case.repository}")
+
+
+# --- circuit-tracer's sets
+
+
+def test_a_set_may_list_files_of_other_repositories(hub: HubReplica) -> None:
+    """mwhanna/gemma-scope-transcoders lists Google's files; a list may name its own files too."""
+    case, other = CASES["Gemma Scope transcoders"], CASES["circuit-tracer relu mlp.hook_in"]
+    theirs = hub.commit(case.repository, case.files)
+    names = [f"hf://{case.repository}/{name}?revision={theirs}" for name in sorted(case.files)]
+    config = {
+        "model_kind": "transcoder_set", "model_name": "google/gemma-2-2b", "feature_input_hook": "ln2.hook_normalized",
+        "feature_output_hook": "hook_mlp_out", "transcoders": names,
+    }  # fmt: skip
+    ours = hub.commit("somebody/set", {"config.yaml": yaml.safe_dump(config).encode()})
+    basis: Any = load_registry().get("basis", "sae:somebody/set").build(oracle.model("llama"))
+    holds(basis, case)
+    assert dict(basis.sources) == {"somebody/set": ours, case.repository: theirs}
+    config |= {
+        "feature_input_hook": "mlp.hook_in",
+        "transcoders": ["part/layer_0.safetensors", "part/layer_1.safetensors"],
+    }
+    files = {f"part/{name}": content for name, content in other.files.items() if name != "config.yaml"}
+    hub.commit("somebody/set", {"config.yaml": yaml.safe_dump(config).encode(), **files}, "own")
+    holds(load_registry().get("basis", "sae:somebody/set@own").build(oracle.model("llama")), other)
+
+
+def test_a_set_in_a_folder_below_is_chosen_by_a_pattern(tmp_path: Path) -> None:
+    one, other = CASES["circuit-tracer relu mlp.hook_in"], CASES["circuit-tracer jumprelu hook_resid_mid"]
+    for name, case in (("small", one), ("large", other)):
+        case.write_to(tmp_path / name)
+    found = f"sae:{tmp_path}:large/dictionaries/layer_*"
+    holds(load_registry().get("basis", found).build(oracle.model("llama")), other)
+    with pytest.raises(BasisError, match="2 dictionaries of folder"):
+        load_registry().get("basis", f"sae:{tmp_path}")

@@ -146,7 +146,8 @@ def find_release(name: str) -> Release:
         close = difflib.get_close_matches(name, listed, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(close)}?" if close else "see the list in SAELens's documentation"
         raise BasisError(
-            f"no release '{name}' among the {len(listed)} that this SAELens knows, and no folder of that name; {hint} (a repository of the hub is ORG/NAME)"
+            f"no release '{name}' among the {len(listed)} that this SAELens knows, and no folder of that name; {hint} "
+            "(a repository of the hub is written ORG/NAME)"
         )
     entry = listed[name]
     return Release(

@@ -54,6 +54,11 @@ def saelens_facts(files: Files, place: str) -> Facts:
         metadata = {**config, **config.get("metadata", {})}
         metadata.setdefault("hook_name", metadata.get("hook_point"))
         metadata.setdefault("hook_head_index", metadata.get("hook_point_head_index"))
+        if metadata["hook_name"] is None and not files.has(f"{place}/sae_weights.safetensors"):
+            raise BasisError(
+                f"{files.where(name)}: its weights are missing; expected sae_weights.safetensors (SAELens) or "
+                "sae.safetensors (sparsify) beside it"
+            )
         return {"architecture": str(config.get("architecture", "standard")), "metadata": metadata}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise BasisError(f"{files.where(name)}: not a configuration that SAELens wrote: {first_line(error)}") from error
