@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ from torch import Tensor
 from basisbench.errors import BasisError
 from basisbench.registry import load_registry
 from basisbench.types import ModelSpec
-from basisbench_baselines.dictionaries.hub_snapshot import Snapshot
+from basisbench_baselines.dictionaries.formats import find
+from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, pinned, resolve
 from helpers import oracle
 from helpers.hub_replica import HubReplica
+from helpers.loopback_hub import NOBODY, online, serving
 from helpers.maker_formats import Case, cases
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -138,6 +142,82 @@ def test_weights_that_are_not_cached_are_named(hub: HubReplica) -> None:
     (hub.snapshot(case.repository) / "layers.1" / "sae.safetensors").unlink()
     with pytest.raises(BasisError, match=r"layers\.1/cfg\.json: its weights are missing; expected"):
         load_registry().get("basis", f"sae:{case.repository}")
+
+
+FINGERPRINT = """
+import sys
+from basisbench.errors import BasisBenchError
+from basisbench.types import ModelSpec
+from basisbench.registry import load_registry
+try:
+    spec = load_registry().get("basis", sys.argv[1])
+    print(spec.layers, spec.fingerprint(ModelSpec("m", "m", "m")))
+except BasisBenchError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.mark.slow
+def test_files_are_fetched_from_the_hub_and_then_found_without_a_network(tmp_path: Path) -> None:
+    """The hub's own client, in processes of their own, and a hub on the loopback interface."""
+    case, hub, home = CASES["sparsify SAE layers.N"], HubReplica(tmp_path / "served"), tmp_path / "home"
+    hub.commit(case.repository, {**case.files, "big.bin": b"not asked for"})
+
+    def ask(address: str, name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", FINGERPRINT, name]
+        return subprocess.run(command, env=online(home, address), capture_output=True, text=True, check=False)
+
+    with serving(hub) as address:
+        first = ask(address, f"sae:{case.repository}")
+        missing = ask(address, "sae:somebody/nothing")
+    assert first.stdout.startswith("(0, 1) "), first.stderr
+    assert "the hub has no repository somebody/nothing, or it is private" in missing.stderr
+    kept = {path.name for path in home.rglob("*") if path.is_symlink()}
+    assert kept == {"cfg.json", "config.json", "sae.safetensors"}
+    away = ask(NOBODY, f"sae:{case.repository}")
+    assert (away.returncode, away.stdout) == (0, first.stdout), away.stderr
+
+
+# --- SAELens's own loaders
+
+
+@pytest.mark.parametrize(
+    ("name", "loader", "place"),
+    [
+        ("Gemma Scope res", "gemma_2", "layer_1/width_16k/average_l0_71"),
+        ("Gemma Scope transcoders", "gemma_2_transcoder", "layer_1/width_16k/average_l0_71"),
+        ("Gemma Scope 2 resid_post", "gemma_3", "resid_post/layer_1_width_16k_l0_small"),
+        ("Gemma Scope 2 transcoder", "gemma_3", "transcoder/layer_1_width_16k_l0_small"),
+        ("dictionary_learning AutoEncoder", "dictionary_learning_1", "resid_post_layer_1/trainer_0"),
+        ("dictionary_learning AutoEncoderTopK", "dictionary_learning_1", "resid_post_layer_1/trainer_0"),
+        ("dictionary_learning BatchTopKSAE", "dictionary_learning_1", "resid_post_layer_1/trainer_0"),
+        ("dictionary_learning JumpReluAutoEncoder", "dictionary_learning_1", "resid_post_layer_1/trainer_0"),
+    ],
+)
+def test_weights_and_kind_are_those_that_saelens_loads(hub: HubReplica, name: str, loader: str, place: str) -> None:
+    """Where SAELens reads a maker's format, it reads the same."""
+    from sae_lens.loading import pretrained_sae_loaders as loaders
+
+    case = CASES[name]
+    hub.commit(case.repository, case.files)
+    with pinned(resolve(case.repository, None)):
+        load: Any = loaders.NAMED_PRETRAINED_SAE_LOADERS[loader]
+        raw, expected, _ = load(case.repository, place, "cpu", False, {})
+    config = loaders.handle_config_defaulting(raw)
+    dictionary = find(resolve(case.repository, None))[place].open()
+    module = dictionary.load("cpu", "float32")
+    found = module.state_dict()
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value.float(), rtol=0, atol=0)
+    ours = dictionary.configure()
+    assert ours["architecture"] == config["architecture"]
+    for key in ("apply_b_dec_to_input", "normalize_activations", "k"):
+        assert ours.get(key, config.get(key)) == config.get(key, ours.get(key)), key
+    shift = config.get("apply_b_dec_to_input", False)
+    assert module.cfg.apply_b_dec_to_input == shift
+    model = str(config["metadata"]["model_name"]).rpartition("/")[2]
+    assert str(ours["metadata"]["model_name"]).rpartition("/")[2] == model
 
 
 # --- circuit-tracer's sets

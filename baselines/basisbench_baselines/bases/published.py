@@ -276,6 +276,8 @@ def _described(raw: dict[str, Any]) -> tuple[Any, int]:
     check_kind(str(raw["architecture"]))
     module_class, config_class = classes_of(raw["architecture"])
     config = config_class.from_dict({**raw, "device": "meta"})
+    if getattr(config, "k", 1) > config.d_sae:
+        raise BasisError(f"its configuration keeps the {config.k} largest of {config.d_sae} units")
     with quiet():
         module = module_class(config)
     return config, sum(parameter.numel() for parameter in module.parameters())

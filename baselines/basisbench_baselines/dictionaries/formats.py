@@ -223,6 +223,7 @@ def _config(facts: Facts, tensors: Mapping[str, Any]) -> dict[str, Any]:
     if "transcoder" in config["architecture"]:
         kind = "topk_" if "topk" in config["architecture"] else "jumprelu_" if "threshold" in shapes else ""
         config |= {"architecture": f"{kind}{'skip_' if 'W_skip' in shapes else ''}transcoder", "d_out": d_out}
-    if "k" in config and not (isinstance(config["k"], int) and 0 < config["k"] <= units):
-        raise BasisError(f"its configuration has k = {config['k']!r}, expected a number of its {units} units")
+    k = config.get("k", 1)
+    if not isinstance(k, int) or isinstance(k, bool) or not 0 < k <= units:
+        raise BasisError(f"its configuration has k = {k!r}, expected a number of its {units} units")
     return config

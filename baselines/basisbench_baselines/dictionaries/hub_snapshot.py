@@ -222,12 +222,14 @@ def as_basis_error(subject: str, repository: str = "", revision: str | None = No
     except BasisBenchError as error:
         message = str(error)
         raise BasisError(message if message.startswith(subject) else f"{subject}: {message}") from error
-    except (OSError, KeyError, ValueError, RuntimeError, EOFError, SafetensorError, BadZipFile, YAMLError) as error:
+    except (*_UNREADABLE, SafetensorError, BadZipFile, YAMLError) as error:
         if is_out_of_memory(error):  # whoever reads weights in the middle of a pass makes the pass smaller
             raise
-        raise BasisError(f"{subject}: not a dictionary that SAELens can load: {_first_line(error)}") from error
+        text = " ".join(str(error).split())[:_LONGEST]
+        raise BasisError(f"{subject}: not a dictionary that can be read: {type(error).__name__}: {text}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return f"{type(error).__name__}: {text.splitlines()[0]}"
+_UNREADABLE = (OSError, LookupError, ValueError, RuntimeError, EOFError, TypeError, AttributeError, ArithmeticError)
+"""What libraries raise when a file holds something else than they expect."""
+_LONGEST = 300
+"""Characters that are shown of a library's message."""
