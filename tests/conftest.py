@@ -26,6 +26,8 @@ pytest.register_assert_rewrite("helpers.drawn_figures", "helpers.report_pages", 
 
 PEAKS = pytest.StashKey[list[int]]()
 """Most bytes that each process that ran tests has held at once."""
+FUNCTION = pytest.StashKey[str]()
+"""The test function that ran last."""
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -50,6 +52,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         other = parameters.get("architecture", ARCHITECTURES[0]) != ARCHITECTURES[0]
         if other or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let shapes be checked anew in each test function; its cases, one after the other, share what they have seen."""
+    from helpers import shapes
+
+    function = item.nodeid.partition("[")[0]
+    if function != item.config.stash.get(FUNCTION, ""):
+        shapes.SEEN.clear()
+        item.config.stash[FUNCTION] = function
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,4 +1,4 @@
-"""Indirect object identification (Wang et al. 2022, arXiv 2211.00593).
+"""Indirect object identification (Wang et al. 2022, arXiv 2211.00593, section 2).
 
 "Then, Mary and John went to the park. John gave a ball to" calls for " Mary". The counterfactual prompt repeats
 the other name ("... Mary gave a ball to") and calls for " John". Four frames, each in both orders of the names:

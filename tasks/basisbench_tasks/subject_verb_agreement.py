@@ -1,4 +1,4 @@
-"""Subject-verb agreement in four structures, after Marks et al. 2025 (arXiv 2403.19647).
+"""Subject-verb agreement in four structures, after Marks et al. 2025 (arXiv 2403.19647; data/ in their code).
 
 - `sva_simple`: "The doctor" -> " is", not " are".
 - `sva_nounpp`: "The doctor near the cars" -> " is".

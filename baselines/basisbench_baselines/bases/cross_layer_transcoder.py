@@ -1,4 +1,6 @@
-"""Cross-layer transcoders: units that read one layer and write to it and to all later ones (Ameisen et al. 2025).
+"""Cross-layer transcoders: units that read one layer and write to it and to all later ones.
+
+They are those of Ameisen et al. 2025, "Circuit Tracing", section "Architecture".
 
 `clt` is the one that a model names among its dictionaries; `clt:ORG/NAME[@REVISION]` and `clt:FOLDER` name any other,
 such as `clt:mntss/clt-gemma-2-2b-426k`. The files are circuit-tracer's (`dictionaries.circuit_tracer_files`)

@@ -2,7 +2,8 @@
 
 1. `coordinates`: each coordinate of the error at the write site is a node.
 2. `rotated`: the same along the axes of a random rotation of the write site, fixed once and for all.
-3. `node`: the whole error vector of a layer and position is one node (Marks et al. 2025, arXiv 2403.19647).
+3. `node`: the whole error vector of a layer and position is one node (Marks et al. 2025, arXiv 2403.19647: `resc` of
+   `SparseAct` in the code, activation_utils.py).
 4. `keep` and `ablate`: errors are no nodes; all are live, or all are at their reference.
 """
 
@@ -48,8 +49,8 @@ def _axes(width: int, layer: int, dtype: torch.dtype, device: torch.device) -> F
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
     """Draw an orthogonal matrix from the uniform (Haar) distribution, in float64.
 
-    The QR factor of a Gaussian matrix, with the signs of R's diagonal moved to Q (Mezzadri 2007,
-    arXiv math-ph/0609050).
+    The QR factor of a Gaussian matrix, with the signs of R's diagonal moved to Q (Mezzadri 2007, "A Correct and
+    Efficient Algorithm", arXiv math-ph/0609050).
     """
     import torch
 

@@ -3,11 +3,13 @@
 For a basis with an affine decoder the score of a node is the field projected on its decoder row, so a field
 does not depend on the basis. Rules:
 
-1. `ixg`: gradient at the clean activations (attribution patching, Nanda 2023; Syed et al., arXiv 2310.10348).
+1. `ixg`: gradient at the clean activations (attribution patching: Nanda 2023, TLDR; Syed et al., arXiv 2310.10348, on
+   edges; equation 3 of Marks et al. on nodes).
 2. `ig`: mean gradient on the straight path of one layer's site at a time, from clean to what its nodes move to, ten
-   steps at 0, 0.1, ... 0.9 (Marks et al. 2025, arXiv 2403.19647, who move them to the counterfactual).
+   steps at 0, 0.1, ... 0.9 (Marks et al. 2025, arXiv 2403.19647, equation 4, who move them to the counterfactual; the
+   steps are those of `_pe_ig` in their attribution.py).
 3. `ig_inputs`: mean gradient on the straight path of the embeddings, ten steps at 0, 0.1, ... 0.9 (Hanna et al. 2024,
-   arXiv 2403.17806, who count from the other end: their last step is the clean prompt too).
+   arXiv 2403.17806, equation 3, who count from the other end: their last step is the clean prompt too).
 4. `relp`: gradient at the clean activations under RelP's rules (basisbench.models.relp).
 """
 

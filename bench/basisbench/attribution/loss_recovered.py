@@ -6,10 +6,10 @@
 2. Each time the cross-entropy of every token but the first is averaged: L(model), L(reconstruction), L(mean).
 3. Loss recovered is (L(mean) - L(reconstruction)) / (L(mean) - L(model)): 1 is perfect, 0 no better than the mean.
 
-SAELens (`sae_lens.evals.get_recons_loss`) and Rajamanoharan et al. 2024 (arXiv 2404.16014) replace one site and
-compare with zeros, on texts. Here all layers are replaced at once, for a circuit needs them all; the mean takes the
-place of zeros, for zeros break a model so thoroughly that any reconstruction beside them looks good; and the texts are
-the task's own prompts.
+SAELens (`sae_lens.evals.get_recons_loss`) and Rajamanoharan et al. 2024 (arXiv 2404.16014, "loss recovered"; as code
+`loss_recovered` of dictionary_learning, evaluation.py) replace one site and compare with zeros, on texts. Here all
+layers are replaced at once, for a circuit needs them all; the mean takes the place of zeros, for zeros break a model so
+thoroughly that any reconstruction beside them looks good; and the texts are the task's own prompts.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ gradient. The added term is exactly zero, so forward values stay bit-equal. `Bac
    its softmax goes back at another temperature; queries, keys and values get a part of their gradient.
 5. Linear maps: as they are.
 
-RelP (Jafari et al., arXiv 2508.21258) is 1 to 4 with shares of a half and a constant pattern. GIM (Edin et al., arXiv
-2505.17630) is 1 with a softmax of temperature 2, a quarter for queries and keys and half for values.
+RelP (Jafari et al., arXiv 2508.21258, table 1) is 1 to 4 with shares of a half and a constant pattern; its published
+code keeps the pattern constant only on request. GIM (Edin et al., arXiv 2505.17630; src/gim/attention.py of its code)
+is 1 with a softmax of temperature 2, a quarter for queries and keys and half for values.
 
 The rules hold for blocks whose attention and MLP follow each other and for those that work side by side: how their
 outputs are added is a linear map. The metric is taken before a final soft-cap, so there is no rule for one.

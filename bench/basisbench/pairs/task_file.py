@@ -1,4 +1,4 @@
-"""A task from a file of prompt pairs, in the format that Marks et al. 2025 published (arXiv 2403.19647).
+"""A task from a file of prompt pairs, in the format of Marks et al. 2025 (arXiv 2403.19647; data/ in their code).
 
 The file holds one JSON object per line, or one JSON array of objects, with the string fields `clean_prefix`,
 `patch_prefix`, `clean_answer` and `patch_answer`; other fields, such as `case`, are ignored. A file names no roles,

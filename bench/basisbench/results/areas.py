@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of nodes at which MIB measures (Mueller et al. 2025, arXiv 2504.13151; its published code)."""
+"""Shares of nodes at which MIB measures (Mueller et al. 2025, arXiv 2504.13151, section 3.1; in its published code
+`evaluate_area_under_curve`, MIB_circuit_track/evaluation.py)."""
 
 
 def log_area(

@@ -2,8 +2,9 @@
 
 Examples that share a noun, a name or a template are not independent, so levels of these factors are resampled:
 
-1. Each factor's levels are drawn with replacement, by themselves (crossed factors: Owen 2007, "The pigeonhole
-   bootstrap"). An example weighs the product of the multiplicities of its levels, divided by the sum over examples.
+1. Each factor's levels are drawn with replacement, by themselves (two crossed factors: Owen 2007, "The pigeonhole
+   bootstrap", abstract). An example weighs the product of the multiplicities of its levels (any number of factors:
+   Owen and Eckles 2012, arXiv 1106.2125, abstract), divided by the sum over examples.
 2. Row 0 of the weights is the sample itself: one matrix product gives the value and all its resamples.
 3. An interval is a pair of order statistics of the resampled values (Efron's percentile interval). Order statistics,
    unlike interpolated percentiles, stay defined when some values are infinite ("not reached").

@@ -2,7 +2,8 @@
 
 1. Average the metric over examples, in the sample and in every resample (`basisbench.results.bootstrap`).
 2. Normalise the *means*: faithfulness is (F(C) - F(0)) / (F(M) - F(0)), completeness the same for the complement
-   (Marks et al. 2025, arXiv 2403.19647). Ratios of single examples are never averaged: their denominators cross zero.
+   (Marks et al. 2025, arXiv 2403.19647: `get_fcs` in the code, experiments/faithfulness.ipynb). Ratios of single
+   examples are never averaged: their denominators cross zero.
 3. Read summaries off each row: where the curve reaches a target, where it settles, areas under it
    (`basisbench.results.areas`).
 4. The spread over resamples is the interval.

@@ -1,8 +1,8 @@
 """Error policies that share a picture: what becomes of a dictionary's errors changes its curve, and is shown beside it.
 
 A dictionary's own line is that of the policy `coordinates`. Beside it stand the same cells with the whole error of a
-layer and position as one node (`node`, the convention of Marks et al. 2025), and with errors always at their reference
-(`ablate`): what its features can do at most. Neurons leave no error and have one line.
+layer and position as one node (`node`, after Marks et al. 2025: `basisbench.attribution.error_nodes`), and with errors
+always at their reference (`ablate`): what its features can do at most. Neurons leave no error and have one line.
 """
 
 from __future__ import annotations

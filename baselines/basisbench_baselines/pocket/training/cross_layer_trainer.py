@@ -2,7 +2,7 @@
 
 1. f_l = JumpReLU(x_l W_enc_l + b_enc_l); the MLP output of layer m is reconstructed as
    y_m' = b_m + sum over l <= m of f_l W_dec[l -> m] (Ameisen et al. 2025, "Circuit Tracing",
-   transformer-circuits.pub/2025/attribution-graphs/methods.html).
+   section "Architecture", transformer-circuits.pub/2025/attribution-graphs/methods.html).
 2. Activations are centred and scaled hook by hook, so that every layer's output weighs the same. What a unit writes,
    all targets together, has unit norm.
 3. Sparsity is that of the other dictionaries: a BatchTopK threshold per layer, the same number of active units in

@@ -5,11 +5,11 @@
 2. Both are centred by their mean and scaled to mean squared norm d, from the first chunk; these constants are
    folded into the weights at the end, so that the saved dictionary is a function of x alone.
 3. f = JumpReLU(x W_enc + b_enc; threshold), y' = f W_dec + b_dec, decoder rows of unit norm.
-4. BatchTopK (Bussmann et al. 2024, arXiv 2412.06410): the threshold of a step is the value that leaves
-   `active_units` units active per token on average; here over a sample of the batch's tokens. After
-   training one threshold is set on other training documents, and inference is a JumpReLU.
+4. BatchTopK (Bussmann et al. 2024, arXiv 2412.06410: `BatchTopKSAE.forward` in the code, sae.py): the threshold
+   of a step is the value that leaves `active_units` units active per token on average; here over a sample of the
+   batch's tokens. After training one threshold is set on other training documents, and inference is a JumpReLU.
 5. Loss: squared error over the variance of y, plus the auxiliary loss of Gao et al. 2024
-   (arXiv 2406.04093, section A.2): dead units reconstruct what the living ones leave over.
+   (arXiv 2406.04093, appendix A.2): dead units reconstruct what the living ones leave over.
 """
 
 from __future__ import annotations
