@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
+from sae_lens.saes.sae import SAEMetadata
 from torch import Tensor
 
 from basisbench.errors import BasisError
@@ -18,6 +20,7 @@ from basisbench.registry import load_registry
 from basisbench.types import ModelSpec
 from basisbench_baselines.dictionaries.formats import find
 from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, pinned, resolve
+from basisbench_baselines.dictionaries.placement import place
 from helpers import oracle
 from helpers.hub_replica import HubReplica
 from helpers.loopback_hub import NOBODY, online, serving
@@ -182,7 +185,7 @@ def test_files_are_fetched_from_the_hub_and_then_found_without_a_network(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("name", "loader", "place"),
+    ("name", "loader", "key"),
     [
         ("Gemma Scope res", "gemma_2", "layer_1/width_16k/average_l0_71"),
         ("Gemma Scope transcoders", "gemma_2_transcoder", "layer_1/width_16k/average_l0_71"),
@@ -194,7 +197,7 @@ def test_files_are_fetched_from_the_hub_and_then_found_without_a_network(tmp_pat
         ("dictionary_learning JumpReluAutoEncoder", "dictionary_learning_1", "resid_post_layer_1/trainer_0"),
     ],
 )
-def test_weights_and_kind_are_those_that_saelens_loads(hub: HubReplica, name: str, loader: str, place: str) -> None:
+def test_weights_and_kind_are_those_that_saelens_loads(hub: HubReplica, name: str, loader: str, key: str) -> None:
     """Where SAELens reads a maker's format, it reads the same."""
     from sae_lens.loading import pretrained_sae_loaders as loaders
 
@@ -202,22 +205,80 @@ def test_weights_and_kind_are_those_that_saelens_loads(hub: HubReplica, name: st
     hub.commit(case.repository, case.files)
     with pinned(resolve(case.repository, None)):
         load: Any = loaders.NAMED_PRETRAINED_SAE_LOADERS[loader]
-        raw, expected, _ = load(case.repository, place, "cpu", False, {})
+        raw, expected, _ = load(case.repository, key, "cpu", False, {})
     config = loaders.handle_config_defaulting(raw)
-    dictionary = find(resolve(case.repository, None))[place].open()
+    dictionary = find(resolve(case.repository, None))[key].open()
     module = dictionary.load("cpu", "float32")
     found = module.state_dict()
     assert found.keys() == expected.keys()
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value.float(), rtol=0, atol=0)
+    for weight, value in expected.items():
+        torch.testing.assert_close(found[weight], value.float(), rtol=0, atol=0)
     ours = dictionary.configure()
     assert ours["architecture"] == config["architecture"]
-    for key in ("apply_b_dec_to_input", "normalize_activations", "k"):
-        assert ours.get(key, config.get(key)) == config.get(key, ours.get(key)), key
+    for field in ("apply_b_dec_to_input", "normalize_activations", "k"):
+        assert ours.get(field, config.get(field)) == config.get(field, ours.get(field)), field
     shift = config.get("apply_b_dec_to_input", False)
     assert module.cfg.apply_b_dec_to_input == shift
     model = str(config["metadata"]["model_name"]).rpartition("/")[2]
     assert str(ours["metadata"]["model_name"]).rpartition("/")[2] == model
+
+
+@pytest.mark.parametrize("architecture", sorted(SAE_TRAINING_CLASS_REGISTRY))
+def test_a_checkpoint_is_what_saelens_would_publish_of_it(architecture: str, tmp_path: Path) -> None:
+    """`save_model` in the middle of a training run against `save_inference_model` at its end."""
+    module_class, config_class = SAE_TRAINING_CLASS_REGISTRY[architecture]
+    more: dict[str, Any] = {"matryoshka_widths": [8, 24]} if "matryoshka" in architecture else {}
+    if "topk" in architecture:
+        more["k"] = 5
+    metadata = SAEMetadata(hook_name="blocks.0.hook_mlp_out", model_name="gpt2", hook_head_index=None)
+    training: Any = module_class(config_class(d_in=oracle.D_MODEL, d_sae=24, metadata=metadata, **more))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in training.named_parameters():
+            drawn = 0.5 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            parameter.copy_(drawn.abs() if "threshold" in name else drawn)
+        if hasattr(training, "topk_threshold"):
+            training.topk_threshold = torch.tensor(0.3, dtype=torch.double)
+        if architecture == "matching_pursuit":
+            training.W_dec /= training.W_dec.norm(dim=-1, keepdim=True)
+    training.save_model(tmp_path / "checkpoint")
+    training.save_inference_model(tmp_path / "published")
+    kept, published = (
+        load_registry().get("basis", f"sae:{tmp_path / name}").build(oracle.model("llama"))
+        for name in ("checkpoint", "published")
+    )
+    x = torch.randn(3, oracle.D_MODEL, generator=generator, dtype=torch.float64)
+    site = published.sites[0]
+    with torch.no_grad():
+        expected = published.decode(site, published.encode(site, x))
+        torch.testing.assert_close(kept.decode(site, kept.encode(site, x)), expected, rtol=0, atol=1e-6)
+    assert expected.std() > 0.1
+
+
+# --- modules of other models
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "module", "hook"),
+    [
+        ("gpt2", "transformer.h.1", "hook_resid_post"),
+        ("gpt2", "h.1.mlp", "hook_mlp_out"),
+        ("gpt2", "transformer.h.1.attn", "hook_attn_out"),
+        ("neox", "gpt_neox.layers.1.attention", "hook_attn_out"),
+        ("gemma2", "model.layers.1", "hook_resid_post"),
+        # What the MLP returns, and what is added to the stream, are two places where a norm lies between.
+        ("gemma2", "model.layers.1.mlp", "mlp.hook_out"),
+        ("gemma2", "layers.1.self_attn", "attn.hook_out"),
+        ("gemma2", "model.layers.1.post_feedforward_layernorm", "hook_mlp_out"),
+        ("gemma2", "model.layers.1.post_attention_layernorm", "hook_attn_out"),
+    ],
+)
+def test_a_module_is_the_hook_that_stands_for_its_output(architecture: str, module: str, hook: str) -> None:
+    placement = place("standard", {"hook_name": module})
+    assert placement is not None
+    site = placement.site(oracle.model(architecture))
+    assert (site.layer, site.read, site.write) == (1, f"blocks.1.{hook}", f"blocks.1.{hook}")
 
 
 # --- circuit-tracer's sets
