@@ -15,7 +15,8 @@ from torch import Tensor
 from basisbench.errors import BasisError
 from basisbench.registry import load_registry
 from helpers import oracle
-from helpers.maker_formats import cases, json_of, tensors_of
+from helpers.maker_files import json_of, tensors_of
+from helpers.maker_formats import cases
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 

@@ -24,7 +24,8 @@ from basisbench_baselines.dictionaries.placement import place
 from helpers import oracle
 from helpers.hub_replica import HubReplica
 from helpers.loopback_hub import NOBODY, online, serving
-from helpers.maker_formats import Case, cases
+from helpers.maker_files import Case
+from helpers.maker_formats import cases
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
