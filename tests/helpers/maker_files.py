@@ -1,7 +1,7 @@
 """What tiny dictionaries in the exact files of each maker share: how they are drawn, written, and held.
 
-Formulas are written out in `maker_formats` and `maker_scopes`, from the sources that `dictionaries.makers`, `openmoss` and
-`circuit_tracer_set` cite, in float64, on the arrays that the files hold.
+Formulas are written out in `maker_formats` and `maker_scopes`, from the sources that the modules
+`dictionaries.makers`, `openmoss` and `circuit_tracer_set` cite, in float64, on the arrays that the files hold.
 """
 
 from __future__ import annotations
