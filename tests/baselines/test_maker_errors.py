@@ -131,6 +131,7 @@ DAMAGES: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "no pickle": (LEARNED, remove("ae.pt"), ("no dictionary in a known format",)),
     "no configuration": (LEARNED, remove("config.json"), ("trainer_0/config.json is missing", "beside ae.pt")),
     "class": (LEARNED, change_trainer(dict_class="CrossCoder"), ("dict_class 'CrossCoder'", "AutoEncoderTopK")),
+    "another class": (LEARNED, change_trainer(dict_class="AutoEncoder"), ("its weights hold", "expected bias")),
     "trainer": (LEARNED, change_json("config.json", trainer=None), ("has no 'trainer'",)),
     "input": (LEARNED, change_json("config.json", buffer={"io": "in"}), ("has io 'in'",)),
     "k": (LEARNED, change_trainer(k=99), ("k = 99", "24 units")),

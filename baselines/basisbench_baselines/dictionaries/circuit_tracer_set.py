@@ -99,5 +99,5 @@ def weights(facts: Facts, tensors: Tensors) -> dict[str, Tensor]:
     }
     threshold = tensors.get("activation_function.threshold")
     if threshold is not None and facts["own"].get("activation") not in ("topk", "relu"):
-        found["threshold"] = threshold.reshape(-1).expand(found["b_enc"].shape)
+        found["threshold"] = threshold.reshape(-1).expand(found["b_enc"].shape).contiguous()
     return found | ({"W_skip": tensors["W_skip"]} if "W_skip" in tensors else {})

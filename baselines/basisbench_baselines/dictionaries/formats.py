@@ -67,7 +67,7 @@ class Found:
         """Return the dictionary."""
         title = self.files.where(self.place)
         if isinstance(self.files, Snapshot):
-            title = f"'{self.place}' of {self.files.repository}"
+            title = self.files.repository if self.place == "." else f"'{self.place}' of {self.files.repository}"
         files = self.files if self.weights is None else self.weights[0]
         snapshot = files if isinstance(files, Snapshot) else None
         if self.format is None:

@@ -50,11 +50,11 @@ class Snapshot:
 
     def names(self) -> Sequence[str]:
         """Return the name of every file: as the hub says, else as the cache has it."""
-        return _names(self.repository, self.commit, self.folder)
+        return tuple(_names(self.repository, self.commit, self.folder))
 
     def has(self, name: str) -> bool:
         """Tell whether there is such a file."""
-        return PurePosixPath(name).as_posix() in self.names()
+        return PurePosixPath(name).as_posix() in _names(self.repository, self.commit, self.folder)
 
     def path(self, name: str) -> Path:
         """Return where a file is in the cache, fetched if need be."""
@@ -108,19 +108,21 @@ def _resolve(repository: str, revision: str, _folder: Path) -> Snapshot:
 
 
 @cache
-def _names(repository: str, commit: str, folder: Path) -> tuple[str, ...]:
-    """Ask once per process and commit."""
+def _names(repository: str, commit: str, folder: Path) -> dict[str, None]:
+    """Ask once per process and commit; in order of name."""
     from huggingface_hub import HfApi, errors
 
     try:
         listed = HfApi().model_info(repository, revision=commit, timeout=_SECONDS).siblings or ()
-        return tuple(sorted(file.rfilename for file in listed))
+        return dict.fromkeys(sorted(file.rfilename for file in listed))
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except Exception as error:  # no network, a proxy, offline mode
         if not folder.is_dir():
             raise errors.LocalEntryNotFoundError(str(error)) from error
-        return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+        return dict.fromkeys(
+            sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        )
 
 
 def check_blob(path: Path, name: str) -> None:

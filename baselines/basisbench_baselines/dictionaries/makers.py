@@ -162,14 +162,14 @@ def gemma_scope_2_weights(_facts: Facts, tensors: Tensors) -> dict[str, Tensor]:
 # --- dictionary_learning
 
 _LEARNED_KINDS = {
-    # class: SAELens's kind, and whether the decoder's bias is subtracted from the input.
-    "AutoEncoder": ("standard", True),
-    "AutoEncoderNew": ("standard", False),
-    "GatedAutoEncoder": ("gated", True),
-    "AutoEncoderTopK": ("topk", True),
-    "BatchTopKSAE": ("jumprelu", True),
-    "MatryoshkaBatchTopKSAE": ("jumprelu", True),
-    "JumpReluAutoEncoder": ("jumprelu", False),
+    # class: SAELens's kind, whether the decoder's bias is subtracted from the input, and how that bias is called.
+    "AutoEncoder": ("standard", True, "bias"),
+    "AutoEncoderNew": ("standard", False, "decoder.bias"),
+    "GatedAutoEncoder": ("gated", True, "decoder_bias"),
+    "AutoEncoderTopK": ("topk", True, "b_dec"),
+    "BatchTopKSAE": ("jumprelu", True, "b_dec"),
+    "MatryoshkaBatchTopKSAE": ("jumprelu", True, "b_dec"),
+    "JumpReluAutoEncoder": ("jumprelu", False, "b_dec"),
 }
 _LEARNED_HOOKS = (
     ("resid", "hook_resid_post"),
@@ -203,9 +203,9 @@ def learned_facts(files: Files, place: str) -> Facts:
         "hook_name": _BEFORE_FIRST if "embed" in where else f"blocks.{layer}.{hook}",
         "model_name": trainer.get("lm_name"),
     }
-    architecture, shifts = _LEARNED_KINDS[kind]
+    architecture, shifts, bias = _LEARNED_KINDS[kind]
     fields = {"k": trainer.get("k")} if architecture == "topk" else {}
-    return facts_of(architecture, metadata, trainer, apply_b_dec_to_input=shifts, **fields)
+    return facts_of(architecture, metadata, {"bias": bias}, apply_b_dec_to_input=shifts, **fields)
 
 
 def learned_weights(facts: Facts, tensors: Tensors) -> dict[str, Tensor]:
@@ -213,7 +213,7 @@ def learned_weights(facts: Facts, tensors: Tensors) -> dict[str, Tensor]:
     found = {
         "W_enc": tensors["W_enc"] if "W_enc" in tensors else tensor(tensors, "encoder.weight", "W_enc").T,
         "W_dec": tensors["W_dec"] if "W_dec" in tensors else tensor(tensors, "decoder.weight", "W_dec").T,
-        "b_dec": tensor(tensors, "b_dec", "bias", "decoder_bias", "decoder.bias"),
+        "b_dec": tensor(tensors, facts["own"]["bias"]),
     }
     if facts["architecture"] == "gated":
         gated = {"b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
@@ -221,7 +221,7 @@ def learned_weights(facts: Facts, tensors: Tensors) -> dict[str, Tensor]:
     found["b_enc"] = tensor(tensors, "b_enc", "encoder.bias")
     if facts["architecture"] == "jumprelu":
         # BatchTopK keeps one number; below zero, as before it is first estimated, it is ReLU.
-        found["threshold"] = tensor(tensors, "threshold").expand(found["b_enc"].shape)
+        found["threshold"] = tensor(tensors, "threshold").expand(found["b_enc"].shape).contiguous()
     return found
 
 
