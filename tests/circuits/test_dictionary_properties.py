@@ -28,7 +28,10 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Far enough for 0.8 of the neurons."""
 POLICIES: tuple[ErrorPolicy, ...] = ("coordinates", "rotated", "node", "keep", "ablate")
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:basis '(random|shuffled|one unit)' fits the prompts of .* badly:UserWarning"),
+]
 
 
 @cache
