@@ -7,10 +7,12 @@ interrupted. Any other exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from basisbench.commands import COMMANDS
@@ -48,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after `basisbench`; those of the process when None.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - open to the end
     options = build_parser().parse_args(arguments)
     try:
         code: int | None = _command(options.command).execute(options)
@@ -62,9 +67,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("basisbench: interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, for example `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return 1
+    except OSError as error:
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        _write_no_more()
+        print(f"basisbench: error: the output cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ImportError) and not any(sign in str(error) for sign in _NOT_MAPPED):
+            raise
+        print("basisbench: error: out of memory; close other programs, or raise the limit (ulimit -v)", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(2)  # libraries that are loaded by half may crash when they are unloaded
     return code or 0
+
+
+_NOT_MAPPED = ("failed to map segment", "annot allocate memory")
+"""What the loader says of a library for which no memory is left."""
+
+
+def _write_no_more() -> None:
+    """Send what is left of the output nowhere, so that the interpreter does not fail on it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:

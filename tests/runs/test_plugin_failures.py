@@ -170,7 +170,7 @@ PROVIDES = (
 """
 TOLD_OF_BASES = {
     "quits": "basis 'quits' failed: SystemExit (bad.py, line ",
-    "unmarked": "basis 'unmarked' is fitted and its fingerprint is None; expected 8 to 64 hexadecimal digits",
+    "unmarked": "basis 'unmarked': its fingerprint is None; expected 8 to 64 hexadecimal digits",
     "twice": "basis 'twice': expected distinct sites, at least one, found 4",
     "no_basis": "basis 'no_basis': what was built is NoneType and has no 'name'",
     "other_type": "basis 'other_type' with method 'ixg' changed PyTorch's settings for all others: default type is",

@@ -179,11 +179,14 @@ def resolve_name(name: str) -> BasisSpec:
     """Return the calibrated form of a registered basis.
 
     Raises:
-        BasisBenchError: there is no such basis.
+        BasisBenchError: there is no such basis, or there is nothing to calibrate.
     """
     from basisbench.registry import load_registry
 
-    return calibrated(load_registry().get("basis", name.removeprefix(f"{PREFIX}:")))
+    inner = name.removeprefix(f"{PREFIX}:")
+    if inner.startswith(f"{PREFIX}:"):
+        raise BasisError(f"basis '{name}': '{inner}' is calibrated already; its slope is 1")
+    return calibrated(load_registry().get("basis", inner))
 
 
 PROVIDES: tuple[BasisScheme, ...] = (

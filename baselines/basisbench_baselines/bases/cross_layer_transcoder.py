@@ -209,7 +209,7 @@ def cross_layer_spec(name: str, body: str) -> BasisSpec:
         BasisError: it is neither.
     """
     folder = Path(body).expanduser()
-    if folder.is_dir():
+    if body and folder.is_dir():
         return _spec(name, lambda _model: (folder.resolve(), {}))
     repository, _, revision = body.partition("@")
     if repository.count("/") != 1 or body.startswith((".", "/", "~")):

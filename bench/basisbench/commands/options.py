@@ -40,10 +40,22 @@ def add_plugin(parser: argparse._ActionsContainer) -> None:
 
 
 def positive(text: str) -> int:
-    """Parse a whole number of at least 1."""
-    value = int(text) if text.strip().lstrip("+-").isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found '{text}'")
+    """Parse a whole number from 1 to a million."""
+    return _whole(text, 1, 10**6)
+
+
+def seed(text: str) -> int:
+    """Parse a seed: a whole number that a record can hold."""
+    return _whole(text, -(2**53), 2**53)
+
+
+def _whole(text: str, least: int, most: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:  # of text, and of thousands of digits
+        value = most + 1
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, found '{text:.30}'")
     return value
 
 

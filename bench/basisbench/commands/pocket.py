@@ -6,7 +6,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from basisbench.commands.options import Commands, add_command
+from basisbench.commands.options import Commands, add_command, seed
 
 
 def add(commands: Commands) -> None:
@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
     build.add_argument(
         "--out", metavar="DIR", type=Path, required=True, help="folder for the model and its dictionaries"
     )
-    build.add_argument("--seed", type=int, default=0, help="seed of the corpus and of all training (default: 0)")
+    build.add_argument("--seed", type=seed, default=0, help="seed of the corpus and of all training (default: 0)")
 
 
 def execute(options: argparse.Namespace) -> None:

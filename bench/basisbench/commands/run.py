@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, seed
 from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ScoreReference
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def add(commands: Commands) -> None:
         "without --task only such tasks are run (repeatable)"
     ))  # fmt: skip
     what.add_argument("--examples", metavar="N", type=positive, help="pairs per split and task")
-    what.add_argument("--seed", type=int, help="seed of pairs, random scores and random bases")
+    what.add_argument("--seed", type=seed, help="seed of pairs, random scores and random bases")
     what.add_argument("--draws", metavar="N", type=positive, help=(
         "run N draws of attribution pairs, each with means and rankings of its own, on the same evaluation pairs"
     ))  # fmt: skip

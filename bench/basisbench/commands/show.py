@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, seed
 from basisbench.errors import BasisBenchError
 from basisbench.types import FAMILIES, Bos
 
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
         "which split to show (default: evaluation)"
     ))  # fmt: skip
     parser.add_argument("--examples", metavar="N", type=positive, default=100, help="pairs to make per split (100)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the pairs (default: 0)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the pairs (default: 0)")
     parser.add_argument("--bos", choices=get_args(Bos), default="auto", help=(
         "whether a beginning-of-sequence token stands in front (default: auto, where the tokenizer puts one)"
     ))  # fmt: skip

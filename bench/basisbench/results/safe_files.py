@@ -14,6 +14,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from basisbench.errors import RecordError
 
 RECORD_BYTES = 96 * 1024
@@ -36,6 +38,10 @@ ENTRIES = 200_000
 """Files and folders below a given path."""
 
 TOO_LARGE = "{size} bytes, but at most {limit} are allowed"
+
+
+YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, TypeError, OverflowError, LookupError, AttributeError)
+"""What YAML's reader raises for a text that is none: of deep nesting, or of `2024-99-99`, which it takes for a date."""
 
 
 class TooLargeError(RecordError):

@@ -99,7 +99,7 @@ def build(model: Model, spec: BasisSpec, key: Key, activations: TaskActivations)
                 f"'{model.name}'; free memory, or use --dtype bfloat16 or a narrower basis"
             ) from error
         _refuse_what_is_no_basis(basis, spec)
-        fingerprint = None if spec.fit is None else _fingerprint(basis)
+        fingerprint = None if spec.fit is None else checked_fingerprint(getattr(basis, "fingerprint", None), spec.name)
         spent = Spent(now(model) - start, activations.corpus_passes)
         bases[key] = CachedBasis(restrict(basis, key.layers), fingerprint, spent)
     return bases[key]
@@ -118,12 +118,19 @@ def _refuse_what_is_no_basis(basis: object, spec: BasisSpec) -> None:
             raise BasisError(f"basis '{spec.name}': {member} is {found!r:.40}, expected {kind.__name__}")
 
 
-def _fingerprint(basis: Basis) -> str:
-    """Return the digest of a fitted basis's weights."""
-    found = getattr(basis, "fingerprint", None)
+def checked_fingerprint(found: object, name: str) -> str:
+    """Return the digest of a basis's weights, if it is one.
+
+    Args:
+        found: what a plug-in gives as digest.
+        name: of the basis.
+
+    Raises:
+        BasisError: it is none.
+    """
     if not isinstance(found, str) or not 8 <= len(found) <= 64 or set(found) - set("0123456789abcdef"):
         raise BasisError(
-            f"basis '{basis.name}' is fitted and its fingerprint is {found!r:.40}; expected 8 to 64 hexadecimal digits "
+            f"basis '{name}': its fingerprint is {found!r:.40}; expected 8 to 64 hexadecimal digits "
             "(basisbench.attribution.fitting.weights_digest)"
         )
     return found

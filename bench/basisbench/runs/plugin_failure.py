@@ -74,6 +74,8 @@ def check_scores(scores: object, method: Method, basis: Basis, positions: int, e
     for name, given in (("units", scores.units), ("errors", scores.errors)):
         if given is None:
             continue
+        if not isinstance(given, tuple | list):
+            raise refuse(f"{name} is {type(given).__name__}, expected a tuple of tensors")
         if len(given) != len(basis.sites):
             raise refuse(f"{name} has {len(given)} tensors, expected one for each of {len(basis.sites)} sites")
         for site, values in zip(basis.sites, given, strict=True):

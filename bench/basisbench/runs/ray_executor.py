@@ -5,8 +5,9 @@
 2. A worker sends events and records back as they are made. Only this process writes records, each of them once,
    whatever is done again: the results folder need not be shared. Plug-in files, files of pairs, and folders of models
    and dictionaries are read by the workers, at the same path on every machine; repositories come from each one's cache.
-3. When a worker dies, another takes its place and does the cells that have not ended. A cell that has taken three
-   workers with it fails, and the others go on.
+3. When a worker dies, alone or with its machine, another takes its place and does the cells that have not ended,
+   where there is room: workers without work leave. A cell that has taken three workers with it fails, and the others
+   go on; so do all cells that are left when the cluster has no room for any worker.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ from basisbench.runs.workers import BlockListener, Listener, available_cores
 
 _REACH_SECONDS = 10.0
 """How long a cluster may take to answer."""
+
+_ROOM_SECONDS = 60.0
+"""How long the cluster may be without room for any worker, after machines were lost, before the run ends."""
 
 MOST_DEATHS = 3
 """Workers that may die over one cell before it counts as failed."""
@@ -147,7 +151,10 @@ def run_on_ray(
         def start() -> _Worker:
             return _Worker(actor_class.options(**arguments).remote(options, max(1, int(cpus)), finished))
 
-        driver = _Driver(ray, blocks, pieces, store, start, on_event, on_block)
+        def room_left() -> None:
+            _room(ray, cpus, gpus, executor.worker_memory)
+
+        driver = _Driver(ray, blocks, pieces, store, start, room_left, on_event, on_block)
         driver.run(min(jobs or room, room, len(pieces)))
     finally:
         if ours:
@@ -164,11 +171,12 @@ class _Driver:
         pieces: deque[_Piece],
         store: Store,
         start: Callable[[], _Worker],
+        room_left: Callable[[], None],
         on_event: Listener,
         on_block: BlockListener,
     ) -> None:
         self._ray, self._blocks, self._waiting, self._store = ray, blocks, pieces, store
-        self._start, self._on_event, self._on_block = start, on_event, on_block
+        self._start, self._room_left, self._on_event, self._on_block = start, room_left, on_event, on_block
         self._events: list[list[Event]] = [[] for _ in blocks]
         self._began = [0.0 for _ in blocks]
         self._deaths: Counter[CellConfig] = Counter()
@@ -178,20 +186,28 @@ class _Driver:
         """Keep this many workers busy until nothing is left."""
         try:
             self._workers = [self._start() for _ in range(workers)]
-            for worker in self._workers:
+            for worker in tuple(self._workers):
                 self._assign(worker)
             while busy := {id(worker.answers): worker for worker in self._workers if worker.piece is not None}:
-                ready, _ = self._ray.wait([worker.answers for worker in busy.values()], num_returns=1)
+                ready, _ = self._ray.wait(
+                    [worker.answers for worker in busy.values()], num_returns=1, timeout=_ROOM_SECONDS
+                )
+                if not ready:
+                    self._hold_room()
                 for answers in ready:
                     self._advance(busy[id(answers)])
         finally:
             for worker in self._workers:
-                self._ray.kill(worker.actor)
+                if worker.actor is not None:
+                    self._ray.kill(worker.actor)
 
     def _assign(self, worker: _Worker) -> None:
         worker.piece = self._waiting.popleft() if self._waiting else None
         worker.at, worker.ended = None, set()
-        if worker.piece is not None:
+        if worker.piece is None:
+            self._workers.remove(worker)
+            self._ray.kill(worker.actor)  # whoever waits for room has it
+        else:
             self._began[worker.piece.block] = self._began[worker.piece.block] or time.monotonic()
             worker.answers = worker.actor.run.options(num_returns="streaming").remote(worker.piece.cells)
 
@@ -247,6 +263,18 @@ class _Driver:
             replacement = self._start()
             self._workers.append(replacement)
             self._assign(replacement)
+
+    def _hold_room(self) -> None:
+        """Fail all that is left where the cluster has lost the room for any worker."""
+        try:
+            self._room_left()
+        except BasisBenchError as error:
+            for piece in self._waiting:
+                self._workers.append(_Worker(None, piece))
+            self._waiting.clear()
+            for worker in self._workers:
+                self._fail_rest(worker, str(error))
+                worker.piece = None
 
     def _fail_rest(self, worker: _Worker, message: str) -> None:
         for cell in self._left(worker):

@@ -117,7 +117,10 @@ class Session:
             weights = self.basis(spec, layers).fingerprint
         else:
             if spec.name not in self._fingerprints:
-                self._fingerprints[spec.name] = spec.fingerprint(self.model.spec)
+                found = spec.fingerprint(self.model.spec)
+                self._fingerprints[spec.name] = (
+                    None if found is None else basis_cache.checked_fingerprint(found, spec.name)
+                )
             weights = self._fingerprints[spec.name]
         digests: dict[PlugIn, str | None] = {"task": self.task_code, "basis": code_digest(spec)}
         digests["method"] = None if method is None else code_digest(method)

@@ -8,6 +8,7 @@ Its cells are `basisbench.runs.cells`' work.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,8 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
 from basisbench.errors import RecordError, unknown_name
-from basisbench.results.schema import Count, Frozen, describe_problem
+from basisbench.results.safe_files import METADATA_BYTES, YAML_ERRORS, read_bounded
+from basisbench.results.schema import LARGEST, Count, Frozen, Positive, describe_problem
 from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, ScoreReference, Split
 
 SUITE_SUFFIXES = (".yaml", ".yml")
@@ -25,14 +27,14 @@ SUITE_SUFFIXES = (".yaml", ".yml")
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Refuse a value given twice: its cells would run twice."""
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise ValueError(f"'{value}' is given twice")
+    if twice := [value for value, count in Counter(values).items() if count > 1]:
+        raise ValueError(f"'{twice[0]}' is given twice")
     return values
 
 
 _Item = TypeVar("_Item")
 Several = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_distinct)]
+Seed = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 Names = Several[Annotated[str, Field(min_length=1, max_length=200)]]
 
 
@@ -47,7 +49,7 @@ class Also(Frozen):
     score_references: Several[ScoreReference] | None = Field(default=None, description="instead of the suite's")
     score_splits: Several[Split] | None = Field(default=None, description="instead of the suite's")
     granularities: Several[Granularity] | None = Field(default=None, description="instead of the suite's")
-    seeds: Several[int] | None = Field(default=None, description="instead of the suite's")
+    seeds: Several[Seed] | None = Field(default=None, description="instead of the suite's")
     attribution_draws: Several[Count] | None = Field(default=None, description="instead of the suite's")
 
     @property
@@ -116,7 +118,7 @@ class Suite(Frozen):
         default=("attribution",), description="pairs that scores are taken on; evaluation: held in"
     )
     granularities: Several[Granularity] = Field(default=("position",), description="whether a node has a position")
-    seeds: Several[int] = Field(default=(0,), description="seeds of pairs, random scores and random bases")
+    seeds: Several[Seed] = Field(default=(0,), description="seeds of pairs, random scores and random bases")
     attribution_draws: Several[Count] = Field(
         default=(0,), description="which draws of attribution pairs from a task's candidates, for each seed"
     )
@@ -124,20 +126,22 @@ class Suite(Frozen):
         default=(), description="further cells: fields from `tasks` to here, for each entry in place of the suite's own"
     )
     bos: Bos = Field(default="auto", description="whether a beginning-of-sequence token stands in front of prompts")
-    attribution_pairs: int = Field(default=100, ge=1, description="pairs that scores and reference values come from")
-    evaluation_pairs: int = Field(default=100, ge=1, description="pairs that curves come from")
+    attribution_pairs: int = Field(
+        default=100, ge=1, le=LARGEST, description="pairs that scores and reference values come from"
+    )
+    evaluation_pairs: int = Field(default=100, ge=1, le=LARGEST, description="pairs that curves come from")
     kl: bool = Field(default=False, description="measure KL(full model || circuit) at each size")
-    subset_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_distinct)] = Field(
+    subset_sizes: Annotated[tuple[Positive, ...], AfterValidator(_distinct)] = Field(
         default=(), description="circuit sizes at which random halves of the complement are ablated"
     )
-    subset_draws: int = Field(default=8, ge=1, description="random halves at each of these sizes")
+    subset_draws: int = Field(default=8, ge=1, le=LARGEST, description="random halves at each of these sizes")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="type of the weights; the checkpoint's own when null. Metrics are float32 in any case"
     )
     revisions: Mapping[str, str] = Field(
         default={}, description="repository to the commit, tag or branch that is used, of models and of dictionaries"
     )
-    dictionary_units: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
+    dictionary_units: Mapping[str, Positive] = Field(
         default={}, description="basis to units per layer, for --dry-run where dictionaries are not at hand"
     )
     expected: Expected | None = Field(default=None, description="what the suite is expected to take")
@@ -214,12 +218,12 @@ def _built_in() -> Sequence[Path]:
 def _read(path: Path) -> Suite:
     """Read and check one suite file."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecordError(f"{path}: cannot be read: {error.strerror or error}") from error
+        content = yaml.safe_load(read_bounded(path, METADATA_BYTES).decode())
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         raise RecordError(f"{path}: not YAML: {_yaml_problem(error)}") from error
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
@@ -232,9 +236,11 @@ def _read(path: Path) -> Suite:
         raise RecordError(f"{path}: {describe_problem(error)}") from error
 
 
-def _yaml_problem(error: yaml.YAMLError) -> str:
+def _yaml_problem(error: Exception) -> str:
     """Say in one line where YAML went wrong."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     return " ".join(str(error).split())

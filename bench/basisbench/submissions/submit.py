@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import Registry
 from basisbench.results.record import TEMPORARY_SUFFIX, Record
-from basisbench.results.safe_files import METADATA_BYTES, RECORD_BYTES, read_bounded
+from basisbench.results.safe_files import METADATA_BYTES, RECORD_BYTES, YAML_ERRORS, read_bounded
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, file_name
 from basisbench.submissions.find_records import RESTORE, Notes, find_records
@@ -162,7 +162,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(read_bounded(path, METADATA_BYTES).decode())
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (UnicodeDecodeError, *YAML_ERRORS) as error:
         raise RecordError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecordError(f"{path}: expected a mapping of names to values, found {type(content).__name__}")
