@@ -5,14 +5,19 @@ from __future__ import annotations
 import errno
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from basisbench.attribution.values import shaped
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.registry import load_registry
 from basisbench.runs.basis_cache import checked_fingerprint
+from basisbench.runs.plugin_failure import check_scores
 from basisbench.runs.suite import load_suite
+from basisbench.types import Scores, Site
 
 BIG = "9" * 30
 
@@ -102,3 +107,17 @@ def test_a_fingerprint_is_a_digest(found: object) -> None:
 def test_names_that_mean_nothing_are_refused(name: str) -> None:
     with pytest.raises(BasisBenchError, match=f"basis '{name}': "):
         load_registry().get("basis", name)
+
+
+@pytest.mark.parametrize("scores", [Scores(3, None), Scores(None, None), Scores((torch.ones(1, 2),), 3)])
+def test_scores_that_are_no_tuples_of_tensors(scores: Scores) -> None:
+    basis = SimpleNamespace(name="mine", exact=scores.errors is None, sites=(Site(0, "a", "a"),))
+    method = SimpleNamespace(name="own")
+    with pytest.raises(BasisBenchError, match=r"method 'own' on basis 'mine': .* expected a tuple of tensors"):
+        check_scores(scores, method, basis, 1, "coordinates")
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bool, torch.int64])
+def test_coordinates_are_floating_point(dtype: torch.dtype) -> None:
+    with pytest.raises(BasisBenchError, match="basis 'mine': encode gives a tensor of torch"):
+        shaped(torch.ones(1, 2, dtype=dtype), (1,), SimpleNamespace(name="mine"), "encode", Site(0, "a", "a"))

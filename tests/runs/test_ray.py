@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -12,9 +16,10 @@ from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.results.record import read_record
 from basisbench.runs.executor import LOCAL, Executor, parse_executor
-from basisbench.runs.ray_executor import RayWorker
-from basisbench.runs.run import Request, run_request
-from basisbench.runs.runner import RunOptions
+from basisbench.runs.progress import Event
+from basisbench.runs.ray_executor import RayWorker, _Driver, _Piece, _Worker
+from basisbench.runs.run import Request, plan_request, run_request
+from basisbench.runs.runner import CellBlock, RunOptions
 from basisbench.types import ModelSpec
 
 pytestmark = pytest.mark.slow
@@ -83,6 +88,29 @@ def test_an_address_without_a_cluster_is_told(tmp_path: Path) -> None:
         request = Request("pocket", {"tasks": ["ioi"]}, RunOptions(out=tmp_path), progress=False, executor=executor)
         with pytest.raises(BasisBenchError, match=expected):
             run_request(request)
+
+
+def test_a_cluster_without_room_for_any_worker_ends_the_run() -> None:
+    def no_room() -> int:
+        raise BasisBenchError("the Ray cluster has no room for a worker")
+
+    blocks = [
+        CellBlock((cell,))
+        for cell in plan_request(Request("pocket", {**WHAT, "models": None}, RunOptions(Path()))).blocks[0].cells[:3]
+    ]
+    events: list[Event] = []
+    ended: list[CellBlock] = []
+    actor = MagicMock()
+    ray = SimpleNamespace(wait=lambda *_, **__: ([], []), kill=actor.kill)
+    pieces = deque(_Piece(index, block.cells) for index, block in enumerate(blocks))
+    started = partial(_Worker, actor)
+    driver = _Driver(
+        ray, blocks, pieces, MagicMock(), started, no_room, events.append, lambda block, *_: ended.append(block)
+    )
+    driver.run(2)
+    assert [event.message for event in events] == ["the Ray cluster has no room for a worker"] * 3
+    assert sorted(map(blocks.index, ended)) == [0, 1, 2]
+    assert actor.kill.call_count == 2
 
 
 @pytest.mark.slow

@@ -35,6 +35,8 @@ def shaped(value: Tensor, leading: Sequence[int], basis: Basis, name: str, site:
             f"basis '{basis.name}': {name} gives {found} at {site.write if whole else site.read}, expected a tensor of "
             f"shape {expected}"
         )
+    if not value.is_floating_point():  # imaginary parts would be lost without a word
+        raise BasisError(f"basis '{basis.name}': {name} gives a tensor of {value.dtype}, expected floating point")
     return value
 
 

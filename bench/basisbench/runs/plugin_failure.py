@@ -72,7 +72,7 @@ def check_scores(scores: object, method: Method, basis: Basis, positions: int, e
     if not as_nodes:
         scores = Scores(scores.units, None)
     for name, given in (("units", scores.units), ("errors", scores.errors)):
-        if given is None:
+        if given is None and name == "errors":
             continue
         if not isinstance(given, tuple | list):
             raise refuse(f"{name} is {type(given).__name__}, expected a tuple of tensors")

@@ -7,7 +7,7 @@
    and dictionaries are read by the workers, at the same path on every machine; repositories come from each one's cache.
 3. When a worker dies, alone or with its machine, another takes its place and does the cells that have not ended,
    where there is room: workers without work leave. A cell that has taken three workers with it fails, and the others
-   go on; so do all cells that are left when the cluster has no room for any worker.
+   go on; all that are left fail when the cluster has no room for any worker.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from basisbench.errors import BasisBenchError, first_line
@@ -37,6 +38,9 @@ _ROOM_SECONDS = 60.0
 
 MOST_DEATHS = 3
 """Workers that may die over one cell before it counts as failed."""
+_DIED = (
+    f"{MOST_DEATHS} workers died over this cell; if for want of memory, --worker-memory makes room for fewer at once"
+)
 
 
 @dataclass
@@ -151,9 +155,7 @@ def run_on_ray(
         def start() -> _Worker:
             return _Worker(actor_class.options(**arguments).remote(options, max(1, int(cpus)), finished))
 
-        def room_left() -> None:
-            _room(ray, cpus, gpus, executor.worker_memory)
-
+        room_left = partial(_room, ray, cpus, gpus, executor.worker_memory)
         driver = _Driver(ray, blocks, pieces, store, start, room_left, on_event, on_block)
         driver.run(min(jobs or room, room, len(pieces)))
     finally:
@@ -171,7 +173,7 @@ class _Driver:
         pieces: deque[_Piece],
         store: Store,
         start: Callable[[], _Worker],
-        room_left: Callable[[], None],
+        room_left: Callable[[], int],
         on_event: Listener,
         on_block: BlockListener,
     ) -> None:
@@ -189,17 +191,15 @@ class _Driver:
             for worker in tuple(self._workers):
                 self._assign(worker)
             while busy := {id(worker.answers): worker for worker in self._workers if worker.piece is not None}:
-                ready, _ = self._ray.wait(
-                    [worker.answers for worker in busy.values()], num_returns=1, timeout=_ROOM_SECONDS
-                )
+                streams = [worker.answers for worker in busy.values()]
+                ready, _ = self._ray.wait(streams, num_returns=1, timeout=_ROOM_SECONDS)
                 if not ready:
                     self._hold_room()
                 for answers in ready:
                     self._advance(busy[id(answers)])
         finally:
-            for worker in self._workers:
-                if worker.actor is not None:
-                    self._ray.kill(worker.actor)
+            for worker in filter(lambda worker: worker.actor is not None, self._workers):
+                self._ray.kill(worker.actor)
 
     def _assign(self, worker: _Worker) -> None:
         worker.piece = self._waiting.popleft() if self._waiting else None
@@ -254,7 +254,7 @@ class _Driver:
             self._deaths[failing] += 1
             if self._deaths[failing] >= MOST_DEATHS:
                 worker.ended.add(failing)
-                self._end(worker, Event("failed", failing, message=_cause_of_deaths(error)))
+                self._end(worker, Event("failed", failing, message=f"{_DIED}: {' '.join(str(error).split()):.300}"))
                 left = self._left(worker)
         if left:
             self._waiting.appendleft(_Piece(worker.piece.block, left))
@@ -269,9 +269,7 @@ class _Driver:
         try:
             self._room_left()
         except BasisBenchError as error:
-            for piece in self._waiting:
-                self._workers.append(_Worker(None, piece))
-            self._waiting.clear()
+            self._workers += [_Worker(None, self._waiting.popleft()) for _ in range(len(self._waiting))]
             for worker in self._workers:
                 self._fail_rest(worker, str(error))
                 worker.piece = None
@@ -284,14 +282,6 @@ class _Driver:
     def _left(self, worker: _Worker) -> tuple[CellConfig, ...]:
         cells = worker.piece.cells if worker.piece else ()
         return tuple(cell for cell in cells if cell not in worker.ended)
-
-
-def _cause_of_deaths(error: Exception) -> str:
-    reason = " ".join(str(error).split())
-    return (
-        f"{MOST_DEATHS} workers died over this cell; if for want of memory, --worker-memory makes room for fewer at a "
-        f"time: {reason:.300}"
-    )
 
 
 def _cut(blocks: Sequence[CellBlock], workers: int) -> deque[_Piece]:
