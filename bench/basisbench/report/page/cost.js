@@ -190,7 +190,7 @@ basisbench.cost = (() => {
       return {
         type: "scatter",
         mode: "markers",
-        name: charts.escape(`${point.basis}, ${point.method}`),
+        name: charts.escape(point.name),
         meta: {key: point.key, legend: true},
         x: [place(point.x.value)],
         y: [point.y / share],
