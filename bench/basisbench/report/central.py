@@ -2,7 +2,8 @@
 
 1. The tasks are those of the medians (`basisbench.results.medians`): what is below a gate is left out, and a basis that
    lacks a task has no curve.
-2. It stands at the sizes that all tasks measure; beyond all its nodes a task keeps its last value.
+2. It stands at the 1-2-5 steps, which all tasks measure; beyond all its nodes a task keeps its last value. What
+   bisection adds is each task's own.
 3. Its interval is over tasks and clusters, from the draws that all medians share.
 """
 
@@ -18,6 +19,7 @@ from basisbench.results.bootstrap import interval_ends
 from basisbench.results.columns import normalised
 from basisbench.results.display import Display
 from basisbench.results.medians import draw_tasks
+from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record
 
 
@@ -41,12 +43,12 @@ def central_curves(
 
 
 def median_curve(records: Sequence[Record]) -> dict[str, object]:
-    """Return the median faithfulness of cells of several tasks, with its interval, at the sizes that all measure."""
+    """Return the median faithfulness of cells of several tasks, with its interval, at the steps that all measure."""
     sizes = [np.array(record.curve.sizes) for record in records]
     steps = np.array(
         [
             size
-            for size in np.unique(np.concatenate(sizes))
+            for size in sizes_grid(int(max(own[-1] for own in sizes)))
             if all(size > own[-1] or size == own[np.searchsorted(own, size)] for own in sizes)
         ]
     )

@@ -4,6 +4,8 @@
 
 basisbench.answer = (() => {
   const {catalogue, element, find, numbers, charts, distinct} = basisbench;
+  const MOST = 4; // names of others in the sentence
+  const MOST_BANDS = 7; // more of them hide the lines
   let drawn = "";
 
   // All medians of a setting, and those that the table shows.
@@ -45,11 +47,13 @@ basisbench.answer = (() => {
       .filter((row) => row.values.nodes_to_80.best)
       .sort((a, b) => a.values.nodes_to_80.value - b.values.nodes_to_80.value);
     if (marked.length === 0) return [rows.length === 1 ? "one basis only" : "none can be told from the others"];
-    const [{value, low, high, bound}, others] = [marked[0].values.nodes_to_80, marked.slice(1)];
+    const [first, ...others] = marked.map((row) => row.text("basis"));
+    const {value, low, high, bound} = marked[0].values.nodes_to_80;
+    const named = others.length > MOST + 1 ? [...others.slice(0, MOST), `${others.length - MOST} more`] : others;
     return [
-      element("b", {}, marked[0].text("basis")),
+      element("b", {}, first),
       ` ${numbers.plain(value, "nodes")} ${numbers.interval(low, high, "nodes", bound)}`,
-      others.length ? ` (cannot be told from it: ${others.map((row) => row.text("basis")).join(", ")})` : "",
+      named.length ? ` (cannot be told from it: ${named.join(", ")})` : "",
     ];
   }
 
@@ -83,7 +87,7 @@ basisbench.answer = (() => {
   function draw() {
     for (const place of find("answer-figures").querySelectorAll(".plot")) {
       const {lines} = place;
-      const build = (light) => basisbench.lines.picture(lines, ["faithfulness"], "size", true, light);
+      const build = (light) => basisbench.lines.picture(lines, ["faithfulness"], "size", lines.length <= MOST_BANDS, light);
       charts.draw(place, "Median faithfulness against nodes.", build);
     }
   }
