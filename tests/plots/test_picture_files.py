@@ -26,8 +26,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error")]
 
 
 def test_cost_against_sparsity() -> None:
-    records = list(synthetic_suite(tasks=TASKS[:3], methods=("relp",)))
-    records += [synthetic_record(task, "transcoder", name="never", ceiling=0.7) for task in TASKS[:3]]
+    records = list(synthetic_suite(tasks=TASKS[:3], methods=("relp",), examples=24))
+    records += [synthetic_record(t, "transcoder", name="never", ceiling=0.7, examples=24) for t in TASKS[:3]]
     summary = summarise(records)
     figure = plot_cost(summary, basis_styles(list(summary["basis"].unique()), DISPLAY), DISPLAY)
     axes = drawn(figure)

@@ -21,12 +21,12 @@ basisbench.answer = (() => {
     const lines = shown.filter((row) => isOwn(row) && row.order in catalogue.central);
     find("answer-figures").hidden = lines.length === 0;
     const key = JSON.stringify(lines.map((row) => row.order));
-    if (key !== drawn)
-      find("answer-figures").replaceChildren(
-        ...families.flatMap((family) => panel(family, lines.filter((row) => row.text("family") === family))),
-      );
+    if (key === drawn || lines.length === 0) return;
     drawn = key;
-    if (find("answer-figures").querySelector(".plot:not(:has(svg))")) draw();
+    find("answer-figures").replaceChildren(
+      ...families.flatMap((family) => panel(family, lines.filter((row) => row.text("family") === family))),
+    );
+    setTimeout(draw, 150); // rows are painted first, then the library of charts is loaded
   }
 
   function words(own, families, method) {
@@ -85,6 +85,10 @@ basisbench.answer = (() => {
   }
 
   function draw() {
+    if (find("view-leaderboard").hidden) {
+      drawn = ""; // a chart that is not seen has no size: it is drawn when it is seen
+      return;
+    }
     for (const place of find("answer-figures").querySelectorAll(".plot")) {
       const {lines} = place;
       const build = (light) => basisbench.lines.picture(lines, ["faithfulness"], "size", lines.length <= MOST_BANDS, light);

@@ -61,7 +61,7 @@
     if (view === "curves") basisbench.curves.show();
     else if (view === "cost") basisbench.cost.show();
     else if (view === "cell") basisbench.cell.redraw();
-    else if (view !== "about") basisbench.answer.draw();
+    basisbench.answer.draw();
   }
 
   const theme = find("theme");
