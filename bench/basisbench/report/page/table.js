@@ -10,20 +10,7 @@ basisbench.table = (() => {
   const FILTERS = ["task_label", "family", "method", "source", "status"];
   const STATUS_ORDER = ["verified", "self-reported"];
   const PER_GROUP = "k nodes in each aligned group";
-  // Numbers that are no metrics: they are not better or worse, and get no mark.
-  const OTHERS = {
-    accuracy: {title: "accuracy", meaning: "share of examples on which the model prefers the answer to the foil"},
-    gap: {title: "gap (logits)", meaning: "F(M) - F(0) at the family's outputs; below it, its share of F(M)"},
-    nodes_to_80_node: {
-      title: "under node",
-      meaning: "nodes to 80% with a dictionary's whole error at a layer and position as one node (Marks et al.)",
-    },
-    units_to_80: {title: "units to 80%", meaning: "distinct units of all aligned groups together at nodes to 80%"},
-    fvu_mean: {
-      title: "FVU",
-      meaning: "fit of the dictionary: fraction of variance unexplained, mean over layers; below it the largest, active units per position (L0), the smallest calibration slope of a layer, loss recovered",
-    },
-  };
+  const {OTHERS} = numbers;
   const sort = {column: null, ascending: true};
   let form,
     page = 0,
@@ -353,7 +340,6 @@ basisbench.table = (() => {
   }
 
   const csvValue = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : value);
-
   // The setting of the most cells is the one to begin with.
   function mainSetting() {
     const counts = catalogue.settings.map(({rows}) => rows.length);
