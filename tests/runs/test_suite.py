@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.runs.cells import expand
 from basisbench.runs.runner import cell_blocks
-from basisbench.runs.suite import Also, Suite, list_suites, load_suite
+from basisbench.runs.suite import Also, Suite, first_draws, list_suites, load_suite
 
 CONTENT: dict[str, Any] = {
     "name": "mine",
@@ -296,10 +297,37 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
         ("", "expected fields such as 'name:' and 'tasks:', found nothing"),
         ("- a", "expected fields such as 'name:' and 'tasks:', found list"),
         ("!!python/object:os.system {}", "not YAML: could not determine a constructor"),
+        ("[" * 2_000, "nested too deep for a suite"),
+        ("a: !!int x", "holds a value that YAML cannot read: invalid literal"),
+        ("a: 2020-99-99", "holds a value that YAML cannot read: month must be in 1..12"),
+        ("a: !!bool x", "holds a value that YAML cannot read"),
+        ("a: &a [*a]", "its aliases (&name, *name) repeat each other beyond all bounds"),
+        ("name: " + "a" * 1024 * 1024, "bytes, but at most 1048576 are allowed"),
     ],
 )
 def test_what_is_not_a_suite_is_told(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in refuse(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": [2**70]}, "seeds[0]: input should be less than or equal to 9007199254740992"),
+        ({"evaluation_pairs": 2**70}, "evaluation_pairs: input should be less than or equal to 9007199254740992"),
+        ({"seeds": range(1001)}, "seeds: tuple should have at most 1000 items"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(RecordError, match=re.escape(said)):
+        load_suite("pocket").changed(changes)
+
+
+def test_more_draws_and_cells_than_a_run_can_do_are_refused_at_once() -> None:
+    with pytest.raises(BasisBenchError, match="draws: at most 1000, found 1e\\+12"):
+        first_draws(10**12)
+    suite = load_suite("pocket").changed({"seeds": tuple(range(1000)), "attribution_draws": first_draws(1000)})
+    with pytest.raises(BasisBenchError, match=r"suite 'pocket' asks for .* cells, at most 100000 in one run"):
+        expand(suite, load_registry())
 
 
 def test_missing_files_and_names_are_told(tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def add(commands: Commands) -> None:
         "model's tokenizer puts one)"
     ))  # fmt: skip
     what.add_argument("--task-file", metavar="FILE", action="append", type=Path, default=[], help=(
-        "JSON lines or a JSON list of pairs (clean_prefix, patch_prefix, clean_answer, patch_answer) as a task; "
-        "without --task only such tasks are run (repeatable)"
+        "pairs of your own as a task: JSON lines, a JSON list, CSV, or hub:ORG/NAME?... (docs/add-a-task.md); without "
+        "--task only such tasks are run (repeatable)"
     ))  # fmt: skip
     what.add_argument("--examples", metavar="N", type=positive, help="pairs per split and task")
     what.add_argument("--seed", type=int, help="seed of pairs, random scores and random bases")
@@ -118,10 +118,12 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
+    from basisbench.pairs.task_rows import task_source
     from basisbench.registry import load_registry
     from basisbench.runs.executor import parse_executor
     from basisbench.runs.run import Request, plan_request, run_request
     from basisbench.runs.runner import RunOptions
+    from basisbench.runs.suite import first_draws
 
     request = Request(
         suite=options.suite,
@@ -137,7 +139,7 @@ def execute(options: argparse.Namespace) -> None:
             "granularities": options.granularity,
             "bos": options.bos,
             "seeds": None if options.seed is None else (options.seed,),
-            "attribution_draws": None if options.draws is None else tuple(range(options.draws)),
+            "attribution_draws": first_draws(options.draws),
             "attribution_pairs": options.examples,
             "evaluation_pairs": options.examples,
         },
@@ -147,7 +149,7 @@ def execute(options: argparse.Namespace) -> None:
             dtype=options.dtype,
             resume=not options.no_resume,
             plugins=absolute(options.plugin),
-            task_files=absolute(options.task_file),
+            task_files=tuple(map(task_source, options.task_file)),
             allow_poor_fit=options.allow_poor_fit,
         ),
         jobs=options.jobs,

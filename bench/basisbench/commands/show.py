@@ -50,10 +50,11 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print pairs of a task as text, with what the tokenizer makes of them."""
+    from basisbench.pairs.task_rows import task_source
     from basisbench.runs.model_names import find_model
     from basisbench.runs.runner import RunOptions
 
-    files = absolute([options.task_file] if options.task_file else [])
+    files = (task_source(options.task_file),) if options.task_file else ()
     registry = RunOptions(out=Path(), plugins=absolute(options.plugin), task_files=files).registry()
     name = options.task
     if name is None:

@@ -23,6 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import TaskError
+from basisbench.pairs.task_file import FileTask
 from basisbench.pairs.tokens import AlignedPair, collect, token_texts, tokenizer_name
 from basisbench.types import SPLITS, Bos, ContrastPair, Pairs, PairSet, Split
 
@@ -115,6 +116,8 @@ def pairs_of(
         TaskError: no candidate survives this tokenizer, or there is no such split or count.
     """
     check_request(task.name, split, count)
+    if isinstance(task, FileTask):
+        task = task.for_tokenizer(tokenizer)
     candidates = list(islice(task.candidates(split, seed), MOST_CANDIDATES + 1))
     if len(candidates) > MOST_CANDIDATES:
         raise TaskError(f"task '{task.name}' yields more than {MOST_CANDIDATES} {split} candidates; a task must end")

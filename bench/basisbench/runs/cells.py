@@ -8,15 +8,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import product
+from typing import Any
 
-from basisbench.errors import BasisError
+from pydantic import ValidationError
+
+from basisbench.errors import BasisBenchError, BasisError
 from basisbench.protocols import BasisSpec
 from basisbench.registry import Registry
 from basisbench.results.record import CellConfig
+from basisbench.results.schema import describe_problem
 from basisbench.runs.suite import Suite
 from basisbench.types import Family
+
+MOST_CELLS = 100_000
+"""Cells of one run."""
 
 
 def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
@@ -29,7 +37,8 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
         registry: where its names are looked up.
 
     Raises:
-        BasisBenchError: a name is not registered; the nearest names are suggested.
+        BasisBenchError: a name is not registered, and the nearest names are suggested; there are too many cells, or a
+            name that no record can hold.
     """
     models = [registry.get("model", model) for model in suite.models]
     for method in suite.methods:
@@ -41,6 +50,10 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
         for name, model in zip(suite.models, models, strict=True)
     }
     whole = CellConfig.model_fields["error_policy"].default
+    if (asked := sum(math.prod(map(len, part.crossed)) for part in suite.parts)) > MOST_CELLS:
+        raise BasisBenchError(
+            f"suite '{suite.name}' asks for {asked:.4g} cells, at most {MOST_CELLS} in one run; split it"
+        )
     cells: dict[CellConfig, None] = {}
     for part in suite.parts:
         for model, task, (seed, draw), basis, method in product(
@@ -49,7 +62,7 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
             for ablation, error_policy, score_reference, score_split, granularity in product(
                 part.ablations, part.error_policies, part.score_references, part.score_splits, part.granularities
             ):
-                cell = CellConfig(
+                cell = _cell(
                     model=model,
                     task=task,
                     task_version=tasks[task].version,
@@ -72,10 +85,10 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
                     layers=layers[model][bases[basis].family],
                 )
                 cells.setdefault(cell)
-    draws = list(dict.fromkeys((cell.seed, cell.attribution_draw) for cell in cells))
+    draws = {key: at for at, key in enumerate(dict.fromkeys((cell.seed, cell.attribution_draw) for cell in cells))}
 
     def place(cell: CellConfig) -> tuple[int, ...]:
-        pairs = draws.index((cell.seed, cell.attribution_draw))
+        pairs = draws[cell.seed, cell.attribution_draw]
         return suite.models.index(cell.model), suite.tasks.index(cell.task), pairs, suite.bases.index(cell.basis)
 
     return tuple(sorted(cells, key=place))
@@ -110,6 +123,13 @@ def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -
         covered[spec.family] = layers
     whole = None if model_layers is None else tuple(range(model_layers))
     return {family: None if layers == whole else layers for family, layers in covered.items()}
+
+
+def _cell(**fields: Any) -> CellConfig:
+    try:
+        return CellConfig(**fields)
+    except ValidationError as error:  # of somebody's plug-in or file
+        raise BasisBenchError(f"a cell cannot be recorded: {describe_problem(error)}") from error
 
 
 CONDITIONS = ("ablation", "error_policy", "score_reference", "score_split", "granularity", "attribution_draw")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from basisbench.errors import BasisBenchError
+from basisbench.pairs.task_rows import task_source
 from basisbench.registry import Registry
 from basisbench.results.record_fields import SuiteTasks
 from basisbench.results.store import Store
@@ -25,7 +26,7 @@ from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
 from basisbench.runs.runner import CellBlock, Runner, RunOptions, cell_blocks
-from basisbench.runs.suite import Suite, load_suite
+from basisbench.runs.suite import Suite, first_draws, load_suite
 from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ModelSpec, ScoreReference
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def run(
         limit: do at most this many cells, of few pairs: a smoke test of a suite.
         executor: "local", "ray" for a Ray cluster on this machine, or "ray:ADDRESS".
         plugins: Python files that define `PROVIDES`.
-        task_files: files of pairs; when given without `tasks`, only these tasks are run.
+        task_files: files of pairs, or datasets `hub:ORG/NAME?...`; given without `tasks`, only these tasks are run.
         allow_poor_fit: run dictionaries that explain nothing on a task's prompts too; they get no best mark.
         progress: False shows no progress; None and True show a bar on a terminal and plain lines elsewhere.
 
@@ -200,7 +201,7 @@ def run(
             "granularities": granularities,
             "bos": bos,
             "seeds": None if seed is None else (seed,),
-            "attribution_draws": None if draws is None else tuple(range(draws)),
+            "attribution_draws": first_draws(draws),
             "attribution_pairs": examples,
             "evaluation_pairs": examples,
         },
@@ -210,7 +211,7 @@ def run(
             dtype=dtype,
             resume=resume,
             plugins=tuple(Path(path).resolve() for path in plugins),
-            task_files=tuple(Path(path).resolve() for path in task_files),
+            task_files=tuple(task_source(path) for path in task_files),
             allow_poor_fit=allow_poor_fit,
         ),
         jobs=jobs,
