@@ -17,7 +17,7 @@ from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.runs.cells import expand
 from basisbench.runs.runner import cell_blocks
-from basisbench.runs.suite import Also, Suite, first_draws, list_suites, load_suite
+from basisbench.runs.suite import Also, Suite, first_draws, list_suites, load_suite, read_layers
 
 CONTENT: dict[str, Any] = {
     "name": "mine",
@@ -102,7 +102,7 @@ def test_every_built_in_suite_is_named_as_its_file_and_expands() -> None:
 
 def test_a_file_says_what_is_run_and_defaults_fill_the_rest(tmp_path: Path) -> None:
     whole = load_suite(write(tmp_path, CONTENT)).model_dump(mode="json")
-    later = {"also": [], "dtype": None, "revisions": {}, "dictionary_units": {}, "expected": None}
+    later = {"layers": None, "also": [], "dtype": None, "revisions": {}, "dictionary_units": {}, "expected": None}
     assert whole == {**CONTENT, **later}
     required = {"name", "summary", "models", "tasks", "bases", "methods"}
     short = load_suite(write(tmp_path, {name: CONTENT[name] for name in required}))
@@ -297,7 +297,7 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
         ("", "expected fields such as 'name:' and 'tasks:', found nothing"),
         ("- a", "expected fields such as 'name:' and 'tasks:', found list"),
         ("!!python/object:os.system {}", "not YAML: could not determine a constructor"),
-        ("[" * 2_000, "nested too deep for a suite"),
+        ("[" * 500, "nested too deep for a suite"),
         ("a: !!int x", "holds a value that YAML cannot read: invalid literal"),
         ("a: 2020-99-99", "holds a value that YAML cannot read: month must be in 1..12"),
         ("a: !!bool x", "holds a value that YAML cannot read"),
@@ -328,6 +328,21 @@ def test_more_draws_and_cells_than_a_run_can_do_are_refused_at_once() -> None:
     suite = load_suite("pocket").changed({"seeds": tuple(range(1000)), "attribution_draws": first_draws(1000)})
     with pytest.raises(BasisBenchError, match=r"suite 'pocket' asks for .* cells, at most 100000 in one run"):
         expand(suite, load_registry())
+
+
+@pytest.mark.parametrize("given", ["0-1, 3", [3, 0, 1], (0, 1, 3), "3,0-1"])
+def test_layers_are_ranges_or_lists_and_restrict_every_cell(given: object) -> None:
+    suite = load_suite("pocket").changed({"layers": given})
+    assert suite.layers == read_layers(given) == (0, 1, 3)  # type: ignore[arg-type]
+    assert {cell.layers for cell in expand(suite, load_registry())} == {(0, 1, 3)}
+
+
+@pytest.mark.parametrize("given", ["", "3-1", "a", "1,,2", "-1", [-1], [1, 1], "1,1", [], "0-9999", {"a": 1}, 3])
+def test_layers_that_are_none_are_refused(given: object) -> None:
+    with pytest.raises(BasisBenchError, match="layers"):
+        read_layers(given)  # type: ignore[arg-type]
+    with pytest.raises(RecordError, match="layers"):
+        load_suite("pocket").changed({"layers": given})
 
 
 def test_missing_files_and_names_are_told(tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ def add(commands: Commands) -> None:
         ("granularity", get_args(Granularity), "whether a node has a position (repeatable)"),
     ):  # fmt: skip
         what.add_argument(f"--{option}", choices=values, action="append", help=text)
+    what.add_argument("--layers", metavar="LAYERS", help=(
+        "restrict every basis to these layers, such as 10-20 or 0-3,7"
+    ))  # fmt: skip
     what.add_argument("--held-in", action="store_true", help=(
         "run each cell a second time with scores taken on the evaluation pairs: what new words cost"
     ))  # fmt: skip
@@ -137,6 +140,7 @@ def execute(options: argparse.Namespace) -> None:
             "score_references": options.score_reference,
             "score_splits": SPLITS if options.held_in else None,
             "granularities": options.granularity,
+            "layers": options.layers,
             "bos": options.bos,
             "seeds": None if options.seed is None else (options.seed,),
             "attribution_draws": first_draws(options.draws),

@@ -46,7 +46,7 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
     tasks = {name: registry.get("task", name) for name in suite.tasks}
     bases = {name: registry.get("basis", name) for name in suite.bases}
     layers = {
-        name: shared_layers(bases.values(), None if model.shape is None else model.shape.layers)
+        name: shared_layers(bases.values(), None if model.shape is None else model.shape.layers, suite.layers)
         for name, model in zip(suite.models, models, strict=True)
     }
     whole = CellConfig.model_fields["error_policy"].default
@@ -94,30 +94,39 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
     return tuple(sorted(cells, key=place))
 
 
-def shared_layers(specs: Iterable[BasisSpec], model_layers: int | None = None) -> dict[Family, tuple[int, ...] | None]:
+def shared_layers(
+    specs: Iterable[BasisSpec], model_layers: int | None = None, asked: tuple[int, ...] | None = None
+) -> dict[Family, tuple[int, ...] | None]:
     """Return the layers on which the bases of a run are compared, by family.
 
     Args:
         specs: the bases of the run, of one model.
         model_layers: number of layers of the model, where it is known: a restriction to all of them is none.
+        asked: the layers that the run is restricted to; None for all.
 
     Returns:
-        For each family the layers that all its bases cover; None where no basis misses any.
+        For each family the layers that all its bases cover, of those asked for; None where that is all of them.
 
     Raises:
-        BasisError: two bases of a family share no layer.
+        BasisError: two bases of a family share no layer, or one has none of those asked for.
+        BasisBenchError: the model has not all layers that are asked for.
     """
+    if asked is not None and model_layers is not None and asked[-1] >= model_layers:
+        raise BasisBenchError(f"layers: the model has {model_layers}, 0 to {model_layers - 1}; found {asked[-1]}")
     covered: dict[Family, tuple[int, ...] | None] = {}
     first: dict[Family, str] = {}
     for spec in specs:
-        before = covered.setdefault(spec.family, None)
+        before = covered.setdefault(spec.family, asked)
         if spec.layers is None:
             continue
         layers = tuple(sorted(spec.layers)) if before is None else tuple(x for x in before if x in spec.layers)
         if not layers:
+            have = f"layers of '{spec.name}': {', '.join(map(str, sorted(spec.layers)))}"
+            if spec.family not in first:
+                raise BasisError(f"basis '{spec.name}' covers none of the layers that are asked for; {have}")
             raise BasisError(
-                f"bases '{first[spec.family]}' and '{spec.name}' of family {spec.family} cover no common layer; run "
-                "them apart, or choose other dictionaries"
+                f"bases '{first[spec.family]}' and '{spec.name}' of family {spec.family} cover no common layer"
+                f"{'' if asked is None else ' of those asked for'}; run them apart, or choose other dictionaries"
             )
         first.setdefault(spec.family, spec.name)
         covered[spec.family] = layers

@@ -131,6 +131,7 @@ def run(
     score_references: Sequence[ScoreReference] | None = None,
     held_in: bool = False,
     granularities: Sequence[Granularity] | None = None,
+    layers: str | Sequence[int] | None = None,
     bos: Bos | None = None,
     examples: int | None = None,
     seed: int | None = None,
@@ -163,6 +164,7 @@ def run(
         score_references: "ablation" or "counterfactual", instead of the suite's.
         held_in: True runs each cell a second time with scores taken on the evaluation pairs.
         granularities: "position" or "unit", instead of the suite's.
+        layers: layers that every family is restricted to, for example "10-20" or [12], instead of the suite's.
         bos: whether a beginning-of-sequence token stands in front of prompts, instead of the suite's: "auto" (as the
             tokenizer has it), "always" or "never".
         examples: pairs per split and task instead of the suite's.
@@ -199,6 +201,7 @@ def run(
             "score_references": score_references,
             "score_splits": SPLITS if held_in else None,
             "granularities": granularities,
+            "layers": layers,
             "bos": bos,
             "seeds": None if seed is None else (seed,),
             "attribution_draws": first_draws(draws),

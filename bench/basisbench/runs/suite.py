@@ -8,13 +8,22 @@ Its cells are `basisbench.runs.cells`' work.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from basisbench.errors import BasisBenchError, RecordError, first_line, unknown_name
 from basisbench.results.safe_files import read_bounded
@@ -44,6 +53,34 @@ _Item = TypeVar("_Item")
 Several = Annotated[tuple[_Item, ...], Field(min_length=1, max_length=MOST_VALUES), AfterValidator(_distinct)]
 Seed = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 Names = Several[Annotated[str, Field(min_length=1, max_length=200)]]
+
+
+def _layers(value: object) -> object:
+    """Read `10-20` or `0-3, 7` as a list of layers; anything else is looked at later."""
+    if not isinstance(value, str):
+        return sorted(value) if isinstance(value, list | tuple) and all(isinstance(x, int) for x in value) else value
+    found: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"expected layers such as 10-20 or 0-3,7, found '{value:.60}'")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return sorted(found)
+
+
+Layers = Annotated[Several[Count], BeforeValidator(_layers)]
+
+
+def read_layers(value: str | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return layers that are given as a suite gives them, ascending; None for None.
+
+    Raises:
+        BasisBenchError: tells what is wrong with them.
+    """
+    try:
+        return TypeAdapter(Layers | None).validate_python(value)
+    except ValidationError as error:
+        raise BasisBenchError(f"layers: {describe_problem(error)}") from error
 
 
 class Also(Frozen):
@@ -129,6 +166,11 @@ class Suite(Frozen):
     seeds: Several[Seed] = Field(default=(0,), description="seeds of pairs, random scores and random bases")
     attribution_draws: Several[Count] = Field(
         default=(0,), description="which draws of attribution pairs from a task's candidates, for each seed"
+    )
+    layers: Layers | None = Field(
+        default=None,
+        description="layers that every family is restricted to, as a list or as `10-20` or `0-3, 7`; all that its "
+        "bases cover when null",
     )
     also: tuple[Also, ...] = Field(
         default=(), description="further cells: fields from `tasks` to here, for each entry in place of the suite's own"
