@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 from collections.abc import Iterator
@@ -55,13 +56,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Let shapes be checked anew in each test function; its cases, one after the other, share what they have seen."""
+    """Let shapes be checked anew in each test function; its cases, one after the other, share what they have seen.
+
+    What is there when a file's tests begin, a million objects of modules most of all, is looked at no more by the
+    collector of garbage, which is called wherever memory runs out or is given back.
+    """
     from helpers import shapes
 
-    function = item.nodeid.partition("[")[0]
-    if function != item.config.stash.get(FUNCTION, ""):
+    function, before = item.nodeid.partition("[")[0], item.config.stash.get(FUNCTION, "")
+    if function != before:
         shapes.SEEN.clear()
         item.config.stash[FUNCTION] = function
+    if function.partition("::")[0] != before.partition("::")[0]:
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

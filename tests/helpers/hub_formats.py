@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -120,7 +119,6 @@ def draw(release: ReleaseReplica, entry: Entry, read: Tensor, write: Tensor) -> 
         write: activations at the write hook.
     """
     generator = torch.Generator().manual_seed(sum(map(ord, release.name + entry.identifier)))
-    units, live = release.units, min(release.units, 24)  # the others stay silent and cost next to nothing on disk
     if release.config.get("normalize_activations") == "layer_norm":
         read = write = (write - write.mean(-1, keepdim=True)) / write.std(-1, keepdim=True)
     elif release.name == "gpt2-small-res-jb":
@@ -130,12 +128,10 @@ def draw(release: ReleaseReplica, entry: Entry, read: Tensor, write: Tensor) -> 
         return torch.randn(*shape, generator=generator)
 
     spread = (read - read.mean(0)).norm(dim=-1).mean()
-    encoder, decoder = torch.zeros(read.shape[-1], units), torch.zeros(units, write.shape[-1])
-    encoder[:, :live] = noise(read.shape[-1], live) / spread
-    b_enc, threshold = torch.zeros(units), torch.full((units,), 0.2)
-    b_enc[:live] = 0.1 * noise(live) - (read.mean(0) @ encoder)[:live]
-    threshold[:live] = 0.1 + 0.2 * noise(live).abs()
-    weights = {"W_enc": encoder, "b_enc": b_enc, "W_dec": decoder, "b_dec": write.mean(0), "threshold": threshold}
+    encoder = noise(read.shape[-1], release.units) / spread
+    b_enc = 0.1 * noise(release.units) - read.mean(0) @ encoder
+    threshold = 0.1 + 0.2 * noise(release.units).abs()
+    weights = {"W_enc": encoder, "b_dec": write.mean(0), "threshold": threshold}
     left = write - write.mean(0)
     if release.skip:
         centred = read - read.mean(0)
@@ -143,18 +139,17 @@ def draw(release: ReleaseReplica, entry: Entry, read: Tensor, write: Tensor) -> 
         weights["b_dec"] = weights["b_dec"] - read.mean(0) @ weights["W_skip"]
         left = left - centred @ weights["W_skip"]
     shift = write.mean(0) if release.format == "sae_lens" else torch.zeros(read.shape[-1])
-    b_enc[:live] += (shift @ encoder)[:live]
-    before = ((read - shift) @ encoder + b_enc)[:, :live]
+    b_enc = b_enc + shift @ encoder
+    before = (read - shift) @ encoder + b_enc
     lowest: Any = 0.0
     if release.format in ("gemma_2", "gemma_3"):
-        lowest = threshold[:live]
+        lowest = threshold
     elif release.format == "llama_scope":
         lowest = 0.162109375
     elif "normalize_activations" in release.config and release.model == "gpt2":
         lowest = before.sort(-1, descending=True).values[:, 6:7]
     code = before.relu() * (before > lowest)
-    decoder[:live] = _ridge(code, left)
-    return weights
+    return {**weights, "b_enc": b_enc, "W_dec": _ridge(code, left)}
 
 
 def _ridge(x: Tensor, y: Tensor) -> Tensor:
@@ -178,12 +173,9 @@ def _sae_lens(release: ReleaseReplica, entry: Entry, weights: Weights) -> dict[s
 
 
 def _gemma_2(_release: ReleaseReplica, entry: Entry, weights: Weights) -> dict[str, bytes]:
-    """NumPy's own format, compressed as quickly as can be: most of it is zeros."""
+    """NumPy's own format."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, tensor in weights.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, tensor.numpy())
+    np.savez(buffer, **{name: tensor.numpy() for name, tensor in weights.items()})
     return {f"{entry.path}/params.npz": buffer.getvalue()}
 
 

@@ -45,7 +45,7 @@ def _scope_2(site: str, read: str, write: str, hook: str, **config: Any) -> Rele
 
 
 def _scope(name: str, read: str, write: str, pattern: str = "layer_{}/width_16k/canonical") -> ReleaseReplica:
-    return ReleaseReplica(f"gemma-scope-2b-pt-{name}", "gemma-2", "gemma_2", read, write, pattern, units=16_384)
+    return ReleaseReplica(f"gemma-scope-2b-pt-{name}", "gemma-2", "gemma_2", read, write, pattern)
 
 
 def _llama(letter: str, width: str, kind: str) -> ReleaseReplica:

@@ -6,8 +6,9 @@ Repository ids, file names, configuration fields and the cache's layout are the 
     HOME/hub/models--ORG--NAME/blobs/HASH           a file, by its hash (SHA-256, small files git's SHA-1)
     HOME/hub/models--ORG--NAME/snapshots/COMMIT/... links to the blobs, under the names of the repository
 
-Models have the published number of layers (Gemma 2: two) and a width of 16; Gemma 2 has its width of 2304, which
-SAELens's loader takes for granted. Dictionaries have 24 units, Gemma 2's 16,384, most of them silent.
+Models have the published number of layers (Gemma 2: two) and a width of 16, and dictionaries have 24 units. SAELens
+takes the published sizes of Gemma 2's for granted, by the names of folders: where a replica is in use it is told the
+real ones.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.hub_formats import CLT, Entry, Weights, cross_layer_files, draw
+from helpers.hub_formats import CLT, Entry, ReleaseReplica, Weights, cross_layer_files, draw
 from helpers.hub_releases import RELEASES
 
 _storage = tempfile.TemporaryDirectory(prefix="basisbench-hub-")
@@ -55,13 +56,20 @@ class HubReplica:
 
     @contextmanager
     def in_use(self, *, offline: bool = True) -> Iterator[None]:
-        """Let this process's hub client use the replica."""
+        """Let this process's hub client use the replica, and SAELens read dictionaries of Gemma 2 in its sizes."""
         from huggingface_hub import constants
+        from sae_lens.loading import pretrained_sae_loaders as loaders
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(constants, "HF_HOME", str(self.home))
             patch.setattr(constants, "HF_HUB_CACHE", str(self.cache))
             patch.setattr(constants, "HF_HUB_OFFLINE", offline)
+            for name in ("gemma_2", "gemma_2_transcoder"):
+                getter = f"get_{name}_config_from_hf"
+                original = getattr(loaders, getter)
+                replaced = wraps(original)(lambda *args, _of=original, **kwargs: _in_sizes_here(_of(*args, **kwargs)))
+                patch.setattr(loaders, getter, replaced)
+                patch.setitem(loaders.NAMED_PRETRAINED_SAE_CONFIG_GETTERS, name, replaced)
             yield
 
     def folder(self, repository: str) -> Path:
@@ -116,8 +124,7 @@ class HubReplica:
         seen = activations(self.snapshot(shape.repository), shape, entries)
         for entry in entries:
             weights = draw(release, entry, *seen[entry.identifier])
-            # Most units stay silent: kept dense, those of Gemma 2 alone would take gigabytes.
-            self.weights[name, entry.identifier] = {key: value.to_sparse() for key, value in weights.items()}
+            self.weights[name, entry.identifier] = weights
             files |= release.files(entry, weights)
         self.commit(release.repository, files)
 
@@ -128,6 +135,15 @@ class HubReplica:
         seen = activations(self.snapshot(shape.repository), shape, entries)
         files = cross_layer_files([seen[entry.identifier] for entry in entries], shape.repository)
         self.commit(CLT, files)
+
+
+def _in_sizes_here(config: dict[str, Any]) -> dict[str, Any]:
+    """Return SAELens's configuration of a dictionary of Gemma 2 with the replica's sizes in place of the published."""
+    model = MODELS["gemma-2"].fields
+    heads = model["head_dim"] * model["num_attention_heads"]
+    read = heads if config["hook_name"].endswith("hook_z") else model["hidden_size"]
+    sizes = {"d_in": read, "d_sae": ReleaseReplica.units}
+    return config | sizes | ({"d_out": model["hidden_size"]} if "d_out" in config else {})
 
 
 def _blob_name(path: str, content: bytes) -> str:
@@ -155,7 +171,7 @@ def replica() -> HubReplica:
 
 @cache
 def gemma_2_replica() -> HubReplica:
-    """Return a replica of Gemma 2 with its dictionaries, which are as large as the published ones."""
+    """Return a replica of Gemma 2 with its dictionaries."""
     from helpers.tiny_models import build_tiny_tokenizer
 
     made = HubReplica(Path(_storage.name) / "gemma-2")
@@ -225,9 +241,9 @@ class Shape:
         return module.format(layer), end
 
 
-def _gated(layers: int, width: int = 16, **fields: Any) -> dict[str, Any]:
+def _gated(layers: int, **fields: Any) -> dict[str, Any]:
     return {
-        "hidden_size": width, "intermediate_size": 24, "num_hidden_layers": layers, "num_attention_heads": 4,
+        "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": layers, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 64, **fields,
     }  # fmt: skip
 
@@ -248,8 +264,7 @@ MODELS: dict[str, Shape] = {
     ),
     "gemma-2": Shape(
         "google/gemma-2-2b", "Gemma2Config", 2, _GEMMA,
-        # Eight heads of 256: the width of 2048 that SAELens's loader takes for granted at the heads' outputs.
-        _gated(2, 2304, head_dim=256, query_pre_attn_scalar=256, sliding_window=8) | {"num_attention_heads": 8},
+        _gated(2, head_dim=6, query_pre_attn_scalar=6, sliding_window=8),
     ),
     "qwen3": Shape("Qwen/Qwen3-0.6B", "Qwen3Config", 28, _LLAMA, _gated(28, head_dim=6)),
     "llama": Shape("meta-llama/Llama-3.1-8B", "LlamaConfig", 32, _LLAMA, _gated(32)),

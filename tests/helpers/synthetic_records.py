@@ -132,10 +132,13 @@ def synthetic_record(
     complement = empty + (1 - fall)[:, None] * (full - empty) + (noise * wobble[:, None])[::-1]
     rows = dict(zip(grid, measured(k, noise), strict=True))
     between = np.random.default_rng(int(_digest(f"{key} between")[:8], 16))
-    while more := next_sizes({size: faithfulness(row, full, empty) for size, row in rows.items()}, total):
+    ends = _rounded(full), _rounded(empty)
+    measures = {size: faithfulness_of(_rounded(row), *ends) for size, row in rows.items()}
+    while more := next_sizes(measures, total):
         for size in more:
             at = np.array([size], dtype=np.float64)
             (rows[size],) = measured(at, between.normal(0, 2.5, (1, examples)))
+            measures[size] = faithfulness_of(_rounded(rows[size]), *ends)
     sizes = tuple(sorted(rows))
     complements = dict(zip(grid, map(tuple, complement.tolist()), strict=True))
     k = np.array(sizes, dtype=np.float64)
@@ -291,7 +294,11 @@ def _sigmoid(k: np.ndarray, middle: float, total: int) -> np.ndarray:
 
 def faithfulness(row: Iterable[float], full: Iterable[float], empty: Iterable[float]) -> float:
     """Return the faithfulness of a circuit as a run finds it: from numbers of five digits."""
-    return faithfulness_of(*([round_significant(float(value)) for value in values] for values in (row, full, empty)))
+    return faithfulness_of(_rounded(row), _rounded(full), _rounded(empty))
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round_significant(float(value)) for value in values]
 
 
 def _digest(text: str) -> str:

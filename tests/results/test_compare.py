@@ -29,7 +29,7 @@ DISPLAY = built_in().display()
 
 @pytest.fixture(scope="module")
 def full() -> pd.DataFrame:
-    return summarise(list(synthetic_suite()))
+    return summarise(list(synthetic_suite(examples=24)))
 
 
 def test_nothing_is_best_without_a_rival() -> None:
@@ -290,7 +290,7 @@ def test_the_terminal_s_summary_fits_a_screen(full: pd.DataFrame) -> None:
     for name in (*full["task"].unique(), *full["basis"].unique(), *full["method"].unique()):
         assert name in text
     assert "Each task under relp" in text
-    assert "pocket-llama, mean ablation, error policy coordinates, granularity position, seed 0, n = 100" in lines[0]
+    assert "pocket-llama, mean ablation, error policy coordinates, granularity position, seed 0, n = 24" in lines[0]
 
 
 @pytest.mark.slow

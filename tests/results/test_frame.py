@@ -225,7 +225,7 @@ def test_resamples_follow_the_clusters() -> None:
 
 @pytest.mark.slow
 def test_a_full_suite_loads(tmp_path: Path) -> None:
-    records = list(synthetic_suite())
+    records = list(synthetic_suite(examples=8))
     assert len(records) == 405
     write_suite(tmp_path, records)
     frame = load_results(tmp_path)

@@ -69,6 +69,21 @@ def test_a_folder_that_cannot_be_written_is_an_error_of_ours(tmp_path: Path) -> 
         Store(tmp_path / "taken").write(synthetic_record())
 
 
+def test_whether_a_record_could_be_kept_is_found_out_without_leaving_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "out")
+    store.ready()
+    assert list(store.records.iterdir()) == []
+    (tmp_path / "taken").write_text("a file, not a folder", encoding="utf-8")
+    with pytest.raises(RecordError, match=r"taken/records: cannot be written: Not a directory"):
+        Store(tmp_path / "taken").ready()
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(RecordError, match="No space left on device"):
+        store.ready()
+    assert list(store.records.iterdir()) == []
+
+
 def test_a_failed_write_leaves_the_old_record_and_no_litter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path)
     record = synthetic_record()

@@ -30,7 +30,7 @@ def hub(request: pytest.FixtureRequest) -> Iterator[HubReplica]:
 def on_main_branches(name: str, folder: Path) -> Path:
     """Write a suite without its pins: the copy of the cache has commits of its own.
 
-    Of Gemma 2 the copy holds two layers of 26, at full width, and of Gemma Scope 2's transcoders those with a skip
+    Of Gemma 2 the copy holds two layers of 26, and of Gemma Scope 2's transcoders those with a skip
     connection.
     """
     content = load_suite(name).model_dump(mode="json", exclude_defaults=True)

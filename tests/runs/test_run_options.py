@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from basisbench.cli import main
+from basisbench.errors import RecordError
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record, cell_id, read_record
 from basisbench.runs.run import Request, run_request
@@ -144,19 +145,30 @@ def test_a_full_disk_ends_the_run_in_one_line_and_leaves_no_half_record(
 
     def fill(descriptor: int) -> None:
         synced.append(descriptor)
-        if len(synced) > 1:
+        if len(synced) > 3:  # the run's check, the first cell's and its record
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fill)
     outcome = run(tmp_path, plugin)
     assert [event.state for event in outcome.events] == ["finished", "failed", "failed", "failed"]
-    assert len(synced) == 2, "cells whose records could not be kept are not computed"
+    assert len(synced) == 4, "cells whose records could not be kept are not computed"
     assert {event.message for event in outcome.failures} == {outcome.failures[0].message}
     assert outcome.failures[0].message.endswith("cannot be written: No space left on device")
     assert len(list((tmp_path / "records").iterdir())) == 1
     monkeypatch.undo()
     assert sorted(event.state for event in run(tmp_path, plugin).events) == ["finished"] * 3 + ["kept"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    out = tmp_path / "taken"
+    out.write_text("a file", encoding="utf-8")
+    heard: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("basisbench.models.load.load_model", heard.append)
+        with pytest.raises(RecordError, match="taken/records: cannot be written: Not a directory"):
+            run_request(Request("pocket", {**FEW, "models": ["pocket-llama"]}, RunOptions(out=out), progress=False))
+    assert not heard
 
 
 @pytest.mark.slow

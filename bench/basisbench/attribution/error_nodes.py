@@ -50,7 +50,7 @@ def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
     """Draw an orthogonal matrix from the uniform (Haar) distribution, in float64.
 
     The QR factor of a Gaussian matrix, with the signs of R's diagonal moved to Q (Mezzadri 2007, "A Correct and
-    Efficient Algorithm"; equation 5.12 of arXiv math-ph/0609050).
+    Efficient Algorithm", arXiv math-ph/0609050).
     """
     import torch
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.errors import BasisBenchError
-from basisbench.types import FAMILIES, Bos
+from basisbench.types import Bos
 
 if TYPE_CHECKING:
+    from basisbench.circuits.group import GroupPair
     from basisbench.types import ModelSpec, Pairs, PairSet
 
 
@@ -21,9 +22,9 @@ def add(commands: Commands) -> None:
         commands,
         "show",
         "show pairs of a task as a model's tokenizer sees them",
-        "Show pairs of a task: both prompts with every token, the answers, the role of each position, how many levels\n"
-        "intervals can resample, and how many candidate pairs were dropped and why. Only the tokenizer is loaded,\n"
-        "unless --measure asks how often the model is right and what there is to explain.",
+        "Show pairs of a task: both prompts with every token, the answers, the role of each position; then a check of\n"
+        "the data: pairs kept and dropped, duplicates, levels that intervals resample, each green, yellow or red. Only\n"
+        "the tokenizer is loaded, unless --measure asks how often the model is right and what there is to explain.",
         "examples:\n  basisbench show sva_rc -n 3\n  basisbench show sva_rc --model gpt2-small --bos always\n"
         "  basisbench show sva_rc --measure\n",
     )
@@ -44,7 +45,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--measure", action="store_true", help=(
         "load the model, and print its accuracy and the gap F(M) - F(0) of each site family under mean ablation"
     ))  # fmt: skip
-    parser.add_argument("--task-file", metavar="FILE", type=Path, help="show the pairs of a file")
+    parser.add_argument("--task-file", metavar="FILE", type=Path, help=(
+        "show the pairs of a file or dataset, as run takes them"
+    ))  # fmt: skip
     add_plugin(parser)
 
 
@@ -68,6 +71,7 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.models.load import load_tokenizer
     from basisbench.models.shape import read_longest
     from basisbench.pairs.alignment import load_splits
+    from basisbench.runs.data_check import check_model, check_pairs, verdict
 
     owner = f"model '{model.name}'"
     located = locate(owner, model.path, model.revision)
@@ -84,36 +88,28 @@ def execute(options: argparse.Namespace) -> None:
     chosen = splits[0] if options.split == "attribution" else splits[1]
     print(f"{task.name} (version {task.version}) with the tokenizer of {model.name}: {task.summary}")
     print(f"{options.split} split: {chosen.pair_count} pairs in {len(chosen)} aligned group(s); seed {options.seed}")
-    levels = {factor: {level for group in chosen for level in group.clusters[factor]} for factor in chosen[0].clusters}
-    print(f"levels that intervals resample: {', '.join(f'{name} {len(found)}' for name, found in levels.items())}")
     _print_pairs(chosen, options.count, tokenizer)
     print()
-    print(_dropped_account(chosen, options.split))
+    findings = list(check_pairs(task, splits, options.examples))
     if options.measure:
-        print()
-        _print_measured(model, splits, options.seed)
+        findings += check_model(_groups_on(model, splits, options.seed))
+    for finding in findings:
+        print(f"{finding.colour:<6}  {finding.what:<19}  {finding.found}")
+    unmeasured = "" if options.measure else "; --measure asks the model too"
+    print(f"data check: {verdict(findings)}{unmeasured}")
 
 
-def _print_measured(spec: ModelSpec, splits: tuple[PairSet, PairSet], seed: int) -> None:
-    """Print how often the model is right on the evaluation pairs, and how far its metric falls without a family."""
-    import torch
-
+def _groups_on(spec: ModelSpec, splits: tuple[PairSet, PairSet], seed: int) -> tuple[GroupPair, ...]:
+    """Load the model, and put the pairs on it."""
     from basisbench.attribution.context import GroupContext
     from basisbench.circuits.group import GroupPair
     from basisbench.models.load import load_model
 
     model = load_model(spec)
-    groups = [
+    return tuple(
         GroupPair(GroupContext(model, attribution, seed), GroupContext(model, evaluation, seed))
         for attribution, evaluation in zip(*splits, strict=True)
-    ]
-    full = torch.cat([group.full for group in groups])
-    whole = float(full.mean())
-    print(f"accuracy {float((full > 0).double().mean()):.0%} of {len(full)} evaluation pairs; F(M) {whole:.3f}")
-    for family in FAMILIES:
-        empty = float(torch.cat([group.empty_everywhere(family, "mean") for group in groups]).mean())
-        share = f" ({(whole - empty) / abs(whole):.0%} of |F(M)|)" if whole else ""
-        print(f"{family}: F(0) {empty:.3f}, gap F(M) - F(0) {whole - empty:.3f}{share}")
+    )
 
 
 def _print_pairs(pairs: PairSet, count: int, tokenizer: Any) -> None:
@@ -154,11 +150,3 @@ def _runs(roles: tuple[str, ...]) -> str:
         else:
             runs.append((role, 1))
     return " | ".join(role if count == 1 else f"{role} x{count}" for role, count in runs)
-
-
-def _dropped_account(pairs: PairSet, split: str) -> str:
-    """Say how many candidate pairs were left out, and why."""
-    if not pairs.dropped:
-        return f"dropped from the {split} split: none"
-    reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(pairs.dropped.items()))
-    return f"dropped from the {split} split: {sum(pairs.dropped.values())} candidate pairs ({reasons})"

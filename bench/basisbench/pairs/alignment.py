@@ -84,7 +84,7 @@ def align(
     kept = [pairs for pairs in kept if len(pairs) >= minimum_group]
     dropped += Counter({SMALL_GROUP: sum(map(len, groups.values())) - sum(map(len, kept))})
     if not kept:
-        raise _no_pairs(task_name, tokenizer, split, dropped)
+        raise _no_pairs(task_name, tokenizer, split, dropped, max(map(len, groups.values()), default=0), minimum_group)
     # The largest groups, as many as `count` pairs can fill.
     kept = sorted(kept, key=lambda pairs: (-len(pairs), pairs.group))[: max(1, count // minimum_group)]
     chosen = sorted(_spread_pairs(kept, count), key=lambda pairs: -len(pairs))
@@ -182,7 +182,7 @@ def load_splits(
             elif group.group not in common:
                 dropped[UNMATCHED_GROUP] += len(group)
     if not common:
-        raise _no_pairs(task.name, tokenizer, "attribution and evaluation", drops[0] + drops[1])
+        raise _no_pairs(task.name, tokenizer, "attribution and evaluation", drops[0] + drops[1], 0, minimum_group)
     # The same groups for both splits: as many as the smaller request can fill.
     keep = common[: max(1, min(attribution, evaluation) // minimum_group)]
     first, second = ([table[key] for key in keep] for table in tables)
@@ -322,9 +322,12 @@ def _build(task: str, version: str, split: Split, key: str, group: Sequence[Alig
     )
 
 
-def _no_pairs(task_name: str, tokenizer: Any, split: str, dropped: Mapping[str, int]) -> TaskError:
+def _no_pairs(
+    task_name: str, tokenizer: Any, split: str, dropped: Mapping[str, int], largest: int, needed: int
+) -> TaskError:
     reasons = "; ".join(f"{reason}: {number}" for reason, number in Counter(dropped).most_common() if number)
+    fewest = f"{needed} pairs per group and split are needed, the largest group has {largest}; " if largest else ""
     return TaskError(
         f"task '{task_name}' has no usable {split} pairs for tokenizer '{tokenizer_name(tokenizer)}' "
-        f"({reasons or 'the task gave no candidates'})"
+        f"({fewest}{reasons or 'the task gave no candidates'})"
     )

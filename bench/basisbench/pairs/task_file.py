@@ -56,6 +56,7 @@ class FileTask:
             numbers, until `for_tokenizer` makes texts of them.
         words_disjoint: whether the splits share no differing word, beside sharing no prompt.
         ids: whether answers and foils are token ids.
+        repeated: pairs that were given more than once.
     """
 
     name: str
@@ -64,6 +65,7 @@ class FileTask:
     by_split: Mapping[Split, tuple[ContrastPair, ...]]
     words_disjoint: bool
     ids: bool = False
+    repeated: int = 0
 
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         """Yield the pairs of a split in an order drawn from `seed`."""
@@ -159,6 +161,7 @@ def load_task_file(source: str | Path) -> FileTask:
         by_split=by_split,
         words_disjoint=words_disjoint,
         ids=found[0][2],
+        repeated=len(found) - len(pairs),
     )
 
 

@@ -1,7 +1,7 @@
 """Values that others reported for a suite, and our records beside them.
 
-They are data: `suites/reported/NAME.yaml`. Ours are read at the same circuit size, interpolated in log k between the
-sizes of our curve; intervals are 95% over clusters of evaluation examples.
+They are data: `results/reported_values/NAME.yaml`. Ours are read at the same circuit size, interpolated in log k
+between the sizes of our curve; intervals are 95% over clusters of evaluation examples.
 """
 
 from __future__ import annotations

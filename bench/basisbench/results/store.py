@@ -9,12 +9,14 @@ Reading results into tables is `basisbench.results.frame`'s work.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from basisbench.errors import RecordError
-from basisbench.results.record import TEMPORARY_SUFFIX, Record, read_record, write_record
+from basisbench.results.record import TEMPORARY_SUFFIX, Record, read_record, write_record, write_whole
+from basisbench.results.safe_files import RECORD_BYTES
 
 RECORDS_FOLDER = "records"
 SUBMISSION_FILE = "submission.json"
@@ -82,6 +84,20 @@ class Store:
         except RecordError:
             return None
         return record if record.id == cell_id else None
+
+    def ready(self) -> None:
+        """Make sure that a record could be kept: a file as large as a record may be is written and deleted.
+
+        Raises:
+            RecordError: the folder cannot be written, or the disk is full.
+        """
+        path = self.records / f".{os.getpid()}"
+        try:
+            write_whole(path, " " * RECORD_BYTES)
+            path.unlink()
+        except (RecordError, OSError) as error:
+            cause = error.__cause__ or error
+            raise RecordError(f"{self.records}: cannot be written: {getattr(cause, 'strerror', cause)}") from cause
 
     def write(self, record: Record) -> Path:
         """Write a record under its id and return the file.

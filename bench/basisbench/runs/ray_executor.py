@@ -69,6 +69,9 @@ class _Outbox:
     def finished(self, cell_id: str) -> str | None:
         return cell_id if cell_id in self._finished else None
 
+    def ready(self) -> None:
+        """Nothing to make sure of: the head writes."""
+
     def write(self, record: Record) -> None:
         self.record = record
 

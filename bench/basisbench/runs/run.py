@@ -281,7 +281,9 @@ def run_request(request: Request) -> Outcome:
     if request.jobs is not None and request.jobs < 1:
         raise BasisBenchError(f"jobs must be at least 1, found {request.jobs}")
     plan = plan_request(request)
-    Store(plan.options.out).remove_stale()
+    store = Store(plan.options.out)
+    store.ready()  # before anything is loaded
+    store.remove_stale()
     return _run_blocks(plan, request)
 
 

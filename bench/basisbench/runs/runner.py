@@ -106,6 +106,14 @@ class Records(Protocol):
         """Return something for a cell that is finished, None for any other."""
         ...
 
+    def ready(self) -> None:
+        """Make sure that a record could be kept now.
+
+        Raises:
+            RecordError: it could not.
+        """
+        ...
+
     def write(self, record: Record, /) -> object:
         """Keep a record."""
         ...
@@ -182,6 +190,7 @@ class Runner:
             identifier = cell_id(asked, session.identity(basis, method, asked.layers))
             if self.options.resume and records.finished(identifier) is not None:
                 return Event("kept", cell, identifier)
+            records.ready()
             record = session.run(asked, basis, method, suite=self.options.suite)
         if record.id != identifier:
             raise AssertionError(f"the record of {identifier} calls itself {record.id}")

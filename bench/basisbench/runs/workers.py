@@ -3,6 +3,7 @@
 1. Each worker is a fresh process with its own model and its share of the cores.
 2. The parent hands out one block at a time over a pipe and receives events back; a worker writes its records itself.
 3. A worker that dies (killed, out of memory) fails the cell that it was doing; a new worker goes on with the rest.
+4. A worker whose parent dies ends at once, whatever it computes: records are written whole, so nothing is half done.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
 from collections import deque
@@ -175,9 +177,23 @@ def _cause_of_death(worker: _Worker) -> str:
     return f"a worker process {how}; its unfinished cells can be run again (fewer --jobs need less memory)"
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it ends, however that happens (killed, terminated)."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)  # an exception would wait for what the main thread computes
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _work(pipe: Connection, options: RunOptions, threads: int) -> None:
     """The life of a worker: receive a block, do it, send its events, then None or a traceback; until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops its workers
+    end_with_parent()
     import torch
 
     torch.set_num_threads(threads)
