@@ -188,9 +188,7 @@ def test_one_prompt_that_does_not_fit_fails_its_cells_in_one_line(
     assert [path.suffix for path in (tmp_path / "out" / "records").iterdir()] == [".json"], "no half-written record"
 
 
-def test_what_no_pass_can_help_is_tried_again_and_then_told(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_pass_can_help_is_tried_again_and_then_told(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     from basisbench.runs import session as execute
 
     tried: list[int] = []

@@ -23,8 +23,8 @@ def add(commands: Commands) -> None:
         "show",
         "show pairs of a task as a model's tokenizer sees them",
         "Show pairs of a task: both prompts with every token, the answers, the role of each position; then a check of\n"
-        "the data: pairs kept and dropped, duplicates, levels that intervals resample, each green, yellow or red. Only\n"
-        "the tokenizer is loaded, unless --measure asks how often the model is right and what there is to explain.",
+        "the data: pairs kept and dropped, duplicates, levels that intervals resample, each green, yellow or red.\n"
+        "Only the tokenizer is loaded, unless --measure asks how often the model is right and what it has to explain.",
         "examples:\n  basisbench show sva_rc -n 3\n  basisbench show sva_rc --model gpt2-small --bos always\n"
         "  basisbench show sva_rc --measure\n",
     )

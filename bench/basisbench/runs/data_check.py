@@ -1,4 +1,4 @@
-"""Whether pairs of a task are worth a run: what is kept and dropped, what intervals can resample, what there is to explain.
+"""Whether pairs of a task are worth a run: what is kept and dropped, what there is to explain.
 
 Each line is green, yellow (results will have a limit that the line names) or red (no result will count).
 """
@@ -58,7 +58,9 @@ def check_pairs(task: Task, splits: tuple[PairSet, PairSet], asked: int) -> Iter
         share = sum(dropped.values()) / (sum(dropped.values()) + pairs.pair_count)
         reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(dropped.items())) or "none"
         colour: Colour = "yellow" if share > MANY_DROPPED else "green"
-        yield Finding(colour, f"{pairs[0].split} dropped", f"{sum(dropped.values())} ({reasons})" if dropped else reasons)
+        yield Finding(
+            colour, f"{pairs[0].split} dropped", f"{sum(dropped.values())} ({reasons})" if dropped else reasons
+        )
     repeated = [pairs.dropped.get(REPEATED, 0) for pairs in splits]
     more = task.repeated if isinstance(task, FileTask) else 0
     yield Finding(
@@ -94,19 +96,24 @@ def check_model(groups: tuple[GroupPair, ...]) -> Iterator[Finding]:
 
     full = torch.cat([group.full for group in groups]).double().cpu()
     accuracy = float((full > 0).double().mean())
-    right = f"{accuracy:.0%} of {len(full)} evaluation pairs (gate: {LEAST_ACCURACY:.0%}); F(M) {float(full.mean()):.3f}"
+    right = (
+        f"{accuracy:.0%} of {len(full)} evaluation pairs (gate: {LEAST_ACCURACY:.0%}); F(M) {float(full.mean()):.3f}"
+    )
     yield Finding("green" if accuracy >= LEAST_ACCURACY else "red", "accuracy", right)
     clusters: Mapping[str, tuple[int, ...]] = clusters_of_groups(groups)
     for family in FAMILIES:
         empty = torch.cat([group.empty_everywhere(family, "mean") for group in groups]).double().cpu()
         gate = judge(full.numpy(), empty.numpy(), 1.0, clusters)
-        share = f" ({gate.share:.0%} of |F(M)|, {gate.gap / gate.standard_error:.1f} standard errors)" if gate.gap else ""
-        told = f"F(M) - F(0) {gate.gap:.3f}{share}{f'; {gate.reason}' if gate.reason else ''}"
+        share = (
+            f" ({gate.share:.0%} of |F(M)|, {gate.gap / gate.standard_error:.1f} standard errors)" if gate.gap else ""
+        )
+        told = f"F(0) {float(empty.mean()):.3f}, gap F(M) - F(0) {gate.gap:.3f}{share}"
+        told += f"; {gate.reason}" if gate.reason else ""
         yield Finding("red" if gate.reason else "green", f"gap {family}", told)
 
 
 def verdict(findings: list[Finding]) -> Colour:
-    """Return the colour of all: red where the model fails or no family has a gap, yellow where anything is not green."""
+    """Return the colour of all: red where the model fails or no family has a gap, yellow where one is not green."""
     gaps = [finding.colour for finding in findings if finding.what.startswith("gap")]
     others = [finding.colour for finding in findings if not finding.what.startswith("gap")]
     if "red" in others or (gaps and "green" not in gaps):
