@@ -37,7 +37,7 @@ from basisbench.runs.model_names import find_model
 from basisbench.runs.plugin_failure import check_widths
 from basisbench.runs.session import Session, open_session
 from basisbench.runs.suite import read_layers
-from basisbench.types import WITHOUT_ERROR_NODES, Ablation, Bos, ErrorPolicy, ScoreReference, Scores
+from basisbench.types import WITHOUT_ERROR_NODES, Ablation, Bos, ErrorPolicy, Metric, ScoreReference, Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,14 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | None = None) -> M
 
 
 def load_pairs(
-    task: str | Task, model: Model, *, attribution: int = 100, evaluation: int = 100, seed: int = 0, bos: Bos = "auto"
+    task: str | Task,
+    model: Model,
+    *,
+    attribution: int = 100,
+    evaluation: int = 100,
+    seed: int = 0,
+    bos: Bos = "auto",
+    metric: Metric = "logit",
 ) -> Session:
     """Make the pairs of a task for a model's tokenizer, as aligned groups in two splits.
 
@@ -79,6 +86,7 @@ def load_pairs(
         seed: order of the candidates, and of random scores.
         bos: whether a beginning-of-sequence token stands in front of prompts: where the tokenizer adds one, "always",
             "never".
+        metric: what answers are worth: "logit" of one token, or "logprob" of several.
 
     Returns:
         The pairs on the model: `.attribution` and `.evaluation` are sequences of aligned groups, each with token ids
@@ -95,7 +103,9 @@ def load_pairs(
         _hold(name, count, isinstance(count, Integral) and count >= 1, "a whole number of pairs, at least 1")
     _hold("seed", seed, isinstance(seed, Integral), "a whole number")
     found = load_registry().get("task", task) if isinstance(task, str) else task
-    return open_session(model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed, bos=bos)
+    return open_session(
+        model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed, bos=bos, metric=metric
+    )
 
 
 def score(
@@ -142,6 +152,7 @@ def score(
         score_reference=score_reference,
         seed=pairs.seed,
         bos=pairs.bos,
+        metric=pairs.metric,
         attribution_pairs=pairs.attribution.pair_count,
         evaluation_pairs=pairs.evaluation.pair_count,
         layers=kept,

@@ -155,6 +155,7 @@ def test_nodes_under_the_error_policy_node_stand_beside() -> None:
         ({"score_reference": "counterfactual"}, "scores for the counterfactual value"),
         ({"score_split": "evaluation"}, "held in: scores on the evaluation pairs"),
         ({"bos": "never"}, "bos never"),
+        ({"metric": "logprob"}, "metric logprob"),
         ({"ties": "order"}, "ties by order"),
         ({"attribution_draw": 2}, "attribution draw 2"),
     ],

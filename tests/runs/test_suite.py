@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import load_registry
-from basisbench.results.record import CellConfig
+from basisbench.results.record import CellConfig, Identities, cell_id
 from basisbench.runs.cells import expand
 from basisbench.runs.runner import cell_blocks
 from basisbench.runs.suite import Also, Suite, first_draws, list_suites, load_suite, read_layers
@@ -102,7 +102,15 @@ def test_every_built_in_suite_is_named_as_its_file_and_expands() -> None:
 
 def test_a_file_says_what_is_run_and_defaults_fill_the_rest(tmp_path: Path) -> None:
     whole = load_suite(write(tmp_path, CONTENT)).model_dump(mode="json")
-    later = {"layers": None, "also": [], "dtype": None, "revisions": {}, "dictionary_units": {}, "expected": None}
+    later = {
+        "metric": "logit",
+        "layers": None,
+        "also": [],
+        "dtype": None,
+        "revisions": {},
+        "dictionary_units": {},
+        "expected": None,
+    }
     assert whole == {**CONTENT, **later}
     required = {"name", "summary", "models", "tasks", "bases", "methods"}
     short = load_suite(write(tmp_path, {name: CONTENT[name] for name in required}))
@@ -343,6 +351,17 @@ def test_layers_that_are_none_are_refused(given: object) -> None:
         read_layers(given)  # type: ignore[arg-type]
     with pytest.raises(RecordError, match="layers"):
         load_suite("pocket").changed({"layers": given})
+
+
+def test_the_metric_is_a_condition_of_its_own() -> None:
+    suite = load_suite("pocket").changed({"metric": "logprob"})
+    cells = expand(suite, load_registry())
+    assert {cell.metric for cell in cells} == {"logprob"}
+    usual = cells[0].model_copy(update={"metric": "logit"})
+    identities = Identities(model="a" * 8, dictionary=None, data="b" * 8)
+    assert cell_id(cells[0], identities) != cell_id(usual, identities)
+    with pytest.raises(RecordError, match="kl: the divergence is measured at one position"):
+        suite.changed({"kl": True})
 
 
 def test_missing_files_and_names_are_told(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
-from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ScoreReference
+from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference
 
 if TYPE_CHECKING:
     from basisbench.results.display import Display
@@ -72,6 +72,9 @@ def add(commands: Commands) -> None:
     what.add_argument("--bos", choices=get_args(Bos), help=(
         "whether a beginning-of-sequence token stands in front of prompts (default: the suite's; auto: where the "
         "model's tokenizer puts one)"
+    ))  # fmt: skip
+    what.add_argument("--metric", choices=get_args(Metric), help=(
+        "what answers are worth: the logit of one token (default), or the log-probability of answers of several tokens"
     ))  # fmt: skip
     what.add_argument("--task-file", metavar="FILE", action="append", type=Path, default=[], help=(
         "pairs of your own as a task: JSON lines, a JSON list, CSV, or hub:ORG/NAME?... (docs/add-a-task.md); without "
@@ -142,6 +145,7 @@ def execute(options: argparse.Namespace) -> None:
             "granularities": options.granularity,
             "layers": options.layers,
             "bos": options.bos,
+            "metric": options.metric,
             "seeds": None if options.seed is None else (options.seed,),
             "attribution_draws": first_draws(options.draws),
             "attribution_pairs": options.examples,

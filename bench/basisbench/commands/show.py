@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.errors import BasisBenchError
-from basisbench.types import Bos
+from basisbench.types import Bos, Metric
 
 if TYPE_CHECKING:
     from basisbench.circuits.group import GroupPair
@@ -41,6 +41,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the pairs (default: 0)")
     parser.add_argument("--bos", choices=get_args(Bos), default="auto", help=(
         "whether a beginning-of-sequence token stands in front (default: auto, where the tokenizer puts one)"
+    ))  # fmt: skip
+    parser.add_argument("--metric", choices=get_args(Metric), default="logit", help=(
+        "what answers are worth, as of run (default: logit)"
     ))  # fmt: skip
     parser.add_argument("--measure", action="store_true", help=(
         "load the model, and print its accuracy and the gap F(M) - F(0) of each site family under mean ablation"
@@ -83,6 +86,7 @@ def execute(options: argparse.Namespace) -> None:
         evaluation=options.examples,
         seed=options.seed,
         bos=options.bos,
+        metric=options.metric,
         longest=read_longest(located),
     )
     chosen = splits[0] if options.split == "attribution" else splits[1]
@@ -135,7 +139,8 @@ def _pair_lines(group: Pairs, row: int, tokenizer: Any) -> Iterator[str]:
         ("clean", group.clean_text[row], group.clean[row], group.answers[row]),
         ("counterfactual", group.counterfactual_text[row], group.counterfactual[row], group.foils[row]),
     ):
-        words = ", ".join(repr(tokenizer.decode([int(token)])) for token in called)
+        parts = [called.tolist()] if group.metric == "logprob" else [[token] for token in called.tolist()]
+        words = ", ".join(repr(tokenizer.decode(part)) for part in parts)
         texts = token_texts(tokenizer, ids.tolist())
         yield f"{side:<14}  {text!r} -> {words}"
         yield f"{'':<14}  {' | '.join(f'{token} {piece!r}' for token, piece in zip(ids.tolist(), texts, strict=True))}"

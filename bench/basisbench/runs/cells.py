@@ -79,6 +79,7 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
                     evaluation_pairs=suite.evaluation_pairs,
                     attribution_draw=draw,
                     bos=suite.bos,
+                    metric=suite.metric,
                     kl=suite.kl,
                     subset_sizes=suite.subset_sizes,
                     subset_draws=suite.subset_draws if suite.subset_sizes else 0,

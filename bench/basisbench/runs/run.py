@@ -27,7 +27,7 @@ from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
 from basisbench.runs.runner import CellBlock, Runner, RunOptions, cell_blocks
 from basisbench.runs.suite import Suite, first_draws, load_suite
-from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ModelSpec, ScoreReference
+from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, Metric, ModelSpec, ScoreReference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,6 +133,7 @@ def run(
     granularities: Sequence[Granularity] | None = None,
     layers: str | Sequence[int] | None = None,
     bos: Bos | None = None,
+    metric: Metric | None = None,
     examples: int | None = None,
     seed: int | None = None,
     draws: int | None = None,
@@ -167,6 +168,7 @@ def run(
         layers: layers that every family is restricted to, for example "10-20" or [12], instead of the suite's.
         bos: whether a beginning-of-sequence token stands in front of prompts, instead of the suite's: "auto" (as the
             tokenizer has it), "always" or "never".
+        metric: what answers are worth, instead of the suite's: "logit", or "logprob" for answers of several tokens.
         examples: pairs per split and task instead of the suite's.
         seed: seed instead of the suite's seeds.
         draws: how many draws of attribution pairs are run, instead of the suite's.
@@ -203,6 +205,7 @@ def run(
             "granularities": granularities,
             "layers": layers,
             "bos": bos,
+            "metric": metric,
             "seeds": None if seed is None else (seed,),
             "attribution_draws": first_draws(draws),
             "attribution_pairs": examples,

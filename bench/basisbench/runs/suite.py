@@ -28,7 +28,7 @@ from pydantic import (
 from basisbench.errors import BasisBenchError, RecordError, first_line, unknown_name
 from basisbench.results.safe_files import read_bounded
 from basisbench.results.schema import LARGEST, Count, Frozen, Positive, describe_problem
-from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, ScoreReference, Split
+from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference, Split
 
 SUITE_SUFFIXES = (".yaml", ".yml")
 
@@ -176,6 +176,10 @@ class Suite(Frozen):
         default=(), description="further cells: fields from `tasks` to here, for each entry in place of the suite's own"
     )
     bos: Bos = Field(default="auto", description="whether a beginning-of-sequence token stands in front of prompts")
+    metric: Metric = Field(
+        default="logit",
+        description="what answers are worth: the logit of one token, or `logprob`, the log-probability of several",
+    )
     attribution_pairs: Positive = Field(default=100, description="pairs that scores and reference values come from")
     evaluation_pairs: Positive = Field(default=100, description="pairs that curves come from")
     kl: bool = Field(default=False, description="measure KL(full model || circuit) at each size")
@@ -195,6 +199,13 @@ class Suite(Frozen):
         default={}, description="basis to units per layer, for --dry-run where dictionaries are not at hand"
     )
     expected: Expected | None = Field(default=None, description="what the suite is expected to take")
+
+    @field_validator("kl")
+    @classmethod
+    def _at_one_position(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("metric") == "logprob":
+            raise ValueError("the divergence is measured at one position; leave it out where metric is logprob")
+        return value
 
     @field_validator("also")
     @classmethod
