@@ -233,7 +233,7 @@ def frame() -> pd.DataFrame:
     from basisbench.results.frame import frame_of
     from helpers.synthetic_records import synthetic_suite
 
-    return frame_of(list(synthetic_suite()))
+    return frame_of(list(synthetic_suite(examples=24)))
 
 
 @pytest.fixture
@@ -256,6 +256,12 @@ def plugin_with(tmp_path: Path) -> Any:
         return path
 
     return write
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `basisbench run` draw no pictures, which take longer than a few cells; other tests draw them."""
+    monkeypatch.setattr("basisbench.plots.pictures.plot_results", lambda *_, **__: [])
 
 
 @pytest.fixture

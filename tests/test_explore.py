@@ -42,20 +42,31 @@ def pairs() -> Session:
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Record]:
-    """The records of a run of the same cells."""
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results folder of a run of the same cells."""
     out = tmp_path_factory.mktemp("run")
-    for basis, errors in CELLS:
+    policies: dict[tuple[ErrorPolicy, ...], list[str]] = {
+        ("coordinates",): ["mlp_act", "sae_mlp_out", "clt"],
+        ("node", "keep"): ["sae_mlp_out"],
+        ("ablate", "rotated"): ["transcoder"],
+    }
+    for errors, bases in policies.items():
         bb.run(
             tasks=["sva_rc"],
-            bases=[basis],
+            bases=bases,
             methods=["relp"],
-            error_policies=[errors],
+            error_policies=list(errors),
             examples=PAIRS,
             out=out,
             progress=False,
         )
-    return {(record.cell.basis, record.cell.error_policy): record for record in read_results(out)}
+    return out
+
+
+@pytest.fixture(scope="module")
+def records(run: Path) -> dict[tuple[str, str], Record]:
+    """The records of that run."""
+    return {(record.cell.basis, record.cell.error_policy): record for record in read_results(run)}
 
 
 @pytest.mark.parametrize(("basis", "errors"), CELLS)
@@ -91,10 +102,9 @@ def test_a_circuit_of_some_layers_is_measured_against_the_gap_of_these_layers(pa
     assert circuit.evaluate(pairs).empty == pytest.approx(empty)
 
 
-def test_faithfulness_and_completeness_are_those_of_the_frame(pairs: Session, tmp_path: Path) -> None:
-    frame = bb.run(
-        tasks=["sva_rc"], bases=["mlp_act"], methods=["relp"], examples=PAIRS, out=tmp_path, progress=False
-    ).set_index("size")
+def test_faithfulness_and_completeness_are_those_of_the_frame(pairs: Session, run: Path) -> None:
+    frame = bb.load_results(run)
+    frame = frame[frame["basis"] == "mlp_act"].set_index("size")
     found = bb.score(pairs, "mlp_act", "relp").circuit(100).evaluate(pairs)
     assert found.faithfulness == pytest.approx(frame.loc[100, "faithfulness"], abs=1e-4)
     assert found.completeness == pytest.approx(frame.loc[100, "completeness"], abs=1e-4)

@@ -20,7 +20,7 @@ from basisbench.types import Ablation, Site
 from helpers import oracle
 from helpers.oracle_models import random_pairs
 
-PAIRS = 8
+PAIRS = 4
 CELLS = ("mlp_out:random", "mlp_act:relp", "mlp_out:ixg", "clt:random", "transcoder:magnitude", "attn_z:random")
 
 
@@ -48,7 +48,7 @@ def costs(cells: tuple[str, ...], ablation: Ablation) -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("ablation", get_args(Ablation))
 def test_forward_equivalents_do_not_depend_on_the_order_of_cells(ablation: Ablation) -> None:
-    orders = [CELLS, tuple(reversed(CELLS)), (*CELLS[2:], *CELLS[:2])]
+    orders = [tuple(reversed(CELLS)), (*CELLS[2:], *CELLS[:2])]
     alone = {name: costs((name,), ablation)[name] for name in CELLS}
     for order in orders:
         assert costs(order, ablation) == alone

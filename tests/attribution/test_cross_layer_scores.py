@@ -44,10 +44,11 @@ def test_errors_are_what_all_earlier_layers_leave_over(architecture: str) -> Non
 
 
 def some_nodes(length: int, policy: str) -> list[Node]:
-    """Error nodes and units of every layer and position."""
+    """Return a few nodes, errors and units: other ones for another length and error policy."""
     everything = cross.nodes(length, policy)
     errors = [node for node in everything if isinstance(node[2], str)]
-    return errors[::7] + random.Random(0).sample(everything, 60)
+    draw = random.Random(f"{length} {policy}")
+    return draw.sample(errors, 8) + draw.sample(everything, 16)
 
 
 def changes(slow: cross.Slow, pairs: Pairs, index: int, node: Node, question: oracle.Question) -> dict[int, Tensor]:

@@ -29,7 +29,7 @@ from basisbench_baselines.bases import cross_layer_transcoder, published
 from basisbench_baselines.bases import saelens as dictionaries
 from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
 
-LAYERS = 4
+LAYERS, PAIRS = 4, 4
 POCKET = Path(sys.modules["basisbench_baselines"].__path__[0]) / "pocket" / "assets" / "dictionaries"
 SAE, CLT = f"sae:{POCKET / 'sae_mlp_out'}", f"clt:{POCKET / 'clt'}"
 
@@ -48,13 +48,13 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> None:
 def session_of() -> Session:
     task = load_registry().get("task", "sva_simple")
     model = load_model(load_registry().get("model", "pocket-llama"))
-    return open_session(model, task, attribution_pairs=12, evaluation_pairs=12, seed=0)
+    return open_session(model, task, attribution_pairs=PAIRS, evaluation_pairs=PAIRS, seed=0)
 
 
 def cell_of(basis: str, method: str = "relp", **rest: Any) -> CellConfig:
     return CellConfig(
         model="pocket-llama", task="sva_simple", task_version="1", basis=basis, family="mlp", method=method,
-        attribution_pairs=12, evaluation_pairs=12, **rest,
+        attribution_pairs=PAIRS, evaluation_pairs=PAIRS, **rest,
     )  # fmt: skip
 
 
@@ -223,35 +223,36 @@ def test_free_memory_is_the_least_of_machine_group_and_limit(tmp_path: Path, mon
 
 PROGRAM = """
 import json, resource, sys
+from dataclasses import replace
 from basisbench.runs.session import open_session
 from basisbench.models.load import load_model
 from basisbench.results.record import CellConfig
 from basisbench.registry import load_registry
 
-room, basis = int(sys.argv[1]), sys.argv[2]
+ROOM = 700 * 2**20
+basis = sys.argv[1]
 registry = load_registry()
+method, spec = registry.get("method", "ixg"), registry.get("basis", basis)
 model = load_model(registry.get("model", "pocket-llama"))
-session = open_session(model, registry.get("task", "sva_simple"), attribution_pairs=12, evaluation_pairs=12, seed=0)
-model.fast_body
-method = registry.get("method", "ixg")
+session = open_session(model, registry.get("task", "sva_simple"), attribution_pairs=4, evaluation_pairs=4, seed=0)
 cell = CellConfig(
     model="pocket-llama", task="sva_simple", task_version="1", basis="mlp_out", family="mlp", method="ixg",
-    attribution_pairs=12, evaluation_pairs=12,
+    attribution_pairs=4, evaluation_pairs=4,
 )
 session.run(cell, registry.get("basis", "mlp_out"), method)  # whatever is loaded lazily
-if room:
-    with open("/proc/self/status") as file:
-        size = next(int(line.split()[1]) for line in file if line.startswith("VmSize"))
-    resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + room * 2**20,) * 2)
-built = []
-spec = registry.get("basis", basis)
-def build(model):
-    built.append(spec.build(model))
-    return built[-1]
-from dataclasses import replace
-record = session.run(cell.model_copy(update={"basis": basis}), replace(spec, build=build), method)
-loaded = len(built[0].dictionaries.loaded)
-print(json.dumps([record.model_dump(mode="json"), built[0].streams, loaded, record.cost.peak_memory_bytes]))
+with open("/proc/self/status") as file:
+    size = next(int(line.split()[1]) for line in file if line.startswith("VmSize"))
+usual = resource.getrlimit(resource.RLIMIT_AS)
+for limit in (size * 1024 + ROOM, usual[0]):
+    resource.setrlimit(resource.RLIMIT_AS, (limit, usual[1]))
+    model.bases.clear()
+    built = []
+    def build(model):
+        built.append(spec.build(model))
+        return built[-1]
+    record = session.run(cell.model_copy(update={"basis": basis}), replace(spec, build=build), method)
+    loaded = len(built[0].dictionaries.loaded)
+    print(json.dumps([record.model_dump(mode="json"), built[0].streams, loaded, record.cost.peak_memory_bytes]))
 """
 
 WIDTH, WIDE_UNITS = 128, 98_304
@@ -281,20 +282,16 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_a_process_under_a_limit_streams_and_ends_with_the_same_record(wide_folder: Path) -> None:
     """384 MiB of dictionaries and room for fewer: no option says that it must stream, it finds out."""
-    results = []
-    for room in (0, 700):
-        roots = [str(Path(__file__).parents[1]), *sys.path]
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(room), f"sae:{wide_folder}"],
-            capture_output=True, text=True, check=False,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(roots)},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-2000:]
-        record, streams, loaded, peak = json.loads(done.stdout.splitlines()[-1])
-        results.append((Record.model_validate_json(json.dumps(record)), streams, loaded, peak))
-    (free, none, all_loaded, whole_peak), (limited, streams, few, peak) = results
+    roots = [str(Path(__file__).parents[1]), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, f"sae:{wide_folder}"],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(roots)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    (tight, streams, few, peak), (free, none, all_loaded, whole_peak) = map(json.loads, done.stdout.splitlines()[-2:])
     assert (none, all_loaded) == (False, LAYERS)
     assert streams
     assert few < LAYERS
     assert peak < whole_peak
-    check_same(limited, free)
+    check_same(*(Record.model_validate_json(json.dumps(record)) for record in (tight, free)))

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,7 @@ from basisbench.registry import load_registry
 from basisbench.results.record import read_record
 from basisbench.runs.model_names import find_model
 from basisbench.types import ModelSpec
-from basisbench_baselines.dictionaries import hub_snapshot as cache
-from basisbench_baselines.dictionaries import trained_on
+from basisbench_baselines.dictionaries import hub_snapshot, trained_on
 from basisbench_baselines.dictionaries.trained_on import same_name
 from helpers import cross_layer_oracle as cross
 from helpers.hub_releases import RELEASES
@@ -45,14 +45,18 @@ def hub(tmp_path: Path) -> Iterator[HubReplica]:
     shutil.copytree(replica().folder(PYTHIA), made.folder(TUNED), symlinks=True)
     with made.in_use():
         yield made
-    cache._resolve.cache_clear()
+    hub_snapshot._resolve.cache_clear()
+
+
+@cache
+def tiny(key: str) -> Model:
+    return load_model(ModelSpec("tiny", str(replica().snapshot(MODELS[key].repository)), "tiny"), dtype="float32")
 
 
 def model_of(key: str, path: str | None = None) -> Model:
-    """Load a tiny model as if it came from a repository, by default its own."""
-    shape = MODELS[key]
-    loaded = load_model(ModelSpec("tiny", str(replica().snapshot(shape.repository)), "tiny"), dtype="float32")
-    return replace(loaded, spec=replace(loaded.spec, path=path or shape.repository))
+    """Return a tiny model as if it came from a repository, by default its own."""
+    loaded = tiny(key)
+    return replace(loaded, spec=replace(loaded.spec, path=path or MODELS[key].repository))
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -28,7 +28,10 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Far enough for 0.8 of the neurons."""
 POLICIES: tuple[ErrorPolicy, ...] = ("coordinates", "rotated", "node", "keep", "ablate")
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:basis '(random|shuffled|one unit)' fits the prompts of .* badly:UserWarning"),
+]
 
 
 @cache
@@ -98,7 +101,7 @@ def same_curves(one: BasisSpec, rounding: float = 0.0) -> None:
     found, neurons = scores(one), scores("mlp_out")
     most = min(scored(found, rounding), scored(neurons, rounding))
     assert most > 1000
-    for size in (1, 2, 5, 20, 50, 200, 500, 1000, most):
+    for size in (1, 5, 50, 500, most):
         a, b = found.circuit(size).evaluate(pairs(), basis=one), neurons.circuit(size).evaluate(pairs())
         tolerance = {"rtol": 0, "atol": 1e-5 * float(np.abs(b.full).max())}
         for values in ("full", "empty", "circuit", "complement"):

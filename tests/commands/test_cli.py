@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import re
 import subprocess
 import sys
@@ -26,17 +25,6 @@ COMMANDS = (
     *(["new"], ["check"], ["validate"], ["verify"], ["submit"], ["pin"]),
     *(["pocket"], ["pocket", "build"]),
 )
-
-
-def run_in_process(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "basisbench.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **environment},
-    )
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +131,7 @@ def test_compare_prints_a_table(results: Path, capsys: pytest.CaptureFixture[str
     assert "sva_rc" in text
 
 
+@pytest.mark.slow
 def test_compare_writes_csv_and_markdown(results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(results), "--csv", "-"]) == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
@@ -191,6 +180,7 @@ def test_show_follows_what_is_asked_of_the_beginning(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_show_measures_accuracy_and_gaps_as_a_record_has_them(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -215,35 +205,26 @@ def test_show_measures_accuracy_and_gaps_as_a_record_has_them(
 
 @pytest.mark.slow
 def test_run_leaves_records_tables_and_pictures(
-    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llama: ModelSpec,
+    plugin_with: Write,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
     out = tmp_path / "results"
-    arguments = [
-        *("run", "--model", "tiny-llama", "--plugin", plugin_with(tiny_llama), "--task", "sva_simple", "--task", "ioi"),
-        *(
-            "--basis",
-            "mlp_act",
-            "--basis",
-            "attn_out",
-            "--method",
-            "ixg",
-            "--examples",
-            "20",
-            "--out",
-            out,
-            "--jobs",
-            "1",
-        ),
-    ]
-    first = run_in_process(*arguments, OMP_NUM_THREADS="1")
-    assert first.returncode == 0, first.stderr
-    assert "cells: 4 finished" in first.stdout
-    assert "[2/2] tiny-llama ioi: 2 finished in " in first.stderr
-    assert "\r" not in first.stderr, "no bar when the output is not a terminal"
+    arguments = ["run", "--model", "tiny-llama", "--plugin", str(plugin_with(tiny_llama)), "--jobs", "1"]
+    arguments += ["--task", "sva_simple", "--task", "sva_rc", "--basis", "mlp_act", "--basis", "attn_out"]
+    arguments += ["--method", "ixg", "--examples", "4", "--out", str(out)]
+    assert main(arguments) == 0
+    first = capsys.readouterr()
+    assert "cells: 4 finished" in first.out
+    assert "[2/2] tiny-llama sva_rc: 2 finished in " in first.err
+    assert "\r" not in first.err, "no bar when the output is not a terminal"
     assert len(list((out / "records").iterdir())) == 4
     assert (out / "summary.csv").stat().st_size > 0
     assert (out / "summary.md").stat().st_size > 0
     assert list((out / "pictures").iterdir())
 
-    assert main([*map(str, arguments), "--basis", "resid"]) == 0
+    request.getfixturevalue("undrawn")
+    assert main([*arguments, "--basis", "resid"]) == 0
     assert "cells: 2 finished, 4 kept" in capsys.readouterr().out

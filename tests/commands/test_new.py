@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from basisbench.cli import main
 from basisbench.commands.scaffold import KINDS, NewKind, render
-from basisbench.registry import PLURALS, load_registry
+from basisbench.registry import PLURALS, _installed, load_registry
 from basisbench.results.record import read_record
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -30,8 +32,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process in which wheels of all three packages are installed; no network is asked."""
+def installed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of modules into which wheels of all three packages are installed; no network is asked."""
     wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
     for name in NAMES.values():
         build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(wheels)]
@@ -50,72 +52,65 @@ def environment(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
         str(target),
     ]
     subprocess.run([*install, *found], check=True, capture_output=True, text=True)
-    path = os.pathsep.join(filter(None, [str(target), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return target
 
 
-def basisbench(*arguments: str | Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "basisbench.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+@pytest.fixture
+def _in_this_process(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this process find what is installed there."""
+    monkeypatch.syspath_prepend(str(installed))
+    _installed.cache_clear()
+    yield
+    _installed.cache_clear()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_installed_package_is_listed_without_loading_torch(kind: NewKind, environment: dict[str, str]) -> None:
+def test_installed_packages_are_listed_without_loading_torch(installed: Path) -> None:
     code = (
-        "import sys; from basisbench.cli import main; code = main(['list', sys.argv[1]]);"
+        "import sys; from basisbench.cli import main; code = sum(main(['list', name]) for name in sys.argv[1:]);"
         "heavy = {'torch', 'transformers', 'pandas', 'matplotlib'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else code)"
     )
-    command = [sys.executable, "-c", code, PLURALS[kind]]
+    command = [sys.executable, "-c", code, *(PLURALS[kind] for kind in KINDS)]
+    path = os.pathsep.join(filter(None, [str(installed), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path}
     listed = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (listed.returncode, listed.stderr) == (0, "")
-    assert NAMES[kind] in [line.split()[0] for line in listed.stdout.splitlines()]
+    assert {NAMES[kind] for kind in KINDS} <= {line.split()[0] for line in listed.stdout.splitlines() if line.strip()}
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_in_this_process")
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_installed_package_holds_every_property(kind: NewKind, environment: dict[str, str]) -> None:
-    checked = basisbench("check", NAMES[kind], environment=environment)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert f"{kind} {NAMES[kind]} on pocket-llama" in checked.stdout
-    assert checked.stdout.strip().endswith(" 0 failed")
+def test_an_installed_package_holds_every_property(kind: NewKind, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["check", NAMES[kind]])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert f"{kind} {NAMES[kind]} on pocket-llama" in printed
+    assert printed.strip().endswith(" 0 failed")
 
 
 @pytest.mark.slow
-def test_one_cell_of_all_three_runs_and_its_record_is_valid(environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.usefixtures("_in_this_process", "undrawn")
+def test_one_cell_of_all_three_runs_and_its_record_is_valid(tmp_path: Path) -> None:
     out = tmp_path / "results"
     cell = [part for kind, name in NAMES.items() for part in (f"--{kind}", name)]
-    ran = basisbench(
-        "run",
-        *cell,
-        "--model",
-        "pocket-llama",
-        "--examples",
-        "16",
-        "--jobs",
-        "1",
-        "--out",
-        out,
-        environment=environment,
-    )
-    assert ran.returncode == 0, ran.stderr
+    assert main(["run", *cell, "--model", "pocket-llama", "--examples", "16", "--jobs", "1", "--out", str(out)]) == 0
     (path,) = (out / "records").iterdir()
     record = read_record(path)
     assert (record.cell.task, record.cell.basis, record.cell.method) == (
         *("distant_agreement", "cosines", "rule_agreement"),
     )
     assert record.endpoints.accuracy == 1.0
-    assert basisbench("validate", out, environment=environment).returncode == 0
+    assert main(["validate", str(out)]) == 0
 
 
 @pytest.mark.slow
-def test_the_package_s_own_test_passes(made: Path, environment: dict[str, str]) -> None:
-    own = made / "distant_agreement" / "test_distant_agreement.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(own)]
-    ran = subprocess.run(command, cwd=own.parent, capture_output=True, text=True, check=False, env=environment)
-    assert ran.returncode == 0, ran.stdout
-    assert "1 passed" in ran.stdout
+@pytest.mark.usefixtures("_in_this_process")
+def test_the_package_s_own_test_passes(made: Path) -> None:
+    own = runpy.run_path(str(made / "distant_agreement" / "test_distant_agreement.py"))
+    (test,) = (item for name, item in own.items() if name.startswith("test_"))
+    test()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -20,12 +20,9 @@ def drawn(figure: Figure) -> list[Axes]:
     canvas.draw()
     renderer = canvas.get_renderer()
     bounds = figure.bbox
-    for artist in figure.findobj(Text):
-        assert isinstance(artist, Text)
-        if not artist.get_visible() or not artist.get_text().strip():
-            continue
+    for artist in shown_texts(figure):
         box = artist.get_window_extent(renderer)
-        if box.width == 0 or not is_shown(figure, artist):
+        if box.width == 0:
             continue
         assert box.x0 >= bounds.x0 - 1, artist.get_text()
         assert box.x1 <= bounds.x1 + 1, artist.get_text()
@@ -34,15 +31,20 @@ def drawn(figure: Figure) -> list[Axes]:
     return [axes for axes in figure.axes if axes.axison]
 
 
-def is_shown(figure: Figure, artist: Text) -> bool:
-    """Tick labels outside the axis limits and those of unused axes exist but are not drawn."""
+def shown_texts(figure: Figure) -> list[Text]:
+    """Return what is written; tick labels outside the axis limits and those of unused axes exist but are not drawn."""
+    hidden = set()
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
             for tick in [*axis.majorTicks, *axis.minorTicks]:
-                if artist in (tick.label1, tick.label2):
-                    low, high = sorted(axis.get_view_interval())
-                    return axes.axison and low <= tick.get_loc() <= high
-    return True
+                if not (axes.axison and low <= tick.get_loc() <= high):
+                    hidden |= {tick.label1, tick.label2}
+    return [
+        artist
+        for artist in figure.findobj(Text)
+        if isinstance(artist, Text) and artist.get_visible() and artist.get_text().strip() and artist not in hidden
+    ]
 
 
 def legend_labels(figure: Figure) -> list[str]:

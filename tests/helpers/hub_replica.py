@@ -7,8 +7,7 @@ Repository ids, file names, configuration fields and the cache's layout are the 
     HOME/hub/models--ORG--NAME/snapshots/COMMIT/... links to the blobs, under the names of the repository
 
 Models have the published number of layers (Gemma 2: two) and a width of 16, and dictionaries have 24 units. SAELens
-takes the published sizes of Gemma 2's for granted, by the names of folders: where a replica is in use it is told the
-real ones.
+takes the published sizes of Gemma 2's for granted, by the names of folders: where a replica is in use it is told these.
 """
 
 from __future__ import annotations

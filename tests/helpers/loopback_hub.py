@@ -11,12 +11,15 @@ import json
 import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
+
+import pytest
 
 from helpers.hub_replica import HubReplica
 
@@ -117,7 +120,7 @@ def serving(hub: HubReplica, *, gated: Set[str] = frozenset(), fault: Fault | No
             self.end_headers()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -140,3 +143,23 @@ def online(home: Path, address: str) -> dict[str, str]:
     }
     ours = {"HF_HOME": str(home), "HF_ENDPOINT": address, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return {**clean, **ours, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
+
+
+@contextmanager
+def asking(home: HubReplica, address: str) -> Iterator[None]:
+    """Let this process's client ask a loopback hub, and keep its cache in a folder; it waits for nothing long."""
+    from huggingface_hub import constants
+
+    from basisbench_baselines.dictionaries import hub_snapshot
+
+    pause = time.sleep
+    with home.in_use(offline=False), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", address)
+        patch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        )
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(time, "sleep", lambda seconds: pause(min(seconds, 0.01)))  # before it tries again
+        hub_snapshot._resolve.cache_clear()
+        yield
+    hub_snapshot._resolve.cache_clear()

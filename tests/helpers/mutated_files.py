@@ -74,10 +74,12 @@ def at(content: Any, path: Path) -> Any:
 
 
 def replaced(content: Any, path: Path, value: Any) -> Any:
-    """Return a copy in which one place holds something else."""
-    content = copy.deepcopy(content)
-    at(content, path[:-1])[path[-1]] = value
-    return content
+    """Return a copy in which one place holds something else; all else is shared."""
+    if not path:
+        return value
+    copied = copy.copy(content)
+    copied[path[0]] = replaced(content[path[0]], path[1:], value) if path[1:] else value
+    return copied
 
 
 def written(path: Path) -> str:

@@ -209,7 +209,7 @@ class Naive:
         handles = []
         try:
             for (name, end), edit in edits.items():
-                module = dict(self.body.named_modules())[name]
+                module = self.body.get_submodule(name)
                 if end == "in":
 
                     def before(_: nn.Module, inputs: tuple[Any, ...], edit: Any = edit) -> Any:

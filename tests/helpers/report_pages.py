@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -150,18 +151,22 @@ def write_tree(folder: Path) -> None:
     (folder / "hardware" / "figures.json").write_text("{}", encoding="utf-8")
 
 
-def two_thousand_records(examples: int) -> list[Record]:
-    """Return 2,000 cells of one setting; a page does not see how many examples they have."""
-    return [
-        synthetic_record(task, basis, method, examples=examples, name=f"{basis}_{number}")
+def two_thousand_records(examples: int, *, most: int = 2000) -> list[Record]:
+    """Return 2,000 cells of one setting, or fewer; a page does not see how many examples they have."""
+    names = (
+        (task, basis, method, f"{basis}_{number}")
         for number in range(5)
         for task in ALL_TASKS
         for basis in BASES
         for method in METHODS
-    ][:2000]
+    )
+    return [
+        synthetic_record(task, basis, method, examples=examples, name=name)
+        for task, basis, method, name in islice(names, most)
+    ]
 
 
-def first_view_seconds(browser: Browser, file: Path) -> float:
+def first_view_seconds(browser: Browser, file: Path, *, cells: int = 2000) -> float:
     """Return the time from the address to painted rows, in a browser that has never seen the page."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
@@ -170,7 +175,7 @@ def first_view_seconds(browser: Browser, file: Path) -> float:
     milliseconds = page.evaluate(
         "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
     )
-    assert page.inner_text("#count") == "2000 of 2000 cells"
+    assert page.inner_text("#count") == f"{cells} of {cells} cells"
     context.close()
     return float(milliseconds) / 1000
 

@@ -19,7 +19,7 @@ from helpers.subword_tokenizer import subword_tokenizer
 TOKENIZERS = {"words": build_tokenizer, "subwords": subword_tokenizer}
 """For the first every word is a token; the second splits many words, and so fewer pairs can be aligned."""
 
-COUNTS = {"attribution": 200, "evaluation": 160}
+COUNTS = {"attribution": 200, "evaluation": 100}
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import torch
 
@@ -20,9 +18,10 @@ pytestmark = pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("ablation", oracle.ABLATIONS)
 @pytest.mark.parametrize("architecture", [*oracle.OTHER_ARCHITECTURES, "neox_sequential"])
 def test_fast_ways_change_nothing(architecture: str, ablation: Ablation) -> None:
-    """Every basis, circuits of every density, errors kept at random, whole passes and single prompts."""
+    """Every basis, in one group or the other, circuits of every density, whole passes and single prompts."""
     generator = torch.Generator().manual_seed(len(ablation))
-    for name, group in itertools.product(oracle.BASES, oracle.contexts(architecture)):
+    for number, name in enumerate(oracle.BASES, oracle.ABLATIONS.index(ablation)):
+        group = oracle.contexts(architecture)[number % 2]
         basis = oracle.basis(architecture, name)
         reference = group.reference(basis, ablation)
         density = torch.rand(4, 1, 1, generator=generator)

@@ -6,26 +6,30 @@ blobs/HASH.RANDOM.incomplete and then renamed), against a hub on the loopback in
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub import file_download
 
+from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.models import hub, hub_errors, load
 from basisbench.models.hub_errors import one_line
 from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, HubReplica, replica
-from helpers.loopback_hub import online, serving
+from helpers.loopback_hub import asking, serving
 
 pytestmark = pytest.mark.slow
 
@@ -34,50 +38,57 @@ RELEASE = "pythia-70m-deduped-mlp-sm"
 DICTIONARIES = RELEASES[RELEASE].repository
 DICTIONARY = "2-mlp-sm/sae_weights.safetensors"
 
-PROGRAM = """
-import os, sys
-from basisbench.cli import main
-{before}
-sys.exit(main(sys.argv[1:]))
-"""
-# The random part of the name is fixed, so that the file can be put in place beforehand.
-ONE_NAME = """
-from types import SimpleNamespace
-from huggingface_hub import file_download
-file_download.uuid = SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="fixed000"))
-"""
-# Root may write everywhere, unless the process gives its privileges up (capget(2), version 3 of the call).
-WITHOUT_PRIVILEGES = """
-import ctypes
-if os.geteuid() == 0:
-    assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()) == 0
-"""
+Run = Callable[..., tuple[int, str]]
 
 
-def run(tmp_path: Path, address: str, *bases: str, before: str = "") -> subprocess.CompletedProcess[str]:
-    words = ["run", "--model", MODEL, "--task", "sva_simple", "--method", "random", "--examples", "16", "--jobs", "1"]
-    words += [word for basis in bases for word in ("--basis", basis)]
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(before=before), *words, "--out", str(tmp_path / "out")],
-        env=online(tmp_path / "home", address),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def home(tmp_path: Path) -> HubReplica:
+    """Return where the client keeps its cache; nothing is in it yet."""
+    return HubReplica(tmp_path / "home")
 
 
-def the_line(result: subprocess.CompletedProcess[str]) -> str:
+@pytest.fixture
+def run(home: HubReplica, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Return the command: given the hub's address and a basis, its exit status and what it says."""
+
+    def command(address: str, basis: str) -> tuple[int, str]:
+        words = ["run", "--model", MODEL, "--task", "sva_simple", "--method", "random", "--examples", "16"]
+        with asking(home, address):
+            status = main([*words, "--jobs", "1", "--basis", basis, "--out", str(tmp_path / "out")])
+        return status, capsys.readouterr().err
+
+    return command
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Let root write no more than others (capget(2), version 3 of the call): this thread, and those that it starts."""
+    if os.geteuid() != 0:
+        yield
+        return
+    libc, header, own = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, own) == 0
+    # Effective, permitted and inheritable, twice: what is permitted can be taken up again.
+    assert libc.capset(header, (ctypes.c_uint32 * 6)(0, own[1], own[2], 0, own[4], own[5])) == 0
+    try:
+        yield
+    finally:
+        assert libc.capset(header, own) == 0
+
+
+def the_line(result: tuple[int, str]) -> str:
     """Return what the user reads at the end, after the client's notes on its own retries."""
-    assert result.returncode == 2, result.stderr
-    assert "Traceback" not in result.stderr
-    assert "Not enough free disk space" not in result.stderr
-    (line,) = (line for line in result.stderr.splitlines() if line.startswith("basisbench: error: "))
-    assert result.stderr.endswith(f"{line}\n")
+    status, said = result
+    assert status == 2, said
+    assert "Traceback" not in said
+    assert "Not enough free disk space" not in said
+    (line,) = (line for line in said.splitlines() if line.startswith("basisbench: error: "))
+    assert said.endswith(f"{line}\n")
     return line
 
 
 def fill(home: HubReplica, repository: str, file: str) -> Path:
-    """Put a full device where the client is going to write one file: the system refuses every write to it."""
+    """Put a full device where a client of one name is going to write: the system refuses every write to it."""
     blob = (replica().snapshot(repository) / file).resolve().name
     path = home.folder(repository) / "blobs" / f"{blob}.fixed000.incomplete"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +100,6 @@ def size_of(repository: str, file: str) -> int:
     return (replica().snapshot(repository) / file).stat().st_size
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
 @pytest.mark.parametrize(
     ("repository", "file", "basis"),
@@ -100,11 +110,14 @@ def size_of(repository: str, file: str) -> int:
         (DICTIONARIES, DICTIONARY, f"sae:{RELEASE}"),
     ],
 )
-def test_a_full_disk(tmp_path: Path, repository: str, file: str, basis: str) -> None:
-    home = HubReplica(tmp_path / "home")
+def test_a_full_disk(
+    home: HubReplica, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repository: str, file: str, basis: str
+) -> None:
+    # The random part of the name is fixed, so that the file can be put in place beforehand.
+    monkeypatch.setattr(file_download, "uuid", SimpleNamespace(uuid4=lambda: SimpleNamespace(hex="fixed000")))
     with serving(replica()) as address:
         path = fill(home, repository, file)
-        line = the_line(run(tmp_path, address, basis, before=ONE_NAME))
+        line = the_line(run(address, basis))
         needed = f"{size_of(repository, file) / 1024:.1f} KiB needed"
         assert f"no space left on the disk of the cache {home.cache} for {file} of {repository} ({needed}, " in line
         assert re.search(r" free\); free some, or set HF_HOME to a folder on a larger disk", line)
@@ -112,19 +125,17 @@ def test_a_full_disk(tmp_path: Path, repository: str, file: str, basis: str) -> 
         assert not list((tmp_path / "out").rglob("*.json"))
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" and os.geteuid() == 0, reason="root may write everywhere on this system")
 @pytest.mark.parametrize("basis", ["mlp_out", f"sae:{RELEASE}"])
-def test_a_cache_that_cannot_be_written(tmp_path: Path, basis: str) -> None:
-    home = HubReplica(tmp_path / "home")
+def test_a_cache_that_cannot_be_written(home: HubReplica, run: Run, basis: str) -> None:
     home.cache.mkdir(parents=True)
     repository, file = MODEL, "config.json"
     if basis != "mlp_out":
         shutil.copytree(replica().folder(MODEL), home.folder(MODEL), symlinks=True)
         repository, file = DICTIONARIES, "0-mlp-sm/sae_weights.safetensors"
     home.cache.chmod(0o555)
-    with serving(replica()) as address:
-        line = the_line(run(tmp_path, address, basis, before=WITHOUT_PRIVILEGES))
+    with serving(replica()) as address, without_privileges():
+        line = the_line(run(address, basis))
     home.cache.chmod(0o755)
     assert (
         f"the cache {home.cache} cannot take {file} of {repository}: Permission denied ({home.folder(repository)}"
@@ -133,21 +144,19 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, basis: str) -> None:
     assert line.endswith("; make it writable, or set HF_HOME to a folder that is")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("basis", ["mlp_out", f"sae:{RELEASE}"])
-def test_a_connection_that_breaks_in_the_middle_of_a_file(tmp_path: Path, basis: str) -> None:
-    home = HubReplica(tmp_path / "home")
+def test_a_connection_that_breaks_in_the_middle_of_a_file(home: HubReplica, run: Run, basis: str) -> None:
     if basis != "mlp_out":
         shutil.copytree(replica().folder(MODEL), home.folder(MODEL), symlinks=True)
     with serving(replica(), fault="breaks") as address:
-        line = the_line(run(tmp_path, address, basis))
+        line = the_line(run(address, basis))
     repository = MODEL if basis == "mlp_out" else DICTIONARIES
     assert re.search(f"the connection to the hub broke while [^ ]+ of {repository} was fetched \\(", line)
     assert "run again: whole files are kept" in line
     assert not list(home.cache.rglob("*.incomplete"))
     with serving(replica()) as address:
-        again = run(tmp_path, address, basis)
-    assert again.returncode == 0, again.stderr
+        status, said = run(address, basis)
+    assert status == 0, said
 
 
 # --- what cannot be brought about here: the client's own code is run, and fails where the system would fail it
@@ -155,7 +164,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_file(tmp_path: Path, basis:
 
 def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, name: str = "http_get") -> str:
     """Let a step of the client's download fail, and return the line."""
-    from huggingface_hub import constants, file_download
+    from huggingface_hub import constants
 
     def fail(*_arguments: object, **_more: object) -> None:
         raise error

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,43 +12,24 @@ from typing import Any
 import pytest
 
 from basisbench.errors import BasisBenchError
+from basisbench.models.hub import commit_of
 from basisbench.models.load import load_model
 from basisbench.types import ModelSpec
 from helpers.hub_replica import HubReplica
-from helpers.loopback_hub import NOBODY, online, serving
+from helpers.loopback_hub import NOBODY, asking, serving
 
 Change = Callable[[Path], object]
 
-PROGRAM = """
-import json, sys
-from basisbench.errors import BasisBenchError
-from basisbench.models.load import load_model
-from basisbench.models.hub import commit_of
-from basisbench.types import ModelSpec
 
-answers = []
-for repository, revision in json.loads(sys.argv[1]):
-    try:
-        model = load_model(ModelSpec("asked", repository, "", revision=revision))
-        answers.append([model.weights_hash, dict(model.sources), commit_of(repository, revision)])
-    except BasisBenchError as error:
-        answers.append(str(error))
-print(json.dumps(answers))
-"""
-
-
-def ask(home: Path, questions: list[tuple[str, str | None]], address: str, **environment: str) -> list[Any]:
-    """Load repositories in a process of its own, whose hub client sees this environment."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(questions)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**online(home, address), **environment},
-    )
-    assert done.returncode == 0, done.stderr
-    answers: list[Any] = json.loads(done.stdout.splitlines()[-1])
+def ask(questions: list[tuple[str, str | None]]) -> list[Any]:
+    """Load repositories: what came of each, or the line in which it was refused."""
+    answers: list[Any] = []
+    for repository, revision in questions:
+        try:
+            model = load_model(ModelSpec("asked", repository, "", revision=revision))
+            answers.append([model.weights_hash, dict(model.sources), commit_of(repository, revision)])
+        except BasisBenchError as error:
+            answers.append(str(error))
     return answers
 
 
@@ -59,15 +38,14 @@ def test_a_repository_is_loaded_at_its_commit_and_every_refusal_is_one_line(
     tiny_llama: ModelSpec, tmp_path: Path
 ) -> None:
     """Through the real client: from a hub, then from its cache with no network, then with nothing cached."""
-    hub, home = HubReplica(tmp_path / "hub"), tmp_path / "home"
+    hub, home = HubReplica(tmp_path / "hub"), HubReplica(tmp_path / "home")
     files = {path.name: path.read_bytes() for path in Path(tiny_llama.path).iterdir()}
     commit = hub.commit("org/tiny", files)
     hub.commit("org/gated", files)
     hub.commit("org/empty", {"README.md": b""})
     questions = [("org/tiny", None), ("org/tiny", "v9"), ("org/gated", None), ("org/none", None), ("org/empty", None)]
-    with serving(hub, gated={"org/gated"}) as address:
-        whole, revision, gated, missing, empty = ask(home, questions, address)
-        again = ask(home, [("org/tiny", commit)], address)[0]
+    with serving(hub, gated={"org/gated"}) as address, asking(home, address):
+        whole, revision, gated, missing, empty, again = ask([*questions, ("org/tiny", commit)])
     assert whole == again == [load_model(tiny_llama).weights_hash, {"org/tiny": commit}, commit]
     assert revision == "model 'asked': org/tiny has no revision 'v9'; give a commit, tag or branch that it has"
     assert gated.startswith("model 'asked': org/gated is gated; accept its terms at https://huggingface.co/org/gated, ")
@@ -75,9 +53,9 @@ def test_a_repository_is_loaded_at_its_commit_and_every_refusal_is_one_line(
     assert empty.startswith("model 'asked': org/empty lacks a file: ")
     assert not any("\n" in answer for answer in (revision, gated, missing, empty))
 
-    for offline in ("1", "0"):
-        questions = [("org/tiny", None), ("org/tiny", "v9"), ("org/none", None)]
-        cached, other, nothing = ask(home, questions, NOBODY, HF_HUB_OFFLINE=offline)
+    for away in (home.in_use(), asking(home, NOBODY)):
+        with away:
+            cached, other, nothing = ask([("org/tiny", None), ("org/tiny", "v9"), ("org/none", None)])
         assert cached == whole
         assert other.startswith("model 'asked': revision 'v9' of org/tiny is not in the cache")
         assert other.endswith(f"cached: {commit}")

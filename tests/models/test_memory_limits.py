@@ -220,6 +220,7 @@ def test_what_counts_as_running_out_of_memory() -> None:
     assert is_out_of_memory(caught.value)
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("x"))
+    assert is_out_of_memory(RuntimeError("unable to mmap 9 bytes from file </x>: Cannot allocate memory (12)"))
     assert not is_out_of_memory(RuntimeError("expected scalar type Float"))
     assert not is_out_of_memory(BasisBenchError("out of memory"))
 

@@ -18,7 +18,6 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 
 from basisbench.cli import main
@@ -32,7 +31,7 @@ from basisbench.plots.text import unbroken
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.record import Record
 from helpers.altered_records import without_effect
-from helpers.drawn_figures import DISPLAY, drawn, is_shown, legend_labels, line
+from helpers.drawn_figures import DISPLAY, drawn, legend_labels, line, shown_texts
 from helpers.synthetic_records import TASKS, synthetic_record, synthetic_suite, write_suite
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error")]
@@ -48,7 +47,7 @@ LONG_NAMES = (
 
 @pytest.fixture(scope="module")
 def records() -> list[Record]:
-    return list(synthetic_suite(methods=("relp", "ig")))
+    return list(synthetic_suite(methods=("relp", "ig"), examples=24))
 
 
 @pytest.fixture(scope="module")
@@ -59,29 +58,22 @@ def frame(records: list[Record]) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def long_names() -> list[Record]:
     """Records of one family whose bases have the names of published dictionaries."""
-    records = [synthetic_record(task, "resid") for task in TASKS]
-    return records + [synthetic_record(task, "sae_resid", name=name) for task in TASKS for name in LONG_NAMES]
-
-
-def texts(figure: Figure) -> list[Text]:
-    return [
-        artist
-        for artist in figure.findobj(Text)
-        if isinstance(artist, Text) and artist.get_visible() and artist.get_text().strip() and is_shown(figure, artist)
-    ]
+    records = [synthetic_record(task, "resid") for task in TASKS[:4]]
+    return records + [synthetic_record(task, "sae_resid", name=name) for task in TASKS[:4] for name in LONG_NAMES]
 
 
 def check_texts(figure: Figure) -> None:
     """Every text lies inside the figure and on no other, in 7 or 8 points; there is no title over all."""
     drawn(figure)
     renderer = FigureCanvasAgg(figure).get_renderer()
-    shown = [(artist.get_text(), artist.get_window_extent(renderer)) for artist in texts(figure)]
+    texts = shown_texts(figure)
+    shown = [(artist.get_text(), artist.get_window_extent(renderer)) for artist in texts]
     shown = [(text, box) for text, box in shown if box.width > 0]
     assert len(shown) > 10
     for (one, a), (other, b) in combinations(shown, 2):
         overlap = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
         assert min(overlap) <= 0.5, f"{one!r} lies on {other!r}: {overlap}"
-    assert {artist.get_fontsize() for artist in texts(figure)} == {7.0, 8.0}
+    assert {artist.get_fontsize() for artist in texts} == {7.0, 8.0}
     assert figure.get_suptitle() == ""
 
 
@@ -106,7 +98,7 @@ def test_curves_fit_their_width(frame: pd.DataFrame, width: Width, tasks: int, x
 def test_every_kind_fits_its_width(
     frame: pd.DataFrame, records: list[Record], long_names: list[Record], width: Width
 ) -> None:
-    few = frame[frame["task"].isin(TASKS[:3])]
+    few = frame[frame["task"].isin(TASKS[:2])]
     check_texts(plot_curves(few[few["family"] == "mlp"], style="paper", width=width))
     check_texts(plot_curves(few, quantity="completeness", style="paper", width=width))
     check_texts(plot_curves(few[few["basis"] == "mlp_out"], lines="method", style="paper", width=width))
@@ -202,8 +194,8 @@ def test_dollars_in_a_name_are_no_mathematics() -> None:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All pictures of two tasks, at page width."""
-    cells = synthetic_suite(tasks=("ioi", "sva_rc"), bases=("mlp_act", "mlp_out"), methods=("relp", "ig"))
+    """All pictures of a task, at page width."""
+    cells = synthetic_suite(tasks=("ioi",), bases=("mlp_act", "mlp_out"), methods=("relp", "ig"))
     folder = tmp_path_factory.mktemp("paper")
     files = plot_results(list(cells), folder, style="paper", width="page")
     assert sorted(files) == sorted(folder.iterdir())
@@ -260,13 +252,16 @@ def test_fonts_are_embedded_truetype_and_svg_needs_none(written: Path) -> None:
 def test_the_same_bytes_in_another_process_at_another_time(tmp_path: Path) -> None:
     write_suite(tmp_path / "results", [synthetic_record()])
     folders = [tmp_path / "one", tmp_path / "two"]
-    for folder, seed in zip(folders, ("1", "2"), strict=True):
-        code = (
-            "from basisbench.plots.pictures import plot_results\n"
-            f"plot_results({str(tmp_path / 'results')!r}, {str(folder)!r}, style='paper')\n"
-            f"plot_results({str(tmp_path / 'results')!r}, {str(folder / 'ordinary')!r}, formats=('pdf', 'svg'))\n"
-        )
-        subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
+    plot_results(tmp_path / "results", folders[0], style="paper")
+    plot_results(tmp_path / "results", folders[0] / "ordinary", formats=("pdf", "svg"))
+    code = (
+        "from basisbench.plots.pictures import plot_results\n"
+        f"plot_results({str(tmp_path / 'results')!r}, {str(folders[1])!r}, style='paper')\n"
+        f"plot_results({str(tmp_path / 'results')!r}, {str(folders[1] / 'ordinary')!r}, formats=('pdf', 'svg'))\n"
+    )
+    # Sets and hashes of texts are in another order there.
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
     files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in folders]
     assert len(files[0]) == len(files[1]) == 5 * 4 + 5 * 2
     for left, right in zip(*files, strict=True):

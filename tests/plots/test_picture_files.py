@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error")]
 
 
 def test_cost_against_sparsity() -> None:
-    records = list(synthetic_suite(tasks=TASKS[:3]))
+    records = list(synthetic_suite(tasks=TASKS[:3], examples=24))
     summary = summarise(records)
     figure = plot_cost(summary, basis_styles(list(summary["basis"].unique()), DISPLAY), DISPLAY)
     axes = drawn(figure)

@@ -55,7 +55,7 @@ def test_a_grid_of_all_tasks(frame: pd.DataFrame) -> None:
         "seed 0",
     ):
         assert part in title_of(figure)
-    assert "n = 100" in title_of(figure)
+    assert "n = 24" in title_of(figure)
     assert axes[-1].get_xlabel() == "circuit size k (nodes per aligned group)"
     assert "faithfulness" in figure.get_supylabel()
     for ax in axes:

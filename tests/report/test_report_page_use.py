@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
 
 from basisbench.report import write_report
+from basisbench.results.record import read_record
 from helpers.report_pages import (
     HOSTILE,
     VIEWS,
@@ -183,10 +185,15 @@ def test_the_page_forbids_itself_inline_scripts_and_connections(browser: Browser
 
 
 def test_the_page_of_the_projects_results(opened: Opened, tmp_path: Path) -> None:
-    """What CI builds: every view of it opens, and cells have prompts of their own task."""
-    file = write_report(RESULTS, tmp_path / "page")
+    """Of two tasks of what CI builds: every view opens, and cells have prompts of their own task."""
+    records = tmp_path / "results" / "pocket" / "records"
+    records.mkdir(parents=True)
+    for path in (RESULTS / "pocket" / "records").iterdir():
+        if read_record(path).cell.task in ("ioi", "sva_simple"):
+            shutil.copy(path, records)
+    file = write_report(tmp_path / "results", tmp_path / "page")
     page = opened(file=file)
-    assert int(page.inner_text("#count").split(" ")[0]) >= 450
+    assert int(page.inner_text("#count").split(" ")[0]) >= 90
     for view in ("curves", "cost"):
         page.goto(f"{file.as_uri()}#{view}")
         drawn(page, f"#{view.rstrip('s')}-figures")
@@ -203,10 +210,11 @@ def test_a_cell_that_is_not_there_is_told(opened: Opened) -> None:
     assert page.inner_text("#heading-cell") == "No such cell"
 
 
-def test_two_thousand_cells_are_on_screen(browser: Browser, tmp_path: Path) -> None:
-    write_suite(tmp_path / "run", two_thousand_records(examples=8))
+def test_many_cells_are_on_screen(browser: Browser, tmp_path: Path) -> None:
+    write_suite(tmp_path / "run", two_thousand_records(examples=8, most=300))
     file = write_report(tmp_path / "run", tmp_path / "page")
-    first_view_seconds(browser, file)  # holds that all are there; how long it takes is for tests/perf
+    # Holds that all are there; how long it takes for two thousand is for tests/perf.
+    first_view_seconds(browser, file, cells=300)
 
 
 def test_without_a_browser_tests_are_skipped_but_where_one_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

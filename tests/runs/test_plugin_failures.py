@@ -179,7 +179,7 @@ TOLD_OF_BASES = {
     "rectifies_in_place": "changed in place what other cells use: the clean activation at blocks.0.hook_mlp_out",
     "gives_nan": "basis 'gives_nan' explains nothing at blocks.0.hook_mlp_out",
     "has_no_key": "basis 'has_no_key' failed: KeyError: 'key' (bad.py, line ",
-    "writes_little": "basis 'writes_little': decode gives (8, 5, 1) at blocks.0.hook_mlp_out, expected a tensor of",
+    "writes_little": "basis 'writes_little': decode gives (4, 5, 1) at blocks.0.hook_mlp_out, expected a tensor of",
 }
 
 
@@ -187,7 +187,7 @@ def run_with(spec: ModelSpec, plugin_with: Write, folder: Path, plugin: str, **n
     """Run cells on the tiny model, with a plug-in file."""
     (folder / "bad.py").write_text(plugin, encoding="utf-8")
     settings = RunOptions(out=folder / "out", plugins=(plugin_with(spec), folder / "bad.py"))
-    changes: dict[str, Any] = {"models": [spec.name], "attribution_pairs": 16, "evaluation_pairs": 16, **names}
+    changes: dict[str, Any] = {"models": [spec.name], "attribution_pairs": 4, "evaluation_pairs": 4, **names}
     return run_request(Request("pocket", changes, settings, progress=False))
 
 
@@ -250,13 +250,14 @@ PROVIDES = Bad()
 """
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_failing_task_fails_its_own_cells_and_the_command_says_so(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "bad.py").write_text(TASK, encoding="utf-8")
     options = [f"--plugin={plugin_with(tiny_llama)}", f"--plugin={tmp_path / 'bad.py'}", "--model=tiny-llama"]
     options += ["--task=bad", "--task=sva_simple", "--basis=resid", "--method=ixg", "--method=random", "--jobs=1"]
-    assert main(["run", "pocket", *options, "--examples=16", f"--out={tmp_path / 'out'}"]) == 2
+    assert main(["run", "pocket", *options, "--examples=4", f"--out={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert "2 of 4 cells failed" in error
     assert "task 'bad' failed: KeyboardInterrupt (bad.py, line 6)" in error

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from basisbench.cli import main
 from basisbench.results.record import Record, read_record
 from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, replica
-
-CODE = "import sys; from basisbench.cli import main; sys.exit(main(sys.argv[1:]))"
 
 
 def run(model: str, bases: list[str], out: Path) -> dict[str, Record]:
@@ -20,15 +17,15 @@ def run(model: str, bases: list[str], out: Path) -> dict[str, Record]:
     for basis in bases:
         words += ["--basis", basis]
     words += ["--allow-poor-fit", "--jobs", "1", "--out", str(out)]  # random weights explain nothing
-    result = subprocess.run(
-        [sys.executable, "-c", CODE, *words], env=replica().environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+    with replica().in_use():
+        assert main(words) == 0
     records = [read_record(path) for path in (out / "records").glob("*.json")]
     return {record.cell.basis: record for record in records}
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:basis '.*' fits the prompts of")
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # long names leave little room in pictures
 @pytest.mark.parametrize(
     ("model", "neurons", "names"),
     [

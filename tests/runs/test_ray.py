@@ -21,8 +21,8 @@ pytestmark = pytest.mark.slow
 
 Write = Callable[..., Path]
 WHAT: dict[str, Any] = {
-    "models": ["tiny-llama"], "tasks": ["sva_simple", "ioi"], "methods": ["ixg", "random"],
-    "attribution_pairs": 16, "evaluation_pairs": 16,
+    "models": ["tiny-llama"], "tasks": ["sva_simple", "sva_rc"], "methods": ["ixg", "random"],
+    "attribution_pairs": 4, "evaluation_pairs": 4,
 }  # fmt: skip
 
 FATAL = """
@@ -117,7 +117,7 @@ def test_a_killed_worker_is_replaced_and_every_record_is_as_from_one_process(
     for path in alone.records:
         assert values(tmp_path / "ray" / "records" / path.name) == values(path)
 
-    cells = tuple(event.cell for event in outcome.events if event.cell.task == "ioi")
+    cells = tuple(event.cell for event in outcome.events if event.cell.task == "sva_rc")
     worker = RayWorker(RunOptions(out=tmp_path / "elsewhere", plugins=plugins), 1, frozenset(written))
     assert [(event.state, record) for event, record in worker.run(cells)] == [
         (state, None) for _ in cells for state in ("started", "kept")
@@ -133,7 +133,7 @@ def test_a_cell_that_kills_every_worker_fails_alone(
     fatal.write_text(FATAL.format(mark=str(tmp_path / "mark"), log=str(tmp_path / "log")), encoding="utf-8")
     plugins = (plugin_with(tiny_llama), fatal)
     settings = RunOptions(out=tmp_path / "out", plugins=plugins)
-    changes = {**WHAT, "tasks": ["ioi"], "methods": ["random"], "bases": ["always", "resid"]}
+    changes = {**WHAT, "tasks": ["sva_simple"], "methods": ["random"], "bases": ["always", "resid"]}
     outcome = run_request(Request("pocket", changes, settings, 1, progress=False, executor=Executor("ray")))
     assert sorted((event.cell.basis, event.state) for event in outcome.events) == [
         ("always", "failed"),

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.slow
 
 Write = Callable[..., Path]
 FEW: dict[str, Any] = {
-    "models": ["tiny-llama"], "tasks": ["ioi"], "bases": ["mlp_act", "resid"], "methods": ["relp", "ixg"],
-    "attribution_pairs": 16, "evaluation_pairs": 16, "also": [],
+    "models": ["tiny-llama"], "tasks": ["sva_simple"], "bases": ["mlp_act", "resid"], "methods": ["relp", "ixg"],
+    "attribution_pairs": 8, "evaluation_pairs": 8, "also": [],
 }  # fmt: skip
 
 
@@ -74,11 +74,13 @@ def test_half_precision_gives_nearly_the_same_curve_and_says_so(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_a_limit_runs_a_few_cells_of_few_pairs(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = plugin_with(tiny_llama)
     options = ["--model", "tiny-llama", "--plugin", str(plugin), "--basis", "mlp_act", "--basis", "resid"]
+    options += ["--task", "sva_simple", "--task", "sva_rc"]
     assert main(["run", *options, "--limit", "3", "--out", str(tmp_path), "--jobs", "1"]) == 0
     assert "cells: 3 finished" in capsys.readouterr().out
     found = [read_record(path) for path in (tmp_path / "records").glob("*.json")]
@@ -177,7 +179,8 @@ def test_a_write_that_is_cut_short_leaves_no_record(tiny_llama: ModelSpec, plugi
     """A real process that may write 4 KB to a file: the kernel refuses the rest of each record."""
     command = [
         *(sys.executable, "-m", "basisbench.cli", "run", "--model", "tiny-llama", "--plugin", plugin_with(tiny_llama)),
-        *("--task", "ioi", "--basis", "resid", "--method", "random", "--examples", "16", "--out", tmp_path / "out"),
+        *("--task", "sva_simple", "--basis", "resid", "--method", "random", "--examples", "8"),
+        *("--out", tmp_path / "out"),
     ]
     done = subprocess.run(
         [str(word) for word in command],
@@ -197,7 +200,7 @@ def test_a_model_that_cannot_be_had_is_asked_for_once_and_others_go_on(
     tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     gone = replace(tiny_llama, name="gone", path=str(tmp_path / "gone"))
-    changes = {**FEW, "models": ["gone", "tiny-llama"], "tasks": ["ioi", "sva_simple"], "bases": ["resid"]}
+    changes = {**FEW, "models": ["gone", "tiny-llama"], "tasks": ["sva_rc", "sva_simple"], "bases": ["resid"]}
     outcome = run_request(
         Request("pocket", changes, RunOptions(out=tmp_path, plugins=(plugin_with(tiny_llama, gone),)), progress=False)
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -246,16 +245,15 @@ def test_records_that_change_meanwhile_are_not_vouched_for(honest: Path, tmp_pat
     assert [path.name for path in folder.iterdir()] == ["records"]
 
 
-@pytest.mark.slow
-def test_the_command_as_a_user_runs_it(honest: Path, tmp_path: Path) -> None:
+def test_the_command_as_a_user_runs_it(honest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = few(honest, tmp_path / "few")
     out = tmp_path / "elsewhere.json"
     before = records_digest(folder)
-    done = command(
-        "verify", folder, "--by", "Ada Lovelace", "--cells", "1", "--points", "2", "--seed", "7", "--out", out
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    drawn, chance, cell, summary = done.stdout.splitlines()
+    words = ["--by", "Ada Lovelace", "--cells", "1", "--points", "2", "--seed", "7", "--out", str(out)]
+    assert main(["verify", str(folder), *words]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    drawn, chance, cell, summary = printed.out.splitlines()
     assert drawn == "drawn: 1 of 2 cells, 2 sizes each, seed 7"
     assert chance.endswith(
         "at least 1-(1-p)^1 for a share p of forged ones: 5% if 5% are, 10% if 10% are, 25% if 25% are"
@@ -342,14 +340,3 @@ def test_damaged_folders_are_one_line(honest: Path, tmp_path: Path, capsys: pyte
     assert "holds no records" in capsys.readouterr().err
     assert main(["verify", str(tmp_path / "nowhere"), "--by", "Ada"]) == 2
     assert "cannot be read: No such file or directory" in capsys.readouterr().err
-
-
-def command(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "basisbench.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )

@@ -67,10 +67,10 @@ def moved_by(claimed: dict[str, float], true: dict[str, float]) -> float:
 @pytest.mark.parametrize("cell", CELLS, ids=["-".join(cell) for cell in CELLS])
 def test_a_row_moved_across_a_threshold_is_found_at_every_size(cell: tuple[str, str, str]) -> None:
     """By as little as it takes: every size, honestly 0.2% below or above a threshold, is put on its other side."""
-    base = synthetic_record(*cell, examples=100)
+    base = synthetic_record(*cell, examples=24)
     forged = 0
     for row in range(1, len(base.curve.sizes) - 1):
-        for threshold in (0.8, 0.9, 1.1, 1.2):
+        for threshold in ((0.8, 1.2), (0.9, 1.1))[row % 2]:  # one that is reached, one below which it settles
             for side in (-1, 1):
                 honest = with_row(base, row, threshold + side * 0.002)
                 forgery = with_row(honest, row, threshold - side * 0.0002)
@@ -78,7 +78,7 @@ def test_a_row_moved_across_a_threshold_is_found_at_every_size(cell: tuple[str, 
                     continue
                 forged += 1
                 assert problems(forgery, honest), (row, threshold, side)
-    assert forged >= 30, "there were forgeries to find"
+    assert forged >= 15, "there were forgeries to find"
 
 
 def test_the_forgery_that_passed_before_is_found() -> None:
@@ -113,7 +113,7 @@ def test_noise_of_another_machine_is_no_problem() -> None:
     generator = np.random.default_rng(0)
     for cell in CELLS:
         record = synthetic_record(*cell, examples=100)
-        for _ in range(20):
+        for _ in range(7):
             content: dict[str, Any] = record.model_dump()
             for name in ("circuit", "complement"):
                 rows = [None if row is None else np.array(row) for row in content["curve"][name]]

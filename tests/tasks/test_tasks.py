@@ -8,7 +8,6 @@ from functools import cache
 
 import pytest
 
-from basisbench.pairs.alignment import load_splits
 from basisbench.pairs.lexicon import (
     PORTIONS,
     attributes,
@@ -208,7 +207,7 @@ def test_levels_are_words_of_the_pair_that_decide_its_answer(task: Task, split: 
 
 @every_task
 def test_intervals_have_eight_levels_or_more_of_each_factor_to_resample(task: Task) -> None:
-    _, evaluation = load_splits(task, task_pairs.tokenizer("words"), attribution=100, evaluation=100, seed=0)
+    evaluation = task_pairs.splits(task.name, "words")["evaluation"]
     assert evaluation.pair_count == 100
     assert set(evaluation[0].clusters) == FACTORS[task.name]
     for factor in evaluation[0].clusters:

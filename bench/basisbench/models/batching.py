@@ -82,6 +82,7 @@ def slices_within(rows: int, bytes_of_a_row: int, budget: int) -> Iterator[slice
 
 _SIGNS = (
     "can't allocate memory",  # PyTorch's allocator on a CPU
+    "cannot allocate memory",  # the system, for a file that is mapped into memory
     "not enough memory",  # the same on Windows
     "out of memory",  # devices whose error has no class of its own
     "bad_alloc",  # C++

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from basisbench.errors import BasisBenchError
 from basisbench_baselines.pocket.build import WORK, build, corpus_fingerprint
+from basisbench_baselines.pocket.training import dictionaries, train
 from basisbench_baselines.pocket.training.activations import cross_layer_sites, dictionary_sites
+from basisbench_baselines.pocket.training.checkpoint import save_state
 from basisbench_baselines.pocket.training.plan import BuildPlan
 
 BUILD = """
@@ -34,18 +38,38 @@ def _weights(out: Path) -> dict[str, bytes]:
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.safetensors"))}
 
 
+class _StoppedError(Exception):
+    """Stands for a kill."""
+
+
+def _stop_at(checkpoint: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build until a checkpoint is there for the first time."""
+
+    def stop(path: Path, *what: Any, save: Callable[..., None] = save_state) -> None:
+        save(path, *what)
+        if path.stem == checkpoint:
+            raise _StoppedError
+
+    with monkeypatch.context() as patch:
+        for module in (train, dictionaries):
+            patch.setattr(module, "save_state", stop)
+        with pytest.raises(_StoppedError):
+            build(out, plan=BuildPlan.tiny(), progress=False)
+
+
 @pytest.mark.slow
-def test_a_killed_build_goes_on_and_ends_with_the_same_files(tmp_path: Path) -> None:
+def test_a_killed_build_goes_on_and_ends_with_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path / "whole", plan=BuildPlan.tiny(), progress=False)
     out = tmp_path / "killed"
-    # Kill it after its first model checkpoint, again while it trains dictionaries of single layers, and when it has
-    # trained the cross-layer transcoder, which it measures and saves after that.
-    for checkpoint in ("model", "dictionaries", "cross_layer"):
-        process = _start_build(out)
-        while process.poll() is None and not list(out.glob(f"{WORK}/*/{checkpoint}.safetensors")):
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    # End it after its first model checkpoint, kill it while it trains dictionaries of single layers, and end it when it
+    # has trained the cross-layer transcoder, which it measures and saves after that.
+    _stop_at("model", out, monkeypatch)
+    process = _start_build(out)
+    while process.poll() is None and not list(out.glob(f"{WORK}/*/dictionaries.safetensors")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    _stop_at("cross_layer", out, monkeypatch)
     build(out, plan=BuildPlan.tiny(), progress=False)
     whole, killed = _weights(tmp_path / "whole"), _weights(out)
     assert list(whole) == list(killed)
