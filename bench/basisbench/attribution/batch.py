@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from basisbench.models.batching import BUDGETS
 from basisbench.models.hooks import replaced_forward
 from basisbench.models.model import at_least_float32
 
@@ -75,11 +76,6 @@ class Batch:
         """Return the values of pairs from those of all rows."""
         return values if self.sign is None else values.unflatten(-1, (2, -1)).mean(-2)
 
-    def log_probabilities(self, logits: Float[Tensor, "all_rows last vocab"]) -> Float[Tensor, "all_rows 1"]:
-        """Return the summed log-probability of each row's tokens; the rows may be there several times over."""
-        targets = self.answers.repeat(len(logits) // len(self.answers), 1).unsqueeze(-1)
-        return logits.log_softmax(-1).gather(-1, targets).sum((1, 2)).unsqueeze(-1)
-
     def metric(self, logits: Float[Tensor, "*b pair vocab"]) -> Float[Tensor, "*b pair"]:
         """Return the metric of each row, in logits; where it is log-probabilities, from these (`log_probabilities`)."""
         if self.sign is not None:
@@ -103,6 +99,13 @@ class Batch:
         return words, replace(self, answers=answers, foils=foils)
 
 
+def log_probabilities(
+    logits: Float[Tensor, "row last vocab"], targets: Int[Tensor, "row last"]
+) -> Float[Tensor, "row 1"]:
+    """Return the summed log-probability of each row's tokens."""
+    return logits.log_softmax(-1).gather(-1, targets.unsqueeze(-1)).sum((1, 2)).unsqueeze(-1)
+
+
 @contextmanager
 def answer_logits_only(head: nn.Module, batch: Batch) -> Iterator[Batch]:
     """Let the unembedding give what the metric reads alone: logits of answers and foils, or log-probabilities.
@@ -117,11 +120,18 @@ def answer_logits_only(head: nn.Module, batch: Batch) -> Iterator[Batch]:
     from torch.nn import functional
 
     if batch.sign is not None:
-        every = head.forward
+        import torch
+
+        every, weight = head.forward, cast("Tensor", head.weight)
 
         def scored(hidden: Tensor) -> Tensor:
-            logits = at_least_float32(every(hidden[:, -batch.keep :]))
-            return batch.log_probabilities(logits.to(batch.answers.device)).unsqueeze(1)
+            # Of several circuits at a time, logits of the whole vocabulary would take more than all the rest.
+            rows = max(1, BUDGETS["losses"].on(hidden.device.type) // (4 * len(weight) * batch.keep))
+            targets = batch.answers.repeat(len(hidden) // len(batch.answers), 1).to(hidden.device)
+            parts = zip(hidden[:, -batch.keep :].split(rows), targets.split(rows), strict=True)
+            return torch.cat([log_probabilities(at_least_float32(every(part)), own) for part, own in parts]).unsqueeze(
+                1
+            )
 
         with replaced_forward(head, scored):
             yield batch

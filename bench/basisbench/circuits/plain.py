@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from basisbench.attribution.batch import log_probabilities
 from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import CrossLayerBasis
 
@@ -63,7 +64,7 @@ class PlainPass:
         if self.batch.sign is None:
             return self.model.logits(self.batch.clean, edits).unsqueeze(0)
         logits = self.model.last_logits(self.batch.clean, edits, keep=self.batch.keep)
-        return self.batch.log_probabilities(logits).unsqueeze(0)
+        return log_probabilities(logits, self.batch.answers).unsqueeze(0)
 
     def metric(self, circuit: CircuitMask) -> Float[Tensor, "circuit=1 pair"]:
         """Return the metric of the circuit on each pair."""
