@@ -24,7 +24,7 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basisbench.errors import BasisError, first_line
+from basisbench.errors import BasisError, whole_message
 from basisbench.models.onednn import largest_bytes
 from basisbench_baselines.dictionaries import clt_forge
 from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
@@ -156,7 +156,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
             f"{path} is missing; expected circuit-tracer's format, {CONFIG} beside W_enc_0.safetensors"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BasisError(f"{path} cannot be read as YAML ({first_line(error)})") from error
+        raise BasisError(f"{path} cannot be read as YAML ({whole_message(error)})") from error
     kind = config.get("model_kind") if isinstance(config, dict) else None
     if not isinstance(config, dict) or kind != KIND:
         raise BasisError(
@@ -221,7 +221,7 @@ def _header(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
     except (OSError, SafetensorError) as error:
-        raise BasisError(f"{path} is not a safetensors file that can be read: {first_line(error)}") from error
+        raise BasisError(f"{path} is not a safetensors file that can be read: {whole_message(error)}") from error
 
 
 def _check_names(path: Path, found: Mapping[str, Any], wanted: Set[str], optional: Set[str] = frozenset()) -> None:

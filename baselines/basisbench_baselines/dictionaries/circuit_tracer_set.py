@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
-from basisbench.errors import BasisError, first_line
+from basisbench.errors import BasisError, whole_message
 from basisbench_baselines.dictionaries.hub_snapshot import resolve
 from basisbench_baselines.dictionaries.makers import (
     Facts,
@@ -50,7 +50,7 @@ def transcoders(files: Files, folder: str) -> dict[str, tuple[Format, tuple[File
     try:
         own = yaml.safe_load(files.path(name).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise BasisError(f"{files.where(name)} cannot be read as YAML: {first_line(error)}") from error
+        raise BasisError(f"{files.where(name)} cannot be read as YAML: {whole_message(error)}") from error
     if not isinstance(own, dict) or own.get("model_kind") != "transcoder_set":
         return {}
     listed = own.get("transcoders")

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basisbench.errors import BasisError, first_line
+from basisbench.errors import BasisError, whole_message
 from basisbench.models.onednn import largest_bytes
 from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
 from basisbench_baselines.dictionaries.placement import mlp_gain
@@ -134,7 +134,7 @@ def _config(path: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise BasisError(f"{path} cannot be read as JSON ({first_line(error)})") from error
+        raise BasisError(f"{path} cannot be read as JSON ({whole_message(error)})") from error
     if not isinstance(config, dict):
         raise BasisError(f"{path} holds no object, expected the configuration of CLT-Forge")
     return config
@@ -148,7 +148,7 @@ def _units(path: Path, layers: int, pairs: int, width: int) -> int:
         with safe_open(path, framework="pt") as file:
             found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
     except (OSError, SafetensorError) as error:
-        raise BasisError(f"{path} is not a safetensors file that can be read: {first_line(error)}") from error
+        raise BasisError(f"{path} is not a safetensors file that can be read: {whole_message(error)}") from error
     units = int(found.get("b_enc", (0, 0))[-1])
     expected = {
         "W_enc": (layers, width, units), "b_enc": (layers, units), "log_threshold": (layers, units),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from basisbench.errors import BasisError, first_line
+from basisbench.errors import BasisError, whole_message
 from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, as_basis_error
 from basisbench_baselines.dictionaries.makers import Facts, read_json
 from basisbench_baselines.dictionaries.trees import Files
@@ -61,7 +61,9 @@ def saelens_facts(files: Files, place: str) -> Facts:
             )
         return {"architecture": str(config.get("architecture", "standard")), "metadata": metadata}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise BasisError(f"{files.where(name)}: not a configuration that SAELens wrote: {first_line(error)}") from error
+        raise BasisError(
+            f"{files.where(name)}: not a configuration that SAELens wrote: {whole_message(error)}"
+        ) from error
 
 
 def saelens_dictionary(title: str, files: Files, place: str, snapshot: Snapshot | None) -> Dictionary:
