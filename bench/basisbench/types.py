@@ -24,6 +24,8 @@ WITHOUT_ERROR_NODES: tuple[ErrorPolicy, ...] = ("keep", "ablate")
 """Policies under which errors are no nodes: all are live, or all are at their reference."""
 ScoreReference = Literal["ablation", "counterfactual"]
 Bos = Literal["auto", "always", "never"]
+Metric = Literal["logit", "logprob"]
+"""What answers are worth: the logit of one token, or the summed log-probability of several."""
 Granularity = Literal["position", "unit"]
 Colour = Literal["black", "orange", "sky", "green", "blue", "vermillion", "purple", "grey"]
 """Okabe and Ito's palette, safe for colour-blind readers."""
@@ -102,6 +104,8 @@ class Pairs:
         counterfactual_text: the counterfactual prompts as text.
         clusters: by factor, the level of each pair; without factors that have one level in all groups.
         token_texts: the tokens of the first clean prompt as text.
+        metric: what answers are worth. Under "logprob" each pair has one answer and one foil, of equally many tokens;
+            prompts go on with all tokens of the answer but the last one.
     """
 
     task: str
@@ -117,6 +121,7 @@ class Pairs:
     counterfactual_text: tuple[str, ...]
     clusters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     token_texts: tuple[str, ...] = ()
+    metric: Metric = "logit"
 
     def __len__(self) -> int:
         return len(self.clean)

@@ -163,6 +163,7 @@ def test_nodes_under_the_error_policy_node_stand_beside() -> None:
         ({"score_reference": "counterfactual"}, "scores for the counterfactual value"),
         ({"score_split": "evaluation"}, "held in: scores on the evaluation pairs"),
         ({"bos": "never"}, "bos never"),
+        ({"metric": "logprob"}, "metric logprob"),
         ({"ties": "order"}, "ties by order"),
         ({"attribution_draw": 2}, "attribution draw 2"),
     ],
@@ -179,6 +180,16 @@ def test_other_conditions_of_scores_have_parts_of_their_own(change: dict[str, ob
 
 
 # --- what tables say ---
+
+
+def test_where_every_task_is_below_a_gate_values_and_advice_stand_in_place_of_medians() -> None:
+    summary = summarise([synthetic_record(gap=0.3, layers=(2,)), synthetic_record("sva_rc", gap=0.3, layers=(2,))])
+    for text in (render_text(summary), render_markdown(summary)):
+        assert "No medians: every task is below a gate." in text
+        assert "0/0" not in text
+        assert "Gap within its errors: take more pairs (--examples), more layers, or another task." in text
+        assert re.search(r"ioi +100 +1 +0\.46 +0\.18 \(228%", text.replace("|", " "))
+    assert "Gap within its errors" not in render_text(summarise([synthetic_record()]))
 
 
 def test_tables_say_what_there_is_to_explain_and_how_well_dictionaries_fit() -> None:

@@ -37,6 +37,9 @@ BY_NAME = Display()
 """The order of names, where none is declared."""
 
 NO_MEDIANS = "No medians: no basis has all tasks of the suite under these conditions."
+ALL_BELOW = (
+    "No medians: every task is below a gate. Its values stand under the task, marked !, and what to do about it."
+)
 
 NOTES = (
     "* best of its task, family and method (medians: family and method), and whoever a paired bootstrap cannot tell",
@@ -139,7 +142,7 @@ def render_text(
         if len(shown):
             tables.append(detail_table(shown, f"Each task under {chosen}", display))
         blocks.append(wrapped(title, width))
-        blocks += [NO_MEDIANS] if medians.empty else []
+        blocks += [_no_medians(part)] if medians.empty else []
         blocks += [plain_text(table, width) for table in tables]
         if reasons := unfit_lines(part):
             blocks.append("\n".join(["No best mark for:", *(wrapped(f"  {line}", width) for line in reasons)]))
@@ -179,7 +182,7 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     """
     lines = ["# Comparison of bases", ""]
     for title, part, medians, short in _parts(summary):
-        lines += [f"## {title}", "", *([NO_MEDIANS, ""] if medians.empty else [])]
+        lines += [f"## {title}", "", *([_no_medians(part), ""] if medians.empty else [])]
         tables = [*headline_tables(medians, display, tuple(HEADLINES), intervals=True), task_table(part)]
         groups = sorted(
             part.groupby(["task", "task_version", "family"]), key=lambda item: (item[0][:2], family_order(item[0][2]))
@@ -200,11 +203,16 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _no_medians(part: pd.DataFrame) -> str:
+    return ALL_BELOW if part["gate"].ne("").all() else NO_MEDIANS
+
+
 def _parts(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame, list[str]]]:
     """Yield the parts to show: title, rows, their medians, and what short labels of bases stand for."""
     medians = beside_node(median_table(summary), ["suite_tasks"])
-    complete = medians["tasks_found"].eq(medians["tasks"]).groupby([medians[name] for name in (*SHARED, "suite_tasks")])
-    medians = medians[complete.transform("any")]
+    grouped = [medians[name] for name in (*SHARED, "suite_tasks")]
+    complete = medians["tasks_found"].eq(medians["tasks"]).groupby(grouped)
+    medians = medians[complete.transform("any") & medians["tasks"].gt(0).groupby(grouped).transform("any")]
     for title, part in split_conditions(compare_table(summary)):
         of_part = part[[*CONDITIONS, "family"]].drop_duplicates()
         own = medians.merge(of_part, how="inner", on=list(of_part.columns))

@@ -199,6 +199,7 @@ class _Model:
                     evaluation=cell.evaluation_pairs,
                     seed=cell.seed,
                     bos=cell.bos,
+                    metric=cell.metric,
                     draw=cell.attribution_draw,
                     longest=None if self._located is None else read_longest(self._located),
                 )
@@ -206,7 +207,10 @@ class _Model:
                 self.notes.append(str(error))
             else:
                 counts = {pairs.group: len(pairs) for pairs in attribution}
-                return tuple(Prompts(counts[pairs.group], len(pairs), pairs.length) for pairs in evaluation)
+                rows = 1 if cell.metric == "logit" else 2
+                return tuple(
+                    Prompts(rows * counts[pairs.group], rows * len(pairs), pairs.length) for pairs in evaluation
+                )
         candidates = zip(range(_WORDS), task.candidates("evaluation", cell.seed), strict=False)
         self.notes.append("prompts are counted in words where there is no tokenizer")
         words = mean(len(pair.clean_text.split()) for _, pair in candidates)
