@@ -15,8 +15,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import basisbench as bb
+from basisbench.registry import load_registry
 from basisbench.results.frame import read_results
 from basisbench.results.record import Record
+from basisbench.runs.layer_subset import restrict
 from basisbench.runs.session import Session
 from basisbench.types import ErrorPolicy
 
@@ -89,6 +91,15 @@ def test_the_values_are_those_of_the_record(
         assert found.complement == pytest.approx(np.array(record.curve.complement[place]), rel=1e-4, abs=1e-4)
         assert found.full == pytest.approx(np.array(record.endpoints.full), rel=1e-4)
         assert found.empty == pytest.approx(np.array(record.endpoints.empty), rel=1e-4, abs=1e-4)
+
+
+def test_a_circuit_of_some_layers_is_measured_against_the_gap_of_these_layers(pairs: Session) -> None:
+    circuit = bb.score(pairs, "mlp_act", "relp", layers="1-2").circuit(20)
+    assert circuit.cell.layers == (1, 2)
+    assert {node.layer for node in circuit.nodes} == {1, 2}
+    basis = restrict(pairs.basis(load_registry().get("basis", "mlp_act")).basis, [1, 2])
+    empty = [value for group in pairs.groups for value in group.empty(basis, "mean").tolist()]
+    assert circuit.evaluate(pairs).empty == pytest.approx(empty)
 
 
 def test_faithfulness_and_completeness_are_those_of_the_frame(pairs: Session, run: Path) -> None:

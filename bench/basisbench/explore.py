@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -32,10 +32,12 @@ from basisbench.results.record import CellConfig, Identities, write_whole
 from basisbench.results.record_fields import TopNode
 from basisbench.results.schema import Frozen, Positive, VersionOne, describe_problem
 from basisbench.results.score_file import read_scores, write_scores
+from basisbench.runs.cells import shared_layers
 from basisbench.runs.model_names import find_model
 from basisbench.runs.plugin_failure import check_widths
 from basisbench.runs.session import Session, open_session
-from basisbench.types import WITHOUT_ERROR_NODES, Ablation, Bos, ErrorPolicy, ScoreReference, Scores
+from basisbench.runs.suite import read_layers
+from basisbench.types import WITHOUT_ERROR_NODES, Ablation, Bos, ErrorPolicy, Metric, ScoreReference, Scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +67,14 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | None = None) -> M
 
 
 def load_pairs(
-    task: str | Task, model: Model, *, attribution: int = 100, evaluation: int = 100, seed: int = 0, bos: Bos = "auto"
+    task: str | Task,
+    model: Model,
+    *,
+    attribution: int = 100,
+    evaluation: int = 100,
+    seed: int = 0,
+    bos: Bos = "auto",
+    metric: Metric = "logit",
 ) -> Session:
     """Make the pairs of a task for a model's tokenizer, as aligned groups in two splits.
 
@@ -77,6 +86,7 @@ def load_pairs(
         seed: order of the candidates, and of random scores.
         bos: whether a beginning-of-sequence token stands in front of prompts: where the tokenizer adds one, "always",
             "never".
+        metric: what answers are worth: "logit" of one token, or "logprob" of several.
 
     Returns:
         The pairs on the model: `.attribution` and `.evaluation` are sequences of aligned groups, each with token ids
@@ -93,7 +103,9 @@ def load_pairs(
         _hold(name, count, isinstance(count, Integral) and count >= 1, "a whole number of pairs, at least 1")
     _hold("seed", seed, isinstance(seed, Integral), "a whole number")
     found = load_registry().get("task", task) if isinstance(task, str) else task
-    return open_session(model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed, bos=bos)
+    return open_session(
+        model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed, bos=bos, metric=metric
+    )
 
 
 def score(
@@ -104,6 +116,7 @@ def score(
     ablation: Ablation = "mean",
     error_policy: ErrorPolicy = "coordinates",
     score_reference: ScoreReference = "ablation",
+    layers: str | Sequence[int] | None = None,
 ) -> NodeScores:
     """Score every node of a basis in every aligned group of the attribution split.
 
@@ -114,6 +127,7 @@ def score(
         ablation: reference of the nodes outside a circuit.
         error_policy: what happens to what the basis does not reconstruct.
         score_reference: what nodes move to when they are scored.
+        layers: layers that the basis is restricted to, for example "10-20" or [12]; all that it covers when None.
 
     Raises:
         BasisError: the basis cannot be built, or explains nothing on these prompts.
@@ -125,6 +139,7 @@ def score(
     _hold("basis", basis, isinstance(spec, BasisSpec), "a name or a BasisSpec")
     _hold("method", method, isinstance(way, Method) and not isinstance(way, type), "a name or a method")
     first = pairs.attribution[0]
+    kept = shared_layers([spec], pairs.model.layers, read_layers(layers))[spec.family]
     cell = _cell(
         model=pairs.model.name,
         task=first.task,
@@ -137,19 +152,21 @@ def score(
         score_reference=score_reference,
         seed=pairs.seed,
         bos=pairs.bos,
+        metric=pairs.metric,
         attribution_pairs=pairs.attribution.pair_count,
         evaluation_pairs=pairs.evaluation.pair_count,
+        layers=kept,
     )
-    built = pairs.basis(spec).basis
+    built = pairs.basis(spec, kept).basis
     contexts = [group.attribution for group in pairs.groups]
     keys = [context.pairs.group for context in contexts]
-    pairs.fit(spec, built)
+    pairs.fit(spec, built, kept)
     scores = pairs.scores(built, way, cell)
     for group, found in zip(pairs.groups, scores, strict=True):
         check_widths(found.units, found.errors, way, built, group.reference(built, ablation), error_policy)
     return NodeScores(
         cell=cell,
-        identities=pairs.identity(spec, way),
+        identities=pairs.identity(spec, way, kept),
         layers=tuple(site.layer for site in built.sites),
         roles={context.pairs.group: context.pairs.roles for context in contexts},
         groups=dict(zip(keys, scores, strict=True)),
@@ -276,7 +293,7 @@ class Circuit(Frozen):
         spec = basis or load_registry().get("basis", cell.basis)
         _hold("basis", spec, isinstance(spec, BasisSpec), "a BasisSpec")
         self._check(pairs, spec)
-        built = pairs.basis(spec).basis
+        built = pairs.basis(spec, cell.layers).basis
         curves = [self._measured(cell, built, group) for group in pairs.groups]
         parts = [(curve.full, curve.empty, curve.circuit[0], curve.complement[0] or []) for curve in curves]
         return Evaluation(*(np.concatenate(values) for values in zip(*parts, strict=True)))
@@ -288,7 +305,7 @@ class Circuit(Frozen):
 
     def _check(self, pairs: Session, spec: BasisSpec) -> None:
         """Refuse pairs, a model or a dictionary that the circuit was not made for."""
-        here, first = pairs.identity(spec), pairs.attribution[0]
+        here, first = pairs.identity(spec, layers=self.cell.layers), pairs.attribution[0]
         for what, found, own in (
             ("basis", spec.name, self.cell.basis),
             ("task", f"{first.task} version {first.version}", f"{self.cell.task} version {self.cell.task_version}"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,10 +24,14 @@ WITHOUT_ERROR_NODES: tuple[ErrorPolicy, ...] = ("keep", "ablate")
 """Policies under which errors are no nodes: all are live, or all are at their reference."""
 ScoreReference = Literal["ablation", "counterfactual"]
 Bos = Literal["auto", "always", "never"]
+Metric = Literal["logit", "logprob"]
+"""What answers are worth: the logit of one token, or the summed log-probability of several."""
 Granularity = Literal["position", "unit"]
 Colour = Literal["black", "orange", "sky", "green", "blue", "vermillion", "purple", "grey"]
 """Okabe and Ito's palette, safe for colour-blind readers."""
 Line = Literal["solid", "dashed", "dotted", "dash-dot", "long-dash"]
+Marker = Literal["o", "s", "X", "D", "P", "h", "p", "*", "^", "v", "<", ">"]
+"""Markers that pictures and the page can draw, by matplotlib's names."""
 
 SPLITS: tuple[Split, ...] = ("attribution", "evaluation")
 FAMILIES: tuple[Family, ...] = ("mlp", "attn", "resid")
@@ -100,6 +104,8 @@ class Pairs:
         counterfactual_text: the counterfactual prompts as text.
         clusters: by factor, the level of each pair; without factors that have one level in all groups.
         token_texts: the tokens of the first clean prompt as text.
+        metric: what answers are worth. Under "logprob" each pair has one answer and one foil, of equally many tokens;
+            prompts go on with all tokens of the answer but the last one.
     """
 
     task: str
@@ -115,6 +121,7 @@ class Pairs:
     counterfactual_text: tuple[str, ...]
     clusters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     token_texts: tuple[str, ...] = ()
+    metric: Metric = "logit"
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -202,11 +209,19 @@ class Style:
         colour: of the line and its markers.
         line: how the line is broken.
         marker: matplotlib's name of the marker, for example "o".
+
+    Raises:
+        ValueError: pictures have no such colour, line or marker.
     """
 
     colour: Colour
     line: Line
-    marker: str
+    marker: Marker
+
+    def __post_init__(self) -> None:
+        for field_name, kind in (("colour", Colour), ("line", Line), ("marker", Marker)):
+            if (value := getattr(self, field_name)) not in get_args(kind):
+                raise ValueError(f"Style: {field_name} {value!r}; expected one of {', '.join(get_args(kind))}")
 
 
 @dataclass(frozen=True)

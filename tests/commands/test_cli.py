@@ -166,9 +166,10 @@ def test_show_gives_pairs_as_text(
     assert text.count("  clean ") == text.count("  counterfactual ") == 3
     assert "roles: bos | " in text
     assert text.count(" 0 '<s>' | ") == 6, "every token of both prompts of each pair, with its id"
-    assert re.search(r"^levels that intervals resample: noun \d+$", text, re.MULTILINE)
+    assert re.search(r"^green +levels +noun \d+$", text, re.MULTILINE)
     assert " tokens\n" in text
-    assert "dropped from the evaluation split" in text
+    assert re.search(r"^\w+ +evaluation dropped +", text, re.MULTILINE)
+    assert re.search(r"^data check: (green|yellow); --measure asks the model too$", text, re.MULTILINE)
 
 
 def test_show_follows_what_is_asked_of_the_beginning(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,8 +194,11 @@ def test_show_measures_accuracy_and_gaps_as_a_record_has_them(
     for path in paths:
         record = read_record(path)
         full, empty = (sum(values) / len(values) for values in (record.endpoints.full, record.endpoints.empty))
-        assert f"accuracy {record.endpoints.accuracy:.0%} of 24 evaluation pairs; F(M) {full:.3f}\n" in text
-        found = re.search(rf"^{record.cell.family}: F\(0\) (\S+), gap F\(M\) - F\(0\) (\S+) ", text, re.MULTILINE)
+        right = f"{record.endpoints.accuracy:.0%} of 24 evaluation pairs (gate: 75%); F(M) {full:.3f}\n"
+        assert re.search(rf"^green +accuracy +{re.escape(right)}", text, re.MULTILINE)
+        found = re.search(
+            rf"^green +gap {record.cell.family} +F\(0\) (\S+), gap F\(M\) - F\(0\) (\S+) ", text, re.MULTILINE
+        )
         assert found is not None
         assert [float(value) for value in found.groups()] == pytest.approx([empty, full - empty], abs=2e-3)
 

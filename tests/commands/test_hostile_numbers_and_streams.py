@@ -43,11 +43,11 @@ def test_numbers_that_no_record_holds_are_refused(words: list[str], capsys: pyte
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[" * 20_000, "not YAML: nested too deeply"),
-        ("name: 2024-99-99", "not YAML: month must be in 1..12"),
-        ("name: !!int ''", "not YAML: "),
-        ("name: !!timestamp x", "not YAML: "),
-        ("name: !!float x", "not YAML: "),
+        ("[" * 20_000, "nested too deep for a suite"),
+        ("name: 2024-99-99", "YAML cannot read: month must be in 1..12"),
+        ("name: !!int ''", "YAML cannot read: "),
+        ("name: !!timestamp x", "YAML cannot read: "),
+        ("name: !!float x", "YAML cannot read: "),
         ("seeds: [9999999999999999999999]", "seeds[0]: input should be less than or equal to 9007199254740992"),
         ("attribution_pairs: 9999999999999999999999", "attribution_pairs: input should be less than or equal to"),
     ],

@@ -118,6 +118,7 @@ DEFAULTS = {
     "score_split": "attribution",
     "attribution_draw": 0,
     "bos": "auto",
+    "metric": "logit",
     "ties": "random",
     "granularity": "position",
     "seed": 0,

@@ -192,7 +192,17 @@ def test_any_single_damage_is_refused_naming_its_place(
     """Whatever is damaged, the message names the damaged field or the part of the record that it contradicts."""
     optional = {"ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "kl"}
     optional |= {"subset_sizes", "subset_draws", "layers", "sources", "empty_at", "code"}
-    optional |= {"score_reference", "score_split", "attribution_draw", "bos", "ties", "control", "suite"}
+    optional |= {
+        "score_reference",
+        "score_split",
+        "attribution_draw",
+        "bos",
+        "metric",
+        "ties",
+        "control",
+        "suite",
+        "weights_file",
+    }
     # Without them a record can be read; `validate` asks for them.
     optional |= {"gate_empty", "family_empty", "scored_nodes", "area_end", "all_units", "loss_recovered", "coordinate"}
     counted = {"attribution", "evaluation"}  # reasons to numbers, free in their names
@@ -237,6 +247,7 @@ def test_ids_follow_every_field_of_question_and_things() -> None:
         "score_split": "evaluation",
         "attribution_draw": 1,
         "bos": "always",
+        "metric": "logprob",
         "ties": "order",
     }
     assert {*changes, "ranking"} == set(CellConfig.model_fields), "a new field must be part of the id"

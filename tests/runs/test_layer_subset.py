@@ -13,7 +13,7 @@ from basisbench.attribution.projection import projected_scores
 from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import rank
-from basisbench.errors import BasisError
+from basisbench.errors import BasisBenchError, BasisError
 from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, UnitwiseBasis
 from basisbench.results.metrics import sizes_grid
 from basisbench.runs.cells import shared_layers
@@ -117,6 +117,16 @@ def test_the_bases_of_a_family_share_the_layers_that_all_of_them_cover() -> None
 def test_bases_without_a_common_layer_are_told() -> None:
     with pytest.raises(BasisError, match="'a' and 'b' of family mlp cover no common layer"):
         shared_layers([spec("a", "mlp", (0, 1)), spec("n", "mlp", None), spec("b", "mlp", (2,))])
+
+
+def test_a_run_is_restricted_to_the_layers_that_are_asked_for() -> None:
+    bases = [spec("neurons", "mlp", None), spec("a", "mlp", (1, 2, 3, 5)), spec("resid", "resid", None)]
+    assert shared_layers(bases, 6, (2, 3, 4)) == {"mlp": (2, 3), "resid": (2, 3, 4)}
+    assert shared_layers(bases[::2], 6, tuple(range(6))) == {"mlp": None, "resid": None}
+    with pytest.raises(BasisError, match="basis 'a' covers none of the layers that are asked for; layers of 'a': 1, 2"):
+        shared_layers(bases, 6, (0, 4))
+    with pytest.raises(BasisBenchError, match="layers: the model has 6, 0 to 5; found 6"):
+        shared_layers(bases, 6, (2, 6))
 
 
 @pytest.mark.parametrize("ablation", ["mean", "counterfactual"])

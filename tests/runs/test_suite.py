@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import load_registry
-from basisbench.results.record import CellConfig
+from basisbench.results.record import CellConfig, Identities, cell_id
 from basisbench.runs.cells import expand
 from basisbench.runs.runner import cell_blocks
-from basisbench.runs.suite import Also, Suite, list_suites, load_suite
+from basisbench.runs.suite import Also, Suite, first_draws, list_suites, load_suite, read_layers
 
 CONTENT: dict[str, Any] = {
     "name": "mine",
@@ -101,7 +102,15 @@ def test_every_built_in_suite_is_named_as_its_file_and_expands() -> None:
 
 def test_a_file_says_what_is_run_and_defaults_fill_the_rest(tmp_path: Path) -> None:
     whole = load_suite(write(tmp_path, CONTENT)).model_dump(mode="json")
-    later = {"also": [], "dtype": None, "revisions": {}, "dictionary_units": {}, "expected": None}
+    later = {
+        "metric": "logit",
+        "layers": None,
+        "also": [],
+        "dtype": None,
+        "revisions": {},
+        "dictionary_units": {},
+        "expected": None,
+    }
     assert whole == {**CONTENT, **later}
     required = {"name", "summary", "models", "tasks", "bases", "methods"}
     short = load_suite(write(tmp_path, {name: CONTENT[name] for name in required}))
@@ -296,10 +305,63 @@ def test_a_missing_field_is_named(tmp_path: Path, field: str) -> None:
         ("", "expected fields such as 'name:' and 'tasks:', found nothing"),
         ("- a", "expected fields such as 'name:' and 'tasks:', found list"),
         ("!!python/object:os.system {}", "not YAML: could not determine a constructor"),
+        ("[" * 500, "nested too deep for a suite"),
+        ("a: !!int x", "holds a value that YAML cannot read: invalid literal"),
+        ("a: 2020-99-99", "holds a value that YAML cannot read: month must be in 1..12"),
+        ("a: !!bool x", "holds a value that YAML cannot read"),
+        ("a: &a [*a]", "its aliases (&name, *name) repeat each other beyond all bounds"),
+        ("name: " + "a" * 1024 * 1024, "bytes, but at most 1048576 are allowed"),
     ],
 )
 def test_what_is_not_a_suite_is_told(tmp_path: Path, text: str, expected: str) -> None:
     assert expected in refuse(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seeds": [2**70]}, "seeds[0]: input should be less than or equal to 9007199254740992"),
+        ({"evaluation_pairs": 2**70}, "evaluation_pairs: input should be less than or equal to 9007199254740992"),
+        ({"seeds": range(1001)}, "seeds: tuple should have at most 1000 items"),
+    ],
+)
+def test_numbers_beyond_all_bounds_are_refused(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(RecordError, match=re.escape(said)):
+        load_suite("pocket").changed(changes)
+
+
+def test_more_draws_and_cells_than_a_run_can_do_are_refused_at_once() -> None:
+    with pytest.raises(BasisBenchError, match="draws: at most 1000, found 1e\\+12"):
+        first_draws(10**12)
+    suite = load_suite("pocket").changed({"seeds": tuple(range(1000)), "attribution_draws": first_draws(1000)})
+    with pytest.raises(BasisBenchError, match=r"suite 'pocket' asks for .* cells, at most 100000 in one run"):
+        expand(suite, load_registry())
+
+
+@pytest.mark.parametrize("given", ["0-1, 3", [3, 0, 1], (0, 1, 3), "3,0-1"])
+def test_layers_are_ranges_or_lists_and_restrict_every_cell(given: object) -> None:
+    suite = load_suite("pocket").changed({"layers": given})
+    assert suite.layers == read_layers(given) == (0, 1, 3)  # type: ignore[arg-type]
+    assert {cell.layers for cell in expand(suite, load_registry())} == {(0, 1, 3)}
+
+
+@pytest.mark.parametrize("given", ["", "3-1", "a", "1,,2", "-1", [-1], [1, 1], "1,1", [], "0-9999", {"a": 1}, 3])
+def test_layers_that_are_none_are_refused(given: object) -> None:
+    with pytest.raises(BasisBenchError, match="layers"):
+        read_layers(given)  # type: ignore[arg-type]
+    with pytest.raises(RecordError, match="layers"):
+        load_suite("pocket").changed({"layers": given})
+
+
+def test_the_metric_is_a_condition_of_its_own() -> None:
+    suite = load_suite("pocket").changed({"metric": "logprob"})
+    cells = expand(suite, load_registry())
+    assert {cell.metric for cell in cells} == {"logprob"}
+    usual = cells[0].model_copy(update={"metric": "logit"})
+    identities = Identities(model="a" * 8, dictionary=None, data="b" * 8)
+    assert cell_id(cells[0], identities) != cell_id(usual, identities)
+    with pytest.raises(RecordError, match="kl: the divergence is measured at one position"):
+        suite.changed({"kl": True})
 
 
 def test_missing_files_and_names_are_told(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from basisbench.attribution.batch import Batch
+from basisbench.attribution.batch import Batch, readable_logits
 from basisbench.attribution.cost import Ledger, Spent, now
 from basisbench.attribution.error_nodes import error_axes, to_nodes
 from basisbench.attribution.gradients import gradient_field, gradient_tokens
@@ -45,12 +45,7 @@ class GroupContext:
 
     def __init__(self, model: Model, pairs: Pairs, seed: int) -> None:
         self.pairs = pairs
-        self.batch = Batch(
-            clean=model.tokens(pairs.clean),
-            counterfactual=model.tokens(pairs.counterfactual),
-            answers=model.tokens(pairs.answers),
-            foils=model.tokens(pairs.foils),
-        )
+        self.batch = Batch.of(model, pairs)
         self.ledger = Ledger()
         self.ablation: Ablation = "mean"
         self.score_reference: ScoreReference = "ablation"
@@ -124,12 +119,12 @@ class GroupContext:
 
     @property
     def answers(self) -> Int[Tensor, "pair answer"]:
-        """Ids of the tokens that the clean prompts call for."""
+        """Ids of the tokens that the clean prompts call for; of several in an answer, those that a row is scored on."""
         return self.batch.answers
 
     @property
     def foils(self) -> Int[Tensor, "pair foil"]:
-        """Ids of the tokens that the counterfactual prompts call for."""
+        """Ids of the tokens that the counterfactual prompts call for; those of the pair's other row likewise."""
         return self.batch.foils
 
     def activation(self, hook: str, side: Side) -> Float[Tensor, "pair ..."]:
@@ -337,8 +332,9 @@ class GroupContext:
         """Return the metric of the unhooked model on the clean prompts."""
         import torch
 
-        with torch.no_grad():
-            return self.batch.metric(self._model.logits(self.batch.clean, fast=True))
+        head = self._model.fast_body.get_submodule(self._model.head)
+        with torch.no_grad(), readable_logits(head, self.batch) as batch:
+            return batch.metric(self._model.logits(batch.clean, fast=True, keep=batch.keep))
 
     def patched_metric(
         self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]

@@ -105,7 +105,7 @@ def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: E
         edited(body, {embedding: embed}),
         observed(body, places) as seen,
     ):
-        metric = narrowed.metric(model.logits(batch.clean, fast=True))
+        metric = narrowed.metric(model.logits(batch.clean, fast=True, keep=batch.keep))
     return _backward(model, metric, seen)
 
 
@@ -201,7 +201,7 @@ class _Path:
             observed(body, others) as seen,
         ):
             edits = {self.model.place(self.start): edit}
-            logits = self.entered.repeated(count).logits_from(self.layer, edits)
+            logits = self.entered.repeated(count).logits_from(self.layer, edits, keep=self.batch.keep)
             total = narrowed.metric(logits.unflatten(0, (count, -1))).sum()
         share = (self.model.layers - self.layer) / self.model.layers
         self.model.meter.forward_equivalents += 2 * len(logits) * share
@@ -256,7 +256,7 @@ def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _e
         for name in (*hooks, head):
             handle = model.hook_point(name).register_forward_hook(watch(name))
             stack.callback(handle.remove)
-        model.bridge(batch.clean, use_cache=False, logits_to_keep=1)
+        model.bridge(batch.clean, use_cache=False, logits_to_keep=batch.keep)
         # Before any final soft-cap, as everywhere.
         metric = narrowed.metric(at_least_float32(seen.pop(head)[:, -1].to(model.device)))
     model.meter.forward_equivalents += len(metric)

@@ -144,7 +144,7 @@ def _metric(
     unembedding = model.component("unembed").original_component
     # In this order: the head that gives the answers' logits alone takes the place of oneDNN's, which gives all.
     with running_onednn(model.bridge, model.onednn_linears), answer_logits_only(unembedding, batch) as narrowed:
-        _run(model, batch.clean, put, rules, hooks, seen, leaves=leaves, head=head)
+        _run(model, batch.clean, put, rules, hooks, seen, leaves=leaves, head=head, keep=batch.keep)
     # Before any final soft-cap, as everywhere.
     return narrowed.metric(at_least_float32(head[_HEAD][:, -1].to(model.device)))
 
@@ -159,6 +159,7 @@ def _run(
     *,
     leaves: bool,
     head: dict[str, Tensor] | None = None,
+    keep: int = 1,
 ) -> None:
     """Run the model once; `leaves` starts a graph at the embeddings and at whatever replaces an activation."""
 
@@ -184,5 +185,5 @@ def _run(
             stack.callback(model.hook_point(hook).register_forward_hook(watch(hook, seen)).remove)
         if head is not None:
             stack.callback(model.hook_point(_HEAD).register_forward_hook(watch(_HEAD, head)).remove)
-        model.bridge(tokens, use_cache=False, logits_to_keep=1)
+        model.bridge(tokens, use_cache=False, logits_to_keep=keep)
     model.meter.forward_equivalents += len(tokens)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.batch import readable_logits
 from basisbench.attribution.error_nodes import error_axes, from_nodes, to_nodes
 from basisbench.models.hooks import Edit
 from basisbench.protocols import CrossLayerBasis
@@ -77,5 +78,7 @@ def patched_metric(
     if isinstance(basis, CrossLayerBasis):
         for later in basis.sites[basis.sites.index(site) + 1 :]:
             edits[context.model.place(later.write)] = adding(basis.spread(site, steps, later))
-    logits = entered.repeated(len(positions)).logits_from(site.layer, edits)
+    head = context.model.fast_body.get_submodule(context.model.head)
+    with readable_logits(head, batch):
+        logits = entered.repeated(len(positions)).logits_from(site.layer, edits, keep=batch.keep)
     return batch.metric(logits.unflatten(0, (len(positions), -1)))

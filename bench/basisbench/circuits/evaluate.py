@@ -106,7 +106,7 @@ def evaluate(
                 nats[chosen, place] = _divergence(full[place], logits)
 
         model.batching.in_blocks("circuits", circuits, part.stop - part.start, length, measure, most=most)
-    return CircuitValues(metric, nats)
+    return CircuitValues(batch.per_pair(metric), nats)
 
 
 def tokens_per_pass(model: Model, basis: Basis) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.batch import readable_logits
 from basisbench.circuits.circuit import Reference
 from basisbench.circuits.fast.shared_work import NO_PREFIX, Prefix, SharedWork, common_prefix, share_work
 from basisbench.circuits.reference import constant_edits, reference_outputs, reference_values
@@ -98,16 +99,19 @@ class GroupPair:
 
     def _metric(self, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]]) -> Float[Tensor, " pair"]:
         """Return the metric of each evaluation pair with activations at given values, by hook."""
-        return self.evaluation.batch.metric(self._logits(outputs))
+        batch = self.evaluation.batch
+        return batch.per_pair(batch.metric(self._logits(outputs)))
 
     def _logits(self, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]]) -> Float[Tensor, "pair vocab"]:
         import torch
 
-        model, tokens = self.evaluation.model, self.evaluation.batch.clean
+        model, batch = self.evaluation.model, self.evaluation.batch
+        head, tokens = model.fast_body.get_submodule(model.head), batch.clean
 
         def run_part(chosen: slice) -> Tensor:
-            with torch.inference_mode():
-                return model.logits(tokens[chosen], constant_edits(model, outputs, chosen), fast=True)
+            edits = constant_edits(model, outputs, chosen)
+            with torch.inference_mode(), readable_logits(head, batch.pairs(chosen)):
+                return model.logits(tokens[chosen], edits, fast=True, keep=batch.keep)
 
         return torch.cat(model.batching.in_parts("activations", len(tokens), tokens.shape[1], run_part))
 
@@ -119,7 +123,7 @@ class GroupPair:
     def _prefix(self) -> Prefix:
         attribution, evaluation = self.attribution.batch, self.evaluation.batch
         prompts = [attribution.counterfactual, evaluation.clean, evaluation.counterfactual]
-        return common_prefix(self.evaluation.model, prompts)
+        return common_prefix(self.evaluation.model, prompts, evaluation.keep)
 
     def shared_work(self, basis: Basis, ablation: Ablation) -> SharedWork:
         """Return what the ablated passes share; kept for all bases that write for the first time at the same place."""
@@ -127,6 +131,6 @@ class GroupPair:
         if key not in self._shared_work:
             prefix = NO_PREFIX if ablation == "zero" else self._prefix
             self._shared_work.clear()
-            model, tokens = self.evaluation.model, self.evaluation.batch.clean
-            self._shared_work[key] = share_work(model, tokens, prefix, basis.sites[0])
+            model, batch = self.evaluation.model, self.evaluation.batch
+            self._shared_work[key] = share_work(model, batch.clean, prefix, basis.sites[0], batch.keep)
         return self._shared_work[key]

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from basisbench.attribution.batch import log_probabilities
 from basisbench.models.hooks import Edit, Place
 from basisbench.protocols import CrossLayerBasis
 
@@ -55,9 +56,15 @@ class PlainPass:
         return PlainPass(self.model, self.basis, self.batch.pairs(chosen), self.reference.pairs(chosen))
 
     def logits(self, circuit: CircuitMask) -> Float[Tensor, "circuit=1 pair vocab"]:
-        """Return the logits at the last position with the circuit's nodes live and all others at their reference."""
+        """Return the logits at the last position with the circuit's nodes live and all others at their reference.
+
+        Where answers have several tokens, the summed log-probability of each row's tokens, from the positions before.
+        """
         edits = site_edits(self.model, self.basis, self.writers(circuit))
-        return self.model.logits(self.batch.clean, edits).unsqueeze(0)
+        if self.batch.sign is None:
+            return self.model.logits(self.batch.clean, edits).unsqueeze(0)
+        logits = self.model.last_logits(self.batch.clean, edits, keep=self.batch.keep)
+        return log_probabilities(logits, self.batch.answers).unsqueeze(0)
 
     def metric(self, circuit: CircuitMask) -> Float[Tensor, "circuit=1 pair"]:
         """Return the metric of the circuit on each pair."""

@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, seed
-from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ScoreReference
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, seed, terminal_width
+from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference
 
 if TYPE_CHECKING:
     from basisbench.results.display import Display
@@ -64,6 +64,9 @@ def add(commands: Commands) -> None:
         ("granularity", get_args(Granularity), "whether a node has a position (repeatable)"),
     ):  # fmt: skip
         what.add_argument(f"--{option}", choices=values, action="append", help=text)
+    what.add_argument("--layers", metavar="LAYERS", help=(
+        "restrict every basis to these layers, such as 10-20 or 0-3,7"
+    ))  # fmt: skip
     what.add_argument("--held-in", action="store_true", help=(
         "run each cell a second time with scores taken on the evaluation pairs: what new words cost"
     ))  # fmt: skip
@@ -71,9 +74,12 @@ def add(commands: Commands) -> None:
         "whether a beginning-of-sequence token stands in front of prompts (default: the suite's; auto: where the "
         "model's tokenizer puts one)"
     ))  # fmt: skip
+    what.add_argument("--metric", choices=get_args(Metric), help=(
+        "what answers are worth: the logit of one token (default), or the log-probability of answers of several tokens"
+    ))  # fmt: skip
     what.add_argument("--task-file", metavar="FILE", action="append", type=Path, default=[], help=(
-        "JSON lines or a JSON list of pairs (clean_prefix, patch_prefix, clean_answer, patch_answer) as a task; "
-        "without --task only such tasks are run (repeatable)"
+        "pairs of your own as a task: JSON lines, a JSON list, CSV, or hub:ORG/NAME?... (docs/add-a-task.md); without "
+        "--task only such tasks are run (repeatable)"
     ))  # fmt: skip
     what.add_argument("--examples", metavar="N", type=positive, help="pairs per split and task")
     what.add_argument("--seed", type=seed, help="seed of pairs, random scores and random bases")
@@ -119,10 +125,12 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Run a suite, print the comparison, and write it next to the records with the pictures."""
+    from basisbench.pairs.task_rows import task_source
     from basisbench.registry import load_registry
     from basisbench.runs.executor import parse_executor
     from basisbench.runs.run import Request, plan_request, run_request
     from basisbench.runs.runner import RunOptions
+    from basisbench.runs.suite import first_draws
 
     request = Request(
         suite=options.suite,
@@ -136,9 +144,11 @@ def execute(options: argparse.Namespace) -> None:
             "score_references": options.score_reference,
             "score_splits": SPLITS if options.held_in else None,
             "granularities": options.granularity,
+            "layers": options.layers,
             "bos": options.bos,
+            "metric": options.metric,
             "seeds": None if options.seed is None else (options.seed,),
-            "attribution_draws": None if options.draws is None else tuple(range(options.draws)),
+            "attribution_draws": first_draws(options.draws),
             "attribution_pairs": options.examples,
             "evaluation_pairs": options.examples,
         },
@@ -148,7 +158,7 @@ def execute(options: argparse.Namespace) -> None:
             dtype=options.dtype,
             resume=not options.no_resume,
             plugins=absolute(options.plugin),
-            task_files=absolute(options.task_file),
+            task_files=tuple(map(task_source, options.task_file)),
             allow_poor_fit=options.allow_poor_fit,
         ),
         jobs=options.jobs,
@@ -184,7 +194,7 @@ def _publish(records: tuple[Path, ...], out: Path, display: Display) -> None:
 
     read = read_results(records)
     summary = summarise(read)
-    print(render_text(summary, display))
+    print(render_text(summary, display, width=terminal_width()))
     write_whole(out / "summary.csv", csv_text(summary, display))
     write_whole(out / "summary.md", render_markdown(summary, display))
     plot_results(read, out / "pictures", summary=summary, display=display)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, seed
 from basisbench.errors import BasisBenchError
-from basisbench.types import FAMILIES, Bos
+from basisbench.types import Bos, Metric
 
 if TYPE_CHECKING:
+    from basisbench.circuits.group import GroupPair
     from basisbench.types import ModelSpec, Pairs, PairSet
 
 
@@ -21,9 +22,9 @@ def add(commands: Commands) -> None:
         commands,
         "show",
         "show pairs of a task as a model's tokenizer sees them",
-        "Show pairs of a task: both prompts with every token, the answers, the role of each position, how many levels\n"
-        "intervals can resample, and how many candidate pairs were dropped and why. Only the tokenizer is loaded,\n"
-        "unless --measure asks how often the model is right and what there is to explain.",
+        "Show pairs of a task: both prompts with every token, the answers, the role of each position; then a check of\n"
+        "the data: pairs kept and dropped, duplicates, levels that intervals resample, each green, yellow or red.\n"
+        "Only the tokenizer is loaded, unless --measure asks how often the model is right and what it has to explain.",
         "examples:\n  basisbench show sva_rc -n 3\n  basisbench show sva_rc --model gpt2-small --bos always\n"
         "  basisbench show sva_rc --measure\n",
     )
@@ -41,19 +42,25 @@ def add(commands: Commands) -> None:
     parser.add_argument("--bos", choices=get_args(Bos), default="auto", help=(
         "whether a beginning-of-sequence token stands in front (default: auto, where the tokenizer puts one)"
     ))  # fmt: skip
+    parser.add_argument("--metric", choices=get_args(Metric), default="logit", help=(
+        "what answers are worth, as of run (default: logit)"
+    ))  # fmt: skip
     parser.add_argument("--measure", action="store_true", help=(
         "load the model, and print its accuracy and the gap F(M) - F(0) of each site family under mean ablation"
     ))  # fmt: skip
-    parser.add_argument("--task-file", metavar="FILE", type=Path, help="show the pairs of a file")
+    parser.add_argument("--task-file", metavar="FILE", type=Path, help=(
+        "show the pairs of a file or dataset, as run takes them"
+    ))  # fmt: skip
     add_plugin(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
     """Print pairs of a task as text, with what the tokenizer makes of them."""
+    from basisbench.pairs.task_rows import task_source
     from basisbench.runs.model_names import find_model
     from basisbench.runs.runner import RunOptions
 
-    files = absolute([options.task_file] if options.task_file else [])
+    files = (task_source(options.task_file),) if options.task_file else ()
     registry = RunOptions(out=Path(), plugins=absolute(options.plugin), task_files=files).registry()
     name = options.task
     if name is None:
@@ -67,6 +74,7 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.models.load import load_tokenizer
     from basisbench.models.shape import read_longest
     from basisbench.pairs.alignment import load_splits
+    from basisbench.runs.data_check import check_model, check_pairs, verdict
 
     owner = f"model '{model.name}'"
     located = locate_model(model)
@@ -78,41 +86,34 @@ def execute(options: argparse.Namespace) -> None:
         evaluation=options.examples,
         seed=options.seed,
         bos=options.bos,
+        metric=options.metric,
         longest=read_longest(located),
     )
     chosen = splits[0] if options.split == "attribution" else splits[1]
     print(f"{task.name} (version {task.version}) with the tokenizer of {model.name}: {task.summary}")
     print(f"{options.split} split: {chosen.pair_count} pairs in {len(chosen)} aligned group(s); seed {options.seed}")
-    levels = {factor: {level for group in chosen for level in group.clusters[factor]} for factor in chosen[0].clusters}
-    print(f"levels that intervals resample: {', '.join(f'{name} {len(found)}' for name, found in levels.items())}")
     _print_pairs(chosen, options.count, tokenizer)
     print()
-    print(_dropped_account(chosen, options.split))
+    findings = list(check_pairs(task, splits, options.examples))
     if options.measure:
-        print()
-        _print_measured(model, splits, options.seed)
+        findings += check_model(_groups_on(model, splits, options.seed))
+    for finding in findings:
+        print(f"{finding.colour:<6}  {finding.what:<19}  {finding.found}")
+    unmeasured = "" if options.measure else "; --measure asks the model too"
+    print(f"data check: {verdict(findings)}{unmeasured}")
 
 
-def _print_measured(spec: ModelSpec, splits: tuple[PairSet, PairSet], seed: int) -> None:
-    """Print how often the model is right on the evaluation pairs, and how far its metric falls without a family."""
-    import torch
-
+def _groups_on(spec: ModelSpec, splits: tuple[PairSet, PairSet], seed: int) -> tuple[GroupPair, ...]:
+    """Load the model, and put the pairs on it."""
     from basisbench.attribution.context import GroupContext
     from basisbench.circuits.group import GroupPair
     from basisbench.models.load import load_model
 
     model = load_model(spec)
-    groups = [
+    return tuple(
         GroupPair(GroupContext(model, attribution, seed), GroupContext(model, evaluation, seed))
         for attribution, evaluation in zip(*splits, strict=True)
-    ]
-    full = torch.cat([group.full for group in groups])
-    whole = float(full.mean())
-    print(f"accuracy {float((full > 0).double().mean()):.0%} of {len(full)} evaluation pairs; F(M) {whole:.3f}")
-    for family in FAMILIES:
-        empty = float(torch.cat([group.empty_everywhere(family, "mean") for group in groups]).mean())
-        share = f" ({(whole - empty) / abs(whole):.0%} of |F(M)|)" if whole else ""
-        print(f"{family}: F(0) {empty:.3f}, gap F(M) - F(0) {whole - empty:.3f}{share}")
+    )
 
 
 def _print_pairs(pairs: PairSet, count: int, tokenizer: Any) -> None:
@@ -138,7 +139,8 @@ def _pair_lines(group: Pairs, row: int, tokenizer: Any) -> Iterator[str]:
         ("clean", group.clean_text[row], group.clean[row], group.answers[row]),
         ("counterfactual", group.counterfactual_text[row], group.counterfactual[row], group.foils[row]),
     ):
-        words = ", ".join(repr(tokenizer.decode([int(token)])) for token in called)
+        parts = [called.tolist()] if group.metric == "logprob" else [[token] for token in called.tolist()]
+        words = ", ".join(repr(tokenizer.decode(part)) for part in parts)
         texts = token_texts(tokenizer, ids.tolist())
         yield f"{side:<14}  {text!r} -> {words}"
         yield f"{'':<14}  {' | '.join(f'{token} {piece!r}' for token, piece in zip(ids.tolist(), texts, strict=True))}"
@@ -153,11 +155,3 @@ def _runs(roles: tuple[str, ...]) -> str:
         else:
             runs.append((role, 1))
     return " | ".join(role if count == 1 else f"{role} x{count}" for role, count in runs)
-
-
-def _dropped_account(pairs: PairSet, split: str) -> str:
-    """Say how many candidate pairs were left out, and why."""
-    if not pairs.dropped:
-        return f"dropped from the {split} split: none"
-    reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(pairs.dropped.items()))
-    return f"dropped from the {split} split: {sum(pairs.dropped.values())} candidate pairs ({reasons})"

@@ -68,6 +68,7 @@ def execute(options: argparse.Namespace) -> int:
         The exit code: 2 when the sample did not pass.
     """
     from basisbench.errors import BasisBenchError
+    from basisbench.pairs.task_rows import task_source
     from basisbench.results.schema import printable
     from basisbench.runs.verify import draw_sample, verify
 
@@ -100,7 +101,7 @@ def execute(options: argparse.Namespace) -> int:
         device=options.device,
         dtype=options.dtype,
         plugins=absolute(options.plugin),
-        task_files=absolute(options.task_file),
+        task_files=tuple(map(task_source, options.task_file)),
         on_cell=show,
     )
     passed = sum(cell.passed for cell in done)

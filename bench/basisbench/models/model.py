@@ -227,6 +227,7 @@ class Model:
         *,
         past: Any = None,
         fast: bool = False,
+        keep: int = 1,
     ) -> Float[Tensor, "row vocab"]:
         """Return the logits at the last position, before any final soft-cap, in at least float32.
 
@@ -235,13 +236,26 @@ class Model:
             edits: interventions to apply during the pass.
             past: key-value cache of the positions before the tokens, which the pass may change.
             fast: run with oneDNN's weights where they are faster (basisbench.models.onednn); same up to rounding.
+            keep: how many of the last positions reach the unembedding, which may make one of them.
         """
+        return self.last_logits(tokens, edits, past=past, fast=fast, keep=keep)[:, -1]
+
+    def last_logits(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        edits: Mapping[Place, Edit] | None = None,
+        *,
+        past: Any = None,
+        fast: bool = False,
+        keep: int = 1,
+    ) -> Float[Tensor, "row last vocab"]:
+        """Return the logits at the last positions, as `logits` does."""
         head = self.place("unembed.hook_out")
         body = self.fast_body if fast else self.body
         with edited(body, edits or {}), observed(body, {"logits": head}) as seen:
-            body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=1)
+            body(input_ids=tokens, past_key_values=past, use_cache=past is not None, logits_to_keep=keep)
         self.meter.forward_equivalents += len(tokens)
-        return at_least_float32(seen["logits"][:, -1].to(self.device))
+        return at_least_float32(seen["logits"].to(self.device))
 
     def next_token_losses(
         self, tokens: Int[Tensor, "row pos"], edits: Mapping[Place, Edit] | None = None

@@ -40,15 +40,16 @@ class BlockInputs:
     positional: tuple[tuple[Any, ...], ...]
     arguments: tuple[Mapping[str, Any], ...]
 
-    def logits_from(self, layer: int, edits: Mapping[Place, Edit]) -> Float[Tensor, "row vocab"]:
+    def logits_from(self, layer: int, edits: Mapping[Place, Edit], *, keep: int = 1) -> Float[Tensor, "row vocab"]:
         """Run blocks `layer` and later; return the logits at the last position, in at least float32.
 
         Args:
             layer: first block to run.
             edits: interventions; places before the block are never reached.
+            keep: how many of the last positions reach the unembedding, which may make one of them.
         """
         if not self.residual:
-            return self.model.logits(self.tokens, edits, fast=True)
+            return self.model.logits(self.tokens, edits, fast=True, keep=keep)
         body = self.model.fast_body
         hidden = self.residual[layer]
         with edited(body, edits):
@@ -56,7 +57,7 @@ class BlockInputs:
             for block, positional, arguments in list(called)[layer:]:
                 output = block(hidden, *positional, **arguments)
                 hidden = output[0] if isinstance(output, tuple) else output
-            normed = _final_norm(self.model)(hidden[:, -1:])
+            normed = _final_norm(self.model)(hidden[:, -keep:])
             logits: Tensor = body.get_output_embeddings()(normed)
         share = (self.model.layers - layer) / self.model.layers
         self.model.meter.forward_equivalents += len(hidden) * share

@@ -5,7 +5,7 @@
    be told to have one always or never.
 3. A pair is kept if its two prompts differ, have the same number of tokens in each segment, no more in all than the
    model has positions, and each answer and foil is exactly one more token after the clean and after the
-   counterfactual prompt.
+   counterfactual prompt. Under the metric "logprob" each pair has one answer and one foil, of equally many tokens.
 4. Pairs with the same template and the same tokens per segment form a group. Groups with too few pairs are left
    out, because reference values are means over a group.
 5. `count` pairs are spread evenly over the groups; `load_splits` keeps only groups that both splits have.
@@ -23,8 +23,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import TaskError
-from basisbench.pairs.tokens import AlignedPair, collect, token_texts, tokenizer_name
-from basisbench.types import SPLITS, Bos, ContrastPair, Pairs, PairSet, Split
+from basisbench.pairs.task_file import FileTask
+from basisbench.pairs.tokens import NOT_SINGLE, AlignedPair, collect, token_texts, tokenizer_name
+from basisbench.types import SPLITS, Bos, ContrastPair, Metric, Pairs, PairSet, Split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -55,6 +56,7 @@ def align(
     bos: Bos = "auto",
     longest: int | None = None,
     minimum_group: int = MINIMUM_GROUP,
+    metric: Metric = "logit",
 ) -> PairSet:
     """Tokenise candidates and return about `count` of them as aligned groups, largest first.
 
@@ -68,6 +70,7 @@ def align(
         bos: whether a beginning-of-sequence token stands in front of each prompt.
         longest: positions that the model has; longer prompts are dropped. None for any number.
         minimum_group: fewest pairs of a group; smaller groups are dropped.
+        metric: what answers are worth; under "logprob" they may have several tokens.
 
     Returns:
         The groups, with the candidates left out counted by reason.
@@ -77,13 +80,13 @@ def align(
             different cluster factors, or there is no such split or no such count.
     """
     check_request(task_name, split, count)
-    groups, dropped = collect(task_name, candidates, tokenizer, bos=bos, longest=longest)
+    groups, dropped = collect(task_name, candidates, tokenizer, bos=bos, longest=longest, metric=metric)
     _check_factors(task_name, (item.pair for group in groups.values() for item in group))
-    kept = [_build(task_name, version, split, key, group) for key, group in groups.items()]
+    kept = [_build(task_name, version, split, key, group, metric) for key, group in groups.items()]
     kept = [pairs for pairs in kept if len(pairs) >= minimum_group]
     dropped += Counter({SMALL_GROUP: sum(map(len, groups.values())) - sum(map(len, kept))})
     if not kept:
-        raise _no_pairs(task_name, tokenizer, split, dropped)
+        raise _no_pairs(task_name, tokenizer, split, dropped, max(map(len, groups.values()), default=0), minimum_group)
     # The largest groups, as many as `count` pairs can fill.
     kept = sorted(kept, key=lambda pairs: (-len(pairs), pairs.group))[: max(1, count // minimum_group)]
     chosen = sorted(_spread_pairs(kept, count), key=lambda pairs: -len(pairs))
@@ -99,6 +102,7 @@ def pairs_of(
     *,
     bos: Bos = "auto",
     longest: int | None = None,
+    metric: Metric = "logit",
 ) -> PairSet:
     """Return about `count` pairs of a split of a task as aligned groups of single-token answers.
 
@@ -110,15 +114,18 @@ def pairs_of(
         seed: order of the candidates.
         bos: whether a beginning-of-sequence token stands in front of each prompt.
         longest: positions that the model has; longer prompts are dropped. None for any number.
+        metric: what answers are worth; under "logprob" they may have several tokens.
 
     Raises:
         TaskError: no candidate survives this tokenizer, or there is no such split or count.
     """
     check_request(task.name, split, count)
+    if isinstance(task, FileTask):
+        task = task.for_tokenizer(tokenizer)
     candidates = list(islice(task.candidates(split, seed), MOST_CANDIDATES + 1))
     if len(candidates) > MOST_CANDIDATES:
         raise TaskError(f"task '{task.name}' yields more than {MOST_CANDIDATES} {split} candidates; a task must end")
-    return align(task.name, task.version, candidates, tokenizer, split, count, bos=bos, longest=longest)
+    return align(task.name, task.version, candidates, tokenizer, split, count, bos=bos, longest=longest, metric=metric)
 
 
 def check_request(task_name: str, split: str, count: int) -> None:
@@ -144,6 +151,7 @@ def load_splits(
     draw: int = 0,
     longest: int | None = None,
     minimum_group: int = MINIMUM_GROUP,
+    metric: Metric = "logit",
 ) -> tuple[PairSet, PairSet]:
     """Return the attribution and the evaluation pairs of a task, with the same group keys in both.
 
@@ -158,6 +166,7 @@ def load_splits(
             share no pair while candidates last; then they go through a group's candidates again from the first.
         longest: positions that the model has; longer prompts are dropped. None for any number.
         minimum_group: fewest pairs that a group must have in each split.
+        metric: what answers are worth; under "logprob" they may have several tokens.
 
     Returns:
         Both splits; groups come in the same order, the one with the most pairs in its smaller split first.
@@ -167,7 +176,9 @@ def load_splits(
             already.
     """
     everything = 1_000_000
-    found = [pairs_of(task, tokenizer, split, everything, seed, bos=bos, longest=longest) for split in SPLITS]
+    found = [
+        pairs_of(task, tokenizer, split, everything, seed, bos=bos, longest=longest, metric=metric) for split in SPLITS
+    ]
     tables = [{group.group: group for group in pair_set if len(group) >= minimum_group} for pair_set in found]
     drops = [Counter(pair_set.dropped) for pair_set in found]
     common = [key for key in tables[0] if key in tables[1]]
@@ -179,7 +190,7 @@ def load_splits(
             elif group.group not in common:
                 dropped[UNMATCHED_GROUP] += len(group)
     if not common:
-        raise _no_pairs(task.name, tokenizer, "attribution and evaluation", drops[0] + drops[1])
+        raise _no_pairs(task.name, tokenizer, "attribution and evaluation", drops[0] + drops[1], 0, minimum_group)
     # The same groups for both splits: as many as the smaller request can fill.
     keep = common[: max(1, min(attribution, evaluation) // minimum_group)]
     first, second = ([table[key] for key in keep] for table in tables)
@@ -299,7 +310,7 @@ def _finished(groups: Sequence[Pairs], tokenizer: Any) -> tuple[Pairs, ...]:
     )
 
 
-def _build(task: str, version: str, split: Split, key: str, group: Sequence[AlignedPair]) -> Pairs:
+def _build(task: str, version: str, split: Split, key: str, group: Sequence[AlignedPair], metric: Metric) -> Pairs:
     import numpy as np
 
     clusters = [clusters_of(item.pair) for item in group]
@@ -316,12 +327,18 @@ def _build(task: str, version: str, split: Split, key: str, group: Sequence[Alig
         clean_text=tuple(item.pair.clean_text for item in group),
         counterfactual_text=tuple(item.pair.counterfactual_text for item in group),
         clusters={factor: tuple(levels[factor] for levels in clusters) for factor in clusters[0]},
+        metric=metric,
     )
 
 
-def _no_pairs(task_name: str, tokenizer: Any, split: str, dropped: Mapping[str, int]) -> TaskError:
+def _no_pairs(
+    task_name: str, tokenizer: Any, split: str, dropped: Mapping[str, int], largest: int, needed: int
+) -> TaskError:
     reasons = "; ".join(f"{reason}: {number}" for reason, number in Counter(dropped).most_common() if number)
+    if NOT_SINGLE in dropped:
+        reasons += "; --metric logprob takes answers of several tokens"
+    fewest = f"{needed} pairs per group and split are needed, the largest group has {largest}; " if largest else ""
     return TaskError(
         f"task '{task_name}' has no usable {split} pairs for tokenizer '{tokenizer_name(tokenizer)}' "
-        f"({reasons or 'the task gave no candidates'})"
+        f"({fewest}{reasons or 'the task gave no candidates'})"
     )

@@ -1,10 +1,17 @@
-"""A task from a file of prompt pairs, in the format of Marks et al. 2025 (arXiv 2403.19647; data/ in their code).
+"""A task from prompt pairs that others have made: a file, or a dataset of the Hugging Face hub.
 
-The file holds one JSON object per line, or one JSON array of objects, with the string fields `clean_prefix`,
-`patch_prefix`, `clean_answer` and `patch_answer`; other fields, such as `case`, are ignored. A file names no roles,
-so the whole prompt is one segment and pairs are aligned by their number of tokens alone. An object may have `clusters`,
-levels by factor (`{"noun": "doctor"}`), if all have the same; otherwise the words in which its prompts differ are its
-level.
+Formats (`basisbench.pairs.task_rows` reads them):
+
+- Marks et al. 2025 (arXiv 2403.19647; data/ in their code): JSON lines, or one JSON array, of objects with
+  `clean_prefix`, `patch_prefix`, `clean_answer` and `patch_answer`.
+- Hanna et al. 2024 (arXiv 2403.17806; EAP-IG, MIB): CSV with `clean`, `corrupted`, and `correct_idx`, `incorrect_idx`
+  (token ids of the tokenizer that the file was made for) or `answer` and `foil`.
+- A dataset of the hub, by name and columns.
+
+A prompt is a text, or chat messages (`[{"role": ..., "content": ...}]`) that the model's own template makes a text of.
+An answer or foil is a text or a list of texts. Other fields, such as `case`, are ignored. A file names no roles, so the
+whole prompt is one segment and pairs are aligned by their number of tokens alone. An object may have `clusters`, levels
+by factor (`{"noun": "doctor"}`), if all have the same; otherwise the words in which its prompts differ are its level.
 
 The splits are made here, whatever split the file was published as:
 
@@ -22,30 +29,34 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from basisbench.errors import TaskError
+from basisbench.errors import TaskError, first_line
+from basisbench.pairs.pair_fields import CHAT, Pair, checked
 from basisbench.pairs.sentence_frames import generator
-from basisbench.types import ContrastPair, Segment, Split
+from basisbench.pairs.task_rows import HUB, read_dataset, read_file
+from basisbench.types import SPLITS, ContrastPair, Segment, Split
 
-FIELDS = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
 SMALLEST_SHARE = 0.25
 """Least share of the pairs that a split must get for the splits to be made by differing words."""
-
-_SPACE = re.compile(r"\s*")
 
 
 @dataclass(frozen=True)
 class FileTask:
-    """A task whose pairs come from a file.
+    """A task whose pairs come from a file or a dataset.
 
     Attributes:
-        name: the file's name without its ending.
-        version: the first twelve hexadecimal digits of the SHA-256 of the file's content.
+        name: the file's name without its ending, or the dataset's.
+        version: the first twelve hexadecimal digits of the SHA-256 of the content.
         summary: one line for listings.
-        by_split: the pairs of each split, in the order of the file.
+        by_split: the pairs of each split, in the order of the file. Chat messages stand there as JSON, and token ids as
+            numbers, until `for_tokenizer` makes texts of them.
         words_disjoint: whether the splits share no differing word, beside sharing no prompt.
+        ids: whether answers and foils are token ids.
+        repeated: pairs that were given more than once.
     """
 
     name: str
@@ -53,6 +64,8 @@ class FileTask:
     summary: str
     by_split: Mapping[Split, tuple[ContrastPair, ...]]
     words_disjoint: bool
+    ids: bool = False
+    repeated: int = 0
 
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         """Yield the pairs of a split in an order drawn from `seed`."""
@@ -60,117 +73,106 @@ class FileTask:
         generator(self.name, self.version, split, seed).shuffle(pairs)
         return iter(pairs)
 
+    def for_tokenizer(self, tokenizer: Any) -> FileTask:
+        """Return the task with chat messages and token ids as a model's tokenizer writes them.
 
-def load_task_file(path: str | Path) -> FileTask:
-    """Read a file of prompt pairs as a task.
+        Raises:
+            TaskError: the tokenizer has no chat template or refuses the messages, or has no such tokens.
+        """
+        written = partial(_written, self.name, tokenizer, {} if self.ids else None)
+        return replace(self, by_split={split: tuple(map(written, self.by_split[split])) for split in SPLITS})
+
+
+def _written(name: str, tokenizer: Any, tokens: dict[str, str] | None, pair: ContrastPair) -> ContrastPair:
+    """Return a pair as text; `tokens` keeps the texts of token ids, and is None where there are none."""
+    if tokens is not None:
+        for number in (*pair.answers, *pair.foils):
+            if number not in tokens:
+                tokens[number] = _token_text(name, tokenizer, int(number))
+        answers, foils = (tuple(tokens[number] for number in numbers) for numbers in (pair.answers, pair.foils))
+        pair = replace(pair, answers=answers, foils=foils)
+    if pair.template == CHAT:
+        clean, counterfactual = (
+            (Segment("prompt", _chat_text(name, tokenizer, segments[0].text)),)
+            for segments in (pair.clean, pair.counterfactual)
+        )
+        pair = replace(pair, clean=clean, counterfactual=counterfactual)
+    return pair
+
+
+def _token_text(name: str, tokenizer: Any, number: int) -> str:
+    if number >= len(tokenizer):
+        raise TaskError(
+            f"task '{name}': token id {number} is beyond the tokenizer's {len(tokenizer)}; the file was made for "
+            "another tokenizer: use one that gives answers as text, or that model"
+        )
+    # Behind another token, for some tokenizers leave out the space that the first token of a text begins with.
+    before = tokenizer("a", add_special_tokens=False)["input_ids"]
+    alone, both = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in (before, [*before, number]))
+    return str(both[len(alone) :])
+
+
+def _chat_text(name: str, tokenizer: Any, messages: str) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        raise TaskError(f"task '{name}': the model's tokenizer has no chat template; give prompts as text")
+    content = json.loads(messages)
+    answering = content[-1]["role"] == "assistant"
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                content, tokenize=False, add_generation_prompt=not answering, continue_final_message=answering
+            )
+        )
+    except Exception as error:  # a template is a program of the model's makers, and may refuse in any way
+        raise TaskError(f"task '{name}': the model's chat template refuses messages: {first_line(error)}") from error
+
+
+def load_task_file(source: str | Path) -> FileTask:
+    """Read prompt pairs as a task.
 
     Args:
-        path: the file, JSON lines or one JSON array.
+        source: a file (JSON lines, one JSON array, CSV), or a dataset of the hub
+            (`basisbench.pairs.task_rows.read_dataset`).
 
     Raises:
-        TaskError: the file cannot be read or is malformed; names the file, the line and the field.
+        TaskError: it cannot be read or is malformed; names the file, the line and the field.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except OSError as error:
-        raise TaskError(f"task file {path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise TaskError(f"task file {path}, line {line}: not UTF-8 text") from error
-    rows = [(_check_row(path, line, value), _check_clusters(path, line, value)) for line, value in _values(path, text)]
-    if not rows:
-        raise TaskError(f"task file {path}: holds no pairs")
-    pairs = list({row: _contrast_pair(row, clusters) for row, clusters in rows}.values())
+    if str(source).startswith(HUB):
+        where = Path(source).as_posix()
+        name, rows = read_dataset(where)
+        found = [checked(place, value) for place, value in rows]
+        content = json.dumps([[pair, dict(clusters)] for pair, clusters, _ in found]).encode()
+        where = f"task data {where}"
+    else:
+        path = Path(source)
+        content, rows = read_file(path)
+        found = [checked(place, value) for place, value in rows]
+        name, where = path.stem, f"task file {path}"
+    if not found:
+        raise TaskError(f"{where}: holds no pairs")
+    if len({ids for *_, ids in found}) > 1:
+        raise TaskError(f"{where}: some pairs give answers as text, others as token ids; give all in one way")
+    pairs = list({pair: _contrast_pair(pair, clusters) for pair, clusters, _ in found}.values())
     by_split, words_disjoint = _split(pairs)
     return FileTask(
-        name=path.stem,
+        name=name,
         version=hashlib.sha256(content).hexdigest()[:12],
-        summary=f"{len(pairs)} distinct pairs from {path.name}",
+        summary=f"{len(pairs)} distinct pairs from {where.partition(' ')[2].rpartition('/')[2]}",
         by_split=by_split,
         words_disjoint=words_disjoint,
+        ids=found[0][2],
+        repeated=len(found) - len(pairs),
     )
 
 
-def _values(path: Path, text: str) -> Iterator[tuple[int, object]]:
-    """Yield the line number and the value of each JSON object of the file."""
-    if text.lstrip().startswith("["):
-        yield from _array_values(path, text)
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise TaskError(
-                    f"task file {path}, line {number}: not JSON: {error.msg} at column {error.colno}"
-                ) from error
-
-
-def _array_values(path: Path, text: str) -> Iterator[tuple[int, object]]:
-    decoder = json.JSONDecoder()
-    position = _skip_space(text, text.index("[") + 1)
-    first = True
-    while not text.startswith("]", position):
-        try:
-            if not first:
-                if not text.startswith(",", position):
-                    raise json.JSONDecodeError("expected ',' or ']'", text, position)
-                position = _skip_space(text, position + 1)
-            start = position
-            value, position = decoder.raw_decode(text, start)
-        except json.JSONDecodeError as error:
-            raise TaskError(
-                f"task file {path}, line {error.lineno}: not JSON: {error.msg} at column {error.colno}"
-            ) from error
-        yield text.count("\n", 0, start) + 1, value
-        first = False
-        position = _skip_space(text, position)
-    end = _skip_space(text, position + 1)
-    if end != len(text):
-        raise TaskError(f"task file {path}, line {text.count(chr(10), 0, end) + 1}: text after the end of the array")
-
-
-def _skip_space(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return match.end() if match else position
-
-
-def _check_row(path: Path, line: int, value: object) -> tuple[str, ...]:
-    where = f"task file {path}, line {line}"
-    if not isinstance(value, dict):
-        raise TaskError(f"{where}: expected an object with {', '.join(FIELDS)}, found {type(value).__name__}")
-    for field in FIELDS:
-        if field not in value:
-            raise TaskError(f"{where}: field '{field}' is missing")
-        if not isinstance(value[field], str) or not value[field].strip():
-            raise TaskError(f"{where}: field '{field}' must be text that is not empty, found {value[field]!r}")
-    for other, field in (FIELDS[:2], FIELDS[2:]):
-        if value[other] == value[field]:
-            raise TaskError(f"{where}: field '{field}' equals '{other}', so the pair has no contrast")
-    return tuple(value[field] for field in FIELDS)
-
-
-def _check_clusters(path: Path, line: int, value: object) -> Mapping[str, str]:
-    """Return the levels of an object whose other fields are right."""
-    clusters = value.get("clusters", {}) if isinstance(value, dict) else {}
-    if isinstance(clusters, dict) and all(clusters) and all(isinstance(x, str) and x for x in clusters.values()):
-        return clusters
-    raise TaskError(
-        f"task file {path}, line {line}: field 'clusters' must be an object of levels by factor, each a text, found "
-        f"{clusters!r:.60}"
-    )
-
-
-def _contrast_pair(row: tuple[str, ...], clusters: Mapping[str, str]) -> ContrastPair:
-    clean, counterfactual, answer, foil = row
+def _contrast_pair(pair: Pair, clusters: Mapping[str, str]) -> ContrastPair:
+    template, clean, counterfactual, answers, foils = pair
     return ContrastPair(
-        template="file",
+        template=template,
         clean=(Segment("prompt", clean),),
         counterfactual=(Segment("prompt", counterfactual),),
-        answers=(answer,),
-        foils=(foil,),
+        answers=answers,
+        foils=foils,
         words=_differing_words(clean, counterfactual),
         clusters=clusters,
     )

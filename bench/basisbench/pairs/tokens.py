@@ -9,18 +9,24 @@ from typing import Any
 
 from basisbench.errors import TaskError
 from basisbench.results.schema import printable
-from basisbench.types import Bos, ContrastPair, Segment
+from basisbench.types import Bos, ContrastPair, Metric, Segment
 
 REPEATED = "clean prompt already used by an earlier pair"
 SAME_PROMPT = "clean and counterfactual prompt are the same tokens"
 UNEQUAL = "clean and counterfactual differ in tokens per segment"
 NOT_SINGLE = "an answer or foil is not a single token"
+SEVERAL = "several answers or foils, where log-probabilities take one of each"
+UNEQUAL_ANSWERS = "answer and foil differ in tokens"
+NOT_BEHIND = "an answer or foil changes the prompt's tokens, or has other tokens after the other prompt"
 OVERLAP = "an answer token is also a foil token"
 UNKNOWN = "a word is unknown to the tokenizer"
 TOO_LONG = "longer than the model's positions"
 
 BOS_ROLE = "bos"
 """Role of the position of a beginning-of-sequence token."""
+
+CONTINUATION_ROLE = "answer"
+"""Role of the positions of an answer's tokens but its last, where answers have several."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ def collect(
     *,
     bos: Bos = "auto",
     longest: int | None = None,
+    metric: Metric = "logit",
 ) -> tuple[dict[str, list[AlignedPair]], Counter[str]]:
     """Group the candidates that survive, and count the others by reason.
 
@@ -60,6 +67,7 @@ def collect(
         tokenizer: a fast Hugging Face tokenizer.
         bos: whether a beginning-of-sequence token stands in front.
         longest: most positions of a prompt, that token included; None for any number.
+        metric: what answers are worth, which decides whether they may have several tokens.
 
     Returns:
         The survivors by group key, in the order of the candidates, and the counts.
@@ -98,11 +106,11 @@ def collect(
     while waiting:
         entries = [queue.pop(0) for queue in waiting.values()]
         for entry, continued in zip(entries, _continuations(tokenizer, entries), strict=True):
-            aligned = _judge(entry, continued, tokenizer)
+            aligned = _judge(entry, continued, tokenizer, metric, longest)
             if isinstance(aligned, str):
                 dropped[aligned] += 1
             else:
-                survivors.append((entry.index, _group_key(entry, aligned), aligned))
+                survivors.append((entry.index, _group_key(entry, aligned, metric), aligned))
                 dropped[REPEATED] += len(waiting[entry.clean])
                 waiting[entry.clean].clear()
         waiting = {clean: queue for clean, queue in waiting.items() if queue}
@@ -191,8 +199,12 @@ def _words(entry: _Prompts) -> tuple[str, ...]:
     return entry.pair.answers + entry.pair.foils
 
 
-def _judge(entry: _Prompts, continued: Sequence[tuple[int, ...]], tokenizer: Any) -> AlignedPair | str:
+def _judge(
+    entry: _Prompts, continued: Sequence[tuple[int, ...]], tokenizer: Any, metric: Metric, longest: int | None
+) -> AlignedPair | str:
     """Return the aligned pair, or the reason why its answers or foils will not do."""
+    if metric == "logprob":
+        return _judge_whole(entry, continued, tokenizer, longest)
     size = len(_words(entry))
     found = [
         _single_token(prompt, ids)
@@ -207,22 +219,54 @@ def _judge(entry: _Prompts, continued: Sequence[tuple[int, ...]], tokenizer: Any
     answers, foils = tuple(words[: len(entry.pair.answers)]), tuple(words[len(entry.pair.answers) :])
     if set(answers) & set(foils):
         return OVERLAP
+    return _aligned(entry, answers, foils)
+
+
+def _judge_whole(
+    entry: _Prompts, continued: Sequence[tuple[int, ...]], tokenizer: Any, longest: int | None
+) -> AlignedPair | str:
+    """Return the aligned pair with whole answers, or the reason why they will not do."""
+    if (len(entry.pair.answers), len(entry.pair.foils)) != (1, 1):
+        return SEVERAL
+    prompts = (entry.clean, entry.clean, entry.counterfactual, entry.counterfactual)
+    behind = [ids[len(prompt) :] for prompt, ids in zip(prompts, continued, strict=True)]
+    if any(ids[: len(prompt)] != prompt for prompt, ids in zip(prompts, continued, strict=True)):
+        return NOT_BEHIND
+    answer, foil = behind[:2]
+    if [answer, foil] != behind[2:] or not answer or not foil:
+        return NOT_BEHIND
+    if tokenizer.unk_token_id in answer + foil:
+        return UNKNOWN
+    if len(answer) != len(foil):
+        return UNEQUAL_ANSWERS
+    if answer == foil:
+        return OVERLAP
+    aligned = _aligned(entry, answer, foil, answer[:-1])
+    return TOO_LONG if longest is not None and len(aligned.clean) > longest else aligned
+
+
+def _aligned(
+    entry: _Prompts, answers: tuple[int, ...], foils: tuple[int, ...], behind: tuple[int, ...] = ()
+) -> AlignedPair:
+    """Put an aligned pair together; `behind` are tokens that both prompts go on with."""
     roles = [
         segment.role for segment, tokens in zip(entry.pair.clean, entry.counts, strict=True) for _ in range(tokens)
     ]
     return AlignedPair(
         pair=entry.pair,
-        roles=(BOS_ROLE,) * len(entry.front) + tuple(roles[entry.own :]),
-        clean=entry.front + entry.clean[entry.own :],
-        counterfactual=entry.front + entry.counterfactual[entry.own :],
+        roles=(BOS_ROLE,) * len(entry.front) + tuple(roles[entry.own :]) + (CONTINUATION_ROLE,) * len(behind),
+        clean=entry.front + entry.clean[entry.own :] + behind,
+        counterfactual=entry.front + entry.counterfactual[entry.own :] + behind,
         answers=answers,
         foils=foils,
     )
 
 
-def _group_key(entry: _Prompts, aligned: AlignedPair) -> str:
+def _group_key(entry: _Prompts, aligned: AlignedPair, metric: Metric) -> str:
     key = f"{entry.pair.template}:{','.join(map(str, entry.counts))}"
-    if (len(aligned.answers), len(aligned.foils)) != (1, 1):
+    if metric == "logprob":
+        key += f":{len(aligned.answers)} answer tokens"
+    elif (len(aligned.answers), len(aligned.foils)) != (1, 1):
         key += f":{len(aligned.answers)}/{len(aligned.foils)}"
     return f"{key}:{BOS_ROLE}" if entry.own else key
 

@@ -22,7 +22,7 @@ from basisbench.results.medians import median_table
 
 UNDER_NODE = ("nodes_to_80_node", "nodes_to_80_node_low", "nodes_to_80_node_high")
 
-BESIDE = ("error_policy", "score_split", "score_reference", "bos", "attribution_draw")
+BESIDE = ("error_policy", "score_split", "score_reference", "bos", "metric", "attribution_draw")
 """Columns in which cells beside each other differ."""
 
 _SPECIAL = {
@@ -43,6 +43,7 @@ _TOLD = {
     "attribution_draw": "attribution draw {}",
     "granularity": "granularity {}",
     "bos": "bos {}",
+    "metric": "metric {}",
     "layers": "layers {}",
     "basisbench": "BasisBench {}",
     "model_hash": "weights {}",

@@ -106,6 +106,7 @@ def identity_columns(record: Record, labels: Labels) -> dict[str, Column]:
         "score_reference": cell.score_reference,
         "score_split": cell.score_split,
         "bos": cell.bos,
+        "metric": cell.metric,
         "ranking": cell.ranking,
         "ties": cell.ties,
         "size_grid": cell.sizes,

@@ -18,7 +18,7 @@ import pandas as pd
 
 from basisbench.errors import RecordError
 from basisbench.results.display import family_order, unique
-from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, ScoreReference, Split
+from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference, Split
 
 CONDITIONS = (
     "model",
@@ -29,6 +29,7 @@ CONDITIONS = (
     "score_reference",
     "score_split",
     "bos",
+    "metric",
     "attribution_draw",
     "error_policy",
     "ranking",
@@ -48,6 +49,7 @@ _ORDER: Mapping[str, Sequence[object]] = {
     "score_reference": get_args(ScoreReference),
     "score_split": get_args(Split),
     "bos": get_args(Bos),
+    "metric": get_args(Metric),
     "ties": ("random", "order"),
     "error_policy": get_args(ErrorPolicy),
 }
@@ -177,6 +179,7 @@ def _unusual(first: pd.Series) -> list[str]:
         "score_reference": ("ablation", "scores for the {} value"),
         "score_split": ("attribution", "held in: scores on the {} pairs"),
         "bos": ("auto", "bos {}"),
+        "metric": ("logit", "metric {}"),
         "attribution_draw": (0, "attribution draw {}"),
         "ties": ("random", "ties by {}"),
     }

@@ -110,6 +110,7 @@ def load_results(path: PathLike | Sequence[PathLike]) -> pd.DataFrame:
         - `score_reference`: what a node moves to when it is scored: its reference (ablation) or counterfactual value.
         - `score_split`: pairs that scores are taken on; "evaluation" is held in.
         - `bos`: whether a beginning-of-sequence token stands in front (auto, always, never).
+        - `metric`: what answers are worth, the logit of one token or the log-probability of several (logit, logprob).
         - `ranking`: by what nodes were ranked; `ties`: the order of equal scores; `size_grid`: how sizes were chosen.
         - `layers`: the layers that the family is restricted to because some basis of the run covers no others, for
           example "0-3, 7"; "all" where it is not restricted.

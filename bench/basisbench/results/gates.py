@@ -11,9 +11,11 @@ values, and is left out of medians and best marks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from basisbench.results.bootstrap import few_clusters, resample_weights
 from basisbench.results.record import Record
@@ -52,18 +54,40 @@ def gate_of(record: Record) -> Gate:
     """Decide the gates of a cell."""
     ends = record.endpoints
     full, empty = np.array(ends.full), np.array(ends.empty if ends.gate_empty is None else ends.gate_empty)
-    rows = resample_weights(len(full), record.clusters) @ (full - empty)
+    whole = record.cell.layers is None
+    gate = judge(full, empty, ends.accuracy, record.clusters, whole=whole)
+    family = float("nan") if ends.family_empty is None else gate.gap / (float(full.mean()) - ends.family_empty)
+    return replace(gate, family_share=family)
+
+
+def judge(
+    full: Float[np.ndarray, " pair"],
+    empty: Float[np.ndarray, " pair"],
+    accuracy: float,
+    clusters: Mapping[str, Sequence[int]],
+    *,
+    whole: bool = True,
+) -> Gate:
+    """Decide the gates of a family.
+
+    Args:
+        full: F(M) of each example.
+        empty: F(0) at the family's outputs.
+        accuracy: of the model.
+        clusters: levels of each example, by factor.
+        whole: whether the family is in all layers.
+    """
+    rows = resample_weights(len(full), clusters) @ (full - empty)
     gap, error, level = float(rows[0]), float(rows[1:].std()), float(full.mean())
     share = gap / abs(level) if level else float("nan")
     reasons = []
-    if ends.accuracy < LEAST_ACCURACY:
-        reasons.append(f"accuracy {ends.accuracy:.2f} < {LEAST_ACCURACY:g}")
-    if record.cell.layers is None and gap < LEAST_SHARE * abs(level):
+    if accuracy < LEAST_ACCURACY:
+        reasons.append(f"accuracy {accuracy:.2f} < {LEAST_ACCURACY:g}")
+    if whole and gap < LEAST_SHARE * abs(level):
         reasons.append(f"gap {100 * share:.3g}% of F(M) < {LEAST_SHARE:.0%}")
     if gap <= STANDARD_ERRORS * error:
         reasons.append(f"gap not above {STANDARD_ERRORS:g} standard errors")
-    family = float("nan") if ends.family_empty is None else gap / (level - ends.family_empty)
-    return Gate("; ".join(reasons), gap, error, share, family)
+    return Gate("; ".join(reasons), gap, error, share, float("nan"))
 
 
 def no_mark(record: Record, gate: Gate) -> str:

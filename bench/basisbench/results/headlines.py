@@ -22,6 +22,13 @@ HEADLINES = {
 }
 """Metrics whose medians the Markdown page has, a table each."""
 
+ADVICE = {
+    "accuracy": "Accuracy below its gate: the model does not know the task; take another model, task or prompt form.",
+    "of F(M) <": "Gap below 20% of F(M): the family matters little here; take another family or task.",
+    "standard errors": "Gap within its errors: take more pairs (--examples), more layers, or another task.",
+}
+"""What to do about a gate, by what its reason has in it (`gates.gate_of`)."""
+
 _WITH_INTERVAL = ("nodes_to_80", "area_faithfulness")
 
 
@@ -86,7 +93,8 @@ def task_table(part: pd.DataFrame) -> Table:
         rows.append(tuple(map(Entry, texts)))
     header = ("task", "n", "groups", "accuracy", *(f"gap, {family}" for family in families), "no best mark, for")
     title = "What there is to explain: accuracy of the model; gap F(M) - F(0) in logits, with its share of |F(M)|"
-    return Table(title, header, tuple(rows))
+    gates = " ".join(part["gate"])
+    return Table(title, header, tuple(rows), tuple(text for begin, text in ADVICE.items() if begin in gates))
 
 
 def unfit_lines(part: pd.DataFrame) -> list[str]:

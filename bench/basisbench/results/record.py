@@ -39,7 +39,7 @@ from basisbench.results.record_fields import (
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
 from basisbench.results.schema import LARGEST, Count, Frozen, Name, Positive, VersionTwo, describe_problem
-from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, ScoreReference, Split
+from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, Metric, ScoreReference, Split
 from basisbench.version import __version__
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -57,6 +57,7 @@ BEFORE: Mapping[str, object] = {
     "score_split": "attribution",
     "attribution_draw": 0,
     "bos": "always",
+    "metric": "logit",
     "ties": "order",
 }
 """What the fields of a cell that came later say of a record that is older than they are."""
@@ -121,6 +122,11 @@ class CellConfig(Frozen):
         default="auto",
         description="whether a beginning-of-sequence token stands in front of a prompt: where the tokenizer adds one "
         "(auto), always, never",
+    )
+    metric: Metric = Field(
+        default="logit",
+        description="what the answer is worth: its logit less the foil's at the last position (logit), or the summed "
+        "log-probability of its tokens less that of the foil's, each after the tokens before it (logprob)",
     )
     ranking: Literal["absolute"] = Field(default="absolute", description="nodes are ranked by |score|, largest first")
     ties: Literal["random", "order"] = Field(

@@ -105,10 +105,18 @@ def describe_problem(error: ValidationError) -> str:
         message = "expected printable text on one line"
     found = ""
     if first["type"] not in {"missing", "json_invalid", "value_error"}:
-        found = f", found {_shorten(' '.join(repr(first['input']).split()))}"
+        found = f", found {_quoted(first['input'])}"
     others = len(problems) - 1
     more = f" (and {others} more problem{'s' if others > 1 else ''})" if others else ""
     return printable(f"{place}: {message}{found}{more}" if place else f"{message}{found}{more}")
+
+
+def _quoted(value: object) -> str:
+    """Write a value shortly, whatever it is."""
+    try:
+        return _shorten(" ".join(repr(value).split()))
+    except ValueError:  # a number of more digits than Python writes
+        return "a huge number"
 
 
 def printable(text: str) -> str:

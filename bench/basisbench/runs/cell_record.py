@@ -97,7 +97,7 @@ def make_record(
             area_end=_area_end(cell, basis, groups),
         ),
         dropped=dropped,
-        clusters=_clusters(groups),
+        clusters=clusters_of_groups(groups),
         endpoints=Endpoints(
             full=tuple(full),
             empty=tuple(value for part in curves for value in part.empty),
@@ -165,7 +165,7 @@ def _area_end(cell: CellConfig, basis: Basis, groups: Sequence[GroupPair]) -> in
     return max(widths) * (1 if cell.granularity == "unit" else positions)
 
 
-def _clusters(groups: Sequence[GroupPair]) -> dict[str, tuple[int, ...]]:
+def clusters_of_groups(groups: Sequence[GroupPair]) -> dict[str, tuple[int, ...]]:
     """Number the levels of each factor in the order in which the examples have them."""
     factors = groups[0].evaluation.pairs.clusters
     levels = {

@@ -229,6 +229,7 @@ class _Model:
                     evaluation=cell.evaluation_pairs,
                     seed=cell.seed,
                     bos=cell.bos,
+                    metric=cell.metric,
                     draw=cell.attribution_draw,
                     longest=None if self._located is None else read_longest(self._located),
                 )
@@ -236,7 +237,8 @@ class _Model:
                 self.notes.append(str(error))
             else:
                 other = {pairs.group: pairs for pairs in attribution}
-                return tuple(_group(other[pairs.group], pairs) for pairs in evaluation)
+                rows = 1 if cell.metric == "logit" else 2
+                return tuple(_group(other[pairs.group], pairs, rows) for pairs in evaluation)
         candidates = zip(range(_WORDS), task.candidates("evaluation", cell.seed), strict=False)
         self.notes.append("prompts are counted in words where there is no tokenizer")
         words = mean(len(pair.clean_text.split()) for _, pair in candidates)
@@ -269,8 +271,8 @@ class _Model:
         return size
 
 
-def _group(attribution: Pairs, evaluation: Pairs) -> Prompts:
-    """Return the size of an aligned group, from its pairs in both splits."""
+def _group(attribution: Pairs, evaluation: Pairs, rows: int) -> Prompts:
+    """Return the size of an aligned group, from its pairs in both splits and the rows that each takes."""
     import numpy as np
 
     prompts = np.concatenate(
@@ -278,7 +280,7 @@ def _group(attribution: Pairs, evaluation: Pairs) -> Prompts:
     )
     differing = np.flatnonzero((prompts != prompts[0]).any(0))
     shared = min(differing[0] if len(differing) else evaluation.length, evaluation.length - 1)
-    return Prompts(len(attribution), len(evaluation), evaluation.length, int(shared))
+    return Prompts(rows * len(attribution), rows * len(evaluation), evaluation.length, int(shared))
 
 
 def render(estimate: Estimate, plan: Plan) -> str:

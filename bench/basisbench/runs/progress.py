@@ -33,8 +33,14 @@ class Event:
 def describe_cell(cell: CellConfig) -> str:
     """Name a cell in a few words, leaving out what is at its default."""
     words = [cell.task, cell.basis, cell.method]
-    named = {"attribution_draw": "draw {}", "bos": "bos {}", "score_split": "scored on {}", "seed": "seed {}"}
-    for field in (*CONDITIONS, "bos", "seed"):
+    named = {
+        "attribution_draw": "draw {}",
+        "bos": "bos {}",
+        "metric": "metric {}",
+        "score_split": "scored on {}",
+        "seed": "seed {}",
+    }
+    for field in (*CONDITIONS, "bos", "metric", "seed"):
         value = getattr(cell, field)
         if value != CellConfig.model_fields[field].default:
             words.append(named.get(field, "{}").format(value))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from basisbench.errors import BasisBenchError
+from basisbench.pairs.task_rows import task_source
 from basisbench.registry import Registry
 from basisbench.results.record_fields import SuiteTasks
 from basisbench.results.store import Store
@@ -25,8 +26,8 @@ from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.model_names import find_models
 from basisbench.runs.progress import Event, Progress
 from basisbench.runs.runner import CellBlock, Runner, RunOptions, cell_blocks
-from basisbench.runs.suite import Suite, load_suite
-from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ModelSpec, ScoreReference
+from basisbench.runs.suite import Suite, first_draws, load_suite
+from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, Metric, ModelSpec, ScoreReference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -130,7 +131,9 @@ def run(
     score_references: Sequence[ScoreReference] | None = None,
     held_in: bool = False,
     granularities: Sequence[Granularity] | None = None,
+    layers: str | Sequence[int] | None = None,
     bos: Bos | None = None,
+    metric: Metric | None = None,
     examples: int | None = None,
     seed: int | None = None,
     draws: int | None = None,
@@ -162,8 +165,10 @@ def run(
         score_references: "ablation" or "counterfactual", instead of the suite's.
         held_in: True runs each cell a second time with scores taken on the evaluation pairs.
         granularities: "position" or "unit", instead of the suite's.
+        layers: layers that every family is restricted to, for example "10-20" or [12], instead of the suite's.
         bos: whether a beginning-of-sequence token stands in front of prompts, instead of the suite's: "auto" (as the
             tokenizer has it), "always" or "never".
+        metric: what answers are worth, instead of the suite's: "logit", or "logprob" for answers of several tokens.
         examples: pairs per split and task instead of the suite's.
         seed: seed instead of the suite's seeds.
         draws: how many draws of attribution pairs are run, instead of the suite's.
@@ -175,7 +180,7 @@ def run(
         limit: do at most this many cells, of few pairs: a smoke test of a suite.
         executor: "local", "ray" for a Ray cluster on this machine, or "ray:ADDRESS".
         plugins: Python files that define `PROVIDES`.
-        task_files: files of pairs; when given without `tasks`, only these tasks are run.
+        task_files: files of pairs, or datasets `hub:ORG/NAME?...`; given without `tasks`, only these tasks are run.
         allow_poor_fit: run dictionaries that explain nothing on a task's prompts too; they get no best mark.
         progress: False shows no progress; None and True show a bar on a terminal and plain lines elsewhere.
 
@@ -198,9 +203,11 @@ def run(
             "score_references": score_references,
             "score_splits": SPLITS if held_in else None,
             "granularities": granularities,
+            "layers": layers,
             "bos": bos,
+            "metric": metric,
             "seeds": None if seed is None else (seed,),
-            "attribution_draws": None if draws is None else tuple(range(draws)),
+            "attribution_draws": first_draws(draws),
             "attribution_pairs": examples,
             "evaluation_pairs": examples,
         },
@@ -210,7 +217,7 @@ def run(
             dtype=dtype,
             resume=resume,
             plugins=tuple(Path(path).resolve() for path in plugins),
-            task_files=tuple(Path(path).resolve() for path in task_files),
+            task_files=tuple(task_source(path) for path in task_files),
             allow_poor_fit=allow_poor_fit,
         ),
         jobs=jobs,

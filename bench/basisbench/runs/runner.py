@@ -91,7 +91,7 @@ def cell_blocks(cells: Sequence[CellConfig]) -> tuple[CellBlock, ...]:
 
 
 def _pairs_key(cell: CellConfig) -> tuple[object, ...]:
-    return cell.model, cell.task, cell.seed, cell.bos, cell.attribution_draw
+    return cell.model, cell.task, cell.seed, cell.bos, cell.metric, cell.attribution_draw
 
 
 def _on_layers(cell: CellConfig, layers: int) -> CellConfig:
@@ -178,6 +178,7 @@ class Runner:
                 evaluation_pairs=cell.evaluation_pairs,
                 seed=cell.seed,
                 bos=cell.bos,
+                metric=cell.metric,
                 draw=cell.attribution_draw,
                 allow_poor_fit=self.options.allow_poor_fit,
             )

@@ -35,7 +35,7 @@ from basisbench.runs import basis_cache
 from basisbench.runs.basis_cache import CachedBasis
 from basisbench.runs.cell_record import make_record
 from basisbench.runs.plugin_failure import check_scores, check_widths, state_of
-from basisbench.types import Bos, PairSet, Scores
+from basisbench.types import Bos, Metric, PairSet, Scores
 
 if TYPE_CHECKING:
     from basisbench.protocols import Basis, BasisSpec, Method, Task
@@ -57,6 +57,7 @@ class Session:
         task_code: digest of the task's source; None where it has none.
         allow_poor_fit: whether dictionaries may explain nothing on these prompts.
         bos: whether a beginning-of-sequence token stands in front of prompts.
+        metric: what answers are worth.
     """
 
     model: Model
@@ -67,6 +68,7 @@ class Session:
     task_code: str | None = None
     allow_poor_fit: bool = False
     bos: Bos = "auto"
+    metric: Metric = "logit"
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
     _fits: dict[basis_cache.Key, Fit] = field(default_factory=dict)
     _losses: SharedLosses = field(default_factory=dict)
@@ -370,6 +372,7 @@ def open_session(
     evaluation_pairs: int,
     seed: int,
     bos: Bos = "auto",
+    metric: Metric = "logit",
     draw: int = 0,
     allow_poor_fit: bool = False,
 ) -> Session:
@@ -382,6 +385,7 @@ def open_session(
         evaluation_pairs: pairs wanted in the evaluation split.
         seed: seed of the pairs and of random scores.
         bos: whether a beginning-of-sequence token stands in front of prompts.
+        metric: what answers are worth.
         draw: which draw of the attribution pairs.
         allow_poor_fit: whether dictionaries may explain nothing on these prompts.
 
@@ -395,6 +399,7 @@ def open_session(
         evaluation=evaluation_pairs,
         seed=seed,
         bos=bos,
+        metric=metric,
         draw=draw,
         longest=model.longest,
     )
@@ -403,6 +408,6 @@ def open_session(
         GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
         for pairs in evaluation
     )
-    session = Session(model, attribution, evaluation, groups, seed, code_digest(task), allow_poor_fit, bos)
+    session = Session(model, attribution, evaluation, groups, seed, code_digest(task), allow_poor_fit, bos, metric)
     session.changed()  # from now on
     return session

@@ -8,34 +8,79 @@ Its cells are `basisbench.runs.cells`' work.
 
 from __future__ import annotations
 
-from collections import Counter
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from basisbench.errors import RecordError, unknown_name
-from basisbench.results.safe_files import METADATA_BYTES, YAML_ERRORS, read_bounded
+from basisbench.errors import BasisBenchError, RecordError, first_line, unknown_name
+from basisbench.results.safe_files import YAML_ERRORS, read_bounded
 from basisbench.results.schema import LARGEST, Count, Frozen, Positive, describe_problem
-from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, ScoreReference, Split
+from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference, Split
 
 SUITE_SUFFIXES = (".yaml", ".yml")
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     """Refuse a value given twice: its cells would run twice."""
-    if twice := [value for value, count in Counter(values).items() if count > 1]:
-        raise ValueError(f"'{twice[0]}' is given twice")
+    seen: set[Any] = set()
+    for value in values:
+        if value in seen:
+            raise ValueError(f"'{value}' is given twice")
+        seen.add(value)
     return values
 
 
+MOST_VALUES = 1000
+"""Values of one list of a suite."""
+
+MOST_BYTES = 1024 * 1024
+"""Bytes of a suite file, and what its aliases may make of it in values."""
+
 _Item = TypeVar("_Item")
-Several = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_distinct)]
+Several = Annotated[tuple[_Item, ...], Field(min_length=1, max_length=MOST_VALUES), AfterValidator(_distinct)]
 Seed = Annotated[int, Field(ge=-LARGEST, le=LARGEST)]
 Names = Several[Annotated[str, Field(min_length=1, max_length=200)]]
+
+
+def _layers(value: object) -> object:
+    """Read `10-20` or `0-3, 7` as a list of layers; anything else is looked at later."""
+    if not isinstance(value, str):
+        return sorted(value) if isinstance(value, list | tuple) and all(isinstance(x, int) for x in value) else value
+    found: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise ValueError(f"expected layers such as 10-20 or 0-3,7, found '{value:.60}'")
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return sorted(found)
+
+
+Layers = Annotated[Several[Count], BeforeValidator(_layers)]
+
+
+def read_layers(value: str | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Return layers that are given as a suite gives them, ascending; None for None.
+
+    Raises:
+        BasisBenchError: tells what is wrong with them.
+    """
+    try:
+        return TypeAdapter(Layers | None).validate_python(value)
+    except ValidationError as error:
+        raise BasisBenchError(f"layers: {describe_problem(error)}") from error
 
 
 class Also(Frozen):
@@ -122,29 +167,45 @@ class Suite(Frozen):
     attribution_draws: Several[Count] = Field(
         default=(0,), description="which draws of attribution pairs from a task's candidates, for each seed"
     )
+    layers: Layers | None = Field(
+        default=None,
+        description="layers that every family is restricted to, as a list or as `10-20` or `0-3, 7`; all that its "
+        "bases cover when null",
+    )
     also: tuple[Also, ...] = Field(
         default=(), description="further cells: fields from `tasks` to here, for each entry in place of the suite's own"
     )
     bos: Bos = Field(default="auto", description="whether a beginning-of-sequence token stands in front of prompts")
-    attribution_pairs: int = Field(
-        default=100, ge=1, le=LARGEST, description="pairs that scores and reference values come from"
+    metric: Metric = Field(
+        default="logit",
+        description="what answers are worth: the logit of one token, or `logprob`, the log-probability of several",
     )
-    evaluation_pairs: int = Field(default=100, ge=1, le=LARGEST, description="pairs that curves come from")
+    attribution_pairs: Positive = Field(default=100, description="pairs that scores and reference values come from")
+    evaluation_pairs: Positive = Field(default=100, description="pairs that curves come from")
     kl: bool = Field(default=False, description="measure KL(full model || circuit) at each size")
-    subset_sizes: Annotated[tuple[Positive, ...], AfterValidator(_distinct)] = Field(
+    subset_sizes: Annotated[tuple[Positive, ...], Field(max_length=MOST_VALUES), AfterValidator(_distinct)] = Field(
         default=(), description="circuit sizes at which random halves of the complement are ablated"
     )
-    subset_draws: int = Field(default=8, ge=1, le=LARGEST, description="random halves at each of these sizes")
+    subset_draws: Annotated[Positive, Field(le=MOST_VALUES)] = Field(
+        default=8, description="random halves at each of these sizes"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="type of the weights; the checkpoint's own when null. Metrics are float32 in any case"
     )
     revisions: Mapping[str, str] = Field(
         default={}, description="repository to the commit, tag or branch that is used, of models and of dictionaries"
     )
-    dictionary_units: Mapping[str, Positive] = Field(
+    dictionary_units: Mapping[str, Annotated[int, Field(ge=1)]] = Field(
         default={}, description="basis to units per layer, for --dry-run where dictionaries are not at hand"
     )
     expected: Expected | None = Field(default=None, description="what the suite is expected to take")
+
+    @field_validator("kl")
+    @classmethod
+    def _at_one_position(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("metric") == "logprob":
+            raise ValueError("the divergence is measured at one position; leave it out where metric is logprob")
+        return value
 
     @field_validator("also")
     @classmethod
@@ -179,10 +240,26 @@ class Suite(Frozen):
         return suite.model_copy(update={"also": tuple(entry for entry in left if entry is not None)})
 
     @property
+    def crossed(self) -> tuple[tuple[Any, ...], ...]:
+        """The lists whose cross product its cells are."""
+        return tuple(getattr(self, field) for field in ("models", *Also.model_fields))
+
+    @property
     def parts(self) -> tuple[Suite, ...]:
         """Suites of one cross product each: this one's own lists, then those of each entry of `also`."""
         own = self.model_copy(update={"also": ()})
         return (own, *(own.model_copy(update=entry.lists) for entry in self.also))
+
+
+def first_draws(count: int | None) -> tuple[int, ...] | None:
+    """Return the first draws of attribution pairs, for `attribution_draws`; None where no number is given.
+
+    Raises:
+        BasisBenchError: there are more than a suite may have.
+    """
+    if count is not None and count > MOST_VALUES:
+        raise BasisBenchError(f"draws: at most {MOST_VALUES}, found {count:.4g}; each draw runs every cell anew")
+    return None if count is None else tuple(range(count))
 
 
 def load_suite(name_or_path: str | Path) -> Suite:
@@ -218,13 +295,18 @@ def _built_in() -> Sequence[Path]:
 def _read(path: Path) -> Suite:
     """Read and check one suite file."""
     try:
-        content = yaml.safe_load(read_bounded(path, METADATA_BYTES).decode())
+        content = yaml.safe_load(read_bounded(path, MOST_BYTES).decode("utf-8-sig"))
+        _hold_size(content)
     except RecordError as error:
         raise RecordError(f"{path}: {error}") from error
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 text at byte {error.start}") from error
-    except YAML_ERRORS as error:
+    except yaml.YAMLError as error:
         raise RecordError(f"{path}: not YAML: {_yaml_problem(error)}") from error
+    except RecursionError as error:
+        raise RecordError(f"{path}: nested too deep for a suite") from error
+    except YAML_ERRORS as error:  # a date, a number or a tag that the reader trips over
+        raise RecordError(f"{path}: holds a value that YAML cannot read: {first_line(error)}") from error
     if not isinstance(content, dict):
         found = "nothing" if content is None else type(content).__name__
         raise RecordError(f"{path}: expected fields such as 'name:' and 'tasks:', found {found}")
@@ -236,11 +318,24 @@ def _read(path: Path) -> Suite:
         raise RecordError(f"{path}: {describe_problem(error)}") from error
 
 
-def _yaml_problem(error: Exception) -> str:
+def _hold_size(content: object) -> None:
+    """Refuse aliases that make far more of a file than it holds, or that hold themselves."""
+    waiting: list[object] = [content]
+    count = 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > MOST_BYTES:
+            raise RecordError("its aliases (&name, *name) repeat each other beyond all bounds")
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
     """Say in one line where YAML went wrong."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         return f"{error.problem} at line {mark.line + 1}, column {mark.column + 1}"
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
     return " ".join(str(error).split())

@@ -272,6 +272,7 @@ def _rerun_model(
                 evaluation_pairs=first.cell.evaluation_pairs,
                 seed=first.cell.seed,
                 bos=first.cell.bos,
+                metric=first.cell.metric,
                 draw=first.cell.attribution_draw,
                 allow_poor_fit=True,  # it compares numbers, whatever they say of the dictionary
             )
@@ -283,7 +284,15 @@ def _rerun_model(
 
 def _task_key(record: Record) -> tuple[object, ...]:
     cell = record.cell
-    return cell.task, cell.seed, cell.attribution_pairs, cell.evaluation_pairs, cell.bos, cell.attribution_draw
+    return (
+        cell.task,
+        cell.seed,
+        cell.attribution_pairs,
+        cell.evaluation_pairs,
+        cell.bos,
+        cell.metric,
+        cell.attribution_draw,
+    )
 
 
 def _grouped(drawn: Sequence[Drawn], key: Callable[[Record], tuple[object, ...]]) -> Iterator[list[Drawn]]:

@@ -83,7 +83,7 @@ def member_of(path: Path, record: Record) -> Member:
     of_full, of_empty = "F(M) is one for a model and its pairs", f"F(0) is one for a model, its pairs and {owner}"
     data: Key = (identities.model, identities.data)
     version: Key = (record.basisbench, record.environment.dtype)
-    pairs: Key = (cell.task, cell.task_version, cell.seed, cell.attribution_draw, cell.bos)
+    pairs: Key = (cell.task, cell.task_version, cell.seed, cell.attribution_draw, cell.bos, cell.metric)
     pairs = (*pairs, cell.attribution_pairs, cell.evaluation_pairs)
     # How F(0) is taken may change with a version; where a record does not say how, its own version is all it has.
     how: Key = (record.endpoints.empty_at,) if record.endpoints.empty_at else version

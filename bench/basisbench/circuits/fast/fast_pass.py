@@ -69,18 +69,18 @@ class FastPass:
         rows = shared.tokens.repeat(circuits, 1)
         edits = _joined(shared.edits(), site_edits(model, self.basis, self.writers(mask)))
         with shared.constant_modules(circuits):
-            logits: Tensor = model.logits(rows, edits, past=shared.prefix.cache(len(rows)), fast=True)
+            logits: Tensor = model.logits(rows, edits, past=shared.prefix.cache(len(rows)), fast=True, keep=shared.keep)
         by_circuit: Tensor = logits.unflatten(0, (circuits, -1))
         return by_circuit
 
     def writers(self, mask: CircuitMask) -> list[Writer]:
         """Return what is done at each site of one pass.
 
-        In the last block only the last position is written; other positions of it reach no logit of the last position.
+        In the last block only the last position is written, if logits are read at it alone: others of it reach none.
         """
         basis, reference, (pairs, run) = self.basis, self.reference, self.shared.tokens.shape
         last = self.model.layers - 1
-        positions = [1 if site.layer == last else run for site in basis.sites]
+        positions = [1 if site.layer == last and self.shared.keep == 1 else run for site in basis.sites]
         if isinstance(basis, CrossLayerBasis):
             shared = CrossLayerPass(basis, reference, mask, pairs, positions, self._first)
             return [CrossLayerWriter(shared, index) for index in range(len(basis.sites))]

@@ -8,8 +8,8 @@
    same in all passes: the embeddings, the first attention, and in the `resid` family the whole first block. Their
    outputs are computed once.
 3. **First site.** What a basis reads there is the same in all passes too: its coordinates are computed once.
-4. **Last block.** Only its last position reaches the logits. The output projection of its attention and its MLP
-   are cut to that position; what the block adds to the other positions is undefined and never read.
+4. **Last block.** Only its last position reaches the logits, where they are read at it alone. The output projection
+   of its attention and its MLP are cut to that position; what the block adds to others is undefined and never read.
 
 All change nothing but rounding; tests compare with `evaluate(..., fast=False)`. An architecture that they have not
 been tested on (basisbench.models.examine) gets none of the first, second and last.
@@ -71,12 +71,13 @@ def _whole_cache() -> Any:
     return DynamicCache()  # given the model's config, it would drop what lies before a window
 
 
-def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "_row pos"]]) -> Prefix:
+def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "_row pos"]], keep: int = 1) -> Prefix:
     """Run the common beginning of all prompts once.
 
     Args:
         model: the model.
         prompts: every prompt whose activations are live or a reference in the group.
+        keep: how many of the last positions are run in any case.
     """
     import torch
 
@@ -84,7 +85,7 @@ def common_prefix(model: Model, prompts: Sequence[Int[Tensor, "_row pos"]]) -> P
         return NO_PREFIX
     tokens = torch.cat(list(prompts))
     differing = (~(tokens == tokens[:1]).all(0)).nonzero()
-    length = min(int(differing[0]) if len(differing) else tokens.shape[1], tokens.shape[1] - 1)
+    length = min(int(differing[0]) if len(differing) else tokens.shape[1], tokens.shape[1] - keep)
     if not length:
         return NO_PREFIX
     with torch.inference_mode():
@@ -145,12 +146,14 @@ class SharedWork:
         tokens: the tokens that remain to be run.
         prefix: what comes before them.
         constants: modules that need not run.
+        keep: how many of the last positions logits are read at.
     """
 
     model: Model
     tokens: Int[Tensor, "pair rest"]
     prefix: Prefix
     constants: tuple[ConstantModule, ...]
+    keep: int = 1
     _repeats: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def pairs(self, chosen: slice) -> SharedWork:
@@ -160,7 +163,7 @@ class SharedWork:
             replace(constant, output=map_rows(constant.output, rows, lambda tensor: tensor[chosen]))
             for constant in self.constants
         )
-        return SharedWork(self.model, self.tokens[chosen], self.prefix, constants)
+        return SharedWork(self.model, self.tokens[chosen], self.prefix, constants, self.keep)
 
     @contextmanager
     def constant_modules(self, circuits: int) -> Iterator[None]:
@@ -184,8 +187,8 @@ class SharedWork:
         return self._repeats[circuits]
 
     def edits(self) -> Mapping[Place, Edit]:
-        """Return the edits that cut the last block to the last position."""
-        if not self.model.verified:
+        """Return the edits that cut the last block to the last position, where logits are read at it alone."""
+        if not self.model.verified or self.keep > 1:
             return {}
         block = f"blocks.{self.model.layers - 1}"
         return {
@@ -198,7 +201,7 @@ def _returning(output: Any) -> Callable[..., Any]:
     return lambda *_arguments, **_keywords: output
 
 
-def share_work(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, first: Site) -> SharedWork:
+def share_work(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, first: Site, keep: int = 1) -> SharedWork:
     """Do what the ablated passes of one aligned group share; less of it where a pass over all pairs does not fit.
 
     Args:
@@ -206,6 +209,7 @@ def share_work(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, fi
         tokens: the prompts that are run.
         prefix: their common beginning, or `NO_PREFIX`.
         first: the first site of the basis.
+        keep: how many of the last positions logits are read at.
     """
     rest = tokens[:, prefix.length :]
     constants: tuple[ConstantModule, ...] = ()
@@ -216,7 +220,7 @@ def share_work(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, fi
             raise
     if model.verified and not constants:  # outside the handler, whose traceback holds what the failed pass has made
         model.batching.release()
-    return SharedWork(model, rest, prefix, constants)
+    return SharedWork(model, rest, prefix, constants, keep)
 
 
 def _constants(model: Model, tokens: Tensor, prefix: Prefix, write: Place) -> tuple[ConstantModule, ...]:
