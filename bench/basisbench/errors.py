@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -40,3 +41,16 @@ def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(":") if lines else type(error).__name__
+
+
+def whole_message(error: BaseException, longest: int = 300) -> str:
+    """Return an error's message on one line, cut where it grows too long; with its type where it is no sentence.
+
+    Args:
+        error: what a library has raised.
+        longest: characters.
+    """
+    text = str(error)
+    if " " not in text.strip():  # a key that is missing
+        text = f"{type(error).__name__} {text}"
+    return textwrap.shorten(text, longest, placeholder=" ...").rstrip(":")

@@ -280,7 +280,7 @@ class ModelSpec:
 
     Attributes:
         name: name in suites and records.
-        path: folder of a Hugging Face checkpoint, or a repository id.
+        path: folder of a Hugging Face checkpoint, or a repository id; empty where `packages` hold the model.
         summary: one line for listings.
         dictionaries: for each dictionary basis, the folder that holds `layer_0`, `layer_1`, ...
         revision: commit, tag or branch of the repository, `main` when None; the commit itself once the model is loaded
@@ -288,6 +288,8 @@ class ModelSpec:
         revisions: revision of other repositories, of dictionaries for example, where a suite pins them.
         shape: its shape as published, for estimates where its configuration is not at hand.
         default: whether it is the model that is taken where none is named.
+        gguf: the GGUF file in that folder or repository that is the model, in place of a checkpoint.
+        packages: packages of the Python package index ("NAME==VERSION") that carry the GGUF file, in parts in order.
     """
 
     name: str
@@ -298,3 +300,5 @@ class ModelSpec:
     revisions: Mapping[str, str] = field(default_factory=dict)
     shape: ModelShape | None = None
     default: bool = False
+    gguf: str | None = None
+    packages: tuple[str, ...] = ()

@@ -170,6 +170,52 @@ def test_an_untested_architecture_takes_the_slow_road(name: str, monkeypatch: py
             torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
+# --- mixtures of experts ----------------------------------------------------------------------------------------------
+
+MOE = {**LLAMA_LIKE, "num_experts_per_tok": 2}
+EXPERTS: dict[str, Callable[[], Any]] = {
+    "Mixtral": lambda: transformers.MixtralConfig(**MOE, num_local_experts=4),
+    "Qwen3Moe": lambda: transformers.Qwen3MoeConfig(**MOE, num_experts=4, moe_intermediate_size=8, head_dim=4),
+}
+
+
+@cache
+def mixture(name: str) -> Model:
+    config = EXPERTS[name]()
+    config._experts_implementation = "eager"  # what load_model takes for float64
+    with pytest.warns(UserWarning, match="it has no mlp_act, nor RelP: its mlp_act of layer 0"):
+        return wrapped(body_of(config))
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+@pytest.mark.parametrize(("kind", "family"), [("resid_post", "resid"), ("attn_z", "attn"), ("attn_out", "attn")])
+def test_a_mixture_of_experts_has_scores_and_curves(name: str, kind: Any, family: Any) -> None:
+    model, pairs = mixture(name), oracle.two_groups()
+    basis, slow = neurons_at("asked", family, kind, model), oracle.Naive("llama", model.body)
+    twin = oracle.NaiveBasis(kind, kind, lambda _, x: x, lambda _, f: f, (16, 16), has_error=False)
+    group = GroupPair(GroupContext(model, pairs.attribution[0], 0), GroupContext(model, pairs.evaluation[0], 0))
+    scores = oracle.gradient_method("ixg").score(group.attribution, basis)
+    expected = oracle.naive_scores("ixg", slow, twin, pairs.attribution[0], oracle.Question())
+    for found, layer in zip(scores.units, expected.units, strict=True):
+        torch.testing.assert_close(found, layer, rtol=0, atol=1e-5)
+    order = oracle.ranked(mapping := oracle.score_of_nodes(scores, twin), list(mapping))
+    curve = measure_group(oracle.cell("resid"), basis, group, rank(scores, policy="coordinates"), sizes := [9, 60])
+    circuits = [set(order[:size]) for size in sizes] + [set(order[size:]) for size in sizes]
+    slow_curve = oracle.naive_circuits(slow, twin, pairs.attribution[0], pairs.evaluation[0], "mean", circuits)
+    torch.testing.assert_close(circuits_and_complements(curve), slow_curve, rtol=0, atol=1e-5)
+
+
+def test_a_mixture_of_experts_has_no_activations_of_its_mlp_and_no_relp() -> None:
+    model, pairs = mixture("Mixtral"), oracle.two_groups()
+    with pytest.raises(
+        BasisBenchError, match=r"model 'tiny' \(MixtralForCausalLM\) has no mlp_act: its mlp_act of layer"
+    ):
+        neurons_at("mlp_act", "mlp", "mlp_act", model)
+    context = GroupContext(model, pairs.attribution[0], 0)
+    with pytest.raises(BasisBenchError, match=r"there is no backward rule for a part of model 'tiny'.* blocks.0.mlp"):
+        oracle.gradient_method("relp").score(context, neurons_at("resid", "resid", "resid_post", model))
+
+
 # --- refused ----------------------------------------------------------------------------------------------------------
 
 
@@ -185,7 +231,6 @@ def _unheard() -> Any:
 
 
 SMALL = {"vocab_size": 31, "hidden_size": 16}
-MOE = {**LLAMA_LIKE, "num_experts_per_tok": 2}
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "OPT": (lambda: body_of(transformers.OPTConfig(**COMMON, ffn_dim=20, word_embed_proj_dim=16)), "mlp_in of layer 0"),
     "Bloom": (
@@ -200,11 +245,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         "final norm (ln_final.hook_out)",
     ),
-    "Mixtral": (lambda: body_of(transformers.MixtralConfig(**MOE, num_local_experts=4)), "mlp_act of layer 0"),
-    "Qwen3Moe": (
-        lambda: body_of(transformers.Qwen3MoeConfig(**MOE, num_experts=4, moe_intermediate_size=8, head_dim=4)),
-        "mlp_act of layer 0",
-    ),
+    "GraniteMoe": (lambda: body_of(transformers.GraniteMoeConfig(**MOE, num_local_experts=4)), "mlp_out of layer 0"),
     "Granite": (
         lambda: body_of(transformers.GraniteConfig(**LLAMA_LIKE, residual_multiplier=0.5)),
         "mlp_out of layer 0",

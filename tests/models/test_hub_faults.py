@@ -25,7 +25,7 @@ from huggingface_hub import file_download
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
-from basisbench.models import hub, hub_errors, load
+from basisbench.models import hub, hub_errors, weights
 from basisbench.models.hub_errors import one_line
 from helpers.hub_releases import RELEASES
 from helpers.hub_replica import MODELS, HubReplica, replica
@@ -226,8 +226,8 @@ def test_files_of_weights_are_fetched_at_the_same_time(monkeypatch: pytest.Monke
             fetched.append(file)
         return index if file.endswith(".index.json") else None
 
-    monkeypatch.setattr(load, "fetch", fetch)
-    load._fetch_weights(hub.Located("org/name", "0" * 40, index))
+    monkeypatch.setattr(weights, "fetch", fetch)
+    weights.fetch_weights(hub.Located("org/name", "0" * 40, index))
     assert sorted(fetched) == ["1.safetensors", "2.safetensors"]
 
 
@@ -243,9 +243,9 @@ def test_the_first_file_of_weights_that_fails_ends_the_others(monkeypatch: pytes
         time.sleep(0.01)
         return index if file.endswith(".index.json") else None
 
-    monkeypatch.setattr(load, "fetch", fetch)
+    monkeypatch.setattr(weights, "fetch", fetch)
     with pytest.raises(BasisBenchError, match=r"no space left for 0\.safetensors"):
-        load._fetch_weights(hub.Located("org/name", "0" * 40, index))
+        weights.fetch_weights(hub.Located("org/name", "0" * 40, index))
     assert len(asked) < 100
 
 

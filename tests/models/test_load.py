@@ -113,14 +113,70 @@ def cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
 
 
+def without_a_number(folder: Path) -> None:
+    def damage(content: dict[str, Any]) -> dict[str, Any]:
+        content["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+        return content
+
+    weights(folder, damage)
+
+
+class Harm:
+    """Runs code where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("harm.done"),)
+
+
+def pickled(folder: Path, content: object) -> None:
+    import torch
+
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model.bin")
+
+
+def with_code_in_a_pickle(folder: Path) -> None:
+    pickled(folder, {"lm_head.weight": Harm()})
+
+
+def mixed_in_a_pickle(folder: Path) -> None:
+    from safetensors.torch import load_file
+
+    content = halve_mlps(load_file(folder / "model.safetensors"))
+    configuration(folder, dtype="bfloat16")
+    pickled(folder, {name: content[name] for name in sorted(content)})
+
+
 DAMAGE: list[tuple[Change, str]] = [
     (lambda folder: (folder / "config.json").unlink(), "holds no config.json; expected a Hugging Face checkpoint"),
     (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON: "),
     (lambda folder: (folder / "config.json").write_text("{}"), "has no model_type"),
-    (lambda folder: configuration(folder, model_type="nonesuch"), "cannot be loaded as a causal language model"),
+    (lambda folder: (folder / "config.json").write_text("[" * 100_000), "config.json is not JSON: "),
+    (lambda folder: configuration(folder, model_type="nonesuch"), "not the configuration of a causal language model"),
+    (lambda folder: configuration(folder, hidden_size=-1), "The hidden size (-1) is not a multiple of the number"),
+    (lambda folder: configuration(folder, num_attention_heads=0), "not the configuration of a causal language model: "),
+    (lambda folder: configuration(folder, hidden_act="nonesuch"), "nonesuch"),
+    (
+        lambda folder: configuration(
+            folder, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}
+        ),
+        "its weights are quantised (bitsandbytes), which edits and gradients are not made for; give the checkpoint",
+    ),
+    (
+        lambda folder: (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}'),
+        "holds an adapter of org/base (adapter_config.json: LoRA or another), no model; merge it into its base with",
+    ),
     (lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "no usable tokenizer in "),
     (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
     (cut, "cannot be loaded as a causal language model: "),
+    (
+        lambda folder: weights(folder, lambda content: content | {"lm_head.weight": content["lm_head.weight"][:7]}),
+        "lm_head.weight in ",
+    ),
+    (lambda folder: configuration(folder, intermediate_size=23), " is of size (16, 24), and (16, 23) by its config"),
+    (without_a_number, "1 of the 384 weights of model.layers.1.mlp.up_proj.weight in "),
+    (with_code_in_a_pickle, "cannot be loaded as a causal language model: Weights only load failed"),
+    (mixed_in_a_pickle, "types: float32 (lm_head.weight, ...), bfloat16 (model.layers.0.mlp.down_proj.weight, ...)"),
     (without_a_layer, "lacks 3 weights of a LlamaForCausalLM, the first of them model.layers.1.mlp.down_proj.weight"),
     (mixed, "types: float32 (lm_head.weight, ...), bfloat16 (model.layers.0.mlp.down_proj.weight, ...); choose"),
     (masked, "BertLMHeadModel is not causal"),
@@ -141,6 +197,16 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(
     assert message.startswith("model 'tiny-llama': ")
     assert expected in message
     assert "\n" not in message
+    assert not Path("harm.done").exists()
+
+
+def test_tensors_in_a_pickle_are_a_model(tiny_llama: ModelSpec, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_llama.path, folder)
+    pickled(folder, load_file(folder / "model.safetensors"))
+    assert load_model(replace(tiny_llama, path=str(folder))).weights_hash == load_model(tiny_llama).weights_hash
 
 
 def test_a_mixed_checkpoint_is_loaded_in_its_widest_type_or_the_one_that_is_asked_for(
@@ -181,3 +247,40 @@ def test_a_wrong_device_is_told_before_anything_is_loaded(tiny_llama: ModelSpec,
 def test_an_unknown_type_is_refused(tiny_llama: ModelSpec) -> None:
     with pytest.raises(BasisBenchError, match="dtype 'float8' is not one of float32, bfloat16, float16"):
         load_model(tiny_llama, dtype="float8")
+
+
+def test_a_tokenizer_with_more_words_than_the_model_is_told_where_one_is_used(tiny_llama: ModelSpec) -> None:
+    """Published models have such words (Gemma 3's images), which no prompt uses."""
+    model = load_model(tiny_llama)
+    rows = len(model.tokenizer)
+    assert model.tokens([[0, rows - 1]]).tolist() == [[0, rows - 1]]
+    with pytest.raises(
+        BasisBenchError, match=f"its tokenizer gives the id {rows}, but its embeddings have {rows} rows"
+    ):
+        model.tokens([[0, rows]])
+
+
+def test_logits_that_are_no_numbers_are_told(tiny_llama: ModelSpec, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny_llama.path, folder)
+    weights(
+        folder,
+        lambda content: {
+            name: 6e4 * tensor.sign() if "lm_head" in name else tensor for name, tensor in content.items()
+        },
+    )
+    spec = replace(tiny_llama, path=str(folder))
+    with pytest.raises(BasisBenchError, match="its logits are NaN or infinite in float16, though its weights are not"):
+        load_model(spec, dtype="float16")
+    assert load_model(spec).file is None
+
+
+def test_a_repository_of_an_adapter_says_so(tmp_path: Path) -> None:
+    hub = HubReplica(tmp_path / "home")
+    hub.commit("org/adapter", {"adapter_config.json": b'{"base_model_name_or_path": "org/base"}'})
+    hub.commit("org/nothing", {"README.md": b""})
+    with hub.in_use():
+        with pytest.raises(BasisBenchError, match="org/adapter holds an adapter of org/base "):
+            load_model(ModelSpec("asked", "org/adapter", ""))
+        with pytest.raises(BasisBenchError, match="org/nothing is not in the cache"):
+            load_model(ModelSpec("asked", "org/nothing", ""))

@@ -288,9 +288,10 @@ def test_the_field_is_the_same_after_a_failure(architecture: str) -> None:
     model, pairs = oracle.model(architecture), pairs_of()
     hook = model.hook("mlp_act", 0)
     first = gradient_field("relp", model, _batch(model, pairs), [hook])[hook]
-    broken = replace(pairs, clean=pairs.clean + 10_000)
+    batch = _batch(model, pairs)
+    broken = replace(batch, clean=batch.clean + 10_000)
     with pytest.raises(IndexError):
-        gradient_field("relp", model, _batch(model, broken), [hook])
+        gradient_field("relp", model, broken, [hook])
     again = gradient_field("relp", model, _batch(model, pairs), [hook])[hook]
     assert torch.equal(first, again)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from basisbench.types import ModelSpec
 KNOWN = {
     "gpt2-small": "openai-community/gpt2",
     "pythia-70m": "EleutherAI/pythia-70m-deduped",
+    "smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "gemma-3-270m": "google/gemma-3-270m",
     "gemma-2-2b": "google/gemma-2-2b",
     "qwen3-0.6b": "Qwen/Qwen3-0.6B",
@@ -28,6 +30,10 @@ CONFIGURATIONS = {  # as published; whatever is not here is transformers' defaul
     "pythia-70m": ("gpt_neox", {
         "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8,
         "vocab_size": 50_304, "tie_word_embeddings": False,
+    }),
+    "smollm2-135m": ("llama", {
+        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "vocab_size": 49_152, "tie_word_embeddings": True,
     }),
     "gemma-3-270m": ("gemma3_text", {
         "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "num_attention_heads": 4,
@@ -90,6 +96,37 @@ def test_any_repository_and_any_folder_is_a_model(tiny_llama: ModelSpec, monkeyp
     assert find_model(f"./{folder.name}", registry).path == find_model(folder.name, registry).path == str(folder)
 
 
+def test_a_folder_or_file_may_have_any_name(tiny_llama: ModelSpec, tmp_path: Path) -> None:
+    """A name that a listed model has is refused; another one is given in front, or is that of the repository."""
+    registry = load_registry()
+    snapshot = tmp_path / "hub" / "models--org--some-model" / "snapshots" / "0123abc"
+    gemma = tmp_path / "hub" / "models--google--gemma-3-270m" / "snapshots" / "0123abc"
+    for folder in (tmp_path / "gemma-3-270m", tmp_path / "a=b", snapshot, gemma):
+        folder.mkdir(parents=True)
+        shutil.copy(Path(tiny_llama.path) / "config.json", folder)
+    taken = tmp_path / "gemma-3-270m"
+    with pytest.raises(BasisBenchError, match=f"give this one another name: NAME={taken}"):
+        find_model(str(taken), registry)
+    named = find_model(f"my-gemma={taken}", registry)
+    assert (named.name, named.path) == ("my-gemma", str(taken))
+    assert find_model("mine=openai-community/gpt2@main", registry).revision == "main"
+    assert find_model(str(tmp_path / "a=b"), registry).name == "a=b"
+    assert find_model(str(snapshot), registry) == ModelSpec(
+        "org/some-model", str(snapshot), f"checkpoint in {snapshot}"
+    )
+    assert find_model(str(gemma), registry).name == "gemma-3-270m"
+    (snapshot / "blob").write_bytes(b"")
+    (snapshot / "model.gguf").symlink_to("blob")
+    cached = find_model(str(snapshot / "model.gguf"), registry)
+    assert (cached.name, cached.path, cached.gguf) == ("org/some-model:model.gguf", str(snapshot), "model.gguf")
+    (taken / "own.gguf").write_bytes(b"")
+    assert find_model(str(taken / "own.gguf"), registry).name == "own"
+    assert find_model("org/model@v1:Q4/own.gguf", registry).gguf == "Q4/own.gguf"
+    (taken / "config.json").unlink()
+    with pytest.raises(BasisBenchError, match=r"holds no config.json \(but own.gguf: give that file\)"):
+        find_model(str(taken), registry)
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -97,7 +134,14 @@ def test_any_repository_and_any_folder_is_a_model(tiny_llama: ModelSpec, monkeyp
         ("gpt2", "no model named 'gpt2'; did you mean gpt2-small"),
         ("a/b/c", "or give a repository ORG/NAME of the Hugging Face hub, or a folder"),
         ("org/model@", "expected a commit, tag or branch after '@', found ''"),
-        ("./nowhere", "is no folder; expected a Hugging Face checkpoint folder"),
+        ("./nowhere", "is not there; expected a Hugging Face checkpoint folder or a GGUF file"),
+        ("./nowhere.gguf", "is not there; expected a Hugging Face checkpoint folder or a GGUF file"),
+        ("org/model:model.bin", "expected ORG/NAME:FILE.gguf, a GGUF file of a repository"),
+        ("gpt2-small:f.gguf", "expected ORG/NAME:FILE.gguf, a GGUF file of a repository"),
+        ("smollm2-135m-q4@main", "'smollm2-135m-q4' comes with the package index and has no revisions"),
+        ("gpt2-small=org/model", "a registered model is named 'gpt2-small' already; choose another name"),
+        ("mine=", "no model named ''"),
+        ("a b=org/model", "no model named 'a b=org/model'"),
         ("/", "holds no config.json"),
         ("", "no model named ''"),
     ],

@@ -23,7 +23,7 @@ from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import observed
 from basisbench.models.memory import bit_sum
 from basisbench.models.model import Model
-from basisbench.models.sites import SITES, SiteKind, written_kinds
+from basisbench.models.sites import SiteKind
 from basisbench.models.start_at_layer import BlockInputs, block_inputs
 from basisbench.protocols import CrossLayerBasis
 
@@ -137,7 +137,9 @@ class GroupContext:
         import torch
 
         if (side, hook) not in self._activations:
-            hooks = {self._model.hook(kind, layer) for kind in SITES for layer in range(self._model.layers)}
+            hooks = {
+                self._model.hook(kind, layer) for kind in self._model.kinds() for layer in range(self._model.layers)
+            }
             tokens = self.tokens(side)
             try:
                 wanted = sorted(hooks | self._in_every_layer(hook))
@@ -286,7 +288,7 @@ class GroupContext:
         no family writes to comes with its likes in the other layers.
         """
         layers = range(self._model.layers)
-        kinds = written_kinds() if rule != "ig" else self._swept_with(wanted)
+        kinds = self._model.written_kinds() if rule != "ig" else self._swept_with(wanted)
         hooks = [self._model.hook(kind, layer) for layer in layers for kind in kinds]
         if wanted in hooks:
             return f"field:{path}:{' '.join(kinds)}", hooks
@@ -296,7 +298,7 @@ class GroupContext:
     def _swept_with(self, hook: str) -> tuple[SiteKind, ...]:
         """Return the kinds whose integrated gradients come with those of a hook at no cost, its own among them."""
         layer = int(hook.split(".")[1])
-        for kind in written_kinds():
+        for kind in self._model.written_kinds():
             # Activations at zero give an output at the bias, not at zero: under zero ablation the two paths differ.
             other = None if self._path_end == "zero" else self._model.affine_output(kind, layer)
             if hook in {self._model.hook(each, layer) for each in (kind, other) if each is not None}:

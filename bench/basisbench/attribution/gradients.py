@@ -28,7 +28,6 @@ from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.model import Model, at_least_float32
 from basisbench.models.onednn import running_onednn
 from basisbench.models.relp import RELP, backward_rules
-from basisbench.models.sites import SITES
 from basisbench.models.start_at_layer import BlockInputs, block_inputs
 
 if TYPE_CHECKING:
@@ -220,7 +219,7 @@ def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[st
     for hook in hooks:
         layer = int(hook.split(".")[1])
         served: tuple[str, ...] = (hook,)
-        for kind in SITES:
+        for kind in model.kinds():
             other = model.affine_output(kind, layer)
             pair = () if other is None else (model.hook(kind, layer), model.hook(other, layer))
             if hook in pair and wanted.issuperset(pair):

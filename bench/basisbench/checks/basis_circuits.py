@@ -11,7 +11,6 @@ from basisbench.checks.stage import BasisStage
 from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.circuits.reference import reference_outputs
-from basisbench.models.sites import written_kinds
 from basisbench.types import Ablation, ErrorPolicy, Scores
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def _ends_at_the_family_output(stage: BasisStage) -> bool:
     for site, output in zip(stage.basis.sites, outputs, strict=True):
         passed_on = {
             model.place(model.hook(kind, site.layer))
-            for kind in written_kinds()
+            for kind in model.written_kinds()
             if model.affine_output(kind, site.layer) is not None
         }
         if model.place(site.write) not in {model.place(output), *passed_on}:

@@ -31,8 +31,8 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "check", "run the contract tests on a task, a basis or a method", _HELP, _EXAMPLES)
     parser.add_argument("thing", metavar="THING", nargs="?", help="a registered name, MODULE:NAME or FILE.py:NAME")
     parser.add_argument("--model", metavar="MODEL", help=(
-        "model that it is tried on: a listed name, ORG/NAME[@REVISION], or a folder (default: the one that ships with "
-        "BasisBench)"
+        "model that it is tried on: a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (default: the "
+        "one that ships with BasisBench)"
     ))  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, mps, ...")
     add_plugin(parser)

@@ -47,7 +47,8 @@ def add(commands: Commands) -> None:
         (
             "model",
             "MODEL",
-            "model: a listed name, ORG/NAME[@REVISION] of the Hugging Face hub, or a folder (repeatable)",
+            "model: a listed name, ORG/NAME[@REVISION][:FILE.gguf] of the Hugging Face hub, a folder or a GGUF file; "
+            "NAME=MODEL calls it NAME (repeatable)",
         ),
         ("task", "TASK", "task (repeatable)"),
         ("basis", "BASIS", "basis (repeatable)"),

@@ -29,8 +29,8 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("task", metavar="TASK", nargs="?", help="name of a task; not needed with --task-file")
     parser.add_argument("--model", metavar="MODEL", help=(
-        "model whose tokenizer is used: a listed name, ORG/NAME[@REVISION], or a folder (default: the model that "
-        "ships with BasisBench)"
+        "model whose tokenizer is used: a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (default: the "
+        "model that ships with BasisBench)"
     ))  # fmt: skip
     parser.add_argument("-n", dest="count", metavar="N", type=positive, default=5, help="pairs to show (default: 5)")
     parser.add_argument("--split", choices=["attribution", "evaluation"], default="evaluation", help=(
@@ -63,13 +63,13 @@ def execute(options: argparse.Namespace) -> None:
     task = registry.get("task", name)
     model = find_model(options.model, registry)
 
-    from basisbench.models.hub import locate
+    from basisbench.models.gguf import locate_model
     from basisbench.models.load import load_tokenizer
     from basisbench.models.shape import read_longest
     from basisbench.pairs.alignment import load_splits
 
     owner = f"model '{model.name}'"
-    located = locate(owner, model.path, model.revision)
+    located = locate_model(model)
     tokenizer = load_tokenizer(owner, located)
     splits = load_splits(
         task,

@@ -1,8 +1,9 @@
 """Which architectures are known to work, and what a model must show before anything is measured on it.
 
 1. TransformerLens can wrap it: its names are the names of the sites.
-2. Every kind of site is the beginning or the end of a module, in every layer.
-3. Every norm, every attention and every MLP has the parts that RelP's rules need.
+2. Every kind of site is the beginning or the end of a module, in every layer; a mixture of experts may lack the MLP's
+   activations.
+3. Every norm, every attention and every MLP has the parts that RelP's rules need; experts have no rule.
 4. An architecture that is not in `ARCHITECTURES` must also keep, on one batch, what the sites promise: blocks add the
    outputs of attention and MLP to the residual stream, and the head gives the model's logits. It then runs with a
    warning, and without the shortcuts that were only tested on the architectures below.
@@ -16,7 +17,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisBenchError
-from basisbench.models.sites import refused
+from basisbench.models.sites import SITES, SiteKind, refused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from basisbench.models.hooks import Place
     from basisbench.models.model import Model
 
+
+_OF_EXPERTS: SiteKind = "mlp_act"
+"""What a mixture of experts has inside a module: which experts' activations there are changes from token to token."""
 
 _ROUNDING = 1e-3
 _HALF_PRECISION_ROUNDING = 5e-2
@@ -34,15 +38,13 @@ def examine(model: Model) -> None:
     """Check that a model has every part that the harness relies on; warn where its architecture is not a tested one.
 
     Raises:
-        BasisBenchError: a site or a rule is missing, or the sites do not add up; names what, and where to add it.
+        BasisBenchError: a rule is missing, or the sites do not add up; names what, and where to add it.
     """
     from basisbench.models.relp import RELP, backward_rules
 
-    missing = _missing_site(model)
-    if missing:
-        raise refused(model.name, model.architecture, missing)
-    with backward_rules(model, RELP):  # raises where a part has no rule
-        pass
+    if not model.without:
+        with backward_rules(model, RELP):  # raises where a part has no rule
+            pass
     if model.verified:
         return
     wrong = _broken_promise(model)
@@ -50,23 +52,36 @@ def examine(model: Model) -> None:
         raise refused(model.name, model.architecture, wrong)
     warnings.warn(
         f"model '{model.name}': BasisBench is not tested on architecture {model.architecture}; its sites were found "
-        "and add up on one batch; curves take the slower road, without shortcuts; check scores with exact patching",
+        "and add up on one batch; curves take the slower road, without shortcuts; check scores with exact patching"
+        + "".join(f"; it has no {kind}, nor RelP: {reason}" for kind, reason in model.without.items()),
         UserWarning,
         stacklevel=3,
     )
 
 
-def _missing_site(model: Model) -> str | None:
+def missing_sites(model: Model) -> dict[SiteKind, str]:
+    """Return the kinds of site that a model does without, and why: a mixture of experts has no MLP activations.
+
+    Raises:
+        BasisBenchError: another site is missing; names it, and where to add it.
+    """
+    missing = _missing_site(model, tuple(SITES))
+    if missing is None:
+        return {}
+    if _missing_site(model, tuple(kind for kind in SITES if kind != _OF_EXPERTS)) is not None:
+        raise refused(model.name, model.architecture, missing)
+    return {_OF_EXPERTS: missing}
+
+
+def _missing_site(model: Model, kinds: tuple[SiteKind, ...]) -> str | None:
     """Say which site has no place of its own in the plain model.
 
     TransformerLens lends a part without a module the module around it: experts the whole MLP, an MLP the whole block.
     """
-    from basisbench.models.sites import SITES
-
     places: dict[str, Place] = {}
     wanted = {"embeddings": "embed.hook_out", "final norm": "ln_final.hook_out", "unembedding": "unembed.hook_out"}
     for layer in range(model.layers):
-        wanted |= {f"{kind} of layer {layer}": model.hook(kind, layer) for kind in SITES}
+        wanted |= {f"{kind} of layer {layer}": model.hook(kind, layer) for kind in kinds}
     for site, hook in wanted.items():
         try:
             places[site] = model.place(hook)
@@ -85,11 +100,10 @@ def _broken_promise(model: Model) -> str | None:
     import torch
 
     from basisbench.models.hooks import observed
-    from basisbench.models.sites import SITES
 
     words = int(model.body.get_input_embeddings().weight.shape[0])
     tokens = model.tokens([[(7919 * (5 * row + column) + 1) % words for column in range(5)] for row in range(2)])
-    hooks = [model.hook(kind, layer) for kind in SITES for layer in range(model.layers)]
+    hooks = [model.hook(kind, layer) for kind in model.kinds() for layer in range(model.layers)]
     start, head = model.place("blocks.0.hook_in"), model.place("unembed.hook_out")
     places = {hook: model.place(hook) for hook in hooks} | {"start": start, "head": head}
     with torch.no_grad():

@@ -7,6 +7,7 @@ file comes from the commit that it was found in. `basisbench.models.hub_errors` 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.hub_errors import cache_folder, line_of_file, one_line
+
+_CONFIGURATION, _ADAPTER = "config.json", "adapter_config.json"
 
 _SECONDS = 10.0
 """How long the hub may take to name a commit before the cache is asked."""
@@ -29,17 +32,22 @@ class Located:
         revision: commit of the repository; None for a folder.
         file: the file that was asked for, on this machine.
         offline: the hub could not be reached; everything else must come from the cache too.
+        gguf: the file is a GGUF file, which holds everything.
     """
 
     where: str
     revision: str | None
     file: Path
     offline: bool = False
+    gguf: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options of transformers' `from_pretrained`, besides where the checkpoint is."""
-        return {"revision": self.revision or "main", "local_files_only": self.offline}
+        """Options of transformers' `from_pretrained`: where the checkpoint is, and that no code of its own may run."""
+        place: dict[str, Any] = {"pretrained_model_name_or_path": self.where, "revision": self.revision or "main"}
+        if self.gguf:
+            place = {"pretrained_model_name_or_path": str(self.file.parent), "gguf_file": self.file.name}
+        return {**place, "local_files_only": self.offline or self.gguf, "trust_remote_code": False}
 
     @property
     def sources(self) -> Mapping[str, str]:
@@ -47,7 +55,7 @@ class Located:
         return {} if self.revision is None else {self.where: self.revision}
 
 
-def locate(owner: str, where: str, revision: str | None = None, *, file: str = "config.json") -> Located:
+def locate(owner: str, where: str, revision: str | None = None, *, file: str = _CONFIGURATION) -> Located:
     """Find a folder, or a repository in the hub's cache or on the hub.
 
     Args:
@@ -61,15 +69,37 @@ def locate(owner: str, where: str, revision: str | None = None, *, file: str = "
     """
     folder = Path(where)
     if folder.is_absolute() or folder.is_dir():
+        if file == _CONFIGURATION and (folder / _ADAPTER).is_file():
+            raise _adapter(owner, folder, folder / _ADAPTER)
         if not (folder / file).is_file():
             raise BasisBenchError(
                 f"{owner}: {folder} holds no {file}; expected a Hugging Face checkpoint folder or a repository id"
             )
         return Located(where, None, folder / file)
+    from huggingface_hub.errors import EntryNotFoundError
+
     with one_line(owner, where, revision):
         commit, reached = resolve(where, revision)
-        found = download(where, file, commit, local_files_only=not reached)
+        try:
+            found = download(where, file, commit, local_files_only=not reached)
+        except EntryNotFoundError:
+            if file == _CONFIGURATION:
+                with suppress(EntryNotFoundError):
+                    adapter = download(where, _ADAPTER, commit, local_files_only=not reached)
+                    raise _adapter(owner, where, adapter) from None
+            raise
     return Located(where, commit, found, offline=not reached)
+
+
+def _adapter(owner: str, where: object, file: Path) -> BasisBenchError:
+    """Build the error for what is no model but a change to one; it names the base model where the file does."""
+    base = None
+    with suppress(OSError, ValueError, AttributeError, RecursionError):
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    return BasisBenchError(
+        f"{owner}: {where} holds an adapter{f' of {base:.200}' if isinstance(base, str) else ''} ({_ADAPTER}: LoRA or "
+        "another), no model; merge it into its base with peft (merge_and_unload, save_pretrained) and give that folder"
+    )
 
 
 def download(repository: str, file: str, commit: str, **options: Any) -> Path:
@@ -112,7 +142,7 @@ def fetch(located: Located, file: str) -> Path | None:
     """
     from huggingface_hub.errors import EntryNotFoundError
 
-    if located.revision is None or located.offline:
+    if located.revision is None or located.offline or located.gguf:
         return None
     try:
         return download(located.where, file, located.revision)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import Batching
+from basisbench.models.gguf import GgufFile
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.onednn import OneDnnLinears, onednn_linears, onednn_twin
 from basisbench.models.shape import longest_prompt
@@ -51,6 +52,8 @@ class Model:
         bridge: TransformerLens's view of the same parameters.
         tokenizer: the fast tokenizer of the checkpoint.
         meter: counts forward passes.
+        file: the GGUF file that the weights were read from; None for a checkpoint.
+        without: kinds of site that the model does not have, and why: experts have no MLP activations.
     """
 
     spec: ModelSpec
@@ -59,6 +62,8 @@ class Model:
     tokenizer: Any
     _modules: Mapping[int, str]
     meter: Meter = field(default_factory=Meter)
+    file: GgufFile | None = None
+    without: Mapping[SiteKind, str] = field(default_factory=dict)
 
     @cached_property
     def batching(self) -> Batching:
@@ -113,15 +118,33 @@ class Model:
         return dtype
 
     def hook(self, kind: SiteKind, layer: int) -> str:
-        """Return the TransformerLens hook name of a kind of site in one layer."""
+        """Return the TransformerLens hook name of a kind of site in one layer.
+
+        Raises:
+            BasisBenchError: this model has no such sites.
+        """
+        if kind in self.without:
+            raise BasisBenchError(f"model '{self.name}' ({self.architecture}) has no {kind}: {self.without[kind]}")
         known = ARCHITECTURES.get(self.architecture)
         other = None if known is None else known.hooks.get(kind)
         return (other or SITES[kind].hook).format(layer=layer)
 
+    def kinds(self) -> tuple[SiteKind, ...]:
+        """Return the kinds of site that the model has."""
+        return tuple(kind for kind in SITES if kind not in self.without)
+
+    def written_kinds(self) -> tuple[SiteKind, ...]:
+        """Return the kinds of site that bases write to."""
+        return tuple(kind for kind in self.kinds() if SITES[kind].family is not None)
+
     def affine_output(self, kind: SiteKind, layer: int) -> SiteKind | None:
         """Return the kind of site that is an affine map of another one in a layer; None where a norm lies between."""
         site = SITES[kind]
-        return None if site.norm and hasattr(self.component(f"blocks.{layer}"), site.norm) else site.affine_output
+        return (
+            None
+            if kind in self.without or (site.norm and hasattr(self.component(f"blocks.{layer}"), site.norm))
+            else site.affine_output
+        )
 
     @cached_property
     def hook_points(self) -> Mapping[str, nn.Module]:
@@ -181,10 +204,21 @@ class Model:
         return self.place("unembed.hook_out").module
 
     def tokens(self, ids: Any) -> Int[Tensor, "pair pos"]:
-        """Put token ids on the model's device."""
+        """Put token ids on the model's device.
+
+        Raises:
+            BasisBenchError: the model has no embedding of one of them.
+        """
         import torch
 
-        return torch.as_tensor(ids, dtype=torch.long, device=self.device)
+        tokens = torch.as_tensor(ids, dtype=torch.long)
+        rows = int(self.body.get_input_embeddings().weight.shape[0])
+        if tokens.numel() and int(tokens.max()) >= rows:
+            raise BasisBenchError(
+                f"model '{self.name}': its tokenizer gives the id {int(tokens.max())}, but its embeddings have {rows} "
+                "rows; the tokenizer is another model's, or has words that this one was never given"
+            )
+        return tokens.to(self.device)
 
     def logits(
         self,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from basisbench.errors import BasisBenchError, first_line
+from basisbench.errors import BasisBenchError, whole_message
+from basisbench.models.configuration import read_configuration
 from basisbench.types import ModelShape
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def read_longest(located: Located) -> int | None:
     Raises:
         BasisBenchError: it is no configuration that transformers knows.
     """
-    return longest_prompt(_read_configuration(located))
+    return longest_prompt(read_configuration("configuration", located))
 
 
 def read_shape(located: Located) -> ModelShape:
@@ -52,37 +53,20 @@ def read_shape(located: Located) -> ModelShape:
     import torch
     from transformers import AutoModelForCausalLM
 
-    whole = _read_configuration(located)
+    config = read_configuration("configuration", located)
     try:
         with torch.device("meta"):
-            body = AutoModelForCausalLM.from_config(whole)  # type: ignore[no-untyped-call]
-    except _NO_CONFIGURATION as error:
-        raise _not_causal(located, error) from error
-    config = whole.get_text_config()
-    stored = getattr(whole, "dtype", None) or torch.float32
-    embeddings = body.get_input_embeddings()
-    return ModelShape(
-        layers=int(config.num_hidden_layers),
-        width=int(config.hidden_size),
-        mlp_width=int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 0)
-        or 4 * int(config.hidden_size),
-        vocabulary=int(embeddings.weight.shape[0]),
-        parameters=sum(parameter.numel() for parameter in body.parameters()),
-        dtype=str(stored).removeprefix("torch."),
-    )
-
-
-_NO_CONFIGURATION = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError)
-
-
-def _read_configuration(located: Located) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(located.where, **located.options)
-    except _NO_CONFIGURATION as error:
-        raise _not_causal(located, error) from error
-
-
-def _not_causal(located: Located, error: Exception) -> BasisBenchError:
-    return BasisBenchError(f"{located.where}: not the configuration of a causal language model: {first_line(error)}")
+            body = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+        return ModelShape(
+            layers=int(config.num_hidden_layers),
+            width=int(config.hidden_size),
+            mlp_width=int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 0)
+            or 4 * int(config.hidden_size),
+            vocabulary=int(body.get_input_embeddings().weight.shape[0]),
+            parameters=sum(parameter.numel() for parameter in body.parameters()),
+            dtype=str(getattr(config, "dtype", None) or torch.float32).removeprefix("torch."),
+        )
+    except Exception as error:  # whatever a file of somebody else makes the library do
+        raise BasisBenchError(
+            f"configuration: {located.where} has not that of a causal language model: {whole_message(error)}"
+        ) from error

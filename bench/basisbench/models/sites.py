@@ -55,11 +55,6 @@ SITES: Mapping[SiteKind, SiteEntry] = {
 """The one table of sites; nothing else in the harness says what a kind of site is."""
 
 
-def written_kinds() -> tuple[SiteKind, ...]:
-    """Return the kinds of site that bases write to."""
-    return tuple(kind for kind, site in SITES.items() if site.family is not None)
-
-
 def family_output(family: Family) -> SiteKind:
     """Return the kind of site that is a family's output."""
     return next(kind for kind, site in SITES.items() if site.output and site.family == family)

@@ -35,6 +35,7 @@ from basisbench.results.record_fields import (
     SubsetCheck,
     SuiteTasks,
     TopNode,
+    WeightsFile,
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
 from basisbench.results.schema import LARGEST, Count, Frozen, Name, Positive, VersionTwo, describe_problem
@@ -64,7 +65,7 @@ _SCHEMA_1: Mapping[str, object] = {**BEFORE, "error_policy": "node", "sizes": "1
 """What a record of schema 1 means by a field of its cell that it leaves out."""
 
 _SINCE_SCHEMA_2 = (
-    ("", {"clusters", "control", "suite"}),
+    ("", {"clusters", "control", "suite", "weights_file"}),
     ("cell", BEFORE.keys() - {"layers"}),
     ("groups", {"tokens", "scored_nodes"}),
     ("counts", {"area_end"}),
@@ -202,6 +203,9 @@ class Record(Frozen):
         default_factory=dict,
         description="repositories of the Hugging Face hub that weights came from, each with its commit; empty for what "
         "ships with the package or lies in a folder",
+    )
+    weights_file: WeightsFile | None = Field(
+        default=None, description="the GGUF file that the model was read from, dequantised; null for a checkpoint"
     )
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -257,6 +257,14 @@ class Cost(Frozen):
     dictionary_bytes: Count = Field(description="bytes of weights that the basis brings along; 0 for neurons")
     peak_memory_bytes: Count = Field(description="peak resident memory of the process, or the device allocator's peak")
     device: Name = Field(description="device of the model, for example cpu or cuda:0")
+
+
+class WeightsFile(Frozen):
+    """The single file that a model was read from."""
+
+    name: Name = Field(description="name of the file")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] = Field(description="SHA-256 digest of its bytes")
+    quantisation: Name = Field(description="type of its weights as its makers call it, for example Q4_K_M")
 
 
 class Environment(Frozen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from basisbench.circuits.curve import GroupCurve, mean_of
@@ -20,6 +21,7 @@ from basisbench.results.record_fields import (
     SubsetCheck,
     SuiteTasks,
     TopNode,
+    WeightsFile,
 )
 from basisbench.runs.environment import describe_environment
 
@@ -123,6 +125,7 @@ def make_record(
         cost=cost,
         environment=describe_environment(model),
         sources={**model.sources, **getattr(basis, "sources", {})},
+        weights_file=None if model.file is None else WeightsFile(**asdict(model.file)),
     )
 
 
@@ -153,7 +156,7 @@ def _area_end(cell: CellConfig, basis: Basis, groups: Sequence[GroupPair]) -> in
     """Return the circuit size at which areas of the family end, whatever bases are present."""
     context = groups[0].attribution
     layers = [site.layer for site in basis.sites]
-    kinds = [kind for kind, entry in SITES.items() if entry.family == basis.family]
+    kinds = [kind for kind in context.model.kinds() if SITES[kind].family == basis.family]
     widths = [
         sum(context.activation(context.model.hook(kind, layer), "clean")[0, 0].numel() for layer in layers)
         for kind in kinds

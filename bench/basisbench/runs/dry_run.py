@@ -13,7 +13,8 @@ from statistics import mean
 from typing import Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.models.hub import Located, locate
+from basisbench.models.gguf import locate_model
+from basisbench.models.hub import Located
 from basisbench.models.onednn import largest_bytes
 from basisbench.models.shape import read_longest, read_shape
 from basisbench.protocols import BasisSpec, Task, no_weights
@@ -118,7 +119,7 @@ class _Model:
         self._spec, self._plan = spec, plan
         self._located: Located | None = None
         try:
-            located = locate(f"model '{spec.name}'", spec.path, spec.revision)
+            located = locate_model(spec)
             self._shape, self._located = read_shape(located), located
         except BasisBenchError as error:
             if spec.shape is None:
@@ -127,7 +128,8 @@ class _Model:
             self.notes.append(f"{error}; estimated from its published shape")
         self._device, self._dtype = plan.options.device, plan.options.dtype or self._shape.dtype
         stored = self._shape.parameters * item_bytes(self._shape.dtype)
-        at_hand = self._located is not None and any(self._located.file.parent.glob("*.safetensors"))
+        place = self._located
+        at_hand = place is not None and (place.gguf or any(place.file.parent.glob("*.safetensors")))
         self.downloads = 0 if at_hand else stored
         self._sizes: dict[str, BasisSize] = {}
         self._tokenizer = self._load_tokenizer()

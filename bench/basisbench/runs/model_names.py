@@ -1,9 +1,11 @@
-"""From what a user calls a model to its ModelSpec: a registered name, a repository of the hub, or a folder.
+"""From what a user calls a model to its ModelSpec: a registered name, a repository of the hub, a folder or a GGUF file.
 
 1. A registered name wins; `NAME@REVISION` is the same model at another revision of its repository.
-2. A folder that holds a checkpoint: named by its last part.
-3. `ORG/NAME` or `ORG/NAME@REVISION`: any causal language model of the Hugging Face hub. A repository that is
-   registered under a name of its own goes by that name.
+2. A folder that holds a checkpoint is named by its last part, a GGUF file by its stem; what lies in the snapshot folder
+   of a hub cache by its repository.
+3. `ORG/NAME` or `ORG/NAME@REVISION`: any causal language model of the Hugging Face hub; `ORG/NAME:FILE.gguf`: a GGUF
+   file of it. A repository that is registered under a name of its own goes by that name.
+4. `NAME=...`: any of these under another name, one that nothing else has.
 
 Nothing is loaded and no network is asked.
 """
@@ -21,13 +23,16 @@ from basisbench.types import ModelSpec
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"[\w./-]+")
+_OWN_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
+_SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/[^/]+")
+_GGUF = ".gguf"
 
 
 def find_model(name: str | None, registry: Registry) -> ModelSpec:
-    """Return the model that a name, a repository or a folder stands for.
+    """Return the model that a name, a repository, a folder or a file stands for.
 
     Args:
-        name: for example "gpt2-small", "EleutherAI/pythia-160m@step1000" or "./my-model"; None
+        name: for example "gpt2-small", "EleutherAI/pythia-160m@step1000", "./my-model" or "mine=./model"; None
             for the model whose spec says that it is the default.
         registry: where names are looked up.
 
@@ -37,24 +42,47 @@ def find_model(name: str | None, registry: Registry) -> ModelSpec:
     known = {entry.name: registry.get("model", entry.name) for entry in registry.of("model")}
     if name is None:
         return next(spec for spec in known.values() if spec.default)
+    own, equals, rest = name.partition("=")
+    if equals and _OWN_NAME.fullmatch(own) and not Path(name).exists():
+        if own in known:
+            raise BasisBenchError(f"model '{name}': a registered model is named '{own}' already; choose another name")
+        return replace(_find(rest, known), name=own)
+    spec = _find(name, known)
+    if spec.name in known and spec.path not in ("", known[spec.name].path) and not _SNAPSHOT.search(spec.path):
+        raise BasisBenchError(
+            f"model '{name}': a registered model is named '{spec.name}' already; give this one another name: "
+            f"NAME={name}"
+        )
+    return spec
+
+
+def _find(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
     if name in known:
         return known[name]
-    folder = Path(name).expanduser()
-    if _looks_like_a_path(name) or (folder / "config.json").is_file():
-        return _folder(name, folder.resolve(), known)
-    bare, at, revision = name.partition("@")
+    path = Path(name).expanduser()
+    if name.startswith(("/", "./", "../", "~")) or (path / "config.json").is_file() or _is_gguf(path):
+        # A file of a hub cache is a link: the name of what it points to says nothing.
+        return _local(name, path.parent.resolve() / path.name if _is_gguf(path) else path.resolve(), known)
+    bare, colon, file = name.partition(":")
+    bare, at, revision = bare.partition("@")
     if at and not _REVISION.fullmatch(revision):
         raise BasisBenchError(f"model '{name}': expected a commit, tag or branch after '@', found '{revision}'")
+    if colon and not (_REPOSITORY.fullmatch(bare) and file.endswith(_GGUF)):
+        raise BasisBenchError(f"model '{name}': expected ORG/NAME:FILE.gguf, a GGUF file of a repository")
     if bare in known:
+        if not known[bare].path:
+            raise BasisBenchError(f"model '{name}': '{bare}' comes with the package index and has no revisions")
         return replace(known[bare], name=name, revision=revision)
     if not _REPOSITORY.fullmatch(bare):
         error = unknown_name("model", name, known)
-        raise BasisBenchError(f"{error}; or give a repository ORG/NAME of the Hugging Face hub, or a folder")
-    if not at:
+        raise BasisBenchError(
+            f"{error}; or give a repository ORG/NAME of the Hugging Face hub, or a folder or GGUF file"
+        )
+    if not (at or colon):
         for spec in known.values():
             if spec.path == bare:
                 return spec
-    return ModelSpec(name, bare, f"{bare} on the Hugging Face hub", revision=revision or None)
+    return ModelSpec(name, bare, f"{bare} on the Hugging Face hub", revision=revision or None, gguf=file or None)
 
 
 def find_models(names: Sequence[str], registry: Registry, revisions: Mapping[str, str]) -> tuple[ModelSpec, ...]:
@@ -79,16 +107,25 @@ def find_models(names: Sequence[str], registry: Registry, revisions: Mapping[str
     return tuple(specs.values())
 
 
-def _looks_like_a_path(name: str) -> bool:
-    return name.startswith(("/", "./", "../", "~"))
+def _is_gguf(path: Path) -> bool:
+    return path.suffix == _GGUF and path.is_file()
 
 
-def _folder(name: str, folder: Path, known: Mapping[str, ModelSpec]) -> ModelSpec:
-    if not (folder / "config.json").is_file():
-        found = "holds no config.json" if folder.is_dir() else "is no folder"
-        raise BasisBenchError(f"model '{name}': {folder} {found}; expected a Hugging Face checkpoint folder")
-    if folder.name in known:
+def _local(name: str, path: Path, known: Mapping[str, ModelSpec]) -> ModelSpec:
+    """Return the model in a folder or a GGUF file."""
+    gguf = path.name if _is_gguf(path) else None
+    if gguf is None and not (path / "config.json").is_file():
+        found = "holds no config.json" if path.is_dir() else "is no GGUF file" if path.is_file() else "is not there"
+        files = [f" (but {file.name}: give that file)" for file in sorted(path.glob(f"*{_GGUF}"))[:1]]
         raise BasisBenchError(
-            f"model '{name}': a registered model is named '{folder.name}' already; rename or link the folder"
+            f"model '{name}': {path} {found}{''.join(files)}; expected a Hugging Face checkpoint folder or a GGUF file"
         )
-    return ModelSpec(folder.name, str(folder), f"checkpoint in {folder}")
+    folder = path if gguf is None else path.parent
+    own = path.name if gguf is None else path.stem
+    cached = _SNAPSHOT.search(folder.as_posix())
+    if cached:
+        repository = f"{cached[1]}/{cached[2]}"
+        same = [spec.name for spec in known.values() if spec.path == repository and gguf is None]
+        own = same[0] if same else repository if gguf is None else f"{repository}:{gguf}"
+    summary = f"{'checkpoint' if gguf is None else 'GGUF file'} in {folder}"
+    return ModelSpec(own, str(folder), summary, gguf=gguf)
