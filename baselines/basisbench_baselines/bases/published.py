@@ -162,7 +162,13 @@ def _hub_fingerprint(name: str, release: Release, chosen: Mapping[int, str], sna
 
 
 def _folder_spec(name: str, folder: Path, pattern: str | None) -> BasisSpec:
-    placements = {path.parent.relative_to(folder).as_posix(): _placed(path) for path in folder.rglob("cfg.json")}
+    found_here = ((path, path.parent.relative_to(folder)) for path in folder.rglob("cfg.json"))
+    # `basisbench train` keeps earlier states and checkpoints below these.
+    placements = {
+        place.as_posix(): _placed(path)
+        for path, place in found_here
+        if not (place.parts and (place.parts[0] == "snapshots" or place.parts[0].startswith(".")))
+    }
     if not placements:
         raise BasisError(f"basis '{name}': {folder} holds no cfg.json, expected SAELens's files, a folder per layer")
     layers = {place: None if found is None else found.layer for place, found in placements.items()}
