@@ -28,6 +28,7 @@ from sae_lens.saes.transcoder import (
 )
 from sae_lens.training.sae_trainer import SAETrainer
 
+from basisbench_baselines.dictionaries.placement import Placement
 from basisbench_baselines.dictionaries.saelens_adapter import adapt
 from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
 from basisbench_baselines.training.text import leading_token, seeded
@@ -67,7 +68,14 @@ class Placed:
 
 
 def place_all(model: Model, settings: Settings) -> list[Placed]:
-    """Return where the dictionaries of a training sit, kind by kind."""
+    """Return where the dictionaries of a training sit, kind by kind.
+
+    Raises:
+        BasisBenchError: the model has no such sites, or too few units would be there for `k`.
+    """
+    for kind in settings.kinds:
+        place = Placement("mlp", settings.layers[0], settings.site if kind == "sae" else "mlp_in", settings.site)
+        settings.units(place.widths(model)[0])
     return [
         Placed(
             kind,

@@ -2,7 +2,7 @@
 
 1. Files and datasets: documents are tokenised without special tokens, joined by the token that separates documents
    (BOS where the tokenizer puts one in front, else EOS), and cut into contexts, each with BOS in front where the
-   tokenizer puts one. Contexts are put in a random order, so that every chunk is a mixture; the first ones are held out.
+   tokenizer puts one. Contexts are put in a random order, so that chunks are mixtures; the first ones are held out.
 2. Samples: the model continues its BOS (or EOS) token, at temperature 1.
 
 Any context is a pure function of its place and the seed, so that a killed training goes on exactly where it was.
