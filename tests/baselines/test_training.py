@@ -23,6 +23,7 @@ from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
 from basisbench_baselines.training import train as train_module
 from basisbench_baselines.training.activations import record
 from basisbench_baselines.training.dictionary import Dictionary, Placed
+from basisbench_baselines.training.saelens_classes import QuickBatchTopK
 from basisbench_baselines.training.settings import Settings
 from basisbench_baselines.training.text import Packed, Samples, pack
 from basisbench_baselines.training.train import train
@@ -89,7 +90,7 @@ def test_dictionaries_learn_and_are_measured_at_every_snapshot(trained: Path) ->
     for name, row in measured["end"]["dictionaries"].items():
         assert row["fvu"] < 0.75, name
         assert row["fvu"] < measured["512"]["dictionaries"][name]["fvu"], name
-        assert row["l0"] == pytest.approx(6, rel=0.5), name
+        assert row["l0"] == pytest.approx(6, rel=0.4), name
     assert set(weights(trained / "snapshots/512")) == set(measured["end"]["dictionaries"])
     page = (trained / "README.md").read_text()
     assert "| 4,096 | skip-transcoder/layer_2 |" in page
@@ -292,3 +293,12 @@ def test_what_does_not_fit_is_one_line(model: Model, text: Packed, tmp_path: Pat
     with pytest.raises(BasisBenchError, match="is a file; choose a folder"):
         train(model, text, SETTINGS, tmp_path / "notes.txt", progress=False)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, -1.0])
+def test_quick_batch_topk_keeps_what_saelens_keeps(scale: float) -> None:
+    from sae_lens.saes.batchtopk_sae import BatchTopK
+
+    before = torch.randn(50, 130, generator=torch.Generator().manual_seed(1)) + scale * torch.arange(130) / 20
+    for k in (0.5, 3.0, 40.0, 130.0):
+        assert torch.equal(QuickBatchTopK(k)(before), BatchTopK(k)(before))

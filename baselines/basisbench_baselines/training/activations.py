@@ -1,4 +1,9 @@
-"""Activations for training: one forward pass, up to the last hook that is needed, serves all dictionaries."""
+"""Activations for training: one forward pass, up to the last hook that is needed, serves all dictionaries.
+
+The first position of a context is left out, BOS or not: attention rests there, and some layer writes a vector to it
+that is hundreds of times longer than any other (SmolLM2-135M, layer 11: 24,300 against 30). Its variance would be all
+that a dictionary learns.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ class _AllSeen(Exception):  # noqa: N818 -- no error
 
 
 def record(model: Model, hooks: Iterable[str], ids: Int[Tensor, "row pos"]) -> dict[str, Float[Tensor, "token d"]]:
-    """Return activations of contexts by hook, in the model's type; BOS, where the tokenizer puts one, is left out.
+    """Return activations of contexts by hook, in the model's type, without first positions and BOS.
 
     Args:
         model: the model.
@@ -38,7 +43,8 @@ def record(model: Model, hooks: Iterable[str], ids: Int[Tensor, "row pos"]) -> d
     pieces: dict[Place, list[Tensor]] = {place: [] for place in places}
     for part in ids.split(max(1, _TOKENS_AT_ONCE // ids.shape[1])):
         tokens = model.tokens(part)
-        kept = tokens != lead if lead is not None else torch.ones_like(tokens, dtype=torch.bool)
+        kept = torch.ones_like(tokens, dtype=torch.bool) if lead is None else tokens != lead
+        kept[:, 0] = False
         for place, activation in _one_pass(model, list(places), tokens).items():
             pieces[place].append(activation.to(model.device)[kept])
     found = {place: torch.cat(parts) for place, parts in pieces.items()}

@@ -68,13 +68,14 @@ def render(card: Mapping[str, Any]) -> str:
         *([f"- Command: `{card['command']}`"] if card["command"] else []),
         f"- Model: {model['name']} in {model['dtype']}, weights {model['weights_sha256'][:16]}",
         f"- Text: {card['text']['source']}; {settings['tokens']:,} tokens in contexts of {settings['context']}, "
-        f"{card['trained_on']:,} of them trained on (BOS is left out where the tokenizer puts one)",
+        f"{card['trained_on']:,} of them trained on (first positions and BOS are left out)",
         f"- Width {settings['width']}, k {settings['k']}, seed {settings['seed']}, steps of about "
         f"{settings['batch_tokens']} tokens, learning rate {settings['learning_rate']}",
         f"- {card['seconds']:.0f} s on {card['machine']['processor']}, runs that contributed: {card['runs']}",
         "",
-        "On held-out text: fraction of variance unexplained (FVU), active units per token (L0), units that are silent",
-        f"on all of its {settings['held_out_contexts'] * settings['context']:,} tokens. Dead: silent in training for "
+        "On held-out text, without first positions and BOS: fraction of variance unexplained (FVU), active units per",
+        f"token (L0), units that are silent on all of its "
+        f"{settings['held_out_contexts'] * settings['context']:,} tokens. Dead: silent in training for "
         f"{settings['dead_after_steps']} steps.",
         "Published dictionaries are trained on billions of tokens: these do not stand for them.",
         "",

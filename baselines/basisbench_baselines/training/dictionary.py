@@ -3,7 +3,7 @@
 1. What is read and what is written are centred by their mean and scaled to unit variance per dimension, from the first
    chunk; so a step's squared error over d is the fraction of variance unexplained.
 2. An autoencoder is a BatchTopK SAE of SAELens (Bussmann et al. 2024, arXiv 2412.06410), a transcoder the same with
-   another target (`transcoder`). SAELens follows the threshold that leaves k units active, and saves JumpReLUs.
+   another target (`saelens_classes`). SAELens follows the threshold that leaves k units active, and saves JumpReLUs.
 3. Centring and scaling are folded into the saved weights; decoder rows have unit norm:
    f = JumpReLU(x W_enc + b_enc; threshold), y' = f W_dec + b_dec (+ W_skip x).
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sae_lens import JumpReLUSAE, JumpReLUSAEConfig
 from sae_lens.config import LoggingConfig, SAETrainerConfig
-from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAEConfig
 from sae_lens.saes.sae import SAEMetadata
 from sae_lens.saes.transcoder import (
     JumpReLUSkipTranscoder,
@@ -31,8 +31,12 @@ from sae_lens.training.sae_trainer import SAETrainer
 from basisbench_baselines.dictionaries.placement import Placement
 from basisbench_baselines.dictionaries.saelens_adapter import adapt
 from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
+from basisbench_baselines.training.saelens_classes import (
+    AutoencoderInTraining,
+    TranscoderInTraining,
+    TranscoderTrainingConfig,
+)
 from basisbench_baselines.training.text import leading_token, seeded
-from basisbench_baselines.training.transcoder import TranscoderInTraining, TranscoderTrainingConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -42,7 +46,7 @@ if TYPE_CHECKING:
     from basisbench_baselines.training.settings import Kind, Settings
 
 _THRESHOLD_RATE = 0.05
-"""Share of a step's threshold in SAELens's running one: it lags twenty steps behind, and has left its zero by 100."""
+"""Share of a step's threshold in SAELens's running one: it lags twenty steps behind."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Dictionary:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seeded(settings.seed, 3, seed).initial_seed()))
             if self.is_sae:
-                sae: Any = BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**shape))
+                sae: Any = AutoencoderInTraining(BatchTopKTrainingSAEConfig(**shape))
             else:
                 skip = placed.kind == "skip-transcoder"
                 sae = TranscoderInTraining(TranscoderTrainingConfig(**shape, d_out=d_write, skip=skip))
@@ -158,6 +162,8 @@ class Dictionary:
         """Return the dictionary as it is now as a module of SAELens, a function of raw activations."""
         sae = self.trainer.sae
         trained = {name: tensor.detach().clone() for name, tensor in sae.state_dict().items()}
+        # SAELens's running threshold begins at zero.
+        trained["topk_threshold"] /= 1 - (1 - _THRESHOLD_RATE) ** max(self.trainer.n_training_steps, 1)
         sae.process_state_dict_for_saving_inference(trained)
         stretch = self.write.scale
         encoder = trained["W_enc"] * (stretch / self.read.scale)
@@ -191,6 +197,7 @@ class Dictionary:
             hook_name=self.placed.read,
             hook_layer=self.placed.layer,
             context_size=settings.context,
+            seqpos_slice=(1, None),
             prepend_bos=leading_token(model.tokenizer) is not None,
             k=settings.k,
             training_tokens=self.trainer.n_training_samples,

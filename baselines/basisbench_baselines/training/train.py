@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, whole_message
 from basisbench_baselines.pocket.training.checkpoint import read_json, write_json
 from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
 from basisbench_baselines.pocket.training.progress import Progress
@@ -225,6 +226,9 @@ def _replace(folder: Path, write: Callable[[Path], object]) -> None:
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    write(temporary)
+    try:
+        write(temporary)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
+        raise BasisBenchError(f"{folder}: cannot be written: {whole_message(error)}") from error
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)

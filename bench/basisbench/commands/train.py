@@ -72,6 +72,8 @@ def execute(options: argparse.Namespace) -> None:
         raise unknown_name("type", options.dtype, DTYPES)
     if late := [tokens for tokens in options.snapshots if tokens >= options.tokens]:
         raise BasisBenchError(f"--snapshots {late[0]}: not before the end of the training, --tokens {options.tokens}")
+    if options.seed < 0:
+        raise BasisBenchError(f"--seed {options.seed}: expected a whole number of at least 0")
     for file in options.text or ():
         if not file.is_file():
             raise BasisBenchError(
