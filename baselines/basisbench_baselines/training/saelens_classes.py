@@ -54,8 +54,9 @@ class QuickBatchTopK(nn.Module):
 
 
 class AutoencoderInTraining(BatchTopKTrainingSAE):  # type: ignore[misc]
-    """SAELens's BatchTopK SAE, without what costs time and changes nothing: sorting, gradients of the input, products
-    with living units in the auxiliary loss.
+    """SAELens's BatchTopK SAE, without what costs time and changes nothing.
+
+    That is sorting, gradients of the input, and products with living units in the auxiliary loss.
     """
 
     def get_activation_fn(self) -> nn.Module:
@@ -79,13 +80,18 @@ class AutoencoderInTraining(BatchTopKTrainingSAE):  # type: ignore[misc]
         dead = torch.zeros(0) if dead_neuron_mask is None else dead_neuron_mask.nonzero().flatten()
         if not len(dead):
             return sae_out.new_tensor(0.0)
-        strongest = sae_in.shape[-1] // 2
+        strongest = sae_out.shape[-1] // 2
         scale = min(len(dead) / strongest, 1.0)
         before, rows = hidden_pre[:, dead], self.W_dec[dead]
         values, places = before.topk(min(strongest, len(dead)), sorted=False)
         f = torch.zeros_like(before).scatter(-1, places, values) / rows.norm(dim=-1)
-        error = f @ rows - (sae_in - sae_out).detach()
-        return self.cfg.aux_loss_coefficient * scale * error.square().sum(-1).mean()
+        error = f @ rows - (self.target(sae_in) - sae_out).detach()
+        loss: Tensor = self.cfg.aux_loss_coefficient * scale * error.square().sum(-1).mean()
+        return loss
+
+    def target(self, both: Tensor) -> Tensor:
+        """Return what is to be reconstructed."""
+        return both
 
 
 @dataclass
@@ -119,19 +125,15 @@ class TranscoderInTraining(AutoencoderInTraining):
         if self.cfg.skip:
             self.W_skip = nn.Parameter(torch.zeros(self.cfg.d_out, self.cfg.d_in, dtype=self.dtype, device=self.device))
 
-    def _target(self, both: Float[Tensor, "token d_both"]) -> Float[Tensor, "token d_out"]:
+    def target(self, both: Float[Tensor, "token d_both"]) -> Float[Tensor, "token d_out"]:
+        """Return what is written, less what the skip connection makes of what is read."""
         x, y = both.split([self.cfg.d_in, self.cfg.d_out], dim=-1)
         target: Tensor = y - x @ self.W_skip.T if self.cfg.skip else y
         return target
 
     def _squared_error(self, output: Tensor, both: Tensor) -> Tensor:
-        return (output - self._target(both)).square()
+        return (output - self.target(both)).square()
 
     def process_sae_in(self, sae_in: Float[Tensor, "token d_both"]) -> Float[Tensor, "token d_in"]:
         """Return what is encoded."""
         return super().process_sae_in(sae_in[..., : self.cfg.d_in])
-
-    def calculate_topk_aux_loss(self, sae_in: Tensor, **others: Any) -> Tensor:
-        """Let dead units reconstruct what is left of the target."""
-        loss: Tensor = super().calculate_topk_aux_loss(sae_in=self._target(sae_in), **others)
-        return loss
