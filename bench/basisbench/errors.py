@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import textwrap
 from collections.abc import Iterable
 
 
@@ -44,7 +43,7 @@ def first_line(error: BaseException) -> str:
 
 
 def whole_message(error: BaseException, longest: int = 300) -> str:
-    """Return an error's message on one line, cut where it grows too long; with its type where it is no sentence.
+    """Return an error's message on one line, without its middle where it is too long; with its type where it is a word.
 
     Args:
         error: what a library has raised.
@@ -53,4 +52,6 @@ def whole_message(error: BaseException, longest: int = 300) -> str:
     text = str(error)
     if " " not in text.strip():  # a key that is missing
         text = f"{type(error).__name__} {text}"
-    return textwrap.shorten(text, longest, placeholder=" ...").rstrip(":")
+    text = " ".join(text.split()).rstrip(":")
+    # A path may stand first and the reason last.
+    return text if len(text) <= longest else f"{text[: longest * 2 // 3]} ... {text[-longest // 3 :]}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, get_args, overload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,8 @@ Granularity = Literal["position", "unit"]
 Colour = Literal["black", "orange", "sky", "green", "blue", "vermillion", "purple", "grey"]
 """Okabe and Ito's palette, safe for colour-blind readers."""
 Line = Literal["solid", "dashed", "dotted", "dash-dot", "long-dash"]
+Marker = Literal["o", "s", "X", "D", "P", "h", "p", "*", "^", "v", "<", ">"]
+"""Markers that pictures and the page can draw, by matplotlib's names."""
 
 SPLITS: tuple[Split, ...] = ("attribution", "evaluation")
 FAMILIES: tuple[Family, ...] = ("mlp", "attn", "resid")
@@ -202,11 +204,19 @@ class Style:
         colour: of the line and its markers.
         line: how the line is broken.
         marker: matplotlib's name of the marker, for example "o".
+
+    Raises:
+        ValueError: pictures have no such colour, line or marker.
     """
 
     colour: Colour
     line: Line
-    marker: str
+    marker: Marker
+
+    def __post_init__(self) -> None:
+        for field_name, kind in (("colour", Colour), ("line", Line), ("marker", Marker)):
+            if (value := getattr(self, field_name)) not in get_args(kind):
+                raise ValueError(f"Style: {field_name} {value!r}; expected one of {', '.join(get_args(kind))}")
 
 
 @dataclass(frozen=True)

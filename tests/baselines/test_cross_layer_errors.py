@@ -113,8 +113,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "no kind": (lambda f: _configure(f, model_kind=None), ("model_kind 'None'",)),
     "read hook": (
-        lambda f: _configure(f, feature_input_hook="ln2.hook_normalized"),
-        ("feature_input_hook 'ln2.hook_normalized'", "inside the norm", "mlp.hook_in, hook_resid_mid"),
+        lambda f: _configure(f, feature_input_hook="hook_resid_post"),
+        ("feature_input_hook 'hook_resid_post'", "mlp.hook_in, hook_resid_mid, ln2.hook_normalized"),
     ),
     "read hook that is off": (
         lambda f: _configure(f, feature_input_hook="hook_mlp_in"),
@@ -148,6 +148,17 @@ def test_a_model_without_one_says_so(copied: tuple[Model, Path]) -> None:
     for ask in (lambda: spec().build(bare), lambda: spec().fingerprint(bare.spec)):
         with pytest.raises(BasisError, match=r"no dictionaries for basis 'clt' \(it has: sae_resid\)"):
             ask()
+
+
+@pytest.mark.slow
+def test_the_normalised_stream_of_a_layer_norm_cannot_be_read() -> None:
+    """TransformerLens moved that hook from behind the gain to before it, and circuit-tracer takes both versions."""
+    model = cross.model("gpt2")
+    folder = cross.files("gpt2").save(
+        cross.folder("gpt2").parent / "gpt2-normalised", feature_input_hook="ln2.hook_normalized"
+    )
+    with pytest.raises(BasisError, match=r"basis 'clt': it reads ln2\.hook_normalized of a LayerNorm"):
+        spec().build(replace(model, spec=replace(model.spec, dictionaries={"clt": folder})))
 
 
 @pytest.mark.slow

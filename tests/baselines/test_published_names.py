@@ -226,4 +226,4 @@ def test_a_configuration_that_fits_nothing_is_told(tmp_path: Path, change: dict[
 
 
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
-    refused(f"sae:{tmp_path}", "holds no cfg.json")
+    refused(f"sae:{tmp_path}", "holds no dictionary in a known format", "SAELens (cfg.json)", "sparsify")

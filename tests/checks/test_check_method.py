@@ -13,6 +13,8 @@ from basisbench.attribution.projection import projected_scores
 from basisbench.checks import left_behind
 from basisbench.checks import method as checks
 from basisbench.checks.check import check, iterate
+from basisbench.checks.finding import Check, Finding, run_checks
+from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import Basis, ScoringContext
@@ -190,3 +192,12 @@ def test_the_seed_is_told(tiny: Model) -> None:
     )
     assert told("random") == "they depend on the seed"
     assert told("ixg") == "they do not depend on the seed"
+
+
+def test_the_reason_behind_a_long_path_is_whole() -> None:
+    def fail(_: None) -> Finding:
+        raise BasisBenchError(f"/{'a long folder/' * 30}weights.pt:\n  hidden_size is -1, expected at least 1")
+
+    (found,) = run_checks("basis mine", [Check("loads", "it loads", fail)], None)
+    assert found.outcome == "FAILED"
+    assert found.measured.endswith("weights.pt: hidden_size is -1, expected at least 1")

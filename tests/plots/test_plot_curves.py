@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -228,6 +229,25 @@ def test_styles_are_fixed_and_distinct() -> None:
     family = [DISPLAY.basis_styles[n] for n in ("mlp_act", "mlp_out", "mlp_act_rotated", "sae_mlp_out", "transcoder")]
     for attribute in ("colour", "line", "marker"):
         assert len({getattr(style, attribute) for style in family}) == 5
+
+
+def test_every_basis_has_a_style_of_its_own_however_many_there_are() -> None:
+    many = basis_styles([f"mine_{number}" for number in range(300)], DISPLAY)
+    assert len(set(many.values())) == 300
+    taken = replace(DISPLAY, basis_styles={**DISPLAY.basis_styles, "copy": DISPLAY.basis_styles["mlp_act"]})
+    assert basis_styles(["copy", "mlp_act"], taken)["mlp_act"] == DISPLAY.basis_styles["mlp_act"]
+    assert basis_styles(["copy", "mlp_act"], taken)["copy"] != DISPLAY.basis_styles["mlp_act"]
+    # Bases of different panels too, without styles from outside.
+    frame = frame_of([synthetic_record(basis="mlp_out", name="a"), synthetic_record(basis="resid", name="b")])
+    figure = plot_curves(frame, quantity="faithfulness")
+    first, second, _ = figure.legends[0].get_lines()
+    assert (first.get_color(), first.get_marker()) != (second.get_color(), second.get_marker())
+
+
+@pytest.mark.parametrize("wrong", [("red", "solid", "o"), ("black", "wavy", "o"), ("black", "solid", "8")])
+def test_a_style_that_pictures_or_the_page_cannot_draw_is_refused(wrong: tuple[Any, Any, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^Style: .*expected one of"):
+        Style(*wrong)
 
 
 def test_every_built_in_basis_and_method_declares_its_style() -> None:

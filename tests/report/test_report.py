@@ -12,6 +12,7 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
+from basisbench.plots.style import COLOURS, basis_styles
 from basisbench.registry import Registry, load_registry
 from basisbench.report import write, write_report
 from basisbench.report.detail import field_descriptions
@@ -121,9 +122,12 @@ def test_every_basis_looks_as_its_legend_says_however_many_there_are() -> None:
     layout = laid_out(*(synthetic_record(examples=4, name=f"basis_{index}") for index in range(40)))
     looks: Any = layout.catalogue["bases"]
     charts = (Path(write.__file__).parent / "page" / "charts.js").read_text(encoding="utf-8")
-    symbols = {look["symbol"] for look in looks}
-    assert len(symbols) == 7
-    for symbol in symbols:
+    assert len({(look["colour"], look["symbol"], look["dash"]) for look in looks}) == 40, "a look each"
+    pictures = basis_styles([look["name"] for look in looks], load_registry().display())
+    assert {look["name"]: look["colour"] for look in looks} == {
+        name: COLOURS[style.colour] for name, style in pictures.items()
+    }
+    for symbol in {look["symbol"] for look in looks}:
         assert re.search(rf"^ +\"?{symbol}\"?: \"M", charts, re.MULTILINE), symbol
 
 

@@ -10,10 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from basisbench.errors import RecordError
+from basisbench.errors import BasisBenchError, RecordError
 from basisbench.registry import built_in
 from basisbench.results.columns import normalised
-from basisbench.results.compare import compare_table, csv_text, paired_difference, render_markdown, render_text
+from basisbench.results.compare import (
+    compare_table,
+    csv_text,
+    paired_difference,
+    render_markdown,
+    render_text,
+    select,
+)
 from basisbench.results.conditions import join_policies, layers_text, split_conditions
 from basisbench.results.display import Display
 from basisbench.results.frame import frame_of, summarise
@@ -21,6 +28,7 @@ from basisbench.results.headlines import HEADLINES, headline_tables
 from basisbench.results.medians import median_table
 from basisbench.results.metrics import METRICS, nodes_to
 from basisbench.results.record import Record
+from basisbench.results.tables import Entry, Table, plain_text
 from basisbench.types import ErrorPolicy
 from helpers.synthetic_records import changed, synthetic_record, synthetic_suite
 
@@ -408,3 +416,46 @@ def test_records_of_different_examples_cannot_be_paired(other: Record, reason: s
 def test_an_unknown_statistic_is_told() -> None:
     with pytest.raises(RecordError, match=r"no statistic named 'nodes'.*nodes_to_80"):
         paired_difference(synthetic_record(), synthetic_record(), "nodes")
+
+
+# --- terminals and spreadsheets ---
+
+
+def test_nothing_is_wider_than_the_terminal_and_nothing_is_lost() -> None:
+    records = [
+        synthetic_record(task, basis, examples=6) for task in ("ioi", "sva_rc") for basis in ("resid", "mlp_out")
+    ]
+    summary = summarise([*records, synthetic_record("ioi", name="x" * 40, examples=6, ceiling=0.5)])
+    whole = render_text(summary)
+    for width in (72, 100, 400):
+        narrow = render_text(summary, width=width)
+        assert max(map(len, narrow.splitlines())) <= width
+        assert set(whole.split()) == set(narrow.split())
+
+
+def test_a_long_text_of_a_table_takes_several_lines() -> None:
+    table = Table("title", ("task", "n", "why"), ((Entry("ioi"), Entry("1"), Entry("one two three " * 4)),))
+    lines = plain_text(table, 30).splitlines()
+    assert max(map(len, lines)) <= 30
+    assert " ".join(lines).count("three") == 4
+
+
+def test_csv_texts_that_a_spreadsheet_would_run_have_a_quote_in_front() -> None:
+    names = ("=1+1", "+a", "-b", "@sum", "plain")
+    summary = summarise([synthetic_record(name=name, examples=6, gap=-6.0) for name in names])
+    again = pd.read_csv(StringIO(csv_text(summary)))
+    assert set(again["basis"]) == {f"'{name}" for name in names[:-1]} | {"plain"}
+    assert again["gap"].dtype == float
+    assert (again["gap"] < 0).all(), "numbers stay numbers"
+
+
+def test_tasks_and_methods_can_be_selected() -> None:
+    summary = summarise(
+        [synthetic_record(t, "resid", m, examples=6) for t in ("ioi", "sva_rc") for m in ("relp", "ig")]
+    )
+    one = select(summary, ["ioi"], ["ig"])
+    assert one[["task", "method", "suite_tasks"]].to_numpy().tolist() == [["ioi", "ig", "ioi"]]
+    assert "Nodes to 80% faithfulness, task ioi" in render_text(one)
+    assert len(select(summary, [], [])) == len(summary)
+    with pytest.raises(BasisBenchError, match="no task of these results named 'ioy'; did you mean ioi"):
+        select(summary, ["ioy"], [])

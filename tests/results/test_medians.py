@@ -14,7 +14,7 @@ from basisbench.results.display import Display
 from basisbench.results.frame import summarise
 from basisbench.results.headlines import headline_tables
 from basisbench.results.marks import mark_best
-from basisbench.results.medians import _medians, _picks, median_table
+from basisbench.results.medians import _medians, draw_tasks, median_table
 from basisbench.results.metrics import METRICS, STATISTICS
 from basisbench.results.record import Record
 from basisbench.results.record_fields import SuiteTasks
@@ -112,7 +112,7 @@ def test_the_interval_spans_tasks() -> None:
     cells = summarise([synthetic_record(task, suite=SUITE) for task in FOUR[:3]]).set_index("task")
     for place, draws in enumerate(cells["draws"]):
         draws.rows["area_faithfulness"][:] = place
-    found = _medians(cells, _picks(FOUR[:3]))["draws"].rows["area_faithfulness"]  # type: ignore[union-attr]
+    found = _medians(cells, draw_tasks(FOUR[:3]))["draws"].rows["area_faithfulness"]  # type: ignore[union-attr]
     shares = [(found[1:] == value).mean() for value in range(3)]
     assert shares == pytest.approx([7 / 27, 13 / 27, 7 / 27], abs=4 * math.sqrt(0.25 / DRAWS))
 

@@ -3,7 +3,8 @@
 They are those of Ameisen et al. 2025, "Circuit Tracing", section "Architecture".
 
 `clt` is the one that a model names among its dictionaries; `clt:ORG/NAME[@REVISION]` and `clt:FOLDER` name any other,
-such as `clt:mntss/clt-gemma-2-2b-426k`. The files are circuit-tracer's (`dictionaries.circuit_tracer_files`).
+such as `clt:mntss/clt-gemma-2-2b-426k`. The files are circuit-tracer's (`dictionaries.circuit_tracer_files`)
+or CLT-Forge's (`dictionaries.clt_forge`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from basisbench.models.memory import give_memory_back, room_for_weights
 from basisbench.models.onednn import passing_linear_map
 from basisbench.protocols import BasisScheme, BasisSpec
 from basisbench.types import Family, ModelSpec, Site, Style
+from basisbench_baselines.dictionaries import clt_forge
 from basisbench_baselines.dictionaries.circuit_tracer_files import (
     CONFIG,
     digest_files,
@@ -32,6 +34,7 @@ from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
 from basisbench_baselines.dictionaries.fast import SelectedUnits
 from basisbench_baselines.dictionaries.hub_snapshot import as_basis_error, resolve
 from basisbench_baselines.dictionaries.lazy_layers import LayerCache
+from basisbench_baselines.dictionaries.placement import hook_at
 from basisbench_baselines.dictionaries.trained_on import warn_if_trained_on_other
 
 if TYPE_CHECKING:
@@ -151,26 +154,23 @@ def load(name: str, folder: Path, sources: Mapping[str, str], model: Model) -> C
         BasisError: a file is missing or is not what the format says, or it was made for another model.
     """
     try:
-        config = read_config(folder)
-        read, write = hook_names(folder, config)
-        files = open_layers(folder, model)
+        if (folder / clt_forge.CONFIG).is_file():
+            config, files = clt_forge.open_layers(folder, model)
+            read, write = "mlp.hook_in", "hook_mlp_out"
+        else:
+            config = read_config(folder)
+            read, write = hook_names(folder, config)
+            files = open_layers(folder, model, read)
+            # The gain of the norm is put into the encoder.
+            read = "mlp.hook_in" if read == "ln2.hook_normalized" else read
         sites = tuple(
-            Site(layer, _site_hook(model, read, layer), _site_hook(model, write, layer))
-            for layer in range(model.layers)
+            Site(layer, hook_at(model, read, layer), hook_at(model, write, layer)) for layer in range(model.layers)
         )
     except BasisBenchError as error:
         raise BasisError(f"basis '{name}': {error}") from error
     warn_if_trained_on_other(name, [config.get("model_name")], model.spec)
     cache = LayerCache({part.layer: part.nbytes for part in files}, room_for_weights(str(model.device)))
     return CrossLayerTranscoder(name, sites, files, cache, sources=sources)
-
-
-def _site_hook(model: Model, hook: str, layer: int) -> str:
-    """Return the name of a hook in a layer: the benchmark's own where it stands for the same activation."""
-    name = f"blocks.{layer}.{hook}"
-    place = model.place(name)
-    same = [own for own in (model.hook("mlp_in", layer), model.hook("mlp_out", layer)) if model.place(own) == place]
-    return same[0] if same else name
 
 
 Found = tuple[Path, Mapping[str, str]]
@@ -195,7 +195,19 @@ def resolve_name(name: str) -> BasisSpec:
     Raises:
         BasisError: the name is neither a folder nor a repository.
     """
-    body = name.removeprefix(f"{NAME}:")
+    return cross_layer_spec(name, name.removeprefix(f"{NAME}:"))
+
+
+def cross_layer_spec(name: str, body: str) -> BasisSpec:
+    """Return a cross-layer transcoder under some name.
+
+    Args:
+        name: name of the basis.
+        body: its folder, or its repository as ORG/NAME[@REVISION].
+
+    Raises:
+        BasisError: it is neither.
+    """
     folder = Path(body).expanduser()
     if folder.is_dir():
         return _spec(name, lambda _model: (folder.resolve(), {}))
@@ -210,6 +222,10 @@ def resolve_name(name: str) -> BasisSpec:
         with as_basis_error(f"basis '{name}'", repository, wanted):
             snapshot = resolve(repository, wanted)
         with as_basis_error(f"basis '{name}'", repository, snapshot.commit):
+            if snapshot.has(clt_forge.CONFIG):
+                for file in clt_forge.weight_names(list(snapshot.names())):
+                    snapshot.download(file)
+                return Path(snapshot.download(clt_forge.CONFIG)).parent, {snapshot.repository: snapshot.commit}
             folder = Path(snapshot.download(CONFIG)).parent
             # The first decoder writes to every layer, so it says how many there are.
             for file in file_names(layer_count(Path(snapshot.download("W_dec_0.safetensors")))):
@@ -236,7 +252,7 @@ PROVIDES: tuple[BasisSpec | BasisScheme, ...] = (
     BasisScheme(
         NAME,
         f"{NAME}:ORG/NAME[@REVISION]",
-        "any cross-layer transcoder in circuit-tracer's format, of the Hugging Face hub or in a folder",
+        "any cross-layer transcoder of circuit-tracer or CLT-Forge, of the Hugging Face hub or in a folder",
         resolve_name,
     ),
 )

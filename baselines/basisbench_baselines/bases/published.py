@@ -1,22 +1,22 @@
-"""Published dictionaries by name: `sae:RELEASE[@REVISION][:PATTERN]`, or `sae:FOLDER[:PATTERN]`.
+"""Published dictionaries by name: `sae:RELEASE`, `sae:ORG/NAME` or `sae:FOLDER`, with `[@REVISION]` and `[:PATTERN]`.
 
-1. A release is looked up in SAELens's list, a folder is searched for SAELens's `cfg.json`. A pattern (`*`, `?`,
-   `[...]`) chooses among the ids or folders; what is left must be one dictionary per layer.
-2. Family and layers are known before anything is downloaded. On building, every dictionary's own configuration says
+1. A release is looked up in SAELens's list; a folder, or a repository of the hub, is searched for the files of every
+   known maker (`dictionaries.formats`). A pattern (`*`, `?`, `[...]`) chooses among the ids or folders; what is left
+   must be one dictionary per layer.
+2. Family and layers are known before weights are downloaded. On building, every dictionary's own configuration says
    where it sits and on which model it was trained, and must agree with that and with the model at hand.
-3. Weights are read by SAELens, at one commit of the repository, each layer when it is first used, in float32 (float64
-   for a model in float64), and adapted (`dictionaries.saelens_adapter`).
+3. Weights are read into SAELens's modules, at one commit of the repository, each layer when it is first used, in
+   float32 (float64 for a model in float64), and adapted (`dictionaries.saelens_adapter`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,23 @@ from basisbench.errors import BasisError
 from basisbench.models.memory import room_for_weights
 from basisbench.protocols import BasisScheme, BasisSpec
 from basisbench.types import Family, ModelSpec, Site
+from basisbench_baselines.bases.cross_layer_transcoder import cross_layer_spec
 from basisbench_baselines.bases.saelens import DictionaryBasis, hash_files
+from basisbench_baselines.dictionaries.formats import (
+    Found,
+    chosen_of,
+    family_of,
+    fingerprint,
+    is_cross_layer,
+)
 from basisbench_baselines.dictionaries.hub_snapshot import Snapshot, as_basis_error, pinned, quiet, resolve
 from basisbench_baselines.dictionaries.lazy_layers import LazyDictionaries, Loader
 from basisbench_baselines.dictionaries.placement import Placement, place
 from basisbench_baselines.dictionaries.releases import Release, choose, find_release, layer_of
 from basisbench_baselines.dictionaries.saelens_adapter import adapt, check_kind
+from basisbench_baselines.dictionaries.saelens_files import Dictionary
 from basisbench_baselines.dictionaries.trained_on import warn_if_trained_on_other
+from basisbench_baselines.dictionaries.trees import Folder
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
@@ -41,32 +51,8 @@ _NAME = re.compile(r"(?P<release>[^@:]+)(@(?P<revision>[^:]+))?(:(?P<pattern>.+)
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Dictionary:
-    """One dictionary before it is loaded.
-
-    Attributes:
-        title: how messages call it.
-        configure: reads its configuration alone.
-        load: reads its weights, to a device and in a type.
-        snapshot: where it comes from, if that is the hub.
-    """
-
-    title: str
-    configure: Callable[[], dict[str, Any]]
-    load: Callable[[str, str], Any]
-    snapshot: Snapshot | None = None
-
-    def named_errors(self, basis: str) -> AbstractContextManager[None]:
-        """Report what goes wrong with it in one line."""
-        subject = f"basis '{basis}': {self.title}"
-        if self.snapshot is None:
-            return as_basis_error(subject)
-        return as_basis_error(subject, self.snapshot.repository, self.snapshot.commit)
-
-
 def resolve_name(name: str) -> BasisSpec:
-    """Return the basis of a name such as "sae:gpt2-small-res-jb"; nothing is downloaded.
+    """Return the basis of a name such as "sae:gpt2-small-res-jb"; no weights are downloaded.
 
     Raises:
         BasisError: no such release or folder, no id that matches, or several for one layer.
@@ -77,13 +63,15 @@ def resolve_name(name: str) -> BasisSpec:
         return _folder_spec(name, folder, pattern)
     match = _NAME.fullmatch(body)
     if match is None:
-        raise BasisError(f"basis '{name}': expected {PREFIX}:RELEASE[@REVISION][:PATTERN] or {PREFIX}:FOLDER[:PATTERN]")
+        raise BasisError(f"basis '{name}': expected {PREFIX}:RELEASE[@REVISION][:PATTERN], ORG/NAME or a folder")
+    if "/" in match["release"]:
+        return _repository_spec(name, match["release"], match["revision"], match["pattern"])
     with _named(name):
         release = find_release(match["release"])
         family = release.family
         layers = {identifier: layer_of(identifier) for identifier in release.paths}
         chosen = choose(f"release '{release.name}'", list(release.paths), layers, match["pattern"])
-    snapshot_of = partial(_snapshot, name, release, match["revision"])
+    snapshot_of = partial(_snapshot, name, release.repository, match["revision"])
 
     def build(model: Model) -> DictionaryBasis:
         snapshot = snapshot_of(model.spec)
@@ -123,11 +111,11 @@ def _as_folder(body: str) -> tuple[Path | None, str | None]:
 # --- releases
 
 
-def _snapshot(name: str, release: Release, revision: str | None, spec: ModelSpec) -> Snapshot:
+def _snapshot(name: str, repository: str, revision: str | None, spec: ModelSpec) -> Snapshot:
     """Return the commit to use: of the name, else of the run's suite, else the main branch's."""
-    revision = revision or spec.revisions.get(release.repository)
-    with as_basis_error(f"basis '{name}'", release.repository, revision):
-        return resolve(release.repository, revision)
+    revision = revision or spec.revisions.get(repository)
+    with as_basis_error(f"basis '{name}'", repository, revision):
+        return resolve(repository, revision)
 
 
 def _hub_dictionary(release: Release, identifier: str, snapshot: Snapshot) -> Dictionary:
@@ -158,10 +146,11 @@ def _hub_fingerprint(name: str, release: Release, chosen: Mapping[int, str], sna
     return digest.hexdigest()
 
 
-# --- folders
+# --- folders and repositories
 
 
 def _folder_spec(name: str, folder: Path, pattern: str | None) -> BasisSpec:
+<<<<<<< HEAD
     found_here = ((path, path.parent.relative_to(folder)) for path in folder.rglob("cfg.json"))
     # `basisbench train` keeps earlier states and checkpoints below these.
     placements = {
@@ -182,45 +171,66 @@ def _folder_spec(name: str, folder: Path, pattern: str | None) -> BasisSpec:
         )
     family = families.pop()
     dictionaries = {layer: _folder_dictionary(folder / place) for layer, place in chosen.items()}
+=======
+    files = Folder(folder)
+    if is_cross_layer(files):
+        return cross_layer_spec(name, str(folder))
+    with as_basis_error(f"basis '{name}'"):
+        chosen = chosen_of(f"folder {folder}", files, pattern)
+    family, found = family_of(name, f"folder {folder}", chosen)
+
+    def digest(_spec: ModelSpec) -> str:
+        with as_basis_error(f"basis '{name}'"):
+            return hash_files({path for each in found.values() for path in [*each.beside(), *each.open().files()]})
+
+>>>>>>> main
     return BasisSpec(
         name,
         family,
-        f"{len(chosen)} dictionaries of the folder {folder}",
-        build=partial(_build, name, family, dictionaries),
-        fingerprint=lambda _spec: hash_files(
-            [path for place in chosen.values() for path in (folder / place).iterdir() if path.is_file()]
-        ),
-        layers=tuple(chosen),
+        f"{len(found)} dictionaries of the folder {folder}",
+        build=partial(_build, name, family, {layer: each.open() for layer, each in found.items()}),
+        fingerprint=digest,
+        layers=tuple(found),
     )
 
 
-def _placed(path: Path) -> Placement | None:
-    """Read from a cfg.json where its dictionary sits, without SAELens."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        # Before SAELens 6 everything was on one level, and the hook was a hook point once.
-        facts = {**config, **config.get("metadata", {})}
-        facts.setdefault("hook_name", facts.get("hook_point"))
-        return place(str(config.get("architecture", "standard")), facts)
-    except BasisError as error:
-        raise BasisError(f"{path}: {error}") from error
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise BasisError(f"{path}: not a configuration that SAELens wrote: {error}") from error
+def _repository_spec(name: str, repository: str, revision: str | None, pattern: str | None) -> BasisSpec:
+    """Return the basis of a repository of the hub; configurations are downloaded, no weights."""
 
+    def snapshot_of(spec: ModelSpec) -> Snapshot:
+        return _snapshot(name, repository, revision, spec)
 
-def _folder_dictionary(folder: Path) -> Dictionary:
-    def configure() -> dict[str, Any]:
-        from sae_lens.loading.pretrained_sae_loaders import get_sae_lens_config_from_disk, handle_config_defaulting
+    kind = f"repository {repository}"
+    with as_basis_error(f"basis '{name}'", repository, revision):
+        files = resolve(repository, revision)
+        if is_cross_layer(files):
+            return cross_layer_spec(name, f"{repository}@{revision}" if revision else repository)
+        family, first = family_of(name, kind, chosen_of(kind, files, pattern))
 
-        config: dict[str, Any] = handle_config_defaulting(get_sae_lens_config_from_disk(folder))
-        return config
+    def opened(spec: ModelSpec) -> tuple[Snapshot, dict[int, Found]]:
+        snapshot = snapshot_of(spec)
+        with as_basis_error(f"basis '{name}'", repository, snapshot.commit):
+            return snapshot, first if snapshot == files else chosen_of(kind, snapshot, pattern)
 
-    def load(device: str, dtype: str) -> Any:
-        from sae_lens import SAE
+    def build(model: Model) -> DictionaryBasis:
+        snapshot, found = opened(model.spec)
+        basis = _build(name, family, {layer: each.open() for layer, each in found.items()}, model)
+        return replace(basis, sources={**basis.sources, repository: snapshot.commit})
 
-        return SAE.load_from_disk(folder, device=device, dtype=dtype)
+    def digest(spec: ModelSpec) -> str:
+        snapshot, found = opened(spec)
+        with as_basis_error(f"basis '{name}'", repository, snapshot.commit):
+            return fingerprint(snapshot, {each.place: each.open().files() for each in found.values()})
 
-    return Dictionary(str(folder), configure, load)
+    return BasisSpec(
+        name,
+        family,
+        f"{len(first)} dictionaries of {repository}",
+        build=build,
+        fingerprint=digest,
+        layers=tuple(first),
+        repositories={repository: revision},
+    )
 
 
 # --- both
@@ -284,11 +294,13 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
 
 def _described(raw: dict[str, Any]) -> tuple[Any, int]:
     """Return SAELens's configuration object, and how many parameters such a dictionary has; no weight is read."""
-    from sae_lens.registry import get_sae_class
+    from basisbench_baselines.dictionaries.topk_transcoder import classes_of
 
     check_kind(str(raw["architecture"]))
-    module_class, config_class = get_sae_class(raw["architecture"])
+    module_class, config_class = classes_of(raw["architecture"])
     config = config_class.from_dict({**raw, "device": "meta"})
+    if getattr(config, "k", 1) > config.d_sae:
+        raise BasisError(f"its configuration keeps the {config.k} largest of {config.d_sae} units")
     with quiet():
         module = module_class(config)
     return config, sum(parameter.numel() for parameter in module.parameters())
@@ -332,7 +344,7 @@ PROVIDES: tuple[BasisScheme, ...] = (
     BasisScheme(
         PREFIX,
         "sae:RELEASE[@REVISION][:PATTERN]",
-        "dictionaries of a SAELens release, or of a folder of SAELens's files",
+        "dictionaries of a SAELens release, a repository (ORG/NAME) or a folder, in any maker's format",
         resolve_name,
     ),
 )

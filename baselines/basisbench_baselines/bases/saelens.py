@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from basisbench.errors import BasisError, first_line
+from basisbench.errors import BasisError, whole_message
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.memory import give_memory_back, trim_memory
 from basisbench.models.onednn import largest_bytes
@@ -217,7 +217,7 @@ def load_dictionaries(name: str, family: Family, read: SiteKind, write: SiteKind
             dictionary = SAE.load_from_disk(path, device=str(model.device))
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise BasisError(
-                f"basis '{name}': {path} is not a dictionary that SAELens can load: {first_line(error)}"
+                f"basis '{name}': {path} is not a dictionary that SAELens can load: {whole_message(error)}"
             ) from error
         _check_width(name, path, dictionary, model)
         # Half precision moves features across their thresholds: dictionaries run in float32 at least.

@@ -24,9 +24,11 @@ from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basisbench.errors import BasisError, first_line
+from basisbench.errors import BasisError, whole_message
 from basisbench.models.onednn import largest_bytes
+from basisbench_baselines.dictionaries import clt_forge
 from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
+from basisbench_baselines.dictionaries.placement import mlp_gain
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +41,7 @@ KIND = "cross_layer_transcoder"
 READS: Mapping[str, str] = {
     "mlp.hook_in": "what the MLP reads, after the norm (circuit-tracer wraps the MLP for it)",
     "hook_resid_mid": "the residual stream between attention and MLP, before the norm",
+    "ln2.hook_normalized": "what the MLP reads, before the gain of the RMSNorm in front of it",
 }
 """Input hooks that can be read, and what they are."""
 
@@ -49,7 +52,6 @@ WRITES: Mapping[str, str] = {
 """Output hooks that can be written, and what they are."""
 
 _REFUSED: Mapping[str, str] = {
-    "ln2.hook_normalized": "lies inside the norm, before its weight where the norm is an RMSNorm",
     "hook_mlp_in": "exists only in a TransformerLens model that splits the MLP's input",
 }
 
@@ -70,12 +72,13 @@ def layer_count(first_decoder: Path) -> int:
     return int(shape[1])
 
 
-def open_layers(folder: Path, model: Model) -> tuple[LayerFiles, ...]:
+def open_layers(folder: Path, model: Model, read: str) -> tuple[LayerFiles, ...]:
     """Check the headers of every layer's files; no weight is read yet.
 
     Args:
         folder: where the files are.
         model: the model that they must fit.
+        read: the hook that is read, within a block.
 
     Returns:
         The files of each layer.
@@ -105,8 +108,10 @@ def open_layers(folder: Path, model: Model) -> tuple[LayerFiles, ...]:
     computed = [sum(math.prod(shape) for shape in part.values()) * dtype.itemsize for part in shapes]
     pack = sum(computed) <= largest_bytes()
     sizes = computed if pack else [_kept_bytes(folder, layer, shape, dtype) for layer, shape in enumerate(shapes)]
+    gains = [mlp_gain(model, layer) if read == "ln2.hook_normalized" else None for layer in range(layers)]
     return tuple(
-        LayerFiles(folder, layer, jump[layer], model.device, dtype, pack, sizes[layer]) for layer in range(layers)
+        LayerFiles(folder, layer, jump[layer], model.device, dtype, pack, sizes[layer], gain)
+        for layer, gain in enumerate(gains)
     )
 
 
@@ -117,12 +122,13 @@ def _kept_bytes(folder: Path, layer: int, shapes: Mapping[str, tuple[int, ...]],
 
 
 def digest_files(folder: Path) -> str:
-    """Return a SHA-256 over names and contents of every file of the format.
+    """Return a SHA-256 over names and contents of every file of a cross-layer transcoder.
 
     The hub's cache names a large file by the SHA-256 of its content; that is taken as it is.
     """
     digest = hashlib.sha256()
-    for path in [folder / CONFIG, *sorted(folder.glob("W_*.safetensors"))]:
+    forge = [folder / clt_forge.CONFIG, *sorted(folder.glob(f"*{clt_forge.WEIGHTS}"))]
+    for path in [folder / CONFIG, *sorted(folder.glob("W_*.safetensors")), *forge]:
         if path.is_file():
             blob = path.resolve()
             if blob.parent.name == "blobs" and len(blob.name) == 64:
@@ -150,11 +156,11 @@ def read_config(folder: Path) -> Mapping[str, Any]:
             f"{path} is missing; expected circuit-tracer's format, {CONFIG} beside W_enc_0.safetensors"
         ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BasisError(f"{path} cannot be read as YAML ({first_line(error)})") from error
+        raise BasisError(f"{path} cannot be read as YAML ({whole_message(error)})") from error
     kind = config.get("model_kind") if isinstance(config, dict) else None
     if not isinstance(config, dict) or kind != KIND:
         raise BasisError(
-            f"{path} has model_kind '{kind}', expected '{KIND}'; transcoders of single layers are another basis"
+            f"{path} has model_kind '{kind}', expected '{KIND}'; transcoders of single layers are read as sae:{folder}"
         )
     return config
 
@@ -215,7 +221,7 @@ def _header(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
     except (OSError, SafetensorError) as error:
-        raise BasisError(f"{path} is not a safetensors file that can be read: {first_line(error)}") from error
+        raise BasisError(f"{path} is not a safetensors file that can be read: {whole_message(error)}") from error
 
 
 def _check_names(path: Path, found: Mapping[str, Any], wanted: Set[str], optional: Set[str] = frozenset()) -> None:

@@ -33,6 +33,7 @@ class LayerFiles:
         dtype: what is computed in; decoders stay in the type of the file, unless they are packed.
         pack: whether packed copies may be made.
         nbytes: bytes of its weights, once each, in the types that they are kept in.
+        gain: what the activation is divided by before it is encoded; None for nothing.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class LayerFiles:
     dtype: torch.dtype
     pack: bool
     nbytes: int
+    gain: Float[Tensor, " d"] | None = None
 
     def _tensor(self, kind: str, name: str) -> Tensor:
         from safetensors import safe_open
@@ -60,7 +62,8 @@ class LayerFiles:
     @cached_property
     def w_enc(self) -> Float[Tensor, "unit d"]:
         """Encoder, one row per unit."""
-        return self._tensor("enc", "W_enc").to(self.dtype)
+        weights = self._tensor("enc", "W_enc").to(self.dtype)
+        return weights if self.gain is None else weights / self.gain.to(weights)
 
     @cached_property
     def b_enc(self) -> Float[Tensor, " unit"]:

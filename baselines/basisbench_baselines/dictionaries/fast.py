@@ -161,9 +161,14 @@ def fast_dictionary(dictionary: Any, *, pack: bool = True) -> FastDictionary:
     if isinstance(dictionary, AdaptedDictionary):
         return JointUnits(dictionary, dictionary.w_dec, dictionary.bias)
     config = dictionary.cfg
-    plain = config.architecture() in ("standard", "gated", "topk", "abstopk", "jumprelu") and not getattr(
-        config, "rescale_acts_by_decoder_norm", False
-    )
+    plain = config.architecture() in (
+        "standard",
+        "gated",
+        "topk",
+        "abstopk",
+        "jumprelu",
+        "topk_transcoder",
+    ) and not getattr(config, "rescale_acts_by_decoder_norm", False)
     return JointUnits(dictionary, dictionary.W_dec.detach() if plain else None, dictionary.b_dec.detach())
 
 

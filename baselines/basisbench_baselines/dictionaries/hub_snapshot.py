@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from zipfile import BadZipFile
 
@@ -26,6 +26,8 @@ from basisbench.models import hub
 from basisbench.models.hub_errors import cache_folder, one_line
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SECONDS = 10.0
+"""How long the hub may take to name its files before the cache is asked."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -45,6 +47,22 @@ class Snapshot:
     def folder(self) -> Path:
         """Where the cache keeps this commit."""
         return cache_folder(self.repository) / "snapshots" / self.commit
+
+    def names(self) -> Sequence[str]:
+        """Return the name of every file: as the hub says, else as the cache has it."""
+        return tuple(_names(self.repository, self.commit, self.folder))
+
+    def has(self, name: str) -> bool:
+        """Tell whether there is such a file."""
+        return PurePosixPath(name).as_posix() in _names(self.repository, self.commit, self.folder)
+
+    def path(self, name: str) -> Path:
+        """Return where a file is in the cache, fetched if need be."""
+        return Path(self.download(PurePosixPath(name).as_posix()))
+
+    def where(self, name: str) -> str:
+        """Return how messages call a file or folder."""
+        return PurePosixPath(self.repository, name).as_posix()
 
     def download(self, filename: str, **options: Any) -> str:
         """Return the path of a file in the cache, fetched if need be, and checked.
@@ -87,6 +105,24 @@ def resolve(repository: str, revision: str | None) -> Snapshot:
 def _resolve(repository: str, revision: str, _folder: Path) -> Snapshot:
     """Ask once per process and cache, so that a run stays with one commit."""
     return Snapshot(repository, hub.resolve(repository, revision)[0])
+
+
+@cache
+def _names(repository: str, commit: str, folder: Path) -> dict[str, None]:
+    """Ask once per process and commit; in order of name."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        listed = HfApi().model_info(repository, revision=commit, timeout=_SECONDS).siblings or ()
+        return dict.fromkeys(sorted(file.rfilename for file in listed))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except Exception as error:  # no network, a proxy, offline mode
+        if not folder.is_dir():
+            raise errors.LocalEntryNotFoundError(str(error)) from error
+        return dict.fromkeys(
+            sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        )
 
 
 def check_blob(path: Path, name: str) -> None:
@@ -188,12 +224,14 @@ def as_basis_error(subject: str, repository: str = "", revision: str | None = No
     except BasisBenchError as error:
         message = str(error)
         raise BasisError(message if message.startswith(subject) else f"{subject}: {message}") from error
-    except (OSError, KeyError, ValueError, RuntimeError, EOFError, SafetensorError, BadZipFile, YAMLError) as error:
+    except (*_UNREADABLE, SafetensorError, BadZipFile, YAMLError) as error:
         if is_out_of_memory(error):  # whoever reads weights in the middle of a pass makes the pass smaller
             raise
-        raise BasisError(f"{subject}: not a dictionary that SAELens can load: {_first_line(error)}") from error
+        text = " ".join(str(error).split())[:_LONGEST]
+        raise BasisError(f"{subject}: not a dictionary that can be read: {type(error).__name__}: {text}") from error
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return f"{type(error).__name__}: {text.splitlines()[0]}"
+_UNREADABLE = (OSError, LookupError, ValueError, RuntimeError, EOFError, TypeError, AttributeError, ArithmeticError)
+"""What libraries raise when a file holds something else than they expect."""
+_LONGEST = 300
+"""Characters that are shown of a library's message."""

@@ -22,8 +22,11 @@ from typing import Any
 from basisbench.errors import BasisError
 from basisbench.types import Family
 
-_LAYER = re.compile(r"blocks\.(\d+)\.|layer_?(\d+)|^l(\d+)[a-z]_")
-"""A layer as SAELens's ids write it: blocks.3.hook_mlp_out, layer_3_width_16k, layer_3/width_16k, layer3, l3r_8x."""
+_LAYER = re.compile(
+    r"blocks\.(\d+)\.|layers?[_.]?(\d+)|^l(\d+)[a-z]_|(?:^|[/.])h\.(\d+)|(?:^|[-/])L(\d+)[A-Z](?![A-Za-z])"
+)
+"""A layer as ids and folders write it: blocks.3.hook_mlp_out, layer_3_width_16k, layer_3/width_16k, layer3, l3r_8x;
+layers.3.mlp, h.3.mlp, Llama3_1-8B-Base-L3R-8x."""
 
 _FAMILY_OF_HOOK: tuple[tuple[str, Family], ...] = (
     ("hook_resid_p", "resid"),
@@ -143,7 +146,8 @@ def find_release(name: str) -> Release:
         close = difflib.get_close_matches(name, listed, n=3, cutoff=0.6)
         hint = f"did you mean {' or '.join(close)}?" if close else "see the list in SAELens's documentation"
         raise BasisError(
-            f"no release '{name}' among the {len(listed)} that this SAELens knows, and no folder of that name; {hint}"
+            f"no release '{name}' among the {len(listed)} that this SAELens knows, and no folder of that name; {hint} "
+            "(a repository of the hub is written ORG/NAME)"
         )
     entry = listed[name]
     return Release(

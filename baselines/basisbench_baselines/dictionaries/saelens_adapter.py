@@ -49,8 +49,11 @@ _KINDS = (
     "jumprelu_transcoder",
     "skip_transcoder",
     "jumprelu_skip_transcoder",
+    "topk_transcoder",
+    "topk_skip_transcoder",
 )
-"""SAELens's inference architectures; it saves BatchTopK and Matryoshka dictionaries as "jumprelu", with a threshold."""
+"""SAELens's inference architectures; it saves BatchTopK and Matryoshka dictionaries as "jumprelu", with a threshold.
+The last two are ours (`dictionaries.topk_transcoder`)."""
 
 
 @dataclass(frozen=True, eq=False)

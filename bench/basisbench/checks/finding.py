@@ -11,8 +11,8 @@ from basisbench.errors import BasisBenchError
 Outcome = Literal["ok", "FAILED", "info"]
 Stage = TypeVar("Stage", contravariant=True)
 
-_LONGEST = 160
-"""Characters of a message that a line shows."""
+_LONGEST = 1000
+"""Characters of a message that a line shows: enough for paths with the reason behind them."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +86,14 @@ def run_checks(thing: str, checks: Iterable[Check[Stage]], stage: Stage) -> Iter
 
 
 def _told(error: BaseException) -> str:
-    """Return an exception as one short line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else ""
+    """Return an exception as one line."""
     kind = "" if isinstance(error, BasisBenchError) else f"{type(error).__name__}: "
-    return _shortened(f"{kind}{text}")
+    return _shortened(f"{kind}{' '.join(str(error).split())}")
 
 
 def _shortened(text: str) -> str:
-    """Cut a text that is too long for a line."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+    """Leave out the middle of a text that is too long for a line: what it is about comes first, the reason last."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 304]} ... {text[-300:]}"
 
 
 def at_most(value: float, bound: float, what: str) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from basisbench.commands.options import Commands, add_command, add_plugin
+from basisbench.commands.options import Commands, add_command, add_plugin, terminal_width
 
 
 def add(commands: Commands) -> None:
@@ -18,10 +18,13 @@ def add(commands: Commands) -> None:
         "medians over the tasks of a suite; best marks for all that cannot be told from the best.\n"
         "RESULTS are results folders, folders of records, or record files.",
         "examples:\n  basisbench compare results/local\n"
+        "  basisbench compare results/local --task ioi --method relp\n"
         "  basisbench compare results/pocket results/local/mine --csv -\n"
         "  basisbench compare results/paper --reported paper\n",
     )
     parser.add_argument("results", metavar="RESULTS", nargs="+", type=Path, help="where the records are")
+    parser.add_argument("--task", metavar="NAME", action="append", default=[], help="only this task (repeatable)")
+    parser.add_argument("--method", metavar="NAME", action="append", default=[], help="only this method (repeatable)")
     parser.add_argument("--csv", metavar="FILE", help="write every column as CSV; - for standard output")
     parser.add_argument("--markdown", metavar="FILE", help="write the full tables as Markdown; - for standard output")
     parser.add_argument("--reported", metavar="SUITE", help=(
@@ -33,11 +36,11 @@ def add(commands: Commands) -> None:
 def execute(options: argparse.Namespace) -> None:
     """Print the comparison of results, and write it where asked."""
     from basisbench.registry import load_registry
-    from basisbench.results.compare import csv_text, render_markdown, render_text
+    from basisbench.results.compare import csv_text, render_markdown, render_text, select
     from basisbench.results.frame import summarise
     from basisbench.results.record import write_whole
 
-    summary = summarise(options.results)
+    summary = select(summarise(options.results), options.task, options.method)
     display = load_registry(options.plugin).display()
     if options.csv == "-":
         print(csv_text(summary, display), end="")
@@ -51,6 +54,7 @@ def execute(options: argparse.Namespace) -> None:
         from basisbench.results.frame import load_results
         from basisbench.results.reported import read_reported, render_reported
 
-        print(render_reported(load_results(options.results), read_reported(options.reported)))
+        results = select(load_results(options.results), options.task, options.method)
+        print(render_reported(results, read_reported(options.reported), terminal_width()))
     elif "-" not in (options.csv, options.markdown):
-        print(render_text(summary, display))
+        print(render_text(summary, display, width=terminal_width()))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 
-from basisbench.commands.options import Commands, absolute, add_command, add_plugin
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin, terminal_width
 from basisbench.registry import PLURALS, load_registry
 
 
@@ -34,4 +35,6 @@ def execute(options: argparse.Namespace) -> None:
         rows = tuple((entry.name, entry.summary) for entry in registry.listing(kind))
     width = max((len(name) for name, _ in rows), default=0)
     for name, summary in rows:
-        print(f"{name:<{width}}  {summary}")
+        room = max((terminal_width() or 10_000) - width - 2, 24)
+        first, *more = textwrap.wrap(summary, room) or [""]
+        print(f"{name:<{width}}  {first}", *(" " * (width + 2) + line for line in more), sep="\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -50,3 +51,8 @@ def positive(text: str) -> int:
 def absolute(paths: Sequence[Path]) -> tuple[Path, ...]:
     """Make paths independent of the working directory, which a worker need not share."""
     return tuple(path.resolve() for path in paths)
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal that reads our output; None where a file or another program does."""
+    return shutil.get_terminal_size((0, 0)).columns or None

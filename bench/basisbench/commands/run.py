@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, terminal_width
 from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, ScoreReference
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _publish(records: tuple[Path, ...], out: Path, display: Display) -> None:
 
     read = read_results(records)
     summary = summarise(read)
-    print(render_text(summary, display))
+    print(render_text(summary, display, width=terminal_width()))
     write_whole(out / "summary.csv", csv_text(summary, display))
     write_whole(out / "summary.md", render_markdown(summary, display))
     plot_results(read, out / "pictures", summary=summary, display=display)

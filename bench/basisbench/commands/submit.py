@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin
+from basisbench.errors import BasisBenchError
+
+if TYPE_CHECKING:
+    from basisbench.registry import Registry
+    from basisbench.results.record import PlugIn
+    from basisbench.submissions.submission import Checked
 
 
 def add(commands: Commands) -> None:
@@ -15,11 +24,13 @@ def add(commands: Commands) -> None:
         "submit",
         "make a submission of results",
         "Collect the records of a run and what is to be known about them in one folder, check it as 'validate' does,\n"
-        "and print the steps of the pull request. Nothing is sent. The folder is written whole or not at all.\n"
+        "and print the steps of the pull request. Tasks, bases and methods that do not come with BasisBench are run\n"
+        "through 'check' on the model of their records, and the report is kept; what fails is not submitted.\n"
+        "Nothing is sent. The folder is written whole or not at all.\n"
         "results/README.md has the metadata's fields, the rules for names, and the limits.",
         "examples:\n"
         "  basisbench submit results/local --name my-basis --author 'Ada Lovelace' --licence CC-BY-4.0\n"
-        "  basisbench submit results/local --metadata about.yaml --basis-info my_basis.yaml\n",
+        "  basisbench submit results/local --metadata about.yaml --basis-info my_basis.yaml --plugin my_basis.py\n",
     )
     parser.add_argument("results", metavar="RESULTS", nargs="+", type=Path, help="where the records are")
     parser.add_argument("--name", metavar="NAME", help="of the submission: lower-case letters, digits, -, _ and dots")
@@ -36,15 +47,23 @@ def add(commands: Commands) -> None:
         "YAML or JSON with any of these fields: name, title, authors, link, code, licence, bases, methods"
     ))  # fmt: skip
     parser.add_argument("--out", metavar="DIR", type=Path, help="the folder (default: results/submissions/NAME)")
+    parser.add_argument("--model", metavar="MODEL", help=(
+        "model that plug-ins are checked on (default: that of their records)"
+    ))  # fmt: skip
     add_plugin(parser)
+    parser.add_argument("--task-file", metavar="FILE", action="append", type=Path, default=[], help=(
+        "file of pairs that is a task of the records (repeatable)"
+    ))  # fmt: skip
 
 
 def execute(options: argparse.Namespace) -> None:
     """Write a submission and say what to do with it."""
-    from basisbench.registry import load_registry
+    from basisbench.runs.runner import RunOptions
     from basisbench.submissions.submission import read_submission
     from basisbench.submissions.submit import SubmissionRequest, steps, submit
 
+    files = absolute(options.task_file)
+    registry = RunOptions(out=Path(), plugins=absolute(options.plugin), task_files=files).registry()
     code = {"repository": options.repository, "revision": options.revision}
     request = SubmissionRequest(
         results=options.results,
@@ -59,7 +78,32 @@ def execute(options: argparse.Namespace) -> None:
         },
         metadata=options.metadata,
         basis_info=options.basis_info,
-        registry=load_registry(absolute(options.plugin)),
+        registry=registry,
+        checker=partial(_check, registry, options.model),
     )
     submitted = submit(request)
     print(steps(submitted, read_submission(submitted.folder)))
+
+
+def _check(registry: Registry, model: str | None, kind: PlugIn, name: str, model_of_records: str) -> Checked:
+    """Run the contract tests on a plug-in, and say that it takes a while."""
+    from basisbench.runs.model_names import find_model
+    from basisbench.submissions.submission import Checked
+    from basisbench.version import __version__
+
+    try:
+        item = registry.get(kind, name)
+    except BasisBenchError as error:
+        raise BasisBenchError(f"{error}; it has to be checked: give --plugin FILE") from error
+    spec = find_model(model or model_of_records, registry)
+
+    from basisbench.checks.check import iterate
+    from basisbench.models.load import load_model
+    from basisbench.plugin_code import code_digest
+    from basisbench.results.schema import printable
+
+    print(f"checking {kind} {name} on {spec.name}", file=sys.stderr, flush=True)
+    lines = tuple(printable(str(found))[:2000] for found in iterate(item, load_model(spec)))
+    return Checked(
+        kind=kind, name=name, model=spec.name, basisbench=__version__, code=code_digest(item), properties=lines
+    )

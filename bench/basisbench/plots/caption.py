@@ -76,10 +76,10 @@ def cost_caption(about: Description, hardware: str) -> str:
     """
     sentences = [
         f"{escape(about.heading)}, {escape(about.panels)}; {escape(about.conditions)}.",
-        f"Horizontal: seconds of all phases of a cell on {escape(hardware)}, logarithmic; work that cells share "
+        "Horizontal: nodes per aligned group to 80\\% faithfulness, logarithmic; fewer is sparser. Hollow, at $>N$: "
+        "not reached by nodes that have a score.",
+        f"Vertical: seconds of all phases of a cell on {escape(hardware)}, logarithmic; work that cells share "
         "counts in each.",
-        "Vertical: nodes per aligned group to 80\\% faithfulness, logarithmic; fewer is sparser. Hollow, at $>N$: not "
-        "reached by nodes that have a score.",
     ]
     return " ".join([*sentences, *_short_names(about)])
 

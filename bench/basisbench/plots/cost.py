@@ -1,18 +1,18 @@
 """What a circuit costs against how small it is: one picture per set of conditions.
 
-1. A point is a basis under a method, the median over the tasks of a suite (`basisbench.results.medians`); whiskers are
-   its 95% interval. A basis that lacks a task has no point.
-2. Points whose median does not reach the target stand in a strip above the axis: they are censored, not large.
-3. On the screen colour tells the basis and the marker the method. In print both tell the basis, under one method: in
-   grey nothing would be left of the basis.
+1. A point is a basis under the first method, the median over the tasks of a suite (`basisbench.results.medians`);
+   whiskers are its 95% interval. A basis that lacks a task has no point.
+2. Horizontal is sparsity, as in the pictures of curves, and vertical is cost: at the lower left is what one wants.
+3. Points whose median does not reach the target stand in a strip right of the axis: they are censored, not large.
+4. Colour and marker tell the basis, as everywhere; the cost of other methods is in the tables and on the page.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -41,16 +41,11 @@ from basisbench.types import Style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-METHOD_MARKERS = ("o", "s", "D", "^", "X", "P", "v", "<", ">", "h")
+    from matplotlib.lines import Line2D
 
 
 class NoMediansError(BasisBenchError):
     """No basis has all tasks of the suite, so there is no point to draw."""
-
-
-Marker: TypeAlias = "Callable[[str, str], str]"
-"""Gives the marker of a basis under a method."""
 
 
 def plot_cost(
@@ -61,14 +56,14 @@ def plot_cost(
     labels: Mapping[str, str] | None = None,
     look: Look = SCREEN,
 ) -> Figure:
-    """Draw seconds per cell against nodes to 80% faithfulness, a panel per family.
+    """Draw seconds per cell against nodes to 80% faithfulness under the first method, a panel per family.
 
     Args:
         summary: rows of one set of conditions, as `summarise` returns them.
         styles: a style per basis.
         display: order of bases and methods.
         labels: short labels of bases; by default those of `basisbench.results.labels`.
-        look: of the picture; in print it has the first method alone.
+        look: of the picture.
 
     Returns:
         A figure; in print its label (`figure.get_label()`) is the caption in LaTeX.
@@ -77,65 +72,70 @@ def plot_cost(
         NoMediansError: no basis has all tasks of the suite.
     """
     ((conditions, part),) = split_conditions(summary)
-    methods = sorted(unique(part, "method"), key=display.method_order)
-    part = part if look.width is None else part[part["method"] == methods[0]]
+    method = display.first_method(part)
+    part = part[part["method"] == method]
     medians = median_table(part)
     medians = medians[medians["suite_tasks"] == medians["suite_tasks"].iloc[0]]
     if medians["nodes_to_80"].isna().all():
         raise NoMediansError(f"nothing to draw: no basis has all tasks of the suite ({conditions})")
     bases = sorted(unique(part, "basis"), key=display.basis_order)
     named = {name: (labels or short_labels(bases))[name] for name in bases}
-    entries = {name: plain(label + _fewer_tasks(medians, name)) for name, label in named.items()}
-    if look.width is None:
-        return _on_screen(part, medians, styles, methods, conditions, named, entries)
-    return _in_print(part, medians, styles, methods[0], conditions, named, entries, look)
+    keys = {name: _key(styles[name], plain(label + _fewer_tasks(medians, name))) for name, label in named.items()}
+    families = ", ".join(sorted(unique(part, "family"), key=family_order))
+    about = Description(
+        f"Cost against sparsity under {method}",
+        conditions,
+        f"famil{'ies' if ',' in families else 'y'} {families}: {_over(medians)}",
+        named,
+    )
+    draw = _on_screen if look.width is None else _in_print
+    return draw(part, medians, styles, keys, about, look)
+
+
+def _key(style: Style, label: str) -> Line2D:
+    """Return the entry of a basis in a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=COLOURS[style.colour], marker=style.marker, label=label, linestyle="none")
 
 
 def _on_screen(
     part: pd.DataFrame,
     medians: pd.DataFrame,
     styles: Mapping[str, Style],
-    methods: Sequence[str],
-    conditions: str,
-    named: Mapping[str, str],
-    entries: Mapping[str, str],
+    keys: Mapping[str, Line2D],
+    about: Description,
+    look: Look,
 ) -> Figure:
-    """Draw all methods, with a legend of bases below each panel and one of methods below all."""
+    """Draw with a title, and a legend of bases below each panel."""
     from matplotlib.lines import Line2D
 
-    look = replace(SCREEN, title=11.0, label=10.0, small=9.0)
-    markers = {name: METHOD_MARKERS[index % len(METHOD_MARKERS)] for index, name in enumerate(methods)}
+    look = replace(look, title=11.0, label=10.0, small=9.0)
     columns = part["family"].nunique()
     width = max(7.5, 4.2 * columns)
-    notes = label_notes(named)
+    notes = label_notes(about.labels)
     # Long names take a line each, and a legend of one column.
     figure = make_figure(width, 5.8 + 0.3 * len(notes), look)
-    for axes, family in _draw_families(
-        figure, medians, _span(part), styles, lambda _, method: markers[method], columns, look
-    ):
+    for axes, family in _draw_families(figure, medians, _span(part), styles, columns, look):
         axes.set_title(f"family {family}{_left_out(medians, family)}", fontsize=look.title)
-        axes.set_xlabel("time per cell (seconds, log)", fontsize=look.label)
-        names = [name for name in entries if name in set(part.loc[part["family"] == family, "basis"])]
-        handles = [Line2D([], [], color=COLOURS[styles[n].colour], linewidth=4, label=entries[n]) for n in names]
+        axes.set_xlabel("nodes per aligned group to 80% faithfulness (log)", fontsize=look.label)
+        own = [key for name, key in keys.items() if name in set(part.loc[part["family"] == family, "basis"])]
         axes.legend(
-            handles=handles,
-            title="basis (colour)",
-            title_fontsize=9,
+            handles=own,
             fontsize=9,
             frameon=False,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.14),
-            ncols=legend_columns([entries[n] for n in names], 9, width / columns, handle=0.6, most=2),
+            ncols=legend_columns([str(key.get_label()) for key in own], 9, width / columns, handle=0.6, most=2),
         )
-    figure.axes[0].set_ylabel("nodes per aligned group to 80% faithfulness (log)", fontsize=look.label)
-    title = [*wrapped(f"Cost against sparsity: {_over(medians)}", width), *wrapped(conditions, width)]
+    figure.axes[0].set_ylabel("time per cell (seconds, log)", fontsize=look.label)
+    title = [*wrapped(f"{about.heading}: {_over(medians)}", width), *wrapped(about.conditions, width)]
     figure.suptitle(plain("\n".join(title)), fontsize=11)
-    key: dict[str, Any] = {"color": "#555555", "linestyle": "none", "markersize": 7}
-    handles = [Line2D([], [], marker=markers[name], label=plain(name), **key) for name in methods]
-    handles.append(Line2D([], [], marker="o", markerfacecolor="none", label="hollow: not reached", **key))
-    reading = f"Method (marker). Time of all phases on {_hardware(part)}; shared work counts in each cell."
+    hollow = Line2D([], [], marker="o", markerfacecolor="none", label="hollow, at >N: not reached", color="#555555")
+    hollow.set(linestyle="none", markersize=7)
+    reading = f"Time of all phases on {_hardware(part)}; shared work counts in each cell."
     below = plain("\n".join([reading, *name_lines(notes, width)]))
-    add_legend(figure, handles, width, look, ncols=len(handles), handlelength=None, title=below, title_fontsize=9)
+    add_legend(figure, [hollow], width, look, handlelength=None, title=below, title_fontsize=9)
     return figure
 
 
@@ -143,20 +143,14 @@ def _in_print(
     part: pd.DataFrame,
     medians: pd.DataFrame,
     styles: Mapping[str, Style],
-    method: str,
-    conditions: str,
-    named: Mapping[str, str],
-    entries: Mapping[str, str],
+    keys: Mapping[str, Line2D],
+    about: Description,
     look: Look,
 ) -> Figure:
-    """Draw one method, with one legend of bases and the caption as the figure's label."""
-    from matplotlib.lines import Line2D
-
-    key: dict[str, Any] = {"linestyle": "none", "markersize": 4}
-    handles = [
-        Line2D([], [], color=COLOURS[styles[name].colour], marker=styles[name].marker, label=entry, **key)
-        for name, entry in entries.items()
-    ]
+    """Draw with one legend of bases, and the caption as the figure's label."""
+    handles = list(keys.values())
+    for handle in handles:
+        handle.set_markersize(4)
     families = sorted(unique(part, "family"), key=family_order)
     width = look.width or 0.0
     columns = grid_columns(len(families), look)
@@ -164,18 +158,14 @@ def _in_print(
     room = panel_room(width, columns, labels=0.7)
     height = print_height(rows, room * 1.3, legend_rows(handles, width, look))
     figure = make_figure(width, height, look)
-    for axes, family in _draw_families(
-        figure, medians, _span(part), styles, lambda basis, _: styles[basis].marker, columns, look
-    ):
+    for axes, family in _draw_families(figure, medians, _span(part), styles, columns, look):
         if families.index(family) + columns >= len(families):
-            axes.set_xlabel("time per cell (s)", fontsize=look.label, labelpad=look.pads[1])
+            axes.set_xlabel("nodes to 80% faithfulness", fontsize=look.label, labelpad=look.pads[1])
         if len(families) > 1:
             axes.set_title(family + _left_out(medians, family), fontsize=look.title, pad=look.pads[0])
     _thin_out(figure.axes[0], _span(part)[1], room, height / rows - 0.4)
-    figure.supylabel("nodes to 80% faithfulness", fontsize=look.outer_label)
+    figure.supylabel("time per cell (s)", fontsize=look.outer_label)
     add_legend(figure, handles, width, look)
-    panels = f"famil{'y' if len(families) == 1 else 'ies'} {', '.join(families)}: {_over(medians)}"
-    about = Description(f"Cost against sparsity under {method}", conditions, panels, named)
     figure.set_label(cost_caption(about, _hardware(part)))
     return figure
 
@@ -223,7 +213,6 @@ def _draw_families(
     medians: pd.DataFrame,
     span: tuple[float, float],
     styles: Mapping[str, Style],
-    marker_of: Marker,
     columns: int,
     look: Look,
 ) -> Iterator[tuple[Axes, str]]:
@@ -234,7 +223,7 @@ def _draw_families(
     for axes in grid[len(families) :]:
         axes.set_axis_off()
     for index, (axes, family) in enumerate(zip(grid, families, strict=False)):
-        _draw_points(axes, medians[medians["family"] == family], styles, marker_of, span, look)
+        _draw_points(axes, medians[medians["family"] == family], styles, span, look)
         set_frame(axes, look, bottom=index + columns >= len(families), left=index % columns == 0)
         axes.grid(color=GRID, linewidth=look.grid)
         axes.set_axisbelow(True)
@@ -242,66 +231,57 @@ def _draw_families(
 
 
 def _draw_points(
-    axes: Axes,
-    rows: pd.DataFrame,
-    styles: Mapping[str, Style],
-    marker_of: Marker,
-    span: tuple[float, float],
-    look: Look,
+    axes: Axes, rows: pd.DataFrame, styles: Mapping[str, Style], span: tuple[float, float], look: Look
 ) -> None:
-    """Draw a point with whiskers per basis and method, on axes that it scales."""
+    """Draw a point with whiskers per basis, on axes that it scales."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     lowest, top = span
     strip = top * 3
     for _, row in rows.iterrows():
-        basis, method = str(row["basis"]), str(row["method"])
+        style = styles[str(row["basis"])]
         middle, low, high = (float(row[f"nodes_to_80{end}"]) for end in ("", "_low", "_high"))
         if math.isnan(middle):
             continue
         seconds = float(row["seconds"])
-        colour = COLOURS[styles[basis].colour]
+        colour = COLOURS[style.colour]
         reached = math.isfinite(middle)
-        y = max(middle, 0.1) if reached else strip
         if reached:
             ends = [max(low, 0.1), min(high, strip)]
-            axes.plot([seconds] * 2, ends, color=colour, linewidth=look.whisker, alpha=0.7)
+            axes.plot(ends, [seconds] * 2, color=colour, linewidth=look.whisker, alpha=0.7)
         axes.plot(
+            [max(middle, 0.1) if reached else strip],
             [seconds],
-            [y],
             color=colour,
-            marker=marker_of(basis, method),
+            marker=style.marker,
             markersize=look.point,
             linestyle="none",
             markerfacecolor=colour if reached else "none",
         )
-    axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=1.0, linscale=0.35)
+    axes.set_xscale("symlog", linthresh=1.0, linscale=0.35)
+    axes.set_yscale("log")
     powers = [10**power for power in range(13) if 10**power <= top * 1.2]
-    axes.yaxis.set_major_locator(FixedLocator([0, *powers, strip]))
-    axes.yaxis.set_minor_locator(FixedLocator([m * p for p in powers for m in range(2, 10) if m * p <= top]))
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: "not\nreached" if value == strip else short_number(value))
-    )
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axes.xaxis.set_major_locator(FixedLocator([0, *powers, strip]))
+    axes.xaxis.set_minor_locator(FixedLocator([m * p for p in powers for m in range(2, 10) if m * p <= top]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: ">N" if value == strip else short_number(value)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_ylim(lowest, strip * 1.8)
-    axes.axhline(top * 1.35, color=DARK, linewidth=0.8, linestyle="--")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=20))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlim(lowest, strip * 1.8)
+    axes.axvline(top * 1.35, color=DARK, linewidth=0.8, linestyle="--")
 
 
 def _thin_out(axes: Axes, top: float, room: float, height: float) -> None:
     """Label no more times and no more powers of ten than fit into a panel of that many inches."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter
+    from matplotlib.ticker import FixedLocator
 
-    axes.xaxis.set_major_locator(FixedLocator(nice_times(*axes.get_xlim(), most=max(2, int(room / 0.3)))))
+    axes.yaxis.set_major_locator(FixedLocator(nice_times(*axes.get_ylim(), most=max(2, int(height / 0.16)))))
     strip = top * 3
-    # A label needs a line of its own, also below that of the strip.
+    # A label needs a place of its own, also left of that of the strip.
     powers = [10**power for power in range(13) if 10**power * 8 <= strip]
-    step = next((s for s in (1, 2) if height / (len(powers) + 1) * s >= 0.13), 3)
-    axes.yaxis.set_major_locator(FixedLocator([0, *powers[::step], strip]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: ">N" if value == strip else short_number(value)))
+    step = next((s for s in (1, 2) if room / (len(powers) + 1) * s >= 0.3), 3)
+    axes.xaxis.set_major_locator(FixedLocator([0, *powers[::step], strip]))
 
 
 def nice_times(low: float, high: float, *, most: int) -> list[float]:

@@ -64,7 +64,7 @@ def plot_curves(
         lines: what tells lines apart: the basis (under one method), the method (for one basis per panel), or both.
         method: the method to draw where `lines` is "basis"; by default the first in order.
         title: first line of the title; a second line states the conditions.
-        styles: a style per basis or method; by default what they declare.
+        styles: a style per basis, and per method where a line is one; by default what they declare.
         labels: a label per basis; by default its name, or a short one where that is long.
         style: "ordinary", or "paper" for a figure without a title that goes into a paper unscaled.
         width: of a paper figure: "column" (3.3 inches), "page" (6.9 inches), or inches.
@@ -92,6 +92,12 @@ def plot_curves(
     elif lines == "method" and frame["basis"].nunique() > 1:
         raise BasisBenchError("a line per method needs the rows of one basis; select one")
     bases = unique(frame, "basis")
+    # One style per basis or method, whichever panel it is in.
+    looks = {
+        **({} if lines == "method" else basis_styles(bases, display)),
+        **({} if lines == "basis" else method_styles(unique(frame, "method"), display)),
+        **(styles or {}),
+    }
     named = labels or short_labels(bases)
     quantities: tuple[Quantity, ...] = ("faithfulness", "completeness") if quantity == "both" else (quantity,)
     # Sorted once for all lines, and without the columns of text that nothing below reads: selecting rows is then quick.
@@ -104,7 +110,7 @@ def plot_curves(
     )
     full_titles, short_titles = zip(*(_titles(key, frame) for key, _ in groups), strict=True)
     panels = [
-        Panel(panel_title, name, _with_beside(_lines_of(group, lines, styles, named, display), others.get(key), name))
+        Panel(panel_title, name, _with_beside(_lines_of(group, lines, looks, named, display), others.get(key), name))
         for panel_title, (key, group) in zip(short_titles if style == "paper" else full_titles, groups, strict=True)
         for name in quantities
     ]
@@ -152,14 +158,12 @@ def _with_beside(lines: Sequence[Line], beside: pd.DataFrame | None, quantity: Q
 def _lines_of(
     group: pd.DataFrame,
     lines: Lines,
-    styles: Mapping[str, Style] | None,
+    styles: Mapping[str, Style],
     labels: Mapping[str, str],
     display: Display,
 ) -> tuple[Line, ...]:
     """Split the rows of a panel, which are in order of size, into labelled lines, in legend order."""
     if lines == "basis and method":
-        by_basis = basis_styles(unique(group, "basis"), display)
-        by_method = method_styles(unique(group, "method"), display)
         keys = sorted(
             group.groupby(["basis", "method"]),
             key=lambda item: (display.basis_order(item[0][0]), display.method_order(item[0][1])),
@@ -167,7 +171,7 @@ def _lines_of(
         return tuple(
             Line(
                 f"{labels[basis]}, {method}",
-                Style(by_basis[basis].colour, by_method[method].line, by_basis[basis].marker),
+                Style(styles[basis].colour, styles[method].line, styles[basis].marker),
                 rows,
             )
             for (basis, method), rows in keys
@@ -175,8 +179,7 @@ def _lines_of(
     order = display.basis_order if lines == "basis" else display.method_order
     rows_of = {str(name): rows for name, rows in group.groupby(lines)}
     names = sorted(rows_of, key=order)
-    own = styles or (basis_styles(names, display) if lines == "basis" else method_styles(names, display))
-    return tuple(Line(labels[name] if lines == "basis" else name, own[name], rows_of[name]) for name in names)
+    return tuple(Line(labels[name] if lines == "basis" else name, styles[name], rows_of[name]) for name in names)
 
 
 def _titles(key: tuple[str, str, str], frame: pd.DataFrame) -> tuple[str, str]:

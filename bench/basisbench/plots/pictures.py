@@ -93,7 +93,7 @@ def plot_results(
         pictures: dict[str, Callable[[], Figure]] = {
             **dict(_basis_pictures(part, found.beside, display, partial(draw, styles=bases))),
             **_method_pictures(part, labels, display, partial(draw, styles=methods)),
-            **dict(_crossed_picture(part, display, draw)),
+            **dict(_crossed_picture(part, display, partial(draw, styles=bases | methods))),
             "cost": partial(plot_cost, sums.rows, bases, display, labels=labels, look=look),
         }
         for name, make in pictures.items():

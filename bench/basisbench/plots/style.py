@@ -1,19 +1,20 @@
 """How pictures look: one style per basis and method everywhere, axes with a place for size 0.
 
-Bases and methods declare their styles (`basisbench.types.Style`); those that declare none get a free one, the same in
-every picture and page of the same results. Colours are Okabe and Ito's (safe for colour-blind readers); line style and
-marker differ too, so that print in grey stays readable.
+Bases and methods declare their styles (`basisbench.types.Style`); those that declare none, or one that another has, get
+a free one, the same in every picture and page of the same results. Colours are Okabe and Ito's (safe for colour-blind
+readers); line style and marker differ too, so that print in grey stays readable.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import product, starmap
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from basisbench.plots.look import SCREEN, Look
 from basisbench.results.display import Display
-from basisbench.types import Colour, Line, Style
+from basisbench.types import Colour, Line, Marker, Style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +44,7 @@ DASHES: Mapping[Line, Dashes] = {
 WINDOW = (-0.25, 1.5)
 """Range of faithfulness and completeness that pictures show; what lies outside is marked and named."""
 
-_LINES_AND_MARKERS: tuple[tuple[Line, str], ...] = (
+_LINES_AND_MARKERS: tuple[tuple[Line, Marker], ...] = (
     ("dashed", "v"),
     ("dash-dot", "P"),
     ("dotted", "<"),
@@ -54,10 +55,12 @@ _LINES_AND_MARKERS: tuple[tuple[Line, str], ...] = (
 )
 _FREE_COLOURS: tuple[Colour, ...] = ("sky", "black", "orange", "blue", "purple")
 # Seven and five have no common divisor: every pair occurs once, and the next style differs in line, marker and colour.
-_FREE = tuple(
+_NEAREST = tuple(
     Style(_FREE_COLOURS[index % 5], *_LINES_AND_MARKERS[index % 7])
     for index in range(len(_FREE_COLOURS) * len(_LINES_AND_MARKERS))
 )
+# Then every other that there is: hundreds of bases still look different.
+_FREE = tuple(dict.fromkeys([*_NEAREST, *starmap(Style, product(get_args(Colour), get_args(Line), get_args(Marker)))]))
 
 
 def basis_styles(names: Sequence[str], display: Display) -> dict[str, Style]:
@@ -71,10 +74,14 @@ def method_styles(names: Sequence[str], display: Display) -> dict[str, Style]:
 
 
 def _assign(names: Sequence[str], declared: Mapping[str, Style]) -> dict[str, Style]:
-    styles = {name: declared[name] for name in names if name in declared}
-    used = set(styles.values())
-    free = [style for style in _FREE if style not in used]
-    others = [name for name in names if name not in declared]
+    """Give each name, in order, the style that it declares, if nobody before it does; others a free one."""
+    owners: dict[Style, str] = {}
+    for name in names:
+        if name in declared:
+            owners.setdefault(declared[name], name)
+    styles = {name: style for style, name in owners.items()}
+    free = [style for style in _FREE if style not in owners]
+    others = [name for name in names if name not in styles]
     return styles | {name: free[index % len(free)] for index, name in enumerate(others)}
 
 

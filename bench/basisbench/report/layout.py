@@ -16,16 +16,17 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from basisbench.plots.cost import METHOD_MARKERS
 from basisbench.plots.style import COLOURS, WINDOW, basis_styles, method_styles
+from basisbench.report.central import central_curves
 from basisbench.report.detail import cell_detail
 from basisbench.report.settings import UNDER_NODE, beside, medians_of, settings_of, short_titles
 from basisbench.report.sources import Cell, Source
-from basisbench.results.conditions import CONDITIONS
+from basisbench.results.conditions import CONDITIONS, examples_text
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import frame_of, summarise
 from basisbench.results.metrics import METRICS, not_reached_bound
-from basisbench.types import Line, Style
+from basisbench.results.record import Record
+from basisbench.types import Line, Marker, Style
 
 SHOWN = (
     "nodes_to_80",
@@ -58,7 +59,7 @@ _DASHES: Mapping[Line, str] = {
     "dash-dot": "11px,3px,2px,3px",
     "long-dash": "16px,4px",
 }
-_SYMBOLS: Mapping[str, str] = {
+_SYMBOLS: Mapping[Marker, str] = {
     "o": "circle",
     "s": "square",
     "X": "x",
@@ -103,7 +104,7 @@ def lay_out(sources: Sequence[Source], display: Display) -> Layout:
     keys = [str(key) for key in table["cell_id"]]
     details = [cell_detail(cell, sources[number]) for cell, number in cells]
     return Layout(
-        catalogue=_catalogue(table, sources, display),
+        catalogue=_catalogue(table, {cell.record.id: cell.record for cell, _ in cells}, sources, display),
         curves=tuple(_curves([cell for cell, _ in cells], places.tolist(), keys)),
         details=tuple(
             dict(zip(keys[start : start + CELLS_PER_FILE], details[start : start + CELLS_PER_FILE], strict=True))
@@ -164,7 +165,7 @@ def _basis_labels(table: pd.DataFrame, order: Sequence[str]) -> list[str]:
     ]
 
 
-def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display) -> Json:
+def _catalogue(table: pd.DataFrame, records: Mapping[str, Record], sources: Sequence[Source], display: Display) -> Json:
     settings = settings_of(table)
     medians = medians_of(table, settings, display).drop(columns="draws")
     best = [f"{name}_best" for name in SHOWN]
@@ -175,11 +176,13 @@ def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display)
         "count": len(table),
         "columns": {name: _column(table[name]) for name in table.columns if name != "draws"},
         "frame": [name for name in table.columns if name not in _OWN],
+        "central": central_curves(medians, records, display),
         "medians": {name: _column(medians[name]) for name in medians.columns if not name.endswith("_best")},
         "settings": [
             {
                 "title": title,
                 "short": short,
+                "examples": f"{examples_text(rows)} examples",
                 "rows": rows["row"].tolist(),
                 "best": _bits(rows[best]),
                 **{name: _column(rows[name]) for name in UNDER_NODE},
@@ -193,14 +196,7 @@ def _catalogue(table: pd.DataFrame, sources: Sequence[Source], display: Display)
             for name, metric in METRICS.items()
         },
         "bases": [{"name": name, **_style(bases[name])} for name in sorted(bases, key=display.basis_order)],
-        "methods": [
-            {
-                "name": name,
-                **_style(methods[name]),
-                "costSymbol": _SYMBOLS[METHOD_MARKERS[index % len(METHOD_MARKERS)]],
-            }
-            for index, name in enumerate(sorted(methods, key=display.method_order))
-        ],
+        "methods": [{"name": name, **_style(methods[name])} for name in sorted(methods, key=display.method_order)],
         "families": sorted(unique(table, "family"), key=family_order),
         "window": WINDOW,
         "cellsPerFile": CELLS_PER_FILE,

@@ -35,7 +35,7 @@ MANIFEST = "report.json"
 CATALOGUE = "data/catalogue.js"
 SCRIPTS = (
     *("core.js", "numbers.js", "rows.js", "table.js", "charts.js"),
-    *("lines.js", "curves.js", "cost.js", "nodes.js", "cell.js", "main.js"),
+    *("lines.js", "answer.js", "curves.js", "cost.js", "nodes.js", "cell.js", "main.js"),
 )
 """Scripts of the page, in the order in which it loads them."""
 

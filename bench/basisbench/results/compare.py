@@ -3,7 +3,7 @@
 1. `compare_table` marks the best bases per model, task, family and method (`basisbench.results.marks`); cells that
    differ in anything else (weights, task version, ablation, error policy, granularity, seed, pairs) never meet. A basis
    without errors is the same under every error policy, and stands beside the dictionaries under each.
-2. `render_text` prints medians over tasks, then every task under one method, within a screen's width.
+2. `render_text` prints medians over tasks, then every task under one method, within a terminal's width.
 3. `render_markdown` gives everything with intervals; `csv_text` gives every column.
 4. Long names of bases are shortened in tables (`basisbench.results.labels`), and stand in full below and in the CSV.
 
@@ -13,13 +13,15 @@ have a score: censored, not missing.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
 
-from basisbench.errors import RecordError
+from basisbench.errors import RecordError, unknown_name
 from basisbench.results.bootstrap import Estimate
-from basisbench.results.columns import normalised
+from basisbench.results.columns import TASK_SEPARATOR, normalised
 from basisbench.results.conditions import CONDITIONS, join_policies, split_conditions
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.headlines import HEADLINES, headline_tables, median_tables, task_table, unfit_lines
@@ -29,7 +31,7 @@ from basisbench.results.medians import SHARED, median_table
 from basisbench.results.metrics import METRICS, STATISTICS
 from basisbench.results.metrics import paired_difference as paired_difference_of_cells
 from basisbench.results.record import Record
-from basisbench.results.tables import detail_table, full_table, markdown_lines, plain_text
+from basisbench.results.tables import detail_table, full_table, markdown_lines, plain_text, wrapped
 
 BY_NAME = Display()
 """The order of names, where none is declared."""
@@ -44,6 +46,9 @@ NOTES = (
     "median. ! below a gate: in no median, no best mark. Bits compare bases of different width, nodes do not. Areas:",
     "over log k to one end per family. Under node: a dictionary's error is one node per layer and position.",
 )
+
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+"""How a text begins that spreadsheets run."""
 
 BEST_WITHIN = (*CONDITIONS, "task", "task_version", "family", "method")
 
@@ -113,30 +118,56 @@ def beside_node(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def render_text(summary: pd.DataFrame, display: Display = BY_NAME, *, method: str | None = None) -> str:
+def render_text(
+    summary: pd.DataFrame, display: Display = BY_NAME, *, method: str | None = None, width: int | None = None
+) -> str:
     """Render the comparison for a terminal: medians over tasks, what there is to explain, each task under one method.
 
     Args:
         summary: what `summarise` returned.
         display: order of bases and methods.
         method: method of the tables of one method; by default the first in order.
+        width: of the terminal, which nothing exceeds; by default tables are as wide as they are.
     """
     blocks: list[str] = []
     for title, part, medians, short in _parts(summary):
         chosen = method or display.first_method(part)
-        blocks.append(title)
-        blocks += [NO_MEDIANS] if medians.empty else []
-        blocks += [plain_text(table) for table in headline_tables(medians, display, ("nodes_to_80",), intervals=False)]
-        blocks += [plain_text(table) for table in median_tables(medians[medians["method"] == chosen], display)]
-        blocks.append(plain_text(task_table(part)))
+        tables = headline_tables(medians, display, ("nodes_to_80",), intervals=False)
+        tables += median_tables(medians[medians["method"] == chosen], display)
+        tables.append(task_table(part))
         shown = part[part["method"] == chosen]
         if len(shown):
-            blocks.append(plain_text(detail_table(shown, f"Each task under {chosen}", display)))
+            tables.append(detail_table(shown, f"Each task under {chosen}", display))
+        blocks.append(wrapped(title, width))
+        blocks += [NO_MEDIANS] if medians.empty else []
+        blocks += [plain_text(table, width) for table in tables]
         if reasons := unfit_lines(part):
-            blocks.append("\n".join(["No best mark for:", *(f"  {line}" for line in reasons)]))
+            blocks.append("\n".join(["No best mark for:", *(wrapped(f"  {line}", width) for line in reasons)]))
         if short:
-            blocks.append("\n".join(["Short names of bases:", *(f"  {line}" for line in short)]))
-    return "\n\n".join([*blocks, "\n".join(NOTES)]) + "\n"
+            blocks.append("\n".join(["Short names of bases:", *(wrapped(f"  {line}", width) for line in short)]))
+    notes = NOTES if width is None else textwrap.wrap(" ".join(NOTES), width)
+    return "\n\n".join([*blocks, "\n".join(notes)]) + "\n"
+
+
+def select(rows: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of some tasks and methods; medians are then over these tasks, which no suite fixes.
+
+    Args:
+        rows: what `load_results` or `summarise` returned.
+        tasks: names of tasks, none for all.
+        methods: names of methods, none for all.
+
+    Raises:
+        BasisBenchError: no result has a task or method of that name.
+    """
+    for column, names in (("task", tasks), ("method", methods)):
+        for name in names:
+            if name not in set(rows[column]):
+                raise unknown_name(f"{column} of these results", name, unique(rows, column))
+        rows = rows[rows[column].isin(names)] if names else rows
+    if tasks:
+        rows = rows.assign(suite="", suite_tasks=TASK_SEPARATOR.join(sorted(set(tasks))))
+    return rows.reset_index(drop=True)
 
 
 def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
@@ -185,6 +216,8 @@ def _parts(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, pd.DataFr
 def csv_text(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     """Return every column of the comparison as CSV, best marks included; "not reached" is written as inf.
 
+    A text that begins like a formula has a quote in front.
+
     Args:
         summary: what `summarise` returned.
         display: order of bases and methods.
@@ -192,6 +225,13 @@ def csv_text(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     names = ["model", "family", "task", "task_version", "basis", "method", "cell_id"]
     sort_key = {"basis": display.basis_order, "method": display.method_order}
     table = compare_table(summary).drop(columns="draws")
+    texts = [name for name in table if not (is_numeric_dtype(table[name]) or is_bool_dtype(table[name]))]
+    table = table.assign(**{name: table[name].map(_inert) for name in texts})
     ordered = table.sort_values(names, key=lambda column: column.map(sort_key.get(column.name, str)))
     text: str = ordered.to_csv(index=False, na_rep="nan", float_format="%.6g")
     return text
+
+
+def _inert(text: object) -> object:
+    """Put a quote in front of a text that a spreadsheet would run as a formula."""
+    return f"'{text}" if isinstance(text, str) and text.startswith(FORMULAS) else text

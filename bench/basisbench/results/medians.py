@@ -39,7 +39,7 @@ def median_table(summary: pd.DataFrame) -> pd.DataFrame:
 
         - `suite`: names of the suites that fix this set of tasks; `suite_tasks`: the set, separated by ", ".
         - `left_out`: tasks of the set that are below a gate in this family, with the reason; `tasks`: how many are
-          left; `tasks_found`: how many of these the basis has.
+          left; `tasks_found`: how many of these the basis has, and `cells`: the ids of their cells, in order of tasks.
         - each metric of `metrics.METRICS`: the median, NaN where the basis lacks a task. Statistics also with `_low`
           and `_high`, the ends of the 95% interval, `_reached`, the number of tasks in which it is finite, and
           `_bound`, what a median that is infinite is known to exceed.
@@ -78,7 +78,7 @@ def _family_rows(family: pd.DataFrame, tasks: Sequence[str], suites: str) -> lis
     gates = {task: _gate(cells) for task, cells in family.groupby("task")}
     below = {task: gates[task] for task in tasks if gates.get(task)}
     counted = [task for task in tasks if task not in below]
-    picks = _picks(counted)
+    picks = draw_tasks(counted)
     rows = []
     for (method, basis), cells in family.groupby(["method", "basis"]):
         found = cells[cells["task"].isin(counted)].drop_duplicates("task").set_index("task")
@@ -96,6 +96,7 @@ def _family_rows(family: pd.DataFrame, tasks: Sequence[str], suites: str) -> lis
                 "left_out": "; ".join(f"{task}: {reason}" for task, reason in below.items()),
                 "tasks": len(counted),
                 "tasks_found": len(own),
+                "cells": " ".join(own["cell_id"]),
                 "no_mark": _no_mark(own, len(counted)),
                 **_medians(own, picks if len(own) == len(counted) > 0 else None),
             }
@@ -147,7 +148,7 @@ def _medians(cells: pd.DataFrame, picks: tuple[np.ndarray, np.ndarray] | None) -
     return columns | {"draws": Draws(pairing, drawn, bounds)}
 
 
-def _picks(tasks: Sequence[str]) -> tuple[Int[np.ndarray, "draw task"], Int[np.ndarray, "draw task"]]:
+def draw_tasks(tasks: Sequence[str]) -> tuple[Int[np.ndarray, "draw task"], Int[np.ndarray, "draw task"]]:
     """Draw tasks with replacement, and for each one of the resamples of its cells (row 0 is no resample).
 
     Each resample comes once in a place, in random order: the median over one task has the interval and the marks that

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 
 from basisbench.errors import RecordError, unknown_name
 from basisbench.results.schema import Frozen, describe_problem
+from basisbench.results.tables import Entry, Table, plain_text
 
 MEASURES = ("faithfulness", "completeness")
 SETTINGS = ("error_policy", "score_reference", "score_split")
@@ -109,12 +110,13 @@ def _at(cell: pd.DataFrame | None, size: int) -> dict[str, float]:
     }
 
 
-def render_reported(results: pd.DataFrame, reported: Reported) -> str:
+def render_reported(results: pd.DataFrame, reported: Reported, width: int | None = None) -> str:
     """Write the comparison as text.
 
     Args:
         results: what `load_results` returned.
         reported: the reported values.
+        width: of the terminal, None for no limit.
     """
     table = beside_reported(results, reported)
     heads = ("task", "basis", "method", "errors", "scores to", "scores on", "nodes", "measure", "reported", "ours")
@@ -127,13 +129,9 @@ def render_reported(results: pd.DataFrame, reported: Reported) -> str:
         for row in table.itertuples()
         for measure in MEASURES
     ]  # fmt: skip
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    head = "  ".join(cell.ljust(width) for cell, width in zip(heads, widths, strict=True)).rstrip()
-    said = [f"- {statement}" for statement in reported.statements]
-    return "\n".join(
-        [f"{reported.model}; reported by {reported.source.strip()}", "", head, *lines, "", "reported in words:", *said]
-    )
+    title = f"{reported.model}; reported by {reported.source.strip()}"
+    said = ("", "reported in words:", *(f"- {statement}" for statement in reported.statements))
+    return plain_text(Table(title, heads, tuple(tuple(map(Entry, row)) for row in rows), said), width)
 
 
 def _ours(row: object, measure: str) -> str:

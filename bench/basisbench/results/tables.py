@@ -8,8 +8,10 @@ F(0), "-" where something was not measured.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile, zip_longest
 
 import pandas as pd
 
@@ -28,6 +30,9 @@ DETAILS = {
 
 FIT = {"fvu_max": "FVU", "l0_mean": "L0", "loss_recovered": "loss\nrec."}
 """Fit of a dictionary: fraction of variance unexplained in its worst layer, active units, loss recovered."""
+
+_ROW_NAMES = ("task", "family", "method", "basis")
+"""Headings of columns that say what a row is."""
 
 COSTS = {"seconds": "time\n(s)", "peak_memory_bytes": "memory\n(MiB)"}
 
@@ -156,19 +161,67 @@ def task_name(row: pd.Series, part: pd.DataFrame) -> str:
     return f"{name} !" if row["gate"] else name
 
 
-def plain_text(table: Table) -> str:
-    """Lay a table out for a terminal; a first column that repeats is written once."""
+def plain_text(table: Table, width: int | None = None) -> str:
+    """Lay a table out for a terminal; a first column that repeats is written once.
+
+    Args:
+        table: what to print.
+        width: of the terminal; columns that do not fit beside each other follow below, under the names of their rows.
+    """
     heights = max(heading.count("\n") for heading in table.header) + 1
     headings = [(heading.split("\n") + [""] * heights)[:heights] for heading in table.header]
-    body: list[Sequence[str]] = list(zip(*headings, strict=True))
+    body: list[list[str]] = list(map(list, zip(*headings, strict=True)))
     before = ""
     for row in table.rows:
         first = "" if row[0].text == before else row[0].text
         before = row[0].text
         body.append([first, *(entry.text + ("*" if entry.best else "") for entry in row[1:])])
-    widths = [max(len(line[column]) for line in body) for column in range(len(table.header))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in body]
-    return "\n".join([table.title, *lines, *table.notes])
+    names = len(list(takewhile(_ROW_NAMES.__contains__, table.header)))
+    lines = [wrapped(table.title, width)]
+    for number, part in enumerate(_parts(body, names, width)):
+        lines += [""] * bool(number)
+        widths = [max(map(len, column)) for column in zip(*part, strict=True)]
+        lines += ["  ".join(text.ljust(wide) for text, wide in zip(row, widths, strict=True)).rstrip() for row in part]
+    return "\n".join([*lines, *(wrapped(note, width) for note in table.notes)])
+
+
+def _parts(body: Sequence[Sequence[str]], names: int, width: int | None) -> Iterator[list[list[str]]]:
+    """Split columns into parts that fit a width, each behind the first `names` columns; long texts take several lines.
+
+    Args:
+        body: lines of the table, headings included.
+        names: how many columns name the rows.
+        width: what there is, None for no limit.
+    """
+    if width is None:
+        yield [list(row) for row in body]
+        return
+    widths = [max(map(len, column)) for column in zip(*body, strict=True)]
+    room = max(width - sum(widths[:names]) - 2 * names, 16)
+    part: list[int] = []
+    for column in range(names, len(widths)):
+        if part and sum(min(widths[own], room) + 2 for own in [*part, column]) - 2 > room:
+            yield _wrapped_rows(body, [*range(names), *part], names, room)
+            part = []
+        part.append(column)
+    yield _wrapped_rows(body, [*range(names), *part], names, room)
+
+
+def _wrapped_rows(body: Sequence[Sequence[str]], columns: Sequence[int], names: int, room: int) -> list[list[str]]:
+    """Return columns of a table, a text that is longer than `room` on several lines."""
+    rows: list[list[str]] = []
+    for row in body:
+        texts = [[row[own]] if own < names else textwrap.wrap(row[own], room) or [""] for own in columns]
+        rows += map(list, zip_longest(*texts, fillvalue=""))
+    return rows
+
+
+def wrapped(line: str, width: int | None) -> str:
+    """Break a line that is longer than a terminal is wide; what follows is indented."""
+    if width is None or len(line) <= width:
+        return line
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def markdown_lines(table: Table) -> list[str]:

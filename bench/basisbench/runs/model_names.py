@@ -42,6 +42,17 @@ def find_model(name: str | None, registry: Registry) -> ModelSpec:
     known = {entry.name: registry.get("model", entry.name) for entry in registry.of("model")}
     if name is None:
         return next(spec for spec in known.values() if spec.default)
+    if not name.isprintable():
+        raise BasisBenchError(f"model {name!r:.200}: expected a name or a path of printable characters")
+    try:
+        return _named(name, known)
+    except (OSError, RuntimeError) as error:  # too long, a link to itself, the home of nobody
+        raise BasisBenchError(
+            f"model '{name:.200}': neither a name nor a path that can be looked up: {error}"
+        ) from error
+
+
+def _named(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
     own, equals, rest = name.partition("=")
     if equals and _OWN_NAME.fullmatch(own) and not Path(name).exists():
         if own in known:

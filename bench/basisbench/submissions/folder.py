@@ -6,6 +6,7 @@
 3. The folder has the submission's name; each record that the metadata names is there, byte by byte, and no other.
 4. Every basis and method of a record has details; a basis that does not come with BasisBench has parameters and, if it
    was trained, says what that took.
+5. What does not come with BasisBench has passed its contract tests (`checked`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from basisbench.registry import built_in
 from basisbench.results.record import Record
 from basisbench.results.safe_files import METADATA_BYTES, SUBMISSION_BYTES, SUBMISSION_RECORDS, TOO_LARGE, read_bounded
 from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, VERIFICATION_FILE
+from basisbench.submissions.checked import missing_checks
 from basisbench.submissions.find_records import Notes
 from basisbench.submissions.submission import FILES, Submission, read_submission
 from basisbench.submissions.verification import check_verification
@@ -107,7 +109,8 @@ def check_metadata(
                 f"its SHA-256 is {digest[:12]}..., but {SUBMISSION_FILE} says {expected[:12]}...; restore the file, or "
                 "submit again",
             )
-    for problem in missing_details(submission, tuple(records)):
+    records = tuple(records)
+    for problem in (*missing_details(submission, records), *missing_checks(submission, records)):
         notes.add(path, f"{problem}; correct the file")
 
 

@@ -17,6 +17,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, ValidationError, field_validator
 
 from basisbench.errors import RecordError
+from basisbench.results.record import PlugIn
 from basisbench.results.safe_files import METADATA_BYTES, SUBMISSION_RECORDS, read_bounded, repeated_key
 from basisbench.results.schema import (
     LARGEST,
@@ -38,6 +39,7 @@ SubmissionName = Annotated[str, Field(max_length=64, pattern=r"^[a-z0-9](?:[a-z0
 """Name of a submission and of its folder: lower-case letters, digits, `-`, `_` and single dots between them."""
 
 RecordFile = Annotated[str, Field(pattern=r"^[0-9a-f]{24}\.json$")]
+CodeDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Link = Annotated[
     str, Field(pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]+)?(/[!#$%&()*+,./:;=?@A-Za-z0-9_~-]*)?$", max_length=500)
@@ -84,6 +86,19 @@ class BasisDetails(Frozen):
     )
 
 
+class Checked(Frozen):
+    """What `basisbench check` found of a plug-in."""
+
+    kind: PlugIn = Field(description="task, basis or method")
+    name: Name = Field(description="its name")
+    model: Name = Field(description="model that it was tried on")
+    basisbench: Name = Field(description="version of BasisBench that checked it")
+    code: CodeDigest | None = Field(description="digest of its source, as in the records; null without source")
+    properties: tuple[Text, ...] = Field(
+        min_length=1, max_length=200, description="a line per property, as `basisbench check` prints it"
+    )
+
+
 class Submission(Frozen):
     """Whose records these are, and what made them."""
 
@@ -97,6 +112,9 @@ class Submission(Frozen):
     licence: Name = Field(description="SPDX identifier or expression, for the records; for example CC-BY-4.0")
     bases: Mapping[Name, BasisDetails] = Field(description="details of every basis that a record names")
     methods: Mapping[Name, MethodDetails] = Field(description="details of every method that a record names")
+    checks: tuple[Checked, ...] = Field(
+        default=(), max_length=200, description="report of every task, basis and method that is a plug-in"
+    )
     records: Mapping[RecordFile, Sha256] = Field(
         min_length=1, max_length=SUBMISSION_RECORDS, description="file in `records/` to the SHA-256 of its bytes"
     )

@@ -4,7 +4,8 @@
 2. Check every record of the run as `validate` does; the first bad one ends it. Leave out cells that the tree of results
    has already, such as those of neurons in the reference run: a cell stands there once. Copy the others byte by byte.
 3. Describe each basis and method that a record names: from the metadata, the registry and the records themselves.
-4. Write everything into a hidden folder beside the target, validate that as a submission, and rename it.
+4. Run the contract tests on every plug-in that a record names; what fails one is not submitted (`checked`).
+5. Write everything into a hidden folder beside the target, validate that as a submission, and rename it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from basisbench.results.record import TEMPORARY_SUFFIX, Record
 from basisbench.results.safe_files import METADATA_BYTES, RECORD_BYTES, read_bounded
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import RECORDS_FOLDER, SUBMISSION_FILE, file_name
+from basisbench.submissions.checked import Checker, check_plug_ins
 from basisbench.submissions.find_records import RESTORE, Notes, find_records
 from basisbench.submissions.folder import missing_details
 from basisbench.submissions.submission import Submission, sha256
@@ -63,6 +65,7 @@ class SubmissionRequest:
         metadata: YAML or JSON file with fields of `Submission`.
         basis_info: YAML or JSON files, each a mapping from the name of a basis to its details.
         registry: where parameters of bases and methods are looked up.
+        checker: runs the contract tests on a plug-in; None where records name none.
     """
 
     results: Sequence[Path]
@@ -71,6 +74,7 @@ class SubmissionRequest:
     metadata: Path | None = None
     basis_info: Sequence[Path] = ()
     registry: Registry = field(default_factory=Registry)
+    checker: Checker | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def submit(request: SubmissionRequest) -> Submitted:
         request: what to submit.
 
     Raises:
-        RecordError: a record or a field of the metadata is missing or wrong; nothing is written.
+        RecordError: a record or a field of the metadata is missing or wrong, or a plug-in fails its contract tests;
+            nothing is written.
         BasisBenchError: the name is taken, or the folder cannot be written.
     """
     fields = _metadata(request)
@@ -116,8 +121,10 @@ def submit(request: SubmissionRequest) -> Submitted:
         )
     records = {name: found for name, found in records.items() if name not in left_out}
     submission = _submission(fields, records, request.registry)
-    for problem in missing_details(submission, [record for record, _ in records.values()]):
+    listed = [record for record, _ in records.values()]
+    for problem in missing_details(submission, listed):
         raise RecordError(f"{problem} (--basis-info FILE, --metadata FILE)")
+    submission = submission.model_copy(update={"checks": check_plug_ins(listed, request.checker)})
     _write(out, submission, {name: data for name, (_, data) in records.items()})
     return Submitted(out, left_out)
 
@@ -126,8 +133,11 @@ def steps(submitted: Submitted, submission: Submission) -> str:
     """Say what to do with a submission, step by step."""
     branch = f"submit-{submission.name}"
     left_out = f"; left out, for they are there already: {len(submitted.left_out)}" if submitted.left_out else ""
+    checked = "".join(
+        f"{report.kind} {report.name}: passes basisbench check on {report.model}.\n" for report in submission.checks
+    )
     return (
-        f"{submitted.folder}: {len(submission.records)} records, valid{left_out}.\n\n"
+        f"{submitted.folder}: {len(submission.records)} records, valid{left_out}.\n{checked}\n"
         "To send it as a pull request, in a clone of your fork of BasisBench:\n"
         f"  1. git switch -c {branch}\n"
         f"  2. copy the folder to results/submissions/{submission.name}, if it is not there\n"

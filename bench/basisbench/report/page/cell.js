@@ -3,12 +3,9 @@
 
 basisbench.cell = (() => {
   const {catalogue, columns, element, find, scroll, numbers, charts} = basisbench;
-  const OWN = {
-    faithfulness: {colour: "#0072B2", dash: "solid", symbol: "circle"},
-    completeness: {colour: "#D55E00", dash: "9px,3px", symbol: "square"},
-  };
+  const QUANTITIES = ["faithfulness", "completeness"];
   // Thin lines of cells that differ in one thing.
-  const BESIDE_COLOURS = ["#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"];
+  const BESIDE_DASHES = ["6px,3px", "2px,2px", "12px,3px", "8px,3px,2px,3px", "4px,6px", "solid"];
   let redraw = null;
 
   async function show(key) {
@@ -63,7 +60,14 @@ basisbench.cell = (() => {
 
   // The first setting that a cell is in; a basis without errors is in those of all error policies.
   const settingOf = (row) => catalogue.settings.findIndex(({rows}) => rows.includes(row));
-  const titleOf = (row) => catalogue.settings[settingOf(row)]?.title ?? "In no setting: a cell like it stands there.";
+  const titleOf = (row) =>
+    settingOf(row) < 0 ? "In no setting: a cell like it stands there." : basisbench.rows.titleOf(settingOf(row), [row]);
+
+  // The basis looks as everywhere; its completeness is hollow and dotted.
+  function looksOf(row) {
+    const {colour, dash, symbol} = catalogue.bases.find(({name}) => name === columns.basis[row]);
+    return {faithfulness: {colour, dash, symbol}, completeness: {colour, dash: "1px,3px", symbol: `${symbol}-open`}};
+  }
 
   function curvesLink(row) {
     const query = new URLSearchParams(["task_label", "family", "method"].map((name) => [name, columns[name][row]]));
@@ -130,12 +134,13 @@ basisbench.cell = (() => {
   }
 
   function figure(row, curve, curves) {
-    const own = {row, values: curve, looks: OWN, names: {faithfulness: "faithfulness", completeness: "completeness"}};
+    const looks = looksOf(row);
+    const own = {row, values: curve, looks, names: Object.fromEntries(QUANTITIES.map((name) => [name, name]))};
     const beside = (catalogue.beside[row] ?? []).map(([, text, other], index) => ({
       row: other,
       of: "faithfulness",
       name: `faithfulness, ${text}`,
-      look: {colour: BESIDE_COLOURS[index % BESIDE_COLOURS.length], dash: "6px,3px"},
+      look: {colour: looks.faithfulness.colour, dash: BESIDE_DASHES[index % BESIDE_DASHES.length]},
       values: curves[columns.cell_id[other]],
     }));
     const title = `${columns.basis[row]}, ${columns.method[row]}, ${columns.task_label[row]}`;
@@ -145,7 +150,7 @@ basisbench.cell = (() => {
     const place = made.querySelector(".plot");
     const hidden = new Set();
     redraw = () => {
-      const quantities = Object.keys(OWN).filter((name) => !hidden.has(name));
+      const quantities = QUANTITIES.filter((name) => !hidden.has(name));
       const others = beside.filter(({name}) => !hidden.has(name));
       charts.draw(place, "Faithfulness and completeness against nodes.", (light) => {
         const {data, layout} = basisbench.lines.picture([own, ...others], quantities, "size", true, light);
@@ -161,7 +166,7 @@ basisbench.cell = (() => {
     const legend = element(
       "div",
       {class: "legend", role: "group", "aria-label": "Lines shown"},
-      ...Object.entries(OWN).map(([name, look]) => charts.legendEntry(name, look, hidden, () => redraw())),
+      ...Object.entries(looks).map(([name, look]) => charts.legendEntry(name, look, hidden, () => redraw())),
       ...beside.map(({name, look}) => charts.legendEntry(name, look, hidden, () => redraw())),
     );
     made.insertBefore(legend, place);

@@ -190,8 +190,12 @@ basisbench.charts = (() => {
           "stroke-dasharray": dash === "solid" ? "none" : dash.replaceAll("px", ""),
         }),
       );
-    if (symbol)
-      picture.append(make("path", {d: SYMBOLS[symbol], fill: stroke, transform: `translate(${width / 2},6)`}));
+    if (symbol) {
+      const hollow = symbol.endsWith("-open");
+      const paint = hollow ? {fill: "none", stroke, "stroke-width": 1.5} : {fill: stroke};
+      const d = SYMBOLS[symbol.replace("-open", "")];
+      picture.append(make("path", {d, ...paint, transform: `translate(${width / 2},6)`}));
+    }
     return picture;
   }
 
@@ -263,6 +267,7 @@ basisbench.charts = (() => {
     draw,
     savePicture,
     controls,
+    swatch,
     legendEntry,
     figure,
     headOf,

@@ -87,13 +87,40 @@ const basisbench = (() => {
   }
 
   function address() {
-    const [path, query] = location.hash.replace(/^#/, "").split("?");
+    const [, path, query] = /^#?([^?]*)\??(.*)$/s.exec(location.hash);
     const [view, ...rest] = path.split("/");
-    return {
-      view: view || "leaderboard",
-      rest: decodeURIComponent(rest.join("/")),
-      query: new URLSearchParams(query ?? ""),
-    };
+    return {view: view || "leaderboard", rest: decoded(rest.join("/")), query: new URLSearchParams(query)};
+  }
+
+  // Anybody can write an address: what is not well-formed stays as it is.
+  function decoded(text) {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      return text;
+    }
+  }
+
+  const CHANGELESS = ["setting", "lines", "x", "y"]; // selects that are offered once
+
+  // Ask a form for what an address names, before its selects are offered again: these keep what they have.
+  function ask(form, query) {
+    for (const [name, value] of query) {
+      const field = form.elements.namedItem(name);
+      if (field instanceof HTMLSelectElement) {
+        const isThere = [...field.options].some((option) => option.value === value);
+        if (!isThere && CHANGELESS.includes(name)) continue;
+        if (!isThere) field.append(element("option", {value}));
+      }
+      if (field && field.type !== "checkbox") field.value = value;
+    }
+  }
+
+  // Say what of it there is not.
+  function tellMissing(form, query) {
+    const missing = [...query].filter(([name, value]) => form.elements.namedItem(name)?.value !== value);
+    if (missing.length)
+      tell(`The address asks for ${missing.map(([name, value]) => `${name} "${value}"`).join(", ")}, which is not here.`);
   }
 
   function save(name, content) {
@@ -120,9 +147,9 @@ const basisbench = (() => {
 
   function tell(error) {
     const place = find("problem");
-    place.textContent = error ? `This cannot be shown: ${error.message}` : "";
+    place.textContent = error instanceof Error ? `This cannot be shown: ${error.message}` : (error ?? "");
     place.hidden = !error;
   }
 
-  return {receive, addScript, load, element, scroll, find, distinct, offer, address, save, saveCsv, tell};
+  return {receive, addScript, load, element, scroll, find, distinct, offer, address, ask, tellMissing, save, saveCsv, tell};
 })();

@@ -1,4 +1,5 @@
-// Cost against sparsity: a point per basis and method, the median over a suite's tasks or one task; a panel per family.
+// Cost against sparsity: a point per basis under a method, or per method on a basis, each looking as in curves; the median
+// over a suite's tasks or one task; a panel per family.
 //
 // A median that does not reach the target stands hollow in a strip at the right: it is censored, not large.
 "use strict";
@@ -14,8 +15,9 @@ basisbench.cost = (() => {
     find("cost-csv").addEventListener("click", saveValues);
   }
 
-  function show() {
+  function show(query) {
     const fields = form.elements;
+    if (query) basisbench.ask(form, query);
     const setting = Number(fields.setting.value);
     const cells = rowsOf.cellRows(setting);
     const tasks = distinct(cells.map((row) => row.text("task_label"))).sort();
@@ -24,26 +26,35 @@ basisbench.cost = (() => {
     const overTasks = tasks.length > 1 ? suites.map((suite) => [`=${suite}`, suiteText(suite)]) : [];
     offer(fields.task_label, [...overTasks, ...tasks]);
     const of = fields.task_label.value;
-    const rows = of.startsWith("=")
+    const all = of.startsWith("=")
       ? medians.filter((row) => row.text("suite_tasks") === of.slice(1))
       : cells.filter((row) => row.text("task_label") === of);
+    for (const [name, list] of [
+      ["method", catalogue.methods],
+      ["basis", catalogue.bases],
+    ]) {
+      const present = new Set(all.map((row) => row.text(name)));
+      offer(
+        fields[name],
+        list.map((entry) => entry.name).filter((entry) => present.has(entry)),
+      );
+      form.querySelector(`[data-role="${name}"]`).hidden = fields.lines.value === name;
+    }
+    if (query) basisbench.tellMissing(form, query);
+    const other = fields.lines.value === "basis" ? "method" : "basis";
+    const rows = all.filter((row) => row.text(other) === fields[other].value);
     points = rows.map((row) => point(row, fields.x.value, fields.y.value));
     tellGates(rows);
     fillFit(cells.filter((row) => of.startsWith("=") || row.text("task_label") === of));
     const families = catalogue.families.filter((family) => points.some((point) => point.family === family));
-    find("cost-setting").textContent = catalogue.settings[setting].title;
-    const present = (name) => new Set(points.map((point) => point[name]));
-    const [bases, methods] = [present("basis"), present("method")];
+    find("cost-setting").textContent = rowsOf.titleOf(
+      setting,
+      rows.filter((row) => row.row !== undefined).map((row) => row.row),
+    );
     find("cost-legend").replaceChildren(
-      element("span", {class: "part"}, "basis"),
-      ...catalogue.bases
-        .filter((look) => bases.has(look.name))
-        .map((look) => charts.legendEntry(look.name, {colour: look.colour, symbol: "circle"}, hidden, draw)),
-      element("span", {class: "rank"}),
-      element("span", {class: "part"}, "method"),
-      ...catalogue.methods
-        .filter((look) => methods.has(look.name))
-        .map((look) => charts.legendEntry(look.name, {symbol: look.costSymbol}, hidden, draw)),
+      ...looks()
+        .filter((look) => points.some((point) => point.name === look.name))
+        .map((look) => charts.legendEntry(look.name, {colour: look.colour, symbol: look.symbol}, hidden, draw)),
     );
     find("cost-figures").replaceChildren(
       ...families.map((family) => {
@@ -51,8 +62,8 @@ basisbench.cost = (() => {
           charts.savePicture(
             place,
             `cost-${family}`,
-            `Cost against sparsity: family ${family}, ${taskText()}`,
-            catalogue.settings[setting].title,
+            `Cost against sparsity: family ${family}, ${fields.lines.value === "basis" ? "method" : "basis"} ${fields[other].value}, ${taskText()}`,
+            find("cost-setting").textContent,
           ),
         );
         made.dataset.family = family;
@@ -62,6 +73,7 @@ basisbench.cost = (() => {
     draw();
   }
 
+  const looks = () => (form.elements.lines.value === "basis" ? catalogue.bases : catalogue.methods);
   const suiteText = (suite) => `median over ${suite.split(", ").length} tasks`;
   const ofTask = () => !form.elements.task_label.value.startsWith("=");
   const taskText = () => form.elements.task_label.selectedOptions[0].textContent;
@@ -70,6 +82,7 @@ basisbench.cost = (() => {
     family: row.text("family"),
     basis: row.text("basis"),
     method: row.text("method"),
+    name: row.text(form.elements.lines.value),
     tasks: row.row === undefined ? `${row.text("tasks_found")}/${row.text("tasks_asked")}` : "1",
     x: row.values[x],
     y: row.values[y].value,
@@ -119,8 +132,7 @@ basisbench.cost = (() => {
     );
   }
 
-  const visible = () =>
-    points.filter((point) => !hidden.has(point.basis) && !hidden.has(point.method) && !Number.isNaN(point.x.value));
+  const visible = () => points.filter((point) => !hidden.has(point.name) && !Number.isNaN(point.x.value));
 
   function draw() {
     const everything = points.filter((point) => !Number.isNaN(point.x.value));
@@ -131,7 +143,7 @@ basisbench.cost = (() => {
       charts.draw(place, label, (light) => picture(own, everything, light), () => listen(place));
     }
     find("cost-note").textContent = [
-      "Left is sparser, down is cheaper; both axes are logarithmic. Colour: basis; marker: method. Lines: 95% intervals. A circuit of k nodes has k in each aligned group.",
+      "Left is sparser, down is cheaper; both axes are logarithmic. Lines: 95% intervals. A circuit of k nodes has k in each aligned group.",
       ofTask() ? "" : `Points are medians over the suite's tasks. ${lacking()}`,
       "Hollow: the target is not reached by nodes that have a score. Seconds count all phases of a cell; shared work counts in each. Memory is the peak of the process, or of the device.",
       ofTask() ? "A click on a point opens its cell." : "",
@@ -155,7 +167,7 @@ basisbench.cost = (() => {
   }
 
   // All panels share their axes.
-  function picture(own, everything, light) {
+  function picture(seen, everything, light) {
     const look = charts.colours(light);
     const fields = form.elements;
     const [x, y] = [fields.x.value, fields.y.value].map((name) => catalogue.metrics[name]);
@@ -171,16 +183,15 @@ basisbench.cost = (() => {
       horizontal.most = strip * 1.4;
     }
     const place = (value) => (Number.isFinite(value) ? horizontal.place(value) : strip);
-    const data = own.map((point) => {
-      const basis = catalogue.bases.find((entry) => entry.name === point.basis);
-      const method = catalogue.methods.find((entry) => entry.name === point.method);
+    const data = seen.map((point) => {
+      const own = looks().find((entry) => entry.name === point.name);
       const reached = Number.isFinite(point.x.value);
-      const colour = charts.lineColour(basis.colour, light);
+      const colour = charts.lineColour(own.colour, light);
       return {
         type: "scatter",
         mode: "markers",
-        name: charts.escape(`${point.basis}, ${point.method}`),
-        meta: {key: point.key},
+        name: charts.escape(point.name),
+        meta: {key: point.key, legend: true},
         x: [place(point.x.value)],
         y: [point.y / share],
         error_x: {
@@ -194,7 +205,7 @@ basisbench.cost = (() => {
           width: 0,
         },
         marker: {
-          symbol: method.costSymbol + (reached ? "" : "-open"),
+          symbol: own.symbol + (reached ? "" : "-open"),
           size: 10,
           color: colour,
           line: {color: reached ? look.ground : colour, width: reached ? 0.75 : 1.75},
@@ -205,7 +216,6 @@ basisbench.cost = (() => {
         hovertemplate: "<b>%{fullData.name}</b><br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
       };
     });
-    data.push(...legendOf(own, look, light));
     const shapes = censored
       ? [
           {
@@ -229,28 +239,6 @@ basisbench.cost = (() => {
         {shapes},
       ),
     };
-  }
-
-  // Points that are nowhere: they give a saved picture a legend of colours and one of markers.
-  function legendOf(own, look, light) {
-    const entry = (name, colour, symbol) => ({
-      type: "scatter",
-      mode: "markers",
-      name: charts.escape(name),
-      meta: {legend: true},
-      x: [null],
-      y: [null],
-      hoverinfo: "skip",
-      marker: {symbol, size: 10, color: colour},
-    });
-    return [
-      ...catalogue.bases
-        .filter(({name}) => own.some((point) => point.basis === name))
-        .map(({name, colour}) => entry(name, charts.lineColour(colour, light), "circle")),
-      ...catalogue.methods
-        .filter(({name}) => own.some((point) => point.method === name))
-        .map(({name, costSymbol}) => entry(`method ${name}`, look.muted, costSymbol)),
-    ];
   }
 
   function valueText({value, low, high, bound, scored, reached, total}, metric) {

@@ -2,7 +2,7 @@
 "use strict";
 
 basisbench.curves = (() => {
-  const {catalogue, columns, element, find, numbers, charts, distinct, offer} = basisbench;
+  const {catalogue, columns, find, numbers, charts, distinct, offer} = basisbench;
   const {X, QUANTITIES, picture, gateText, sizeText} = basisbench.lines;
   const NOTES = {
     size: "Nodes of bases of different width are not comparable; bits are.",
@@ -25,7 +25,7 @@ basisbench.curves = (() => {
             place,
             `${name}-${form.elements.task_label.value}-${form.elements.family.value}`,
             `${title}: ${heading()}`,
-            setting(),
+            find("curve-setting").textContent,
           ),
         ),
       );
@@ -35,13 +35,7 @@ basisbench.curves = (() => {
   // Offer what there is: tasks of the setting, families of the task, methods and bases of the family.
   function choose(query) {
     const fields = form.elements;
-    for (const name of ["setting", "task_label", "family", "lines", "method", "basis", "x"]) {
-      if (query?.has(name)) {
-        if (![...fields[name].options].some((option) => option.value === query.get(name)))
-          fields[name].append(element("option", {value: query.get(name)}));
-        fields[name].value = query.get(name);
-      }
-    }
+    if (query) basisbench.ask(form, query);
     const within = (rows, name) => rows.filter((row) => String(columns[name][row]) === fields[name].value);
     let rows = catalogue.settings[Number(fields.setting.value)].rows;
     offer(fields.task_label, distinct(rows.map((row) => columns.task_label[row])).sort());
@@ -75,6 +69,7 @@ basisbench.curves = (() => {
       kinds.includes("policies") ? "policies" : "none",
     );
     fields.beside.closest("label").hidden = kinds.length === 0;
+    if (query) basisbench.tellMissing(form, query);
     return rows;
   }
 
@@ -90,13 +85,11 @@ basisbench.curves = (() => {
     const {task_label: task, family, lines, method, basis} = form.elements;
     return `${task.value}, family ${family.value}, ${lines.value === "basis" ? `method ${method.value}` : `basis ${basis.value}`}`;
   };
-  const setting = () => catalogue.settings[Number(form.elements.setting.value)].title;
-
   async function show(query) {
     const rows = choose(query);
     const kind = form.elements.lines.value;
     const x = form.elements.x.value;
-    find("curve-setting").textContent = setting();
+    find("curve-setting").textContent = basisbench.rows.titleOf(Number(form.elements.setting.value), rows);
     const curves = rows.length ? await basisbench.load(`curves-${columns.curve[rows[0]]}`) : {};
     const looks = new Map((kind === "basis" ? catalogue.bases : catalogue.methods).map((look) => [look.name, look]));
     const order = [...looks.keys()];

@@ -1,7 +1,8 @@
 // Lines of curves: what a chart of them holds, for the view of curves and for the page of a cell.
 //
 // A line is {row, name, look, values}, its values being columns by size. A line beside another has that one's name in
-// `of`: it is thin, without band and markers, or a `level`, the value with all nodes.
+// `of`: it is thin, without band and markers, or a `level`, the value with all nodes. A line that is no cell's has no
+// row, but says itself how many nodes are `scored`, and what its points have `told`.
 "use strict";
 
 basisbench.lines = (() => {
@@ -49,8 +50,8 @@ basisbench.lines = (() => {
           x: take(places, part),
           y: take(line.values[quantity], part),
           line: {color: colour, width: line.of ? 1 : 1.8, dash: own.dash},
-          marker: {symbol: own.symbol, size: 7, color: colour},
-          customdata: part.map((index) => hover(line, quantity, index)),
+          marker: {symbol: own.symbol, size: line.small ? 5 : 7, color: colour},
+          customdata: part.map((index) => (line.told ?? hover)(line, quantity, index)),
           hovertemplate: "<b>%{fullData.name}</b><br>%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
           cliponaxis: true,
           ...more,
@@ -70,7 +71,7 @@ basisbench.lines = (() => {
               colour,
             ),
           );
-        const scored = measured.filter((index) => size[index] <= columns.scored_nodes[line.row]);
+        const scored = measured.filter((index) => size[index] <= (line.scored ?? columns.scored_nodes[line.row]));
         data.push(trace(scored, {}));
         if (scored.length === measured.length) continue;
         const beyond = measured.slice(scored.length - 1);

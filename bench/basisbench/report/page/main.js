@@ -14,7 +14,7 @@
       if (link.dataset.view === name) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    basisbench.tell(null);
+    basisbench.tell(name === view ? null : `There is no view "${view}"; this is the leaderboard.`);
     show(name, rest, query);
     if (moved) {
       scrollTo(0, 0);
@@ -24,9 +24,9 @@
 
   async function show(name, rest, query) {
     try {
-      if (name === "leaderboard") basisbench.table.show();
+      if (name === "leaderboard") basisbench.table.show(query);
       else if (name === "curves") await basisbench.curves.show(query);
-      else if (name === "cost") basisbench.cost.show();
+      else if (name === "cost") basisbench.cost.show(query);
       else if (name === "cell") await basisbench.cell.show(rest);
     } catch (error) {
       basisbench.tell(error);
@@ -61,6 +61,7 @@
     if (view === "curves") basisbench.curves.show();
     else if (view === "cost") basisbench.cost.show();
     else if (view === "cell") basisbench.cell.redraw();
+    basisbench.answer.draw();
   }
 
   const theme = find("theme");

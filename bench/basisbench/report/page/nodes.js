@@ -1,8 +1,9 @@
-// The top nodes of a cell, each with example prompts of its task and template.
+// The top nodes of a cell, each with example prompts of its task and template. A unit that plays the same role in several
+// aligned groups is one row: there it is a node each, in a circuit too.
 "use strict";
 
 basisbench.nodes = (() => {
-  const {element, scroll, numbers} = basisbench;
+  const {element, scroll, numbers, distinct} = basisbench;
   const GROUP_KEY = /^(.*):(\d+(?:,\d+)*)(?::\d+\/\d+)?$/s;
 
   // 1. The group's key names its template and the tokens of each segment. 2. Position, less the beginning-of-sequence
@@ -24,11 +25,33 @@ basisbench.nodes = (() => {
     return place;
   }
 
+  // [{nodes, place}]: the same unit in the same token of the same role, or at all positions.
+  function merged(record) {
+    const rows = new Map();
+    for (const node of record.top_nodes) {
+      const place = locate(node, record.groups);
+      const role = node.position === null ? "all" : (node.role ?? [node.group, node.position]);
+      const key = JSON.stringify([node.layer, node.unit, node.coordinate, role, place.tokens]);
+      if (!rows.has(key)) rows.set(key, {nodes: [], place});
+      rows.get(key).nodes.push(node);
+    }
+    for (const {nodes} of rows.values()) nodes.sort((a, b) => Math.abs(b.score) - Math.abs(a.score));
+    return [...rows.values()];
+  }
+
+  function groupsOf(nodes) {
+    const [first, ...others] = distinct(nodes.map(({group}) => group));
+    if (others.length === 0) return [first];
+    const more = element("details", {}, element("summary", {}, `and ${others.length} more`));
+    more.append(...others.map((group) => element("span", {class: "from"}, group)));
+    return [first, more];
+  }
+
   function show(record, prompts, task) {
     if (record.top_nodes.length === 0) return [element("p", {}, "The record names no top nodes.")];
     const one = record.top_nodes.every((node) => node.position === null);
     const intro =
-      `The ${record.top_nodes.length} nodes of largest |score|. Score: effect on the metric of moving the clean value to ${record.cell.score_reference === "ablation" ? "its reference" : "the counterfactual one"}, in logits. ` +
+      `The ${record.top_nodes.length} nodes of largest |score|; a unit in the same role of several aligned groups is one row. Score: effect on the metric of moving the clean value to ${record.cell.score_reference === "ablation" ? "its reference" : "the counterfactual one"}, in logits. ` +
       (prompts.problem ??
         `Prompts are the first of the node's template in task ${task}, from the attribution split in the order of the record's seed; the segment of the node's role is marked. The tokenizer decides which of them entered the group.`);
     const head = {
@@ -36,8 +59,8 @@ basisbench.nodes = (() => {
       ...(one ? {} : {position: "name"}),
       ...{group: "name", "example prompts": "name"},
     };
-    const rows = record.top_nodes.map((node, index) => {
-      const place = locate(node, record.groups);
+    const rows = merged(record).map(({nodes, place}, index) => {
+      const [node] = nodes; // of the largest |score|
       return element(
         "tr",
         {},
@@ -51,15 +74,23 @@ basisbench.nodes = (() => {
           },
           node.coordinate === null || node.coordinate === undefined ? String(node.unit) : `error ${node.coordinate}`,
         ),
-        element("td", {class: "number"}, numbers.significant(node.score, 4)),
+        element(
+          "td",
+          {class: "number"},
+          numbers.significant(node.score, 4),
+          nodes.length > 1 &&
+            element("span", {class: "from"}, `to ${numbers.significant(nodes.at(-1).score, 4)}`),
+        ),
         !one &&
           element(
             "td",
             {class: "name"},
-            node.position === null ? "all" : `${node.position}: ${node.role ?? "no role"}`,
+            node.position === null
+              ? "all"
+              : `${distinct(nodes.map(({position}) => position)).join(", ")}: ${node.role ?? "no role"}`,
             place.tokens && element("span", {class: "from"}, place.tokens),
           ),
-        element("td", {class: "name group"}, node.group),
+        element("td", {class: "name group"}, ...groupsOf(nodes)),
         element("td", {class: "prompts"}, ...examples(node, place, prompts)),
       );
     });

@@ -2,6 +2,21 @@
 "use strict";
 
 basisbench.numbers = (() => {
+  // Numbers that are no metrics: they are not better or worse, and get no mark.
+  const OTHERS = {
+    accuracy: {title: "accuracy", meaning: "share of examples on which the model prefers the answer to the foil"},
+    gap: {title: "gap (logits)", meaning: "F(M) - F(0) at the family's outputs; below it, its share of F(M)"},
+    nodes_to_80_node: {
+      title: "under node",
+      meaning: "nodes to 80% with a dictionary's whole error at a layer and position as one node (Marks et al.)",
+    },
+    units_to_80: {title: "units to 80%", meaning: "distinct units of all aligned groups together at nodes to 80%"},
+    fvu_mean: {
+      title: "FVU",
+      meaning: "fit of the dictionary: fraction of variance unexplained, mean over layers; below it the largest, active units per position (L0), the smallest calibration slope of a layer, loss recovered",
+    },
+  };
+
   function plain(value, unit) {
     if (value === null || value === undefined || Number.isNaN(value)) return "-";
     if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
@@ -53,5 +68,5 @@ basisbench.numbers = (() => {
 
   const describe = (metric) => `${metric.meaning}; ${metric.direction} is better`;
 
-  return {plain, censored, interval, percent, measured, short, significant, heading, describe};
+  return {OTHERS, plain, censored, interval, percent, measured, short, significant, heading, describe};
 })();

@@ -53,6 +53,14 @@ basisbench.rows = (() => {
     return {order: index, values, why: medians.no_mark[index], text: (name) => medians[name][index]};
   }
 
+  // What a setting is called where only some of its cells are shown: tasks have different numbers of examples.
+  function titleOf(setting, rows) {
+    const {title, examples} = catalogue.settings[setting];
+    const counts = rows.map((row) => columns.examples[row]);
+    const [low, high] = [Math.min(...counts), Math.max(...counts)];
+    return rows.length ? title.replace(examples, `n = ${low === high ? low : `${low} to ${high}`} examples`) : title;
+  }
+
   const medianRows = (setting) =>
     [...medians.setting.keys()].filter((index) => medians.setting[index] === setting).map(medianRow);
 
@@ -74,5 +82,5 @@ basisbench.rows = (() => {
 
   const compareTexts = (a, b) => (typeof a === "number" ? a - b : a.localeCompare(b, "en", {numeric: true}));
 
-  return {cellRows, medianRows, sorted, boundOf, partlyScored};
+  return {cellRows, medianRows, titleOf, sorted, boundOf, partlyScored};
 })();

@@ -5,25 +5,12 @@
 "use strict";
 
 basisbench.table = (() => {
-  const {catalogue, columns, medians, element, find, rows: rowsOf, numbers, distinct, offer} = basisbench;
+  const {catalogue, columns, medians, element, find, rows: rowsOf, numbers, distinct, offer, address} = basisbench;
   const PAGE = 50;
   const FILTERS = ["task_label", "family", "method", "source", "status"];
   const STATUS_ORDER = ["verified", "self-reported"];
   const PER_GROUP = "k nodes in each aligned group";
-  // Numbers that are no metrics: they are not better or worse, and get no mark.
-  const OTHERS = {
-    accuracy: {title: "accuracy", meaning: "share of examples on which the model prefers the answer to the foil"},
-    gap: {title: "gap (logits)", meaning: "F(M) - F(0) at the family's outputs; below it, its share of F(M)"},
-    nodes_to_80_node: {
-      title: "under node",
-      meaning: "nodes to 80% with a dictionary's whole error at a layer and position as one node (Marks et al.)",
-    },
-    units_to_80: {title: "units to 80%", meaning: "distinct units of all aligned groups together at nodes to 80%"},
-    fvu_mean: {
-      title: "FVU",
-      meaning: "fit of the dictionary: fraction of variance unexplained, mean over layers; below it the largest, active units per position (L0), the smallest calibration slope of a layer, loss recovered",
-    },
-  };
+  const {OTHERS} = numbers;
   const sort = {column: null, ascending: true};
   let form,
     page = 0,
@@ -38,6 +25,7 @@ basisbench.table = (() => {
     offer(form.elements.setting, titles(), mainSetting());
     form.elements.setting.closest("label").hidden = titles().length < 2;
     offerFilters();
+    if (![...address().query].length) openOnTheAnswer();
     form.addEventListener("input", () => {
       page = 0;
       offerFilters();
@@ -47,15 +35,24 @@ basisbench.table = (() => {
     // On a phone the table comes first, its filters when they are asked for.
     find("more-filters").open = !matchMedia("(max-width: 40rem)").matches;
     find("clear").addEventListener("click", () => {
-      const own = form.elements.setting.value;
+      const own = [form.elements.setting.value, mode()];
       form.reset();
-      form.elements.setting.value = own;
+      [form.elements.setting.value, form.elements.rows.value] = own;
       page = 0;
+      offerFilters();
       show();
     });
     find("csv").addEventListener("click", saveShown);
     find("previous").addEventListener("click", () => turn(-1));
     find("next").addEventListener("click", () => turn(1));
+  }
+
+  // Medians under the first method, as far as there are medians.
+  function openOnTheAnswer() {
+    const rows = rowsOf.medianRows(setting()).filter((row) => !Number.isNaN(row.values.nodes_to_80.value));
+    const methods = rows.map((row) => row.text("method"));
+    if (rows.length === 0) form.elements.rows.value = "cells";
+    else form.elements.method.value = catalogue.methods.find(({name}) => methods.includes(name)).name;
   }
 
   // Each filter offers what the setting has.
@@ -85,14 +82,21 @@ basisbench.table = (() => {
     const wanted = FILTERS.map((name) => [name, form.elements[name].value]).filter(
       ([name, value]) => value !== "" && !(name === "task_label" && mode() === "medians"),
     );
-    const search = form.elements.search.value.trim().toLowerCase();
+    const words = form.elements.search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = mode() === "cells" ? rowsOf.cellRows(setting()) : rowsOf.medianRows(setting());
     return rows.filter(
       (row) =>
         wanted.every(([name, value]) => String(row.text(name)) === value) &&
-        (!search || row.text("basis").toLowerCase().includes(search)),
+        words.every((word) => namesOf(row).includes(word)),
     );
   }
+
+  // What the search looks at.
+  const namesOf = (row) =>
+    ["basis", "method", "family", "source", ...(row.row === undefined ? [] : ["task_label", "cell_id"])]
+      .map(row.text)
+      .join(" ")
+      .toLowerCase();
 
   // Columns of text before the numbers.
   const textColumns = () => [
@@ -102,7 +106,7 @@ basisbench.table = (() => {
     ["family", "family"],
   ];
 
-  // What there is to explain, then how small circuits are, then what it took.
+  // How small circuits are, then what it took, then what there is to explain and how well a dictionary fits.
   function numberColumns() {
     const {rows, nodes_to_80_node: underNode} = catalogue.settings[setting()];
     const measured = (name) => rows.some((row) => !Number.isNaN(columns[name][row]));
@@ -111,7 +115,6 @@ basisbench.table = (() => {
       rows.some((row) => !columns.exact[row] && columns.error_policy[row] !== "node");
     const cells = mode() === "cells";
     return [
-      ...(cells ? ["accuracy", "gap"] : []),
       ...catalogue.shown.flatMap((name) => {
         if (name !== "nodes_to_80") return [name];
         return [
@@ -120,6 +123,7 @@ basisbench.table = (() => {
           ...(cells && measured("units_to_80") ? ["units_to_80"] : []),
         ];
       }),
+      ...(cells ? ["accuracy", "gap"] : []),
       ...(cells && measured("fvu_mean") ? ["fvu_mean"] : []),
     ];
   }
@@ -133,7 +137,12 @@ basisbench.table = (() => {
     find("board").querySelector(`th[data-column="${name}"] button`).focus();
   }
 
-  function show() {
+  function show(query) {
+    if (query && [...query].length) {
+      basisbench.ask(form, query);
+      offerFilters();
+      basisbench.tellMissing(form, query);
+    }
     if (![...textColumns().map(([name]) => name), ...numberColumns(), "status", null].includes(sort.column))
       sort.column = null;
     shown = rowsOf.sorted(chosen(), sort);
@@ -147,10 +156,16 @@ basisbench.table = (() => {
     find("pages").textContent = `page ${page + 1} of ${pages}`;
     find("previous").disabled = page === 0;
     find("next").disabled = page === pages - 1;
-    const left = distinct(shown.map((row) => (mode() === "medians" ? row.text("left_out") : "")).filter(Boolean));
+    const left = distinct(
+      shown
+        .filter((row) => row.row === undefined && row.text("left_out"))
+        .map((row) => `${row.text("family")}: ${row.text("left_out")}`),
+    );
     find("mixed").hidden = left.length === 0;
     find("mixed").textContent = left.length ? `Left out of medians, below a gate: ${left.join(" | ")}.` : "";
-    find("board-setting").textContent = catalogue.settings[setting()].title;
+    const cells = shown.filter((row) => row.row !== undefined).map((row) => row.row);
+    find("board-setting").textContent = rowsOf.titleOf(setting(), cells);
+    basisbench.answer.show(rowsOf.medianRows(setting()), mode() === "medians" ? shown : []);
   }
 
   function turn(step) {
@@ -161,7 +176,9 @@ basisbench.table = (() => {
 
   function drawHead() {
     const heads = [
-      ...textColumns().map(([name, title]) => headCell(name, title, name === "tasks" ? "number" : "", null)),
+      ...textColumns().map(([name, title]) =>
+        headCell(name, title, `${name === "tasks" ? "number" : ""}${name === "basis" ? "" : " wide"}`, null),
+      ),
       ...numberColumns().map((name) => headCell(name, titleOf(name), "number", meaningOf(name))),
       headCell("status", "status", "", "who stands behind the numbers: see About"),
     ];
@@ -190,7 +207,7 @@ basisbench.table = (() => {
       element(
         "button",
         {type: "button", title: meaning, onclick: () => sortBy(name)},
-        ...(kind === "number" ? [arrow, title] : [title, arrow]),
+        ...(kind.startsWith("number") ? [arrow, title] : [title, arrow]),
       ),
     );
   }
@@ -240,24 +257,33 @@ basisbench.table = (() => {
       ].filter(Boolean);
       return element(
         "td",
-        {class: "number", title: row.text("left_out") || null},
+        {class: "number wide", title: row.text("left_out") || null},
         element("span", {}, `${found}/${asked}`),
         notes.length > 0 && element("span", {class: "from"}, notes.join(", ")),
       );
     }
     const text = row.text(name);
     if (name !== "basis")
-      return element("td", {class: name === "family" ? null : name === "task_label" ? "name task" : "name"}, text);
-    const target = row.row === undefined ? null : `#cell/${encodeURIComponent(columns.cell_id[row.row])}`;
+      return element("td", {class: name === "family" ? "wide" : `name wide${name === "task_label" ? " task" : ""}`}, text);
+    const isMedian = row.row === undefined;
+    const own = new URLSearchParams({rows: "cells", method: row.text("method"), family: row.text("family"), search: text});
+    const target = isMedian ? `#leaderboard?${own}` : `#cell/${encodeURIComponent(columns.cell_id[row.row])}`;
     return element(
       "th",
       {scope: "row", class: "name"},
-      target
-        ? element("a", {href: target, title: "everything about this cell"}, text)
-        : element("span", {}, text),
+      element("a", {href: target, title: isMedian ? "its cells, task by task" : "everything about this cell"}, text),
+      isMedian && basisbench.charts.swatch(catalogue.bases.find((look) => look.name === text)),
+      element("span", {class: "from narrow"}, placeOf(row)),
       row.why && element("span", {class: "from why"}, whyText(row)),
     );
   }
+
+  // On a phone the columns of text are one small line, so that numbers have room.
+  const placeOf = (row) =>
+    textColumns()
+      .slice(1)
+      .map(([name]) => (name === "tasks" ? `${row.text("tasks_found")}/${row.text("tasks_asked")} tasks` : row.text(name)))
+      .join(", ");
 
   // Why there is no best mark.
   const whyText = (row) => (row.row !== undefined && columns.gate[row.row] ? `below a gate: ${row.why}` : row.why);
@@ -314,7 +340,6 @@ basisbench.table = (() => {
   }
 
   const csvValue = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : value);
-
   // The setting of the most cells is the one to begin with.
   function mainSetting() {
     const counts = catalogue.settings.map(({rows}) => rows.length);
