@@ -150,28 +150,6 @@ def _hub_fingerprint(name: str, release: Release, chosen: Mapping[int, str], sna
 
 
 def _folder_spec(name: str, folder: Path, pattern: str | None) -> BasisSpec:
-<<<<<<< HEAD
-    found_here = ((path, path.parent.relative_to(folder)) for path in folder.rglob("cfg.json"))
-    # `basisbench train` keeps earlier states and checkpoints below these.
-    placements = {
-        place.as_posix(): _placed(path)
-        for path, place in found_here
-        if not (place.parts and (place.parts[0] == "snapshots" or place.parts[0].startswith(".")))
-    }
-    if not placements:
-        raise BasisError(f"basis '{name}': {folder} holds no cfg.json, expected SAELens's files, a folder per layer")
-    layers = {place: None if found is None else found.layer for place, found in placements.items()}
-    with _named(name):
-        chosen = choose(f"folder {folder}", sorted(placements), layers, pattern)
-    families = {found.family for place in chosen.values() if (found := placements[place]) is not None}
-    if len(families) > 1:
-        raise BasisError(
-            f"basis '{name}': {folder} holds dictionaries of several families, {', '.join(sorted(families))}; choose "
-            "one with a pattern after a colon"
-        )
-    family = families.pop()
-    dictionaries = {layer: _folder_dictionary(folder / place) for layer, place in chosen.items()}
-=======
     files = Folder(folder)
     if is_cross_layer(files):
         return cross_layer_spec(name, str(folder))
@@ -183,7 +161,6 @@ def _folder_spec(name: str, folder: Path, pattern: str | None) -> BasisSpec:
         with as_basis_error(f"basis '{name}'"):
             return hash_files({path for each in found.values() for path in [*each.beside(), *each.open().files()]})
 
->>>>>>> main
     return BasisSpec(
         name,
         family,
