@@ -107,6 +107,7 @@ def test_the_basis_reads_them_and_reconstructs_as_saelens_does(
 
     basis = resolve_name(f"sae:{trained}:{kind}/*").build(model)
     assert [site.layer for site in basis.sites] == [0, 2]
+    assert resolve_name(f"sae:{trained}:*sae/layer_*").layers == (0, 2)  # snapshots are no dictionaries of their own
     rows = json.loads((trained / "card.json").read_text())["measured"]["end"]["dictionaries"]
     for site in basis.sites:
         held_out = record(model, (site.read, site.write), text.rows(range(-16, 0)))

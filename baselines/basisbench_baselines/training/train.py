@@ -167,8 +167,9 @@ class _Training:
         return f"loss {loss:.3g}, L0 {l0:.1f}, FVU {fvu:.3f}, dead {dead}"
 
     def _make(self) -> None:
+        narrow = self.model.dtype is torch.bfloat16
         self.dictionaries = [
-            Dictionary(each, self.scales[each.read], self.scales[each.write], self.settings, index)
+            Dictionary(each, self.scales[each.read], self.scales[each.write], self.settings, index, bfloat16=narrow)
             for index, each in enumerate(self.placed)
         ]
 
