@@ -118,6 +118,21 @@ def test_the_basis_reads_them_and_reconstructs_as_saelens_does(
         assert float(unexplained) == pytest.approx(rows[f"{kind}/layer_{site.layer}"]["fvu"], rel=1e-4)
 
 
+@pytest.mark.parametrize("site", ["mlp_act", "attn_z", "attn_out", "resid_post"])
+def test_autoencoders_of_every_site(site: Any, model: Model, text: Packed, tmp_path: Path) -> None:
+    train(
+        model,
+        text,
+        replace(SETTINGS, kinds=("sae",), site=site, layers=(1,), tokens=512, snapshots=()),
+        tmp_path,
+        progress=False,
+    )
+    basis = resolve_name(f"sae:{tmp_path}/sae").build(model)
+    x = record(model, (basis.sites[0].read,), text.rows(range(3)))[basis.sites[0].read]
+    assert basis.sites[0].read == model.hook(site, 1)
+    assert basis.decode(basis.sites[0], basis.encode(basis.sites[0], x)).shape == x.shape
+
+
 def test_a_killed_training_ends_with_the_same_weights(
     model: Model, text: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,7 @@ from sae_lens.saes.transcoder import (
 )
 from sae_lens.training.sae_trainer import SAETrainer
 
+from basisbench.models.sites import SITES
 from basisbench_baselines.dictionaries.placement import Placement
 from basisbench_baselines.dictionaries.saelens_adapter import adapt
 from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
@@ -78,7 +79,8 @@ def place_all(model: Model, settings: Settings) -> list[Placed]:
         BasisBenchError: the model has no such sites, or too few units would be there for `k`.
     """
     for kind in settings.kinds:
-        place = Placement("mlp", settings.layers[0], settings.site if kind == "sae" else "mlp_in", settings.site)
+        family = SITES[settings.site].family or "mlp"
+        place = Placement(family, settings.layers[0], settings.site if kind == "sae" else "mlp_in", settings.site)
         settings.units(place.widths(model)[0])
     return [
         Placed(
