@@ -23,7 +23,7 @@ Write = Callable[..., Path]
 COMMANDS = (
     *(["run"], ["list"], ["show"], ["compare"], ["plot"], ["report"]),
     *(["new"], ["check"], ["validate"], ["verify"], ["submit"], ["pin"]),
-    *(["pocket"], ["pocket", "build"]),
+    *(["train"], ["pocket"], ["pocket", "build"]),
 )
 
 

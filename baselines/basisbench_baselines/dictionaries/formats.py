@@ -130,6 +130,8 @@ def find(files: Files) -> dict[str, Found]:
     """Return the dictionaries that there are, by place."""
     found: dict[str, Found] = {}
     for name in files.names():
+        if name.startswith(("snapshots/", ".")):  # earlier states and checkpoints of `basisbench train`
+            continue
         folder, _, base = name.rpartition("/")
         key = folder or "."
         beside = partial(_beside, files, folder)

@@ -8,6 +8,6 @@ from __future__ import annotations
 COMMANDS = (
     *("run", "list", "show", "compare", "plot", "report"),
     *("new", "check", "validate", "verify", "submit"),
-    *("pin", "pocket"),
+    *("pin", "train", "pocket"),
 )
 """Modules of this package, in the order of the help page."""

@@ -1,0 +1,1 @@
+"""Train dictionaries for any model: `basisbench train`."""

@@ -1,0 +1,91 @@
+"""The card beside trained dictionaries: how they came to be and how good they are, as JSON and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from basisbench.results.record import write_whole
+from basisbench_baselines.pocket.card import describe_machine
+from basisbench_baselines.pocket.training.checkpoint import write_json
+
+if TYPE_CHECKING:
+    from basisbench.models.model import Model
+    from basisbench_baselines.training.settings import Settings
+    from basisbench_baselines.training.text import Text
+
+CARD, PAGE = "card.json", "README.md"
+
+
+def write_card(
+    out: Path, *, fingerprint: str, command: str, model: Model, text: Text, settings: Settings, state: Mapping[str, Any]
+) -> None:
+    """Write the card of a finished training.
+
+    Args:
+        out: folder of the dictionaries.
+        fingerprint: digest of everything that shapes the weights.
+        command: what was typed.
+        model: the model.
+        text: what it read.
+        settings: of the training.
+        state: seconds, runs, tokens, and what was measured at each snapshot and at the end.
+    """
+    card: dict[str, Any] = {
+        "fingerprint": fingerprint,
+        "command": command,
+        "model": {
+            "name": model.name,
+            "source": dict(model.sources) or model.spec.path,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "weights_sha256": model.weights_hash,
+            **({"file": asdict(model.file)} if model.file else {}),
+        },
+        "text": {"source": text.source, "digest": text.digest},
+        "settings": asdict(settings),
+        "machine": describe_machine(),
+        "seconds": state["seconds"],
+        "runs": state["runs"],
+        "trained_on": state["tokens"],
+        "measured": state["measured"],
+    }
+    write_json(out / CARD, card)
+    write_whole(out / PAGE, render(card))
+
+
+def render(card: Mapping[str, Any]) -> str:
+    """Return the card as Markdown."""
+    settings, model = card["settings"], card["model"]
+    kinds = ", ".join(settings["kinds"])
+    lines = [
+        f"# Dictionaries for {model['name']}: {kinds} at {settings['site']}",
+        "",
+        "Written by `basisbench train`; `card.json` holds the same numbers and more. SAELens loads every folder",
+        "(`SAE.load_from_disk`); `basisbench run --basis 'sae:FOLDER/KIND'` runs them.",
+        "",
+        *([f"- Command: `{card['command']}`"] if card["command"] else []),
+        f"- Model: {model['name']} in {model['dtype']}, weights {model['weights_sha256'][:16]}",
+        f"- Text: {card['text']['source']}; {settings['tokens']:,} tokens in contexts of {settings['context']}, "
+        f"{card['trained_on']:,} of them trained on (first positions and BOS are left out)",
+        f"- Width {settings['width']}, k {settings['k']}, seed {settings['seed']}, steps of about "
+        f"{settings['batch_tokens']} tokens, learning rate {settings['learning_rate']}",
+        f"- {card['seconds']:.0f} s on {card['machine']['processor']}, runs that contributed: {card['runs']}",
+        "",
+        "On held-out text, without first positions and BOS: fraction of variance unexplained (FVU), active units per",
+        f"token (L0), units that are silent on all of its "
+        f"{settings['held_out_contexts'] * settings['context']:,} tokens. Dead: silent in training for "
+        f"{settings['dead_after_steps']} steps.",
+        "Published dictionaries are trained on billions of tokens: these do not stand for them.",
+        "",
+        "| after tokens | dictionary | FVU | L0 | silent | dead |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *(
+            f"| {part['tokens']:,} | {name} | {row['fvu']:.4f} | {row['l0']:.1f} | {row['silent']} | {row['dead']} |"
+            for part in card["measured"].values()
+            for name, row in part["dictionaries"].items()
+        ),
+        "",
+    ]
+    return "\n".join(lines)

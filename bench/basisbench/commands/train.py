@@ -1,0 +1,166 @@
+"""Train dictionaries for a model."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
+from basisbench.errors import BasisBenchError, unknown_name
+from basisbench.models.sites import SITES
+
+KINDS = ("sae", "transcoder", "skip-transcoder", "clt")
+_MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
+
+
+def add(commands: Commands) -> None:
+    """Declare the command."""
+    parser = add_command(
+        commands,
+        "train",
+        "train dictionaries for a model",
+        "Train sparse dictionaries for some layers of a model, all in one pass over the text, with SAELens's trainer.\n"
+        "They are written in SAELens's format, measured on held-out text, with a card beside them. A training that is\n"
+        "stopped goes on from its last checkpoint when the same command is given again.",
+        "examples:\n"
+        "  basisbench train smollm2-135m-q4 --layers 10-19 --tokens 2M --text book.txt --out my-saes\n"
+        "  basisbench train gpt2-small --kind sae --kind transcoder --tokens 500k --samples --out mine\n"
+        "  basisbench run --model gpt2-small --basis sae:mine/sae --basis mlp_out\n",
+    )
+    parser.add_argument("model", metavar="MODEL", help="a listed name, ORG/NAME[@REVISION], a folder or a GGUF file")
+    parser.add_argument("--kind", metavar="KIND", action="append", help=(
+        f"{', '.join(KINDS[:-1])} (repeatable; default: sae)"
+    ))  # fmt: skip
+    parser.add_argument("--site", metavar="SITE", default="mlp_out", help="where they write (default: mlp_out)")
+    parser.add_argument("--layers", metavar="LAYERS", help="for example 10-19 or 0,4,8-10 (default: all)")
+    parser.add_argument("--width", metavar="W", type=_width, default="4x", help="units: a number, or 4x for four times "
+        "the width of what is read (default: 4x)")  # fmt: skip
+    parser.add_argument("--k", metavar="K", type=positive, default=32, help="active units per token (default: 32)")
+    parser.add_argument("--tokens", metavar="N", type=count, default="4M", help=(
+        "tokens of text, for example 500k or 4M (default: 4M)"
+    ))  # fmt: skip
+    parser.add_argument("--snapshots", metavar="N,N", type=_counts, default=(), help=(
+        "counts of tokens after which dictionaries are written too, for example 500k,1M,2M"
+    ))  # fmt: skip
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text", metavar="FILE", nargs="+", type=Path, help="UTF-8 text files")
+    text.add_argument("--dataset", metavar="HUB", help="a data set of the Hugging Face hub with a column 'text'")
+    text.add_argument("--samples", action="store_true", help="the model's own samples")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the dictionaries")
+    parser.add_argument("--seed", type=int, default=0, help="everything random is drawn from it (default: 0)")
+    parser.add_argument("--device", default="cpu", help="torch device, for example cuda (default: cpu)")
+    parser.add_argument(
+        "--dtype", metavar="TYPE", help="type of the model's weights, for example bfloat16 (default: its own)"
+    )
+    add_plugin(parser)
+
+
+def execute(options: argparse.Namespace) -> None:
+    """Train, or go on with a training."""
+    from basisbench.models.load import load_model
+    from basisbench.models.weights import DTYPES
+    from basisbench.registry import load_registry
+    from basisbench.runs.model_names import find_model
+
+    kinds = tuple(dict.fromkeys(options.kind or ["sae"]))
+    _check_kinds(kinds, options.site)
+    if options.dtype is not None and options.dtype not in DTYPES:
+        raise unknown_name("type", options.dtype, DTYPES)
+    if late := [tokens for tokens in options.snapshots if tokens >= options.tokens]:
+        raise BasisBenchError(f"--snapshots {late[0]}: not before the end of the training, --tokens {options.tokens}")
+    if options.seed < 0:
+        raise BasisBenchError(f"--seed {options.seed}: expected a whole number of at least 0")
+    for file in options.text or ():
+        if not file.is_file():
+            raise BasisBenchError(
+                f"--text {file}: {'is a folder' if file.is_dir() else 'no such file'}; expected a text file"
+            )
+    model = load_model(
+        find_model(options.model, load_registry(absolute(options.plugin))), device=options.device, dtype=options.dtype
+    )
+    # By name: the harness never imports the baselines statically, so that they stay replaceable.
+    settings = importlib.import_module("basisbench_baselines.training.settings").Settings(
+        kinds=kinds,
+        site=options.site,
+        layers=parse_layers(options.layers, model.layers),
+        width=options.width,
+        k=options.k,
+        tokens=options.tokens,
+        snapshots=tuple(sorted(set(options.snapshots))),
+        seed=options.seed,
+    )
+    sources = importlib.import_module("basisbench_baselines.training.text")
+    if options.samples:
+        text = sources.Samples(model, settings)
+    elif options.text:
+        names = ", ".join(file.name for file in options.text)
+        text = sources.pack(
+            f"--text {names}", sources.read_files(options.text), model.tokenizer, settings, all_of_it=True
+        )
+    else:
+        rows = sources.read_dataset(options.dataset)
+        text = sources.pack(f"--dataset {options.dataset}", rows, model.tokenizer, settings, all_of_it=False)
+    importlib.import_module("basisbench_baselines.training.train").train(
+        model, text, settings, options.out, command=shlex.join(["basisbench", *sys.argv[1:]])
+    )
+    print(f"dictionaries and their card are in {options.out}; basisbench run --basis sae:{options.out}/{kinds[0]}")
+
+
+def _check_kinds(kinds: tuple[str, ...], site: str) -> None:
+    for kind in kinds:
+        if kind not in KINDS:
+            raise unknown_name("kind of dictionary", kind, KINDS)
+        if kind == "clt":
+            raise BasisBenchError("--kind clt: cross-layer transcoders cannot be trained yet; choose another kind")
+    written = [name for name, entry in SITES.items() if entry.family is not None]
+    if site not in written:
+        raise unknown_name("site to write to", site, written)
+    if site != "mlp_out" and (across := [kind for kind in kinds if kind != "sae"]):
+        raise BasisBenchError(
+            f"--kind {across[0]} --site {site}: a transcoder goes from mlp_in to mlp_out; --site mlp_out"
+        )
+
+
+def parse_layers(text: str | None, layers: int) -> tuple[int, ...]:
+    """Return the layers that a text names, in order; all where it is None.
+
+    Args:
+        text: for example "10-19" or "0,4,8-10".
+        layers: how many the model has.
+
+    Raises:
+        BasisBenchError: it is no such text, or names a layer that the model lacks.
+    """
+    found: set[int] = set()
+    for part in [f"0-{layers - 1}"] if text is None else text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise BasisBenchError(f"--layers {text}: expected layers such as 10-19 or 0,4,8-10, found '{part}'")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last >= layers:
+            raise BasisBenchError(f"--layers {text}: the model has no layer {last}; it has 0 to {layers - 1}")
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def count(text: str) -> int:
+    """Parse a count of tokens such as 500k, 4M or 1.5M."""
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)([kMB]?)", text.strip())
+    value = round(float(match[1]) * _MULTIPLES[match[2]]) if match else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a count such as 500k or 4M, found '{text}'")
+    return value
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(count(part) for part in text.split(","))
+
+
+def _width(text: str) -> str:
+    if not re.fullmatch(r"0*[1-9]\d{0,7}|(?=.*[1-9])\d{1,4}(\.\d{1,4})?x", text):
+        raise argparse.ArgumentTypeError(f"expected a number of units, or a multiple such as 4x, found '{text}'")
+    return text

@@ -1,0 +1,320 @@
+"""`basisbench train` on a tiny model: what it leaves, that a kill changes nothing, and a transcoder's step by hand."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from basisbench.cli import main
+from basisbench.commands.train import parse_layers
+from basisbench.errors import BasisBenchError
+from basisbench.models.load import load_model
+from basisbench.models.model import Model
+from basisbench.types import ModelSpec
+from basisbench_baselines.bases.published import resolve_name
+from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
+from basisbench_baselines.training import train as train_module
+from basisbench_baselines.training.activations import record
+from basisbench_baselines.training.dictionary import Dictionary, Placed
+from basisbench_baselines.training.saelens_classes import QuickBatchTopK
+from basisbench_baselines.training.settings import Settings
+from basisbench_baselines.training.text import Packed, Samples, pack
+from basisbench_baselines.training.train import train
+
+WORDS = [f"w{index}" for index in range(60)]
+SETTINGS = Settings(
+    kinds=("sae", "transcoder", "skip-transcoder"), site="mlp_out", layers=(0, 2), width="3x", k=6, tokens=4096,
+    snapshots=(512,), context=16, chunk_contexts=32, batch_tokens=64, held_out_contexts=16, learning_rate=1e-2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A random Llama of three layers whose tokenizer puts `<s>` in front."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(["<s>", "?", *WORDS])}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    torch.manual_seed(0)
+    body = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=62, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2,
+            num_key_value_heads=1, max_position_embeddings=64,
+        )
+    )  # fmt: skip
+    with torch.no_grad():
+        for parameter in body.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=0.4)
+    folder = tmp_path_factory.mktemp("tiny")
+    body.save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>").save_pretrained(folder)
+    return load_model(ModelSpec("tiny", str(folder), ""))
+
+
+@pytest.fixture(scope="module")
+def text(model: Model) -> Packed:
+    return pack("words", [some_text(5000)], model.tokenizer, SETTINGS, all_of_it=True)
+
+
+@pytest.fixture(scope="module")
+def trained(model: Model, text: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of trained dictionaries of every kind."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    train(model, text, SETTINGS, out, progress=False)
+    return out
+
+
+def some_text(words: int) -> str:
+    draw = random.Random(0)
+    return " ".join(draw.choice(WORDS) for _ in range(words))
+
+
+def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    files = sorted(folder.rglob("sae_weights.safetensors"))
+    return {file.parent.relative_to(folder).as_posix(): load_file(file) for file in files}
+
+
+def test_dictionaries_learn_and_are_measured_at_every_snapshot(trained: Path) -> None:
+    measured = json.loads((trained / "card.json").read_text())["measured"]
+    assert list(measured) == ["512", "end"]
+    for name, row in measured["end"]["dictionaries"].items():
+        assert row["fvu"] < 0.75, name
+        assert row["fvu"] < measured["512"]["dictionaries"][name]["fvu"], name
+        assert row["l0"] == pytest.approx(6, rel=0.4), name
+    assert set(weights(trained / "snapshots/512")) == set(measured["end"]["dictionaries"])
+    page = (trained / "README.md").read_text()
+    assert "| 4,096 | skip-transcoder/layer_2 |" in page
+    assert {path.name for path in trained.iterdir()} == {
+        *(*SETTINGS.kinds, "snapshots", "card.json", "README.md"),
+    }
+
+
+@pytest.mark.parametrize("kind", SETTINGS.kinds)
+def test_the_basis_reads_them_and_reconstructs_as_saelens_does(
+    kind: str, trained: Path, model: Model, text: Packed
+) -> None:
+    from sae_lens import SAE
+
+    basis = resolve_name(f"sae:{trained}:{kind}/*").build(model)
+    assert [site.layer for site in basis.sites] == [0, 2]
+    assert resolve_name(f"sae:{trained}:*sae/layer_*").layers == (0, 2)  # snapshots are no dictionaries of their own
+    rows = json.loads((trained / "card.json").read_text())["measured"]["end"]["dictionaries"]
+    for site in basis.sites:
+        held_out = record(model, (site.read, site.write), text.rows(range(-16, 0)))
+        x, y = held_out[site.read], held_out[site.write]
+        rebuilt = basis.decode(site, basis.encode(site, x))
+        torch.testing.assert_close(rebuilt, SAE.load_from_disk(trained / f"{kind}/layer_{site.layer}")(x))
+        unexplained = (y - rebuilt).square().sum() / (y - y.mean(0)).square().sum()
+        assert float(unexplained) == pytest.approx(rows[f"{kind}/layer_{site.layer}"]["fvu"], rel=1e-4)
+
+
+@pytest.mark.parametrize("site", ["mlp_act", "attn_z", "attn_out", "resid_post"])
+def test_autoencoders_of_every_site(site: Any, model: Model, text: Packed, tmp_path: Path) -> None:
+    train(
+        model,
+        text,
+        replace(SETTINGS, kinds=("sae",), site=site, layers=(1,), tokens=512, snapshots=()),
+        tmp_path,
+        progress=False,
+    )
+    basis = resolve_name(f"sae:{tmp_path}/sae").build(model)
+    x = record(model, (basis.sites[0].read,), text.rows(range(3)))[basis.sites[0].read]
+    assert basis.sites[0].read == model.hook(site, 1)
+    assert basis.decode(basis.sites[0], basis.encode(basis.sites[0], x)).shape == x.shape
+
+
+def test_a_killed_training_ends_with_the_same_weights(
+    model: Model, text: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, kinds=("sae", "skip-transcoder"), layers=(1,), tokens=1536, chunk_contexts=16)
+    train(model, text, settings, tmp_path / "whole", progress=False)
+    calls = iter(range(100))
+
+    def interrupted(*arguments: Any) -> Any:
+        if next(calls) in (2, 5):  # the second kill is after a checkpoint that a resumed run has written
+            raise KeyboardInterrupt
+        return record(*arguments)
+
+    monkeypatch.setattr(train_module, "record", interrupted)
+    out = tmp_path / "killed"
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(model, text, settings, out, progress=False, checkpoint_seconds=0)
+    torch.manual_seed(99)  # nothing hangs on the state of the process
+    train(model, text, settings, out, progress=False, checkpoint_seconds=0)
+    expected, found = weights(tmp_path / "whole"), weights(out)
+    assert expected.keys() == found.keys()
+    assert len(expected) == 4
+    for place, tensors in expected.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, found[place][name]), (place, name)
+    assert json.loads((out / "card.json").read_text())["runs"] == 3
+    before = (out / "card.json").stat().st_mtime_ns
+    train(model, text, settings, out, progress=False)  # finished: left alone
+    assert (out / "card.json").stat().st_mtime_ns == before
+
+
+def test_one_pass_up_to_the_last_hook_gives_what_the_whole_model_has(model: Model, text: Packed) -> None:
+    ids = text.rows(range(5))
+    hooks = [model.hook("mlp_in", 1), model.hook("mlp_out", 1), model.hook("resid_post", 0)]
+    ran: list[int] = []
+    handle = model.body.model.layers[2].register_forward_hook(lambda *_: ran.append(2))
+    found = record(model, hooks, ids)
+    handle.remove()
+    assert not ran
+    expected: dict[str, torch.Tensor] = {}
+    mlp = model.body.model.layers[1].mlp
+    handle = mlp.register_forward_hook(
+        lambda _, inputs, output: expected.update({hooks[0]: inputs[0], hooks[1]: output})
+    )
+    hidden = model.body(input_ids=ids, output_hidden_states=True).hidden_states
+    handle.remove()
+    expected[hooks[2]] = hidden[1]
+    for hook in hooks:  # all positions but `<s>`
+        torch.testing.assert_close(found[hook], expected[hook][:, 1:].flatten(0, 1), rtol=1e-4, atol=1e-4)
+    assert (ids[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["transcoder", "skip-transcoder"])
+def test_a_step_of_a_transcoder_is_that_of_a_plain_formula(kind: Any) -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(40, 6, generator=draw), torch.randn(40, 4, generator=draw)
+    read, write = Scaling(torch.full((6,), 0.3), 1.7), Scaling(torch.full((4,), -0.2), 0.6)
+    settings = replace(SETTINGS, k=3, width="12")
+    dictionary = Dictionary(Placed(kind, 0, "x", "y"), read, write, settings, seed=0)
+    trainer, sae = dictionary.trainer, dictionary.trainer.sae
+    dead = torch.arange(12) % 3 == 0
+    trainer.n_forward_passes_since_fired[dead] = 1000
+    twin = {name: parameter.detach().clone().double() for name, parameter in sae.named_parameters()}
+    moments = {name: (torch.zeros_like(each), torch.zeros_like(each)) for name, each in twin.items()}
+    u, v = ((x - 0.3) / 1.7).double(), ((y + 0.2) / 0.6).double()
+    for step in range(2):
+        for parameter in twin.values():
+            parameter.requires_grad_()
+        mask = trainer.dead_neurons.clone()
+        loss, kept = plain_loss(twin, u, v, mask, k=3)
+        output = dictionary.step({"x": x, "y": y})
+        assert output.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+        gradients = dict(zip(twin, torch.autograd.grad(loss, list(twin.values())), strict=True))
+        norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
+        rate = settings.learning_rate * (step + 1) / min(100, settings.steps // 10)
+        for name, gradient in gradients.items():
+            clipped = gradient / max(1.0, float(norm) + 1e-6)
+            first, second = moments[name]
+            first = 0.9 * first + 0.1 * clipped
+            second = 0.999 * second + 0.001 * clipped.square()
+            moments[name] = first, second
+            scale = (second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8
+            twin[name] = (twin[name] - rate * first / (1 - 0.9 ** (step + 1)) / scale).detach()
+        for name, parameter in sae.named_parameters():
+            torch.testing.assert_close(parameter.detach().double(), twin[name], rtol=1e-4, atol=2e-5)
+        assert bool((output.feature_acts > 0).double().eq((kept > 0).double()).all())
+
+
+def plain_loss(
+    twin: dict[str, torch.Tensor], u: torch.Tensor, v: torch.Tensor, dead: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return BatchTopK's squared error, with the auxiliary loss, and the units' activations; token by token."""
+    norms = twin["W_dec"].square().sum(1).sqrt()
+    before = (u @ twin["W_enc"] + twin["b_enc"]) * norms
+    threshold = before.detach().flatten().sort(descending=True).values[k * len(u) - 1]
+    f = torch.where((before >= threshold) & (before > 0), before, 0.0)
+    rows = twin["W_dec"] / norms[:, None]
+    target = v - u @ twin["W_skip"].T if "W_skip" in twin else v
+    error = target - f @ rows - twin["b_dec"]
+    loss = error.square().sum(1).mean()
+    if dead.any():
+        strongest = min(v.shape[1] // 2, int(dead.sum()))
+        rebuilt = []
+        for token in before:
+            places = sorted(dead.nonzero().flatten().tolist(), key=lambda unit: -token[unit].item())[:strongest]
+            rebuilt.append(sum(token[unit] * rows[unit] for unit in places))
+        scale = min(1.0, int(dead.sum()) / (v.shape[1] // 2))
+        loss = loss + scale * (torch.stack(rebuilt) - error.detach()).square().sum(1).mean()
+    return loss, f.detach()
+
+
+def test_samples_are_a_function_of_their_place(model: Model) -> None:
+    samples = Samples(model, SETTINGS)
+    rows = samples.rows(range(3, 6))
+    assert rows.shape == (3, 16)
+    assert (rows[:, 0] == 0).all()
+    assert torch.equal(rows, samples.rows(range(3, 6)))
+    assert not torch.equal(rows, samples.rows(range(-3, 0)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--samples", "--site", "mlp_up"], "no site to write to named 'mlp_up'; did you mean mlp_out"),
+        (["--samples", "--kind", "sea"], "no kind of dictionary named 'sea'; did you mean sae?"),
+        (["--samples", "--kind", "clt"], "--kind clt: cross-layer transcoders cannot be trained yet"),
+        (["--samples", "--kind", "transcoder", "--site", "attn_z"], "a transcoder goes from mlp_in to mlp_out"),
+        (["--text", "nowhere.txt"], "--text nowhere.txt: no such file; expected a text file"),
+        (["--samples", "--tokens", "1k", "--snapshots", "1k"], "--snapshots 1000: not before the end of the training"),
+        (["--samples", "--dtype", "float8"], "no type named 'float8'"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "gpt2-small", "--out", "out", *arguments]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--samples", "--tokens", "4G"], ["--samples", "--width", "0x"], ["--samples", "--k", "0"]]
+)
+def test_bad_arguments_are_told_by_the_parser(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "gpt2-small", "--out", "out", *arguments])
+    assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_layers() -> None:
+    assert parse_layers(None, 3) == (0, 1, 2)
+    assert parse_layers("4,0-2, 1", 5) == (0, 1, 2, 4)
+    for text, message in (
+        ("10-19", "the model has no layer 19; it has 0 to 11"),
+        ("3-1", "found '3-1'"),
+        ("", "found ''"),
+        ("-1", "found '-1'"),
+    ):
+        with pytest.raises(BasisBenchError, match=message):
+            parse_layers(text, 12)
+
+
+def test_what_does_not_fit_is_one_line(model: Model, text: Packed, tmp_path: Path, trained: Path) -> None:
+    with pytest.raises(BasisBenchError, match=r"--k 60 is more than the 48 units of --width 3x"):
+        train(model, text, replace(SETTINGS, k=60), tmp_path / "wide", progress=False)
+    assert not (tmp_path / "wide").exists()
+    with pytest.raises(BasisBenchError, match=r"short: too little text: 75 tokens, expected at least 4,080"):
+        pack("short", [some_text(80)], model.tokenizer, SETTINGS, all_of_it=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BasisBenchError, match=r"holds 'notes.txt', which no training makes"):
+        train(model, text, SETTINGS, tmp_path, progress=False)
+    with pytest.raises(BasisBenchError, match="holds another training"):
+        train(model, text, replace(SETTINGS, seed=1), trained, progress=False)
+    with pytest.raises(BasisBenchError, match="is a file; choose a folder"):
+        train(model, text, SETTINGS, tmp_path / "notes.txt", progress=False)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, -1.0])
+def test_quick_batch_topk_keeps_what_saelens_keeps(scale: float) -> None:
+    from sae_lens.saes.batchtopk_sae import BatchTopK
+
+    before = torch.randn(50, 130, generator=torch.Generator().manual_seed(1)) + scale * torch.arange(130) / 20
+    for k in (0.5, 3.0, 40.0, 130.0):
+        assert torch.equal(QuickBatchTopK(k)(before), BatchTopK(k)(before))
