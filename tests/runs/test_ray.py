@@ -77,8 +77,9 @@ def values(path: Path) -> dict[str, Any]:
     return content
 
 
-def test_an_address_without_a_cluster_is_told(tmp_path: Path) -> None:
+def test_an_address_without_a_cluster_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where a cluster that was killed has left no address
     for address, expected in (
         ("127.0.0.1:9", r"no Ray cluster at '127\.0\.0\.1:9': .*Connection refused"),
         ("somewhere", "Ray address 'somewhere': expected auto, HOST:PORT or ray://HOST:PORT"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -67,4 +68,4 @@ def absolute(paths: Sequence[Path]) -> tuple[Path, ...]:
 
 def terminal_width() -> int | None:
     """Return the width of the terminal that reads our output; None where a file or another program does."""
-    return shutil.get_terminal_size((0, 0)).columns or None
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
