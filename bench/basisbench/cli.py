@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"basisbench: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("basisbench: interrupted; finished cells are kept, the same command goes on from here", file=sys.stderr)
+        print(f"basisbench: interrupted{_KEPT.get(options.command, '')}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output, for example `head`, has seen enough
         _write_no_more()
@@ -83,6 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os._exit(2)  # libraries that are loaded by half may crash when they are unloaded
     return code or 0
 
+
+_KEPT = {
+    "run": "; finished cells are kept, the same command goes on from here",
+    "train": "; the same command goes on from the last checkpoint, or begins again where there is none yet",
+}
+"""By command, what is left when it is interrupted."""
 
 _NOT_MAPPED = ("failed to map segment", "annot allocate memory")
 """What the loader says of a library for which no memory is left."""

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
+import basisbench_baselines.pocket
 from basisbench.cli import main
 from basisbench.commands.train import parse_layers
 from basisbench.errors import BasisBenchError
@@ -282,6 +284,28 @@ def test_bad_arguments_are_told_by_the_parser(arguments: list[str], capsys: pyte
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_text_in_other_words_than_the_models_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(Path(basisbench_baselines.pocket.__file__).parent / "assets" / "model")
+    words = "the doctor near the cars " * 1800
+    pack("known", [words], tokenizer, SETTINGS, all_of_it=True)
+    assert not caplog.messages
+    pack("other", [words, "zyxwv " * 1000], tokenizer, SETTINGS, all_of_it=True)
+    assert len(caplog.messages) == 1
+    assert "other: 10% of the tokens are unknown to the model's tokenizer" in caplog.messages[0]
+
+
+def test_an_interruption_says_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("basisbench.commands.train.execute", stop)
+    assert main(["train", "gpt2-small", "--samples", "--out", "out"]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr("basisbench.commands.compare.execute", stop)
+    assert main(["compare", "results"]) == 130
+    assert capsys.readouterr().err == "basisbench: interrupted\n"
+
+
 def test_layers() -> None:
     assert parse_layers(None, 3) == (0, 1, 2)
     assert parse_layers("4,0-2, 1", 5) == (0, 1, 2, 4)
@@ -299,7 +323,7 @@ def test_what_does_not_fit_is_one_line(model: Model, text: Packed, tmp_path: Pat
     with pytest.raises(BasisBenchError, match=r"--k 60 is more than the 48 units of --width 3x"):
         train(model, text, replace(SETTINGS, k=60), tmp_path / "wide", progress=False)
     assert not (tmp_path / "wide").exists()
-    with pytest.raises(BasisBenchError, match=r"short: too little text: 75 tokens, expected at least 4,080"):
+    with pytest.raises(BasisBenchError, match=r"short: too little text: 81 tokens, expected at least 4,080"):
         pack("short", [some_text(80)], model.tokenizer, SETTINGS, all_of_it=True)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(BasisBenchError, match=r"holds 'notes.txt', which no training makes"):

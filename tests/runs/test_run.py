@@ -16,9 +16,11 @@ import pytest
 import basisbench
 from basisbench.errors import BasisBenchError
 from basisbench.results.record import read_record
-from basisbench.runs.run import Request, default_jobs, run_request
+from basisbench.runs.progress import Event
+from basisbench.runs.run import Outcome, Request, default_jobs, run_request
 from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
+from helpers import oracle
 
 Write = Callable[..., Path]
 CELLS: dict[str, Any] = {
@@ -52,6 +54,12 @@ def test_two_workers_on_a_cpu_and_one_on_a_device(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
+def test_where_all_cells_failed_no_others_are_named(tmp_path: Path) -> None:
+    failed = Event("failed", oracle.cell("resid"), message="a reason")
+    with pytest.raises(BasisBenchError, match=r"^1 of 1 cells failed; first: a reason$"):
+        Outcome(tmp_path, (failed,), 1.0).raise_failures()
+
+
 def test_a_second_run_keeps_everything(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:
     out, plugin = tmp_path / "out", plugin_with(tiny_llama)
     assert states(run_request(request(out, plugin))) == ["finished"] * 8

@@ -11,6 +11,7 @@ Any context is a pure function of its place and the seed, so that a killed train
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from basisbench_baselines.training.settings import Settings
 
 _ROWS_AT_ONCE = 64
+_MANY_UNKNOWN = 0.05
+"""Share of unknown tokens from which a text is told to be another one than the model reads."""
+
+_log = logging.getLogger(__name__)
 
 
 class Text(Protocol):
@@ -102,9 +107,10 @@ def pack(source: str, documents: Iterable[str], tokenizer: Any, settings: Settin
     body = settings.context - (lead is not None)
     needed = settings.contexts + settings.held_out_contexts
     pieces: list[Any] = []
-    count = 0
+    count = unknown = 0
     for document in documents:
         ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        unknown += 0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id)
         pieces.append(np.asarray([*ids, *([] if between is None else [between])], dtype=np.int32))
         count += len(pieces[-1])
         if count >= needed * body and not all_of_it:
@@ -112,9 +118,17 @@ def pack(source: str, documents: Iterable[str], tokenizer: Any, settings: Settin
     found = count // body
     if found < needed:
         raise BasisBenchError(
-            f"{source}: too little text: {found * body:,} tokens, expected at least {needed * body:,} (--tokens "
+            f"{source}: too little text: {count:,} tokens, expected at least {needed * body:,} (--tokens "
             f"{settings.tokens:,}, and {settings.held_out_contexts * body:,} to measure on); give more text or fewer "
             "tokens"
+        )
+    if unknown > _MANY_UNKNOWN * count:
+        _log.warning(
+            "%s: %.0f%% of the tokens are unknown to the model's tokenizer and read as '%s'; give text in the model's "
+            "words, or --samples",
+            source,
+            100 * unknown / count,
+            tokenizer.unk_token,
         )
     together = torch.from_numpy(np.concatenate(pieces)[: found * body]).view(found, body)
     order = torch.randperm(found, generator=seeded(settings.seed, 1))[:needed]

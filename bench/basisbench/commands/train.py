@@ -107,7 +107,11 @@ def execute(options: argparse.Namespace) -> None:
     importlib.import_module("basisbench_baselines.training.train").train(
         model, text, settings, options.out, command=shlex.join(["basisbench", *sys.argv[1:]])
     )
-    print(f"dictionaries and their card are in {options.out}; basisbench run --basis sae:{options.out}/{kinds[0]}")
+    folder = shlex.quote(f"sae:{options.out}/{kinds[0]}")
+    print(
+        f"dictionaries and their card are in {options.out}; "
+        f"basisbench run --model {shlex.quote(options.model)} --basis {folder}"
+    )
 
 
 def _check_kinds(kinds: tuple[str, ...], site: str) -> None:

@@ -114,9 +114,8 @@ class Outcome:
         """
         if self.failures:
             first = self.failures[0].message.strip().splitlines()[-1]
-            raise BasisBenchError(
-                f"{len(self.failures)} of {len(self.events)} cells failed; the others are in {self.out}; first: {first}"
-            )
+            others = f"; the others are in {self.out}" if self.records else ""
+            raise BasisBenchError(f"{len(self.failures)} of {len(self.events)} cells failed{others}; first: {first}")
 
 
 def run(
