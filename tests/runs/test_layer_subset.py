@@ -59,7 +59,7 @@ def test_all_layers_are_no_restriction() -> None:
 
 
 def test_a_layer_that_the_basis_lacks_is_told() -> None:
-    with pytest.raises(BasisError, match="'mlp_act' has no site in layer 7"):
+    with pytest.raises(BasisError, match="'mlp_act' has no site in layer 7, only in layers 0-1"):
         restrict(oracle.basis("gpt2", "mlp_act"), [0, 7])
 
 

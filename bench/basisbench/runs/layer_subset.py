@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisError
 from basisbench.protocols import Basis, StreamedBasis
+from basisbench.results.conditions import layers_text
 from basisbench.types import Family, Site
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def restrict(basis: Basis, layers: Sequence[int] | None) -> Basis:
     sites = tuple(site for site in basis.sites if site.layer in wanted)
     if missing := sorted(wanted - {site.layer for site in sites}):
         raise BasisError(
-            f"basis '{basis.name}' has no site in layer {', '.join(map(str, missing))}; restrict the run to layers "
-            "that every basis of the family has"
+            f"basis '{basis.name}' has no site in layer {layers_text(missing)}, only in layers "
+            f"{layers_text(sorted({site.layer for site in basis.sites}))}; restrict the run to layers that every basis "
+            "of the family has"
         )
     return basis if len(sites) == len(basis.sites) else LayerSubset(basis, sites)
