@@ -38,9 +38,7 @@ _ROOM_SECONDS = 60.0
 
 MOST_DEATHS = 3
 """Workers that may die over one cell before it counts as failed."""
-_DIED = (
-    f"{MOST_DEATHS} workers died over this cell; if for want of memory, --worker-memory makes room for fewer at once"
-)
+_DIED = "workers died over this cell; if for want of memory, --worker-memory makes room for fewer at once"
 
 
 @dataclass
@@ -254,7 +252,8 @@ class _Driver:
             self._deaths[failing] += 1
             if self._deaths[failing] >= MOST_DEATHS:
                 worker.ended.add(failing)
-                self._end(worker, Event("failed", failing, message=f"{_DIED}: {' '.join(str(error).split()):.300}"))
+                told = f"{self._deaths[failing]} {_DIED}: {' '.join(str(error).split()):.300}"
+                self._end(worker, Event("failed", failing, message=told))
                 left = self._left(worker)
         if left:
             self._waiting.appendleft(_Piece(worker.piece.block, left))
