@@ -120,6 +120,7 @@ def test_patching_equals_one_node_at_a_time(
     assert max(abs(value) for value in scores.values()) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_scores_are_products_with_all_that_a_node_writes(architecture: str, rule: str) -> None:
     """Each node's change at every layer that it writes to, times the gradient there, under every condition."""

@@ -13,6 +13,7 @@ from basisbench.registry import load_registry
 from basisbench.types import ModelSpec, Site
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["ixg", "relp"])
 def test_own_gradients_are_those_of_the_field(
     tiny_llama: ModelSpec, rule: str, monkeypatch: pytest.MonkeyPatch

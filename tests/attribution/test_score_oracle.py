@@ -107,6 +107,7 @@ def test_scores_of_dictionaries_are_the_twin_s_in_a_larger_group(architecture: s
     hold(architecture, name, method, 0, questions=oracle.COVERING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_act", "transcoder"])
 def test_held_in_scores_move_evaluation_pairs_to_the_attribution_means(architecture: str, name: str) -> None:
     """Under counterfactual ablation each pair moves to its own counterfactual, in whichever split it is."""

@@ -187,6 +187,7 @@ def mixture(name: str) -> Model:
         return wrapped(body_of(config))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERTS)
 @pytest.mark.parametrize(("kind", "family"), [("resid_post", "resid"), ("attn_z", "attn"), ("attn_out", "attn")])
 def test_a_mixture_of_experts_has_scores_and_curves(name: str, kind: Any, family: Any) -> None:

@@ -29,6 +29,7 @@ def spec_of(file: Path) -> ModelSpec:
     return ModelSpec("asked", str(file.parent), "", gguf=file.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("quantisation", "llama_3"), [*((kind, False) for kind in QUANTISATIONS), ("Q8_0", True)])
 def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: str, llama_3: bool) -> None:
     file = tmp_path / f"tiny.{quantisation}.gguf"
@@ -44,6 +45,7 @@ def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: 
     torch.testing.assert_close(model.logits(model.tokens([ids])), logits, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_file_of_a_repository_is_read_at_its_commit(tmp_path: Path) -> None:
     hub, file = HubReplica(tmp_path / "home"), tmp_path / "tiny.gguf"
     write_gguf(file)

@@ -69,6 +69,7 @@ def test_print_says_it_in_the_caption() -> None:
     assert "Faint" not in figure.get_label()
 
 
+@pytest.mark.slow
 def test_policies_share_a_folder_only_where_one_has_all_of_the_other() -> None:
     cells = records()
     for some, titles in (
@@ -117,6 +118,7 @@ def test_sizes_without_a_complement_are_left_out_of_completeness() -> None:
     np.testing.assert_array_equal(line(axes, "mlp_act")[1], frame.loc[measured, "completeness"])
 
 
+@pytest.mark.slow
 def test_a_panel_below_a_gate_is_grey_and_says_why_in_logits() -> None:
     cells = [synthetic_record("ioi"), synthetic_record("sva_rc", gap=0.2), without_effect(synthetic_record("user_age"))]
     figure = plot_curves(frame_of(cells), quantity="faithfulness")

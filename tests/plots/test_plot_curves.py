@@ -34,6 +34,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 # --- curves ---
 
 
+@pytest.mark.slow
 def test_a_grid_of_all_tasks(frame: pd.DataFrame) -> None:
     figure = plot_curves(frame[frame["family"] == "mlp"], quantity="faithfulness")
     axes = drawn(figure)

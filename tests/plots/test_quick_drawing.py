@@ -19,6 +19,7 @@ from basisbench.plots.style import draw_grid, set_size_axis
 pytestmark = pytest.mark.filterwarnings("error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("x", "linear_below"), [("size", 1.0), ("bits", 10.0)])
 def test_grid_and_ticks_are_matplotlib_s_own_pixel_by_pixel(x: str, linear_below: float) -> None:
     def pixels(quick: bool) -> np.ndarray:

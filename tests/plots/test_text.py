@@ -24,6 +24,7 @@ UNESCAPED = {
 }
 
 
+@pytest.mark.slow
 @given(text=st.text(alphabet=st.sampled_from("\\{}$&#_%~^<>|…ab -\n\t\x00\x1b")) | st.text())
 def test_escaped_text_is_the_text_again_and_holds_no_bare_character(text: str) -> None:
     left = escape(text)
@@ -36,6 +37,7 @@ def test_escaped_text_is_the_text_again_and_holds_no_bare_character(text: str) -
     assert plain == "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(
     labels=st.lists(st.text(alphabet="abc_mw:", min_size=1, max_size=28), min_size=1, max_size=12),

@@ -192,6 +192,7 @@ def test_cells_that_differ_in_one_thing_stand_beside_each_other_and_nowhere_else
         assert not {held_in.id, both.id} <= {keys[row] for row in own["rows"]}
 
 
+@pytest.mark.slow
 def test_marks_and_medians_are_those_of_the_tables() -> None:
     """Recomputed here with `compare_table` and `median_table` on the same records, label by label."""
     records = reference_records()
@@ -318,6 +319,7 @@ def test_where_prompts_would_be_wrong_the_page_says_why_there_are_none(record: A
     assert re.search(told, prompts["problem"])
 
 
+@pytest.mark.slow
 def test_hostile_strings_are_escaped_in_every_file(tree: Path, tmp_path: Path) -> None:
     page = write_report(tree, tmp_path / "page")
     html = page.read_text(encoding="utf-8")
@@ -388,6 +390,7 @@ def test_a_rename_that_fails_puts_the_old_page_back(tmp_path: Path, monkeypatch:
     assert (out / "index.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_page_and_bad_input_is_one_line(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -400,6 +403,7 @@ def test_the_command_prints_the_page_and_bad_input_is_one_line(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_the_library_of_charts_is_the_packages_own(tree: Path, tmp_path: Path) -> None:
     import plotly
 

@@ -60,6 +60,7 @@ def test_where_all_cells_failed_no_others_are_named(tmp_path: Path) -> None:
         Outcome(tmp_path, (failed,), 1.0).raise_failures()
 
 
+@pytest.mark.slow
 def test_a_second_run_keeps_everything(tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path) -> None:
     out, plugin = tmp_path / "out", plugin_with(tiny_llama)
     assert states(run_request(request(out, plugin))) == ["finished"] * 8

@@ -64,6 +64,7 @@ def moved_by(claimed: dict[str, float], true: dict[str, float]) -> float:
     return max(0.0 if claimed[name] == true[name] else abs(claimed[name] - true[name]) / true[name] for name in TABLES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=["-".join(cell) for cell in CELLS])
 def test_a_row_moved_across_a_threshold_is_found_at_every_size(cell: tuple[str, str, str]) -> None:
     """By as little as it takes: every size, honestly 0.2% below or above a threshold, is put on its other side."""

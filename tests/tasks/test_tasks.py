@@ -205,6 +205,7 @@ def test_levels_are_words_of_the_pair_that_decide_its_answer(task: Task, split: 
             assert pair.clusters == {"cue": clean, "counterfactual_cue": counterfactual}
 
 
+@pytest.mark.slow
 @every_task
 def test_intervals_have_eight_levels_or_more_of_each_factor_to_resample(task: Task) -> None:
     evaluation = task_pairs.splits(task.name, "words")["evaluation"]
