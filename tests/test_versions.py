@@ -166,6 +166,7 @@ def test_every_hostile_name_can_be_drawn(tmp_path: Path) -> None:
     assert len({axes.get_title() for axes in figure.axes} - {""}) == len(HOSTILE)
 
 
+@pytest.mark.slow
 @every_hostile_name
 def test_no_table_loses_its_columns_and_no_line_its_end(name: str) -> None:
     records = records_named(name)

@@ -29,6 +29,7 @@ def failed(found: tuple[Property, ...]) -> list[str]:
     return [str(each) for each in found if not each.holds]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [entry.name for entry in REGISTRY.of("basis") if REGISTRY.get("basis", entry.name).exact]
 )

@@ -48,6 +48,7 @@ def do(model: Model, method: str, basis: str) -> Record:
     return session.run(cell, spec, registry.get("method", method))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "basis"),
     [

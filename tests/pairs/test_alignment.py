@@ -55,6 +55,7 @@ def test_ids_are_the_tokenizer_s_own(task: str, tokenizer_name: str) -> None:
                 assert ((side == tokenizer.bos_token_id).sum(axis=1) == (tokenizer_name == "words")).all()
 
 
+@pytest.mark.slow
 @every_task_and_tokenizer
 def test_answers_and_foils_are_single_continuations(task: str, tokenizer_name: str) -> None:
     tokenizer, wanted = task_pairs.tokenizer(tokenizer_name), candidates_by_text(task, "evaluation")

@@ -81,6 +81,7 @@ def test_every_dictionary_exists_and_there_is_one_per_layer(name: str, listed: d
         assert {cell.basis for cell in cells if cell.family == family} & {"mlp_act", "mlp_out", "resid", "attn_out"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_repository_is_pinned_or_said_to_be_open(name: str) -> None:
     suite = load_suite(name)
