@@ -29,6 +29,7 @@ from basisbench.models.onednn import largest_bytes
 from basisbench_baselines.dictionaries import clt_forge
 from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
 from basisbench_baselines.dictionaries.placement import mlp_gain
+from basisbench_baselines.dictionaries.weight_files import read_shapes
 
 if TYPE_CHECKING:
     import torch
@@ -213,15 +214,9 @@ def _shapes(folder: Path, layer: int, model: Model) -> dict[str, tuple[int, ...]
 
 
 def _header(path: Path, model: Model) -> dict[str, tuple[int, ...]]:
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise BasisError(f"{path} is missing; expected one such file per layer of '{model.name}'")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-    except (OSError, SafetensorError) as error:
-        raise BasisError(f"{path} is not a safetensors file that can be read: {whole_message(error)}") from error
+    return read_shapes(path)
 
 
 def _check_names(path: Path, found: Mapping[str, Any], wanted: Set[str], optional: Set[str] = frozenset()) -> None:

@@ -25,6 +25,7 @@ from basisbench.errors import BasisError, whole_message
 from basisbench.models.onednn import largest_bytes
 from basisbench_baselines.dictionaries.circuit_tracer_layer import LayerFiles
 from basisbench_baselines.dictionaries.placement import mlp_gain
+from basisbench_baselines.dictionaries.weight_files import read_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -142,13 +143,7 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 def _units(path: Path, layers: int, pairs: int, width: int) -> int:
     """Return how many units of each layer a file holds, after checking its shapes."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
-    except (OSError, SafetensorError) as error:
-        raise BasisError(f"{path} is not a safetensors file that can be read: {whole_message(error)}") from error
+    found = read_shapes(path)
     units = int(found.get("b_enc", (0, 0))[-1])
     expected = {
         "W_enc": (layers, width, units), "b_enc": (layers, units), "log_threshold": (layers, units),

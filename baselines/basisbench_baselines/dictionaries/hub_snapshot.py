@@ -24,6 +24,7 @@ from yaml import YAMLError
 from basisbench.errors import BasisBenchError, BasisError
 from basisbench.models import hub
 from basisbench.models.hub_errors import cache_folder, one_line
+from basisbench_baselines.dictionaries.weight_files import tensor_shapes
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SECONDS = 10.0
@@ -172,10 +173,7 @@ def pinned(snapshot: Snapshot) -> Iterator[None]:
         return snapshot.download(f"{subfolder}/{filename}" if subfolder else filename, **options)
 
     def shapes(repo_id: str, filename: str) -> dict[str, list[int]]:
-        from safetensors import safe_open
-
-        with safe_open(download(repo_id, filename), framework="pt") as file:
-            return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+        return {name: list(shape) for name, shape in tensor_shapes(download(repo_id, filename)).items()}
 
     before = loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes
     loaders.hf_hub_download, loaders.get_safetensors_tensor_shapes = download, shapes

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basisbench.errors import BasisError
+from basisbench.errors import BasisError, whole_message
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +30,34 @@ def read_tensors(path: Path, device: str) -> dict[str, Tensor]:
     return _read_pickle(path, device)
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of a safetensors file by name, from its header alone.
+
+    Raises:
+        BasisError: it is no such file.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        return tensor_shapes(path)
+    except (OSError, SafetensorError) as error:
+        raise BasisError(f"{path} is not a safetensors file that can be read: {whole_message(error)}") from error
+
+
+def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Return what `read_shapes` does; what safetensors raises goes up."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+
+
 def _read_safetensors(path: Path, device: str) -> dict[str, Tensor]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt", device="cpu" if device == "meta" else device) as file:
-        if device == "meta":
-            return {name: _shaped(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 -- not a mapping
+    if device == "meta":
+        return {name: _shaped(shape) for name, shape in tensor_shapes(path).items()}
+    with safe_open(path, framework="pt", device=device) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- not a mapping
 
 
