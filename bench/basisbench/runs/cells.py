@@ -95,6 +95,20 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
     return tuple(sorted(cells, key=place))
 
 
+def pairs_key(cell: CellConfig) -> tuple[object, ...]:
+    """Return what the pairs of a cell depend on; cells in which it is the same share a session."""
+    return (
+        cell.model,
+        cell.task,
+        cell.seed,
+        cell.attribution_pairs,
+        cell.evaluation_pairs,
+        cell.bos,
+        cell.metric,
+        cell.attribution_draw,
+    )
+
+
 def shared_layers(
     specs: Iterable[BasisSpec], model_layers: int | None = None, asked: tuple[int, ...] | None = None
 ) -> dict[Family, tuple[int, ...] | None]:

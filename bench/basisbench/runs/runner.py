@@ -15,6 +15,7 @@ from basisbench.registry import Registry, load_registry
 from basisbench.results.record import CellConfig, cell_id
 from basisbench.results.record_fields import SuiteTasks
 from basisbench.results.store import Store
+from basisbench.runs.cells import pairs_key
 from basisbench.runs.plugin_failure import plugin_failure, watching_interrupts
 from basisbench.runs.progress import Event
 from basisbench.types import ModelSpec
@@ -87,11 +88,7 @@ class CellBlock:
 
 def cell_blocks(cells: Sequence[CellConfig]) -> tuple[CellBlock, ...]:
     """Cut an expanded suite into blocks."""
-    return tuple(CellBlock(tuple(members)) for _, members in groupby(cells, key=_pairs_key))
-
-
-def _pairs_key(cell: CellConfig) -> tuple[object, ...]:
-    return cell.model, cell.task, cell.seed, cell.bos, cell.metric, cell.attribution_draw
+    return tuple(CellBlock(tuple(members)) for _, members in groupby(cells, key=pairs_key))
 
 
 def _on_layers(cell: CellConfig, layers: int) -> CellConfig:
@@ -167,21 +164,12 @@ class Runner:
             yield event
 
     def _open(self, cell: CellConfig) -> Session:
-        from basisbench.runs.session import open_session
+        from basisbench.runs.session import session_of_cell
 
         model = self._model(cell.model)
         with unchanged_settings(f"task '{cell.task}'"):
-            return open_session(
-                model,
-                self.registry.get("task", cell.task),
-                attribution_pairs=cell.attribution_pairs,
-                evaluation_pairs=cell.evaluation_pairs,
-                seed=cell.seed,
-                bos=cell.bos,
-                metric=cell.metric,
-                draw=cell.attribution_draw,
-                allow_poor_fit=self.options.allow_poor_fit,
-            )
+            task = self.registry.get("task", cell.task)
+            return session_of_cell(cell, model, task, allow_poor_fit=self.options.allow_poor_fit)
 
     def _done(self, session: Session, cell: CellConfig, records: Records) -> Event:
         """Do one cell, unless it is finished."""

@@ -364,6 +364,31 @@ class Session:
         ]
 
 
+def session_of_cell(cell: CellConfig, model: Model, task: Task, *, allow_poor_fit: bool) -> Session:
+    """Make the pairs of a cell ready to run; every cell of the same `cells.pairs_key` runs on them.
+
+    Args:
+        cell: the cell.
+        model: its model, loaded.
+        task: its task.
+        allow_poor_fit: whether dictionaries may explain nothing on these prompts.
+
+    Raises:
+        TaskError: no pair survives the model's tokenizer.
+    """
+    return open_session(
+        model,
+        task,
+        attribution_pairs=cell.attribution_pairs,
+        evaluation_pairs=cell.evaluation_pairs,
+        seed=cell.seed,
+        bos=cell.bos,
+        metric=cell.metric,
+        draw=cell.attribution_draw,
+        allow_poor_fit=allow_poor_fit,
+    )
+
+
 def open_session(
     model: Model,
     task: Task,

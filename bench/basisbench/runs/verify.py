@@ -27,6 +27,7 @@ from basisbench.registry import Registry
 from basisbench.results.record import SIZES, Record, read_record, write_whole
 from basisbench.results.schema import describe_problem
 from basisbench.results.store import VERIFICATION_FILE
+from basisbench.runs.cells import pairs_key
 from basisbench.runs.model_names import find_models
 from basisbench.runs.plugin_failure import PlugIn, plugin_failures_as_errors
 from basisbench.runs.runner import RunOptions
@@ -258,41 +259,19 @@ def _rerun_model(
         BasisBenchError: the model, its pairs or a dictionary cannot be had, or a cell does not fit into memory.
     """
     from basisbench.runs.environment import describe_environment
-    from basisbench.runs.session import open_session
+    from basisbench.runs.session import session_of_cell
 
     weights, model = _load(members[0].record, registry, device, dtype)
     done = []
-    for same_task in _grouped(members, _task_key):
+    for same_task in _grouped(members, lambda record: pairs_key(record.cell)):
         first = same_task[0].record
         with _rerunning(first, [items[first.id].task]):
-            session = open_session(
-                model,
-                items[first.id].task,
-                attribution_pairs=first.cell.attribution_pairs,
-                evaluation_pairs=first.cell.evaluation_pairs,
-                seed=first.cell.seed,
-                bos=first.cell.bos,
-                metric=first.cell.metric,
-                draw=first.cell.attribution_draw,
-                allow_poor_fit=True,  # it compares numbers, whatever they say of the dictionary
-            )
+            # It compares numbers, whatever they say of the dictionary.
+            session = session_of_cell(first.cell, model, items[first.id].task, allow_poor_fit=True)
         for drawn in same_task:
             done.append(_verify_cell(session, drawn, items[drawn.record.id], weights))
             on_cell(done[-1])
     return done, describe_environment(model), str(model.device)
-
-
-def _task_key(record: Record) -> tuple[object, ...]:
-    cell = record.cell
-    return (
-        cell.task,
-        cell.seed,
-        cell.attribution_pairs,
-        cell.evaluation_pairs,
-        cell.bos,
-        cell.metric,
-        cell.attribution_draw,
-    )
 
 
 def _grouped(drawn: Sequence[Drawn], key: Callable[[Record], tuple[object, ...]]) -> Iterator[list[Drawn]]:
