@@ -28,7 +28,7 @@ from sae_lens.saes.transcoder import (
 )
 from sae_lens.training.sae_trainer import SAETrainer
 
-from basisbench.models.sites import SITES
+from basisbench.models.sites import SITES, SiteKind
 from basisbench_baselines.dictionaries.placement import Placement
 from basisbench_baselines.dictionaries.saelens_adapter import adapt
 from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
@@ -78,20 +78,15 @@ def place_all(model: Model, settings: Settings) -> list[Placed]:
     Raises:
         BasisBenchError: the model has no such sites, or too few units would be there for `k`.
     """
+    family = SITES[settings.site].family or "mlp"
+    placed: list[Placed] = []
     for kind in settings.kinds:
-        family = SITES[settings.site].family or "mlp"
-        place = Placement(family, settings.layers[0], settings.site if kind == "sae" else "mlp_in", settings.site)
-        settings.units(place.widths(model)[0])
-    return [
-        Placed(
-            kind,
-            layer,
-            model.hook(settings.site if kind == "sae" else "mlp_in", layer),
-            model.hook(settings.site, layer),
-        )
-        for kind in settings.kinds
-        for layer in settings.layers
-    ]
+        read: SiteKind = settings.site if kind == "sae" else "mlp_in"
+        settings.units(Placement(family, settings.layers[0], read, settings.site).widths(model)[0])
+        placed += [
+            Placed(kind, layer, model.hook(read, layer), model.hook(settings.site, layer)) for layer in settings.layers
+        ]
+    return placed
 
 
 class Dictionary:

@@ -79,6 +79,7 @@ class _Training:
         self.model, self.text, self.settings, self.out = model, text, settings, out
         self.command, self.progress = command, progress
         self.work = out / WORK
+        self.unfinished = self.work / "fingerprint.json"
         self.fingerprint = settings.fingerprint(model.weights_hash, text.digest)
         self.placed = place_all(model, settings)
         self.hooks = list(dict.fromkeys(hook for each in self.placed for hook in (each.read, each.write)))
@@ -92,10 +93,10 @@ class _Training:
         Raises:
             BasisBenchError: it holds something else, or another training.
         """
-        card, unfinished = self.out / CARD, self.work / "fingerprint.json"
+        card = self.out / CARD
         if self.out.exists() and not self.out.is_dir():
             raise BasisBenchError(f"--out {self.out}: is a file; choose a folder")
-        for path in (unfinished, card):
+        for path in (self.unfinished, card):
             if path.exists():
                 if read_json(path).get("fingerprint") != self.fingerprint:
                     raise BasisBenchError(
@@ -107,11 +108,11 @@ class _Training:
             raise BasisBenchError(
                 f"--out {self.out}: holds '{strange[0]}', which no training makes; choose an empty folder"
             )
-        write_json(unfinished, {"fingerprint": self.fingerprint})
         return False
 
     def run(self, checkpoint_seconds: float) -> None:
         """Do what is left to do."""
+        write_json(self.unfinished, {"fingerprint": self.fingerprint})
         self._restore()
         self.state["runs"] += 1
         began = saved = time.monotonic()
