@@ -151,21 +151,19 @@ def test_a_model_without_one_says_so(copied: tuple[Model, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_the_normalised_stream_of_a_layer_norm_cannot_be_read() -> None:
-    """TransformerLens moved that hook from behind the gain to before it, and circuit-tracer takes both versions."""
-    model = cross.model("gpt2")
-    folder = cross.files("gpt2").save(
-        cross.folder("gpt2").parent / "gpt2-normalised", feature_input_hook="ln2.hook_normalized"
+@pytest.mark.parametrize(
+    ("architecture", "hook", "told"),
+    [
+        # TransformerLens moved that hook from behind the gain to before it, and circuit-tracer takes both versions.
+        ("gpt2", "ln2.hook_normalized", r"basis 'clt': it reads ln2\.hook_normalized of a LayerNorm"),
+        ("neox", "hook_resid_mid", r"basis 'clt': .*no hook 'blocks\.0\.hook_resid_mid'"),
+    ],
+    ids=["the normalised stream of a LayerNorm", "no stream between attention and MLP"],
+)
+def test_a_hook_that_cannot_be_read_is_told(architecture: str, hook: str, told: str) -> None:
+    model = cross.model(architecture)
+    folder = cross.files(architecture).save(
+        cross.folder(architecture).parent / f"{architecture}-{hook}", feature_input_hook=hook
     )
-    with pytest.raises(BasisError, match=r"basis 'clt': it reads ln2\.hook_normalized of a LayerNorm"):
-        spec().build(replace(model, spec=replace(model.spec, dictionaries={"clt": folder})))
-
-
-@pytest.mark.slow
-def test_a_model_without_a_stream_between_attention_and_mlp_says_so() -> None:
-    model = cross.model("neox")
-    folder = cross.files("neox").save(
-        cross.folder("neox").parent / "neox-resid-mid", feature_input_hook="hook_resid_mid"
-    )
-    with pytest.raises(BasisError, match=r"basis 'clt': .*no hook 'blocks\.0\.hook_resid_mid'"):
+    with pytest.raises(BasisError, match=told):
         spec().build(replace(model, spec=replace(model.spec, dictionaries={"clt": folder})))

@@ -18,11 +18,26 @@ from torch import Tensor
 
 
 @dataclass
-class TopKTranscoderConfig(TranscoderConfig):  # type: ignore[misc] # SAELens has no types
-    """SAELens's configuration of a transcoder, with the number of units that are kept, and whether ReLU is applied."""
+class _Kept:
+    """What a configuration says besides: the number of units that are kept, and whether ReLU is applied."""
 
     k: int = 1
     relu: bool = True
+
+
+class _KeepsLargest:
+    """The activation function of both."""
+
+    cfg: _Kept
+
+    def get_activation_fn(self) -> Callable[[Tensor], Tensor]:
+        """Return the activation function."""
+        return partial(_largest, k=self.cfg.k, relu=self.cfg.relu)
+
+
+@dataclass
+class TopKTranscoderConfig(_Kept, TranscoderConfig):  # type: ignore[misc] # SAELens has no types
+    """SAELens's configuration of a transcoder, and what is kept."""
 
     @classmethod
     def architecture(cls) -> str:
@@ -31,11 +46,8 @@ class TopKTranscoderConfig(TranscoderConfig):  # type: ignore[misc] # SAELens ha
 
 
 @dataclass
-class TopKSkipTranscoderConfig(SkipTranscoderConfig):  # type: ignore[misc] # SAELens has no types
+class TopKSkipTranscoderConfig(_Kept, SkipTranscoderConfig):  # type: ignore[misc] # SAELens has no types
     """The same with a skip connection."""
-
-    k: int = 1
-    relu: bool = True
 
     @classmethod
     def architecture(cls) -> str:
@@ -43,20 +55,12 @@ class TopKSkipTranscoderConfig(SkipTranscoderConfig):  # type: ignore[misc] # SA
         return "topk_skip_transcoder"
 
 
-class TopKTranscoder(Transcoder):  # type: ignore[misc] # SAELens has no types
+class TopKTranscoder(_KeepsLargest, Transcoder):  # type: ignore[misc] # SAELens has no types
     """A transcoder that keeps its largest units."""
 
-    def get_activation_fn(self) -> Callable[[Tensor], Tensor]:
-        """Return the activation function."""
-        return partial(_largest, k=self.cfg.k, relu=self.cfg.relu)
 
-
-class TopKSkipTranscoder(SkipTranscoder):  # type: ignore[misc] # SAELens has no types
+class TopKSkipTranscoder(_KeepsLargest, SkipTranscoder):  # type: ignore[misc] # SAELens has no types
     """A transcoder that keeps its largest units, with a skip connection."""
-
-    def get_activation_fn(self) -> Callable[[Tensor], Tensor]:
-        """Return the activation function."""
-        return partial(_largest, k=self.cfg.k, relu=self.cfg.relu)
 
 
 def _largest(before: Tensor, k: int, relu: bool) -> Tensor:

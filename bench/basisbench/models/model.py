@@ -140,11 +140,9 @@ class Model:
     def affine_output(self, kind: SiteKind, layer: int) -> SiteKind | None:
         """Return the kind of site that is an affine map of another one in a layer; None where a norm lies between."""
         site = SITES[kind]
-        return (
-            None
-            if kind in self.without or (site.norm and hasattr(self.component(f"blocks.{layer}"), site.norm))
-            else site.affine_output
-        )
+        if kind in self.without or (site.norm and hasattr(self.component(f"blocks.{layer}"), site.norm)):
+            return None
+        return site.affine_output
 
     @cached_property
     def hook_points(self) -> Mapping[str, nn.Module]:
