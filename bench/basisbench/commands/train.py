@@ -139,16 +139,17 @@ def parse_layers(text: str | None, layers: int) -> tuple[int, ...]:
     Raises:
         BasisBenchError: it is no such text, or names a layer that the model lacks.
     """
-    found: set[int] = set()
-    for part in [f"0-{layers - 1}"] if text is None else text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
-        if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise BasisBenchError(f"--layers {text}: expected layers such as 10-19 or 0,4,8-10, found '{part}'")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last >= layers:
-            raise BasisBenchError(f"--layers {text}: the model has no layer {last}; it has 0 to {layers - 1}")
-        found.update(range(first, last + 1))
-    return tuple(sorted(found))
+    from basisbench.runs.suite import layers_in
+
+    if text is None:
+        return tuple(range(layers))
+    try:
+        found = sorted(set(layers_in(text)))
+    except ValueError as error:
+        raise BasisBenchError(f"--layers {text}: {error}") from error
+    if found[-1] >= layers:
+        raise BasisBenchError(f"--layers {text}: the model has no layer {found[-1]}; it has 0 to {layers - 1}")
+    return tuple(found)
 
 
 def count(text: str) -> int:

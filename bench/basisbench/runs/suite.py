@@ -59,13 +59,22 @@ def _layers(value: object) -> object:
     """Read `10-20` or `0-3, 7` as a list of layers; anything else is looked at later."""
     if not isinstance(value, str):
         return sorted(value) if isinstance(value, list | tuple) and all(isinstance(x, int) for x in value) else value
+    return sorted(layers_in(value))
+
+
+def layers_in(text: str) -> list[int]:
+    """Return the layers that a text such as `10-20` or `0-3, 7` names, in its order.
+
+    Raises:
+        ValueError: it is no such text.
+    """
     found: list[int] = []
-    for part in value.split(","):
+    for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise ValueError(f"expected layers such as 10-20 or 0-3,7, found '{value:.60}'")
+            raise ValueError(f"expected layers such as 10-20 or 0-3,7, found '{part:.60}'")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return sorted(found)
+    return found
 
 
 Layers = Annotated[Several[Count], BeforeValidator(_layers)]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
 from basisbench.errors import RecordError
-from basisbench.registry import Kind, built_in
+from basisbench.registry import built_in
 from basisbench.results.record import PlugIn, Record
 from basisbench.submissions.submission import Checked, Submission
 
@@ -26,8 +26,7 @@ _KINDS: tuple[PlugIn, ...] = ("task", "basis", "method")
 def plug_ins(records: Iterable[Record]) -> dict[tuple[PlugIn, str], list[Record]]:
     """Return the plug-ins that records name, by kind and name, each with its records."""
     registry = built_in()
-    kinds: tuple[Kind, ...] = ("task", "basis", "method")
-    known = {(kind, entry.name) for kind in kinds for entry in registry.of(kind)}
+    known = {(kind, entry.name) for kind in _KINDS for entry in registry.of(kind)}
     schemes = {entry.item.prefix for entry in registry.of("scheme")}  # type: ignore[union-attr]
     found: dict[tuple[PlugIn, str], list[Record]] = {}
     for record in records:
