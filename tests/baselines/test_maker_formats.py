@@ -99,7 +99,7 @@ def test_a_repository_is_pinned_and_a_pattern_chooses(hub: HubReplica) -> None:
     )
     moved = load_registry().get("basis", f"sae:{case.repository}@new:layers.*.mlp")
     assert len({before, moved.fingerprint(spec)}) == 2
-    assert dict(moved.build(oracle.model("llama")).sources) == {case.repository: second}  # type: ignore[attr-defined]
+    assert dict(moved.build(oracle.model("llama")).sources) == {case.repository: second}  # type: ignore[attr-defined] # a published one
     pinned = load_registry().get("basis", f"sae:{case.repository}@{first}:layers.*.mlp")
     assert pinned.fingerprint(spec) == before
     # A suite that names a commit gets it, whatever the branch says.

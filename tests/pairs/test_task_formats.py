@@ -41,7 +41,7 @@ def texts(task: object) -> set[tuple[object, ...]]:
     return {
         (pair.clean_text, pair.counterfactual_text, pair.answers, pair.foils)
         for split in SPLITS
-        for pair in task.by_split[split]  # type: ignore[attr-defined]
+        for pair in task.by_split[split]  # type: ignore[attr-defined] # a FileTask
     }
 
 

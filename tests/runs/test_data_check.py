@@ -70,4 +70,4 @@ def test_too_few_pairs_of_a_group_are_told_with_the_numbers(tmp_path: Path) -> N
     ],
 )
 def test_the_verdict_is_red_where_no_result_would_count(colours: dict[str, str], expected: str) -> None:
-    assert verdict([Finding(colour, what, "") for what, colour in colours.items()]) == expected  # type: ignore[arg-type]
+    assert verdict([Finding(colour, what, "") for what, colour in colours.items()]) == expected  # type: ignore[arg-type] # texts

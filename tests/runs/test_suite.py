@@ -341,14 +341,14 @@ def test_more_draws_and_cells_than_a_run_can_do_are_refused_at_once() -> None:
 @pytest.mark.parametrize("given", ["0-1, 3", [3, 0, 1], (0, 1, 3), "3,0-1"])
 def test_layers_are_ranges_or_lists_and_restrict_every_cell(given: object) -> None:
     suite = load_suite("pocket").changed({"layers": given})
-    assert suite.layers == read_layers(given) == (0, 1, 3)  # type: ignore[arg-type]
+    assert suite.layers == read_layers(given) == (0, 1, 3)  # type: ignore[arg-type] # an object
     assert {cell.layers for cell in expand(suite, load_registry())} == {(0, 1, 3)}
 
 
 @pytest.mark.parametrize("given", ["", "3-1", "a", "1,,2", "-1", [-1], [1, 1], "1,1", [], "0-9999", {"a": 1}, 3])
 def test_layers_that_are_none_are_refused(given: object) -> None:
     with pytest.raises(BasisBenchError, match="layers"):
-        read_layers(given)  # type: ignore[arg-type]
+        read_layers(given)  # type: ignore[arg-type] # an object
     with pytest.raises(RecordError, match="layers"):
         load_suite("pocket").changed({"layers": given})
 

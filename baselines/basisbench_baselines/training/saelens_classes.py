@@ -53,7 +53,7 @@ class QuickBatchTopK(nn.Module):
         return torch.where(x >= self.threshold, x, 0.0)
 
 
-class AutoencoderInTraining(BatchTopKTrainingSAE):  # type: ignore[misc]
+class AutoencoderInTraining(BatchTopKTrainingSAE):  # type: ignore[misc] # SAELens has no types
     """SAELens's BatchTopK SAE, without what costs time and changes nothing.
 
     That is sorting, gradients of the input, and products with living units in the auxiliary loss.
@@ -69,7 +69,7 @@ class AutoencoderInTraining(BatchTopKTrainingSAE):  # type: ignore[misc]
         return x
 
     @torch.no_grad()
-    def update_topk_threshold(self, acts_topk: Tensor) -> None:  # noqa: ARG002
+    def update_topk_threshold(self, acts_topk: Tensor) -> None:  # noqa: ARG002 -- SAELens gives it
         """Follow the smallest activation that was kept."""
         self.topk_threshold += self.cfg.topk_threshold_lr * (self.activation_fn.threshold - self.topk_threshold)
 

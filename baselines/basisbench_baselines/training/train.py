@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -180,7 +181,7 @@ class _Training:
         rows: dict[str, Mapping[str, float]] = {}
         for dictionary in self.dictionaries:
             placed = dictionary.placed
-            _replace(folder / placed.name, lambda path: dictionary.save(path, self.model, self.settings))  # noqa: B023
+            _replace(folder / placed.name, partial(dictionary.save, model=self.model, settings=self.settings))
             measured = measure(
                 dictionary.module(self.model, self.settings), held_out[placed.read], held_out[placed.write]
             )

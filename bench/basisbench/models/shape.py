@@ -56,7 +56,7 @@ def read_shape(located: Located) -> ModelShape:
     config = read_configuration("configuration", located)
     try:
         with torch.device("meta"):
-            body = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call]
+            body = AutoModelForCausalLM.from_config(config, trust_remote_code=False)  # type: ignore[no-untyped-call] # transformers
         return ModelShape(
             layers=int(config.num_hidden_layers),
             width=int(config.hidden_size),

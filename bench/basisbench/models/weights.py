@@ -122,15 +122,15 @@ def _quiet_loading() -> Iterator[None]:
     from transformers.utils import logging
 
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call] # transformers
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call] # transformers
     try:
         with redirect_stderr(StringIO()):  # the bar of GGUF files asks nobody
             yield
     finally:
         logging.set_verbosity(verbosity)
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call] # transformers
 
 
 def _check_one_type(owner: str, located: Located, body: Any) -> None:
