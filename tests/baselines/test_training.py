@@ -27,7 +27,7 @@ from basisbench_baselines.training.activations import record
 from basisbench_baselines.training.dictionary import Dictionary, Placed
 from basisbench_baselines.training.saelens_classes import QuickBatchTopK
 from basisbench_baselines.training.settings import Settings
-from basisbench_baselines.training.text import Packed, Samples, pack
+from basisbench_baselines.training.text import Packed, Samples, mix, pack
 from basisbench_baselines.training.train import train
 
 WORDS = [f"w{index}" for index in range(60)]
@@ -255,9 +255,26 @@ def test_samples_are_a_function_of_their_place(model: Model) -> None:
     assert not torch.equal(rows, samples.rows(range(-3, 0)))
 
 
+def test_samples_are_spread_among_a_text_s_contexts(model: Model) -> None:
+    text = pack("text", [some_text(4000)], model.tokenizer, SETTINGS, all_of_it=True, besides=56)
+    samples = Samples(model, SETTINGS)
+    mixed = mix(text, samples, 56)
+    assert len(text.contexts) == 16 + 256 - 56
+    assert len(mixed.contexts) == 16 + 256
+    assert torch.equal(mixed.rows(range(-16, 0)), text.rows(range(-16, 0)))
+    rows = mixed.rows(range(256)).tolist()
+    assert sorted(rows) == sorted([*text.rows(range(200)).tolist(), *samples.rows(range(56)).tolist()])
+    assert 30 < sum(row in rows[:128] for row in text.rows(range(200)).tolist()) < 128
+    assert mixed.digest != text.digest
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "nothing to read: give --text FILE..., --dataset HUB or --samples"),
+        (["--samples", "2k", "--tokens", "3k"], "--samples 2000: without --text or --dataset all tokens are samples"),
+        (["--dataset", "a/b", "--samples"], "say how many of the 4,000,000 tokens are samples"),
+        (["--dataset", "a/b", "--samples", "5k", "--tokens", "5k"], "of the 5,000 tokens are samples"),
         (["--samples", "--site", "mlp_up"], "no site to write to named 'mlp_up'; did you mean mlp_out"),
         (["--samples", "--kind", "sea"], "no kind of dictionary named 'sea'; did you mean sae?"),
         (["--samples", "--kind", "clt"], "--kind clt: cross-layer transcoders cannot be trained yet"),
@@ -275,7 +292,7 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytes
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--samples", "--tokens", "4G"], ["--samples", "--width", "0x"], ["--samples", "--k", "0"]]
+    "arguments", [["--samples", "--tokens", "4G"], ["--samples", "--width", "0x"], ["--samples", "--k", "0"]]
 )
 def test_bad_arguments_are_told_by_the_parser(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

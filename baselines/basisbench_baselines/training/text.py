@@ -86,7 +86,9 @@ class Packed:
         return self.contexts[[place + self.held_out for place in places]].long()
 
 
-def pack(source: str, documents: Iterable[str], tokenizer: Any, settings: Settings, *, all_of_it: bool) -> Packed:
+def pack(
+    source: str, documents: Iterable[str], tokenizer: Any, settings: Settings, *, all_of_it: bool, besides: int = 0
+) -> Packed:
     """Tokenise documents and cut them into contexts.
 
     Args:
@@ -95,6 +97,7 @@ def pack(source: str, documents: Iterable[str], tokenizer: Any, settings: Settin
         tokenizer: the model's.
         settings: how long contexts are and how many are needed.
         all_of_it: choose among all the text; else read no more than is needed.
+        besides: contexts to train on that come from elsewhere.
 
     Raises:
         BasisBenchError: there is too little text.
@@ -105,7 +108,7 @@ def pack(source: str, documents: Iterable[str], tokenizer: Any, settings: Settin
     lead = leading_token(tokenizer)
     between = lead if lead is not None else tokenizer.eos_token_id
     body = settings.context - (lead is not None)
-    needed = settings.contexts + settings.held_out_contexts
+    needed = settings.contexts - besides + settings.held_out_contexts
     pieces: list[Any] = []
     count = unknown = 0
     for document in documents:
@@ -118,9 +121,8 @@ def pack(source: str, documents: Iterable[str], tokenizer: Any, settings: Settin
     found = count // body
     if found < needed:
         raise BasisBenchError(
-            f"{source}: too little text: {count:,} tokens, expected at least {needed * body:,} (--tokens "
-            f"{settings.tokens:,}, and {settings.held_out_contexts * body:,} to measure on); give more text or fewer "
-            "tokens"
+            f"{source}: too little text: {count:,} tokens, expected at least {needed * body:,} "
+            f"(--tokens, and {settings.held_out_contexts * body:,} to measure on); give more text or fewer tokens"
         )
     if unknown > _MANY_UNKNOWN * count:
         _log.warning(
@@ -135,7 +137,11 @@ def pack(source: str, documents: Iterable[str], tokenizer: Any, settings: Settin
     contexts = together[order]
     if lead is not None:
         contexts = torch.cat([torch.full((needed, 1), lead, dtype=contexts.dtype), contexts], dim=1)
-    return Packed(source, contexts, settings.held_out_contexts, hashlib.sha256(contexts.numpy().tobytes()).hexdigest())
+    return Packed(source, contexts, settings.held_out_contexts, _digest(contexts))
+
+
+def _digest(contexts: Int[Tensor, "row pos"]) -> str:
+    return hashlib.sha256(contexts.numpy().tobytes()).hexdigest()
 
 
 def read_files(files: Sequence[Path]) -> Iterator[str]:
@@ -225,3 +231,26 @@ class Samples:
                 step = chances.multinomial(1, generator=generator)
                 drawn.append(step)
         return torch.cat(drawn[lead is None :], dim=1)
+
+
+def mix(text: Packed, samples: Samples, contexts: int) -> Packed:
+    """Spread samples among the contexts of a text that are trained on.
+
+    Args:
+        text: the text.
+        samples: where samples come from.
+        contexts: how many contexts of them.
+    """
+    import torch
+
+    drawn = samples.rows(range(contexts)).to(text.contexts.dtype)
+    held_out, rest = text.contexts[: text.held_out], text.contexts[text.held_out :]
+    together = torch.cat([rest, drawn])
+    order = torch.randperm(len(together), generator=seeded(samples.settings.seed, 5))
+    mixed = torch.cat([held_out, together[order]])
+    return Packed(
+        f"{text.source} and {samples.source} ({contexts} of {len(together)} contexts)",
+        mixed,
+        text.held_out,
+        _digest(mixed),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import re
 import shlex
 import sys
@@ -46,10 +47,12 @@ def add(commands: Commands) -> None:
     parser.add_argument("--snapshots", metavar="N,N", type=_counts, default=(), help=(
         "counts of tokens after which dictionaries are written too, for example 500k,1M,2M"
     ))  # fmt: skip
-    text = parser.add_mutually_exclusive_group(required=True)
+    text = parser.add_mutually_exclusive_group()
     text.add_argument("--text", metavar="FILE", nargs="+", type=Path, help="UTF-8 text files")
     text.add_argument("--dataset", metavar="HUB", help="a data set of the Hugging Face hub with a column 'text'")
-    text.add_argument("--samples", action="store_true", help="the model's own samples")
+    parser.add_argument("--samples", metavar="N", nargs="?", type=count, const=0, help=(
+        "the model's own samples: N of the tokens beside --text or --dataset, else all"
+    ))  # fmt: skip
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the dictionaries")
     parser.add_argument("--seed", type=int, default=0, help="everything random is drawn from it (default: 0)")
     parser.add_argument("--device", default="cpu", help="torch device, for example cuda (default: cpu)")
@@ -72,6 +75,7 @@ def execute(options: argparse.Namespace) -> None:
         raise unknown_name("type", options.dtype, DTYPES)
     if late := [tokens for tokens in options.snapshots if tokens >= options.tokens]:
         raise BasisBenchError(f"--snapshots {late[0]}: not before the end of the training, --tokens {options.tokens}")
+    _check_sources(options)
     if options.seed < 0:
         raise BasisBenchError(f"--seed {options.seed}: expected a whole number of at least 0")
     for file in options.text or ():
@@ -94,16 +98,21 @@ def execute(options: argparse.Namespace) -> None:
         seed=options.seed,
     )
     sources = importlib.import_module("basisbench_baselines.training.text")
-    if options.samples:
-        text = sources.Samples(model, settings)
-    elif options.text:
-        names = ", ".join(file.name for file in options.text)
-        text = sources.pack(
-            f"--text {names}", sources.read_files(options.text), model.tokenizer, settings, all_of_it=True
-        )
+    samples = None if options.samples is None else sources.Samples(model, settings)
+    if options.text:
+        names = ", ".join(map(str, options.text[:3])) + (", ..." if len(options.text) > 3 else "")
+        documents, source = sources.read_files(options.text), f"--text {names}"
+    elif options.dataset:
+        documents, source = sources.read_dataset(options.dataset), f"--dataset {options.dataset}"
+    if not (options.text or options.dataset):
+        text = samples
     else:
-        rows = sources.read_dataset(options.dataset)
-        text = sources.pack(f"--dataset {options.dataset}", rows, model.tokenizer, settings, all_of_it=False)
+        contexts = math.ceil((options.samples or 0) / settings.context)
+        text = sources.pack(
+            source, documents, model.tokenizer, settings, all_of_it=bool(options.text), besides=contexts
+        )
+        if samples is not None:
+            text = sources.mix(text, samples, contexts)
     importlib.import_module("basisbench_baselines.training.train").train(
         model, text, settings, options.out, command=shlex.join(["basisbench", *sys.argv[1:]])
     )
@@ -112,6 +121,21 @@ def execute(options: argparse.Namespace) -> None:
         f"dictionaries and their card are in {options.out}; "
         f"basisbench run --model {shlex.quote(options.model)} --basis {folder}"
     )
+
+
+def _check_sources(options: argparse.Namespace) -> None:
+    beside = bool(options.text or options.dataset)
+    if not beside and options.samples is None:
+        raise BasisBenchError("nothing to read: give --text FILE..., --dataset HUB or --samples")
+    if beside and options.samples is not None and not 0 < options.samples < options.tokens:
+        raise BasisBenchError(
+            f"--samples beside {'--text' if options.text else '--dataset'}: say how many of the {options.tokens:,} "
+            f"tokens are samples, for example --samples {max(1, options.tokens // 10)}"
+        )
+    if not beside and options.samples:
+        raise BasisBenchError(
+            f"--samples {options.samples}: without --text or --dataset all tokens are samples; give --samples"
+        )
 
 
 def _check_kinds(kinds: tuple[str, ...], site: str) -> None:
