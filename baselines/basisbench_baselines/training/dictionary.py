@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from basisbench_baselines.training.settings import Kind, Settings
 
 _THRESHOLD_RATE = 0.2
-"""Share of a step's threshold in SAELens's running one: it is exact for 512 tokens, and the last few steps are averaged."""
+"""Share of a step's threshold in SAELens's running one: each is exact for its 512 tokens, the last few are averaged."""
 
 
 @dataclass(frozen=True)
