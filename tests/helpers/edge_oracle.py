@@ -51,7 +51,7 @@ def deep_naive(architecture: str) -> Naive:
 
 def neurons(kind: str) -> NaiveBasis:
     """Return the neurons of a kind of site, in three layers."""
-    width = {"mlp_act": D_MLP, "mlp_out": D_MODEL, "attn_out": D_MODEL, "resid_post": D_MODEL}[kind]
+    width = D_MLP if kind == "mlp_act" else D_MODEL
     return NaiveBasis(kind, kind, lambda _, x: x, lambda _, f: f, (width,) * LAYERS, has_error=False)
 
 
@@ -212,7 +212,7 @@ class SlowEdges:
             place, position, move = self.move(index, source)
             stop = self.layers if target == "logits" else target[0]
             places = {str(layer): self.place(layer) for layer in range(self.layers)}
-            clean = self.once(("clean", index), lambda: self.slow.watched(self.pairs.clean[index], places))  # noqa: B023
+            clean: Any = self.once(("clean", index), lambda: self.slow.watched(self.pairs.clean[index], places))  # noqa: B023
             before = self.once(("before", index, target), lambda: self.run(index, {}, target))  # noqa: B023
             edits: dict[Where, Any] = {}
             for layer in range(stop):
@@ -231,3 +231,49 @@ class SlowEdges:
                 value = self.run(index, again, "logits")
             total += float(value - self.once(("full", index), lambda: self.run(index, {}, "logits")))  # noqa: B023
         return total / len(self.pairs)
+
+    def reference(self, index: int, layer: int) -> tuple[Tensor, Tensor]:
+        """Return the coordinates and the error of a layer where nothing is live."""
+        places = {"read": self.slow.where(self.twin.read, layer), "write": self.place(layer)}
+        ours = self.question.end == "counterfactual"
+        prompts = [self.pairs.counterfactual[index]] if ours else list(self.pairs.counterfactual)
+        seen = [self.slow.watched(prompt, places) for prompt in prompts]
+        units = [self.twin.encode(layer, one["read"]) for one in seen]
+        errors = [one["write"] - self.twin.decode(layer, own) for one, own in zip(seen, units, strict=True)]
+        scale = 0.0 if self.question.end == "zero" else 1.0 / len(seen)
+        return sum(units[1:], units[0]) * scale, sum(errors[1:], errors[0]) * scale
+
+    def ablated(self, index: int, nodes: Sequence[Node], kept: set[tuple[Source, Target]]) -> float:
+        """Return the metric of pair `index` with some edges between some nodes kept, by the definition."""
+        reference = self.once(("reference", index), lambda: [self.reference(index, at) for at in range(self.layers)])
+        embed = self.slow.where("embed")
+        tokens = path_end(self.slow, self.pairs, self.pairs, index, embed, self.question.end)
+        live: dict[Node, Tensor] = {}
+        for target in [*sorted(nodes, key=lambda node: node[0]), "logits"]:
+            edits: dict[Where, Any] = {}
+            for layer in range(self.layers if target == "logits" else target[0]):  # type: ignore[arg-type]
+                units, error = (value.clone() for value in reference[layer])
+                axes = error_axes(self.twin, self.question.error_policy, layer, error)
+                for node in live:
+                    if node[0] == layer and (node, target) in kept:
+                        if node[2] >= 0:  # type: ignore[operator]
+                            units[node[1], node[2]] = live[node]  # type: ignore[index]
+                        else:
+                            axis = axes[-1 - node[2]]  # type: ignore[operator]
+                            error[node[1]] += (live[node] - error[node[1]] @ axis) * axis
+                written = self.twin.decode(layer, units) + (error if self.twin.has_error else 0)
+                edits[self.place(layer)] = lambda _, written=written: written.unsqueeze(0)
+
+            def mixed(own: Tensor, target: Target = target) -> Tensor:
+                new = tokens.clone()
+                for position in range(len(new)):
+                    if (("token", position), target) in kept:
+                        new[position] = own[0, position]
+                return new.unsqueeze(0)
+
+            edits[embed] = mixed
+            value = self.run(index, edits, target)
+            if target == "logits":
+                return float(value)
+            live[target] = value  # type: ignore[index]
+        raise AssertionError
