@@ -105,7 +105,11 @@ def test_with_every_edge_it_is_the_circuit_of_nodes(name: str) -> None:
         nodes = (*nodes, (0, 2, -3), (1, 3, -2))
     passes = edge_pass(group, chosen(group.attribution, basis, nodes))
     everything = possible_edges(passes.nodes, PAIRS.length)
+    meter = passes.model.meter
+    before = meter.forward_equivalents
     found = passes.metric(everything)
+    # One run for each site, as far as it, and one for the logits: with all edges nodes of a site have one input.
+    assert meter.forward_equivalents - before == pytest.approx(len(PAIRS) * (0.5 + 1 + 1))
     torch.testing.assert_close(found, circuit_value(group, basis, nodes, question), rtol=0, atol=1e-10)
     assert not torch.allclose(found, passes.metric(torch.zeros_like(everything)), atol=1e-3)
 

@@ -96,39 +96,46 @@ class ChosenNodes:
         """
         import torch
 
-        across = isinstance(self.basis, CrossLayerBasis)
         added: list[Tensor] = []
-        for position in range(like.shape[-2]):
-            here = [
-                number
-                for number, (site, place, _) in enumerate(self.nodes)
-                if place == position and (site == index or (across and site < index))
-            ]
-            if not here:
+        for here, rows in self._rows_at(index, like):
+            if here:
+                added.append((moves[..., here].to(rows.dtype) @ rows).to(like.dtype))
+            else:
                 added.append(like.new_zeros((*moves.shape[:-1], like.shape[-1])))
-                continue
-            rows = torch.stack([self._row(number, index, like) for number in here])
-            added.append((moves[..., here].to(rows.dtype) @ rows).to(like.dtype))
         return torch.stack(added, -2)
+
+    def _rows_at(self, index: int, like: Tensor) -> list[tuple[list[int], Float[Tensor, "here d_write"]]]:
+        """Return, for each position, the nodes that write there at a site, and what each writes."""
+        import torch
+
+        across, key = isinstance(self.basis, CrossLayerBasis), (index, like.shape[-2])
+        if key not in self._by_position:
+            places: list[tuple[list[int], Tensor]] = []
+            for position in range(like.shape[-2]):
+                here = [
+                    number
+                    for number, (site, place, _) in enumerate(self.nodes)
+                    if place == position and (site == index or (across and site < index))
+                ]
+                rows = [self._row(number, index, like) for number in here]
+                with torch.inference_mode(False):
+                    places.append((here, torch.stack(rows) if rows else like.new_zeros((0, like.shape[-1]))))
+            self._by_position[key] = places
+        return self._by_position[key]
+
+    @cached_property
+    def _by_position(self) -> dict[tuple[int, int], list[tuple[list[int], Tensor]]]:
+        return {}
 
     def _row(self, number: int, to: int, like: Tensor) -> Float[Tensor, " d_write"]:
         """Return what a node writes at a site per unit of its coordinate."""
         import torch
 
-        if (number, to) not in self._rows:
-            index, _, unit = self.nodes[number]
-            source, target = self.basis.sites[index], self.basis.sites[to]
-            with torch.no_grad():
-                self._rows[number, to] = (
-                    self._unit_row(source, unit, target, like)
-                    if unit >= 0
-                    else self._error_row(source, unit, target, like)
-                )
-        return self._rows[number, to]
-
-    @cached_property
-    def _rows(self) -> dict[tuple[int, int], Tensor]:
-        return {}
+        index, _, unit = self.nodes[number]
+        source, target = self.basis.sites[index], self.basis.sites[to]
+        with torch.inference_mode(False), torch.no_grad():  # they are used under gradients too
+            row = self._unit_row if unit >= 0 else self._error_row
+            return row(source, unit, target, like)
 
     def _unit_row(self, source: Site, unit: int, target: Site, like: Tensor) -> Float[Tensor, " d_write"]:
         one = like.new_zeros((2, self.widths[self.basis.sites.index(source)]))

@@ -151,12 +151,11 @@ def possible_edges(nodes: ChosenNodes, length: int) -> Bool[Tensor, "source targ
     """
     import torch
 
-    found = torch.ones(length + len(nodes), len(nodes) + 1, dtype=torch.bool)
-    for target, (site, position, _) in enumerate(nodes.nodes):
-        found[:length, target] = torch.arange(length) <= position
-        for source, (earlier, place, _) in enumerate(nodes.nodes):
-            found[length + source, target] = earlier < site and place <= position
-    return found
+    site, position = torch.tensor([node[:2] for node in nodes.nodes]).T
+    logits = torch.ones(length + len(nodes), 1, dtype=torch.bool)
+    tokens = torch.arange(length).unsqueeze(1) <= position
+    between = (site.unsqueeze(1) < site) & (position.unsqueeze(1) <= position)
+    return torch.cat([torch.cat([tokens, between]), logits], 1)
 
 
 def coordinates_of(context: GroupContext, nodes: ChosenNodes, where: str) -> Float[Tensor, "pair_or_1 node"]:
