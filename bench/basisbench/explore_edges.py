@@ -46,9 +46,9 @@ def edges(circuit: Circuit, pairs: Session, method: str = "relp", *, basis: Basi
         BasisBenchError: the circuit is of another task, model or dictionary; there is no such method; or under the
             circuit's error policy errors are not in nodes of one coordinate each.
     """
-    for name, found, kind in (("circuit", circuit, Circuit), ("pairs", pairs, Session)):
-        if not isinstance(found, kind):
-            raise BasisBenchError(f"{name}: expected a {kind.__name__}, found {' '.join(repr(found).split()):.60}")
+    for name, given, kind in (("circuit", circuit, Circuit), ("pairs", pairs, Session)):
+        if not isinstance(given, kind):
+            raise BasisBenchError(f"{name}: expected a {kind.__name__}, found {' '.join(repr(given).split()):.60}")
     cell = circuit.cell
     spec = basis or load_registry().get("basis", cell.basis)
     circuit.check(pairs, spec)
@@ -56,17 +56,14 @@ def edges(circuit: Circuit, pairs: Session, method: str = "relp", *, basis: Basi
     model = pairs.model
     reset_peak_memory(model.device)
     before, start = model.meter.forward_equivalents, now(model)
-    found = {group.attribution.pairs.group: _score(circuit, built, group, method) for group in pairs.groups}
-    cost = EdgeCost(
-        now(model) - start, model.meter.forward_equivalents - before, peak_memory(model.device), pairs.model.device.type
-    )
+    by_key = {group.attribution.pairs.group: group for group in pairs.groups}
+    found = {key: _score(circuit, built, group, method) for key, group in by_key.items()}
+    passes = model.meter.forward_equivalents - before
+    cost = EdgeCost(now(model) - start, passes, peak_memory(model.device), model.device.type)
     rankings = {
-        group.attribution.pairs.group: rank_edges(
-            found[group.attribution.pairs.group], group.attribution.generator("ties of edges")
-        )
-        for group in pairs.groups
+        key: rank_edges(found[key], group.attribution.generator("ties of edges")) for key, group in by_key.items()
     }
-    roles = {group.attribution.pairs.group: group.attribution.pairs.roles for group in pairs.groups}
+    roles = {key: group.attribution.pairs.roles for key, group in by_key.items()}
     return Edges(circuit, method, found, rankings, cost, spec, roles)
 
 

@@ -179,7 +179,7 @@ def _forward(model: Model, batch: Batch, start: _Start, rules: BackwardRules, *,
     head: list[Tensor] = []
 
     def embed(own: Tensor) -> Tensor:
-        point = (own if start.embeddings is None else start.embeddings.to(own)).detach()
+        point: Tensor = (own if start.embeddings is None else start.embeddings.to(own)).detach()
         return point + (token_leaf.unsqueeze(-1) * start.token_moves).to(own.dtype)
 
     def read(index: int) -> Callable[[Tensor], None]:

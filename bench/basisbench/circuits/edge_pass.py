@@ -155,7 +155,8 @@ class EdgePass:
         written: list[Tensor] = []
 
         def own(activation: Tensor) -> Tensor:
-            return activation.unflatten(0, (len(inputs), -1))[rows, :, positions].transpose(0, 1)
+            by_input: Tensor = activation.unflatten(0, (len(inputs), -1))
+            return by_input[rows, :, positions].transpose(0, 1)
 
         def read(site: int) -> Edit:
             return lambda activation: reads.__setitem__(site, own(activation))
@@ -188,7 +189,7 @@ class EdgePass:
         moves = kept[:, None, length:] * moved
 
         def embed(activation: Tensor) -> Tensor:
-            own = activation.unflatten(0, (len(inputs), -1))
+            own: Tensor = activation.unflatten(0, (len(inputs), -1))
             return own.where(kept[:, None, :length, None], self.tokens.to(own.dtype)).flatten(0, 1)
 
         def write(index: int) -> Edit:
