@@ -360,7 +360,9 @@ def test_the_metric_is_a_condition_of_its_own() -> None:
     usual = cells[0].model_copy(update={"metric": "logit"})
     identities = Identities(model="a" * 8, dictionary=None, data="b" * 8)
     assert cell_id(cells[0], identities) != cell_id(usual, identities)
-    with pytest.raises(RecordError, match="kl: the divergence is measured at one position"):
+    with pytest.raises(
+        RecordError, match="kl: it is measured at one position, where metric logprob has several; set kl to false"
+    ):
         suite.changed({"kl": True})
 
 

@@ -15,9 +15,9 @@ out, for its activation is the same in every prompt and often hundreds of times 
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from basisbench.attribution.context import GroupContext
     from basisbench.protocols import Basis
+
+_log = logging.getLogger(__name__)
 
 POOR_FVU = 0.5
 """Above it a layer is warned of."""
@@ -181,11 +183,8 @@ def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerF
     if poor:
         told = ", ".join(f"{found.fvu:.2f} in layer {site.layer}" for site, found in poor)
         hint = _elsewhere(basis, poor[0][0], groups)
-        warnings.warn(
-            f"basis '{basis.name}' fits the prompts of '{task}' badly: FVU {told}" + (hint and f"; {hint}"),
-            UserWarning,
-            stacklevel=3,
-        )
+        found = told + (hint and f"; {hint}")
+        _log.warning("basis '%s' fits the prompts of '%s' badly: FVU %s", basis.name, task, found)
 
 
 def _elsewhere(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> str:
