@@ -86,6 +86,7 @@ def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {file.parent.relative_to(folder).as_posix(): load_file(file) for file in files}
 
 
+@pytest.mark.slow
 def test_dictionaries_learn_and_are_measured_at_every_snapshot(trained: Path) -> None:
     measured = json.loads((trained / "card.json").read_text())["measured"]
     assert list(measured) == ["512", "end"]

@@ -68,6 +68,7 @@ class Installed:
         return file
 
 
+@pytest.mark.slow
 def test_a_file_that_packages_carry_in_parts_is_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "tiny.gguf"
     write_gguf(file)

@@ -117,6 +117,7 @@ def test_the_same_cell_in_two_folders_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path, tmp_path / "page")
 
 
+@pytest.mark.slow
 def test_every_basis_looks_as_its_legend_says_however_many_there_are() -> None:
     """Each line style and marker that pictures may use has a dash and a symbol on the page."""
     layout = laid_out(*(synthetic_record(examples=4, name=f"basis_{index}") for index in range(40)))
@@ -352,6 +353,7 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "run"]
 
 
+@pytest.mark.slow
 def test_a_failure_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_suite(tmp_path / "run", [synthetic_record(examples=10)])
     out = tmp_path / "page"
@@ -373,6 +375,7 @@ def test_a_failure_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "run"]
 
 
+@pytest.mark.slow
 def test_a_rename_that_fails_puts_the_old_page_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_suite(tmp_path / "run", [synthetic_record(examples=10)])
     out = tmp_path / "page"

@@ -37,6 +37,7 @@ def test_labels_are_distinct_short_and_stable(names: list[str], limit: int, data
             assert label == name
 
 
+@pytest.mark.slow
 @given(names=NAMES)
 def test_every_label_that_is_not_the_name_is_explained(names: list[str]) -> None:
     labels = short_labels(names)

@@ -147,6 +147,7 @@ def test_one_pass_is_timed_and_nothing_written(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_large_model_is_not_loaded_for_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basisbench.runs.dry_run.largest_bytes", lambda: 1)
     monkeypatch.setattr("basisbench.models.load.load_model", lambda *_, **__: pytest.fail("a large model is loaded"))
