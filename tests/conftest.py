@@ -284,6 +284,15 @@ def page_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def reference(page_tree: Path) -> pd.DataFrame:
+    """The summary of the reference run of `page_tree`; to be read only."""
+    from basisbench.report.sources import read_sources
+    from basisbench.results.frame import summarise
+
+    return summarise([cell.record for cell in read_sources(page_tree)[0].cells])
+
+
+@pytest.fixture(scope="session")
 def page_file(page_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of results of `page_tree`."""
     from basisbench.report import write_report

@@ -75,12 +75,12 @@ def test_the_oracle_runs_on_every_architecture_of_the_table() -> None:
     assert {oracle.model(name).architecture for name in oracle.ALL_ARCHITECTURES} == set(ARCHITECTURES)
 
 
-@pytest.mark.parametrize("name", oracle.ALL_ARCHITECTURES)
+@pytest.mark.parametrize("architecture", oracle.ALL_ARCHITECTURES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_tested_architecture_loads_without_a_word(
-    name: str, dtype: str, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+    architecture: str, dtype: str, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
-    spec = oracle.model(name).spec
+    spec = oracle.model(architecture).spec
     capfd.readouterr()  # of making the checkpoint, where this test is the first to ask for it
     recwarn.clear()
     model = load_model(spec, dtype=dtype)
