@@ -182,7 +182,8 @@ def _cause_of_death(worker: _Worker) -> str:
     code = worker.process.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
     said = worker.said.read().decode(errors="replace").strip().splitlines()
-    last = f" ({' '.join(said[-1].split()):.200})" if said else ""
+    words = next((line for line in said if "alloc" in line), said[-1] if said else "")
+    last = f" ({' '.join(words.split()):.200})" if words else ""
     return f"a worker process {how}{last}; its unfinished cells can be run again (fewer --jobs need less memory)"
 
 
