@@ -183,8 +183,8 @@ def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerF
     if poor:
         told = ", ".join(f"{found.fvu:.2f} in layer {site.layer}" for site, found in poor)
         hint = _elsewhere(basis, poor[0][0], groups)
-        found = told + (hint and f"; {hint}")
-        _log.warning("basis '%s' fits the prompts of '%s' badly: FVU %s", basis.name, task, found)
+        told += hint and f"; {hint}"
+        _log.warning("basis '%s' fits the prompts of '%s' badly: FVU %s", basis.name, task, told)
 
 
 def _elsewhere(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> str:
