@@ -26,7 +26,7 @@ from helpers.task_pairs import GOOD, NOUNS, TwoSplits, aligned, pair
 
 REGISTRY = load_registry()
 
-QUICK = (("ioi", "words"), ("sva_rc", "words"), ("user_occupation", "words"), ("user_occupation", "subwords"))
+QUICK = (("ioi", "words"), ("sva_rc", "words"), ("user_occupation", "subwords"))
 """Tasks and tokenizers of the quick tests: one task of each kind, and the one whose words are split most."""
 TASKS = [entry.name for entry in REGISTRY.of("task")]
 every_task_and_tokenizer = pytest.mark.parametrize(
