@@ -180,7 +180,7 @@ def test_the_metric_is_a_condition_of_its_own() -> None:
     identities = Identities(model="a" * 8, dictionary=None, data="b" * 8)
     assert cell_id(cells[0], identities) != cell_id(usual, identities)
     with pytest.raises(
-        RecordError, match="kl: it is measured at one position, where metric logprob has several; set kl to false"
+        RecordError, match="kl: it is of one position, and logprob has several: set kl to false, or metric to logit"
     ):
         suite.changed({"kl": True})
 

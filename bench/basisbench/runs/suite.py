@@ -213,9 +213,7 @@ class Suite(Frozen):
     @classmethod
     def _at_one_position(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("metric") == "logprob":
-            raise ValueError(
-                "it is measured at one position, where metric logprob has several; set kl to false, or metric to logit"
-            )
+            raise ValueError("it is of one position, and logprob has several: set kl to false, or metric to logit")
         return value
 
     @field_validator("also")
