@@ -141,10 +141,10 @@ def test_a_basis_says_how_it_was_trained(trained: Path, model: Model, text: Pack
 @pytest.mark.parametrize(
     ("metadata", "expected"),
     [
-        ({}, Training(kind="sae")),
-        ({"seqpos_slice": [None], "training_tokens": 0}, Training(kind="sae")),
-        ({"seqpos_slice": [5, -5], "training_tokens": 10**9}, Training(5, 10**9, "sae")),
-        ({"seqpos_slice": [-5, None], "training_tokens": "many"}, Training(kind="sae")),
+        ({}, Training(kind="SAE")),
+        ({"seqpos_slice": [None], "training_tokens": 0}, Training(kind="SAE")),
+        ({"seqpos_slice": [5, -5], "training_tokens": 10**9}, Training(5, 10**9, "SAE")),
+        ({"seqpos_slice": [-5, None], "training_tokens": "many"}, Training(kind="SAE")),
     ],
 )
 def test_what_other_makers_say_of_a_training(metadata: Any, expected: Training, tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def _whole(value: object) -> int | None:
 
 def _kind(architecture: str) -> str:
     if "transcoder" not in architecture:
-        return "sae"
+        return "SAE"
     return "skip transcoder" if "skip" in architecture else "transcoder"
 
 

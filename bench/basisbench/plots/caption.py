@@ -84,6 +84,31 @@ def cost_caption(about: Description, hardware: str) -> str:
     return " ".join([*sentences, *_short_names(about)])
 
 
+def training_caption(about: Description, policies: Sequence[str]) -> str:
+    """Write the caption of a picture of sparsity against training tokens.
+
+    Args:
+        about: what the picture shows, in plain text.
+        policies: error policies, a panel each.
+    """
+    meaning = {
+        "coordinates": "each coordinate of a dictionary's error is a node",
+        "node": "the error of a layer and position is one node (Marks et al.)",
+        "ablate": "errors are at their reference",
+    }
+    panels = "; ".join(f"{name}: {meaning[name]}" for name in policies)
+    sentences = [
+        f"{escape(about.heading)}: {escape(about.conditions)}.",
+        f"Panels by what becomes of errors: {panels}.",
+        "Horizontal: tokens that the dictionaries were trained on, logarithmic.",
+        "Vertical: nodes per aligned group to 80\\% faithfulness, logarithmic, with 95\\% bootstrap intervals; "
+        "neurons, which are not trained, are lines across. Hollow, at $>N$: not reached by nodes that have a score.",
+        "FVU: fraction of variance unexplained on the task's prompts, mean over layers.",
+        *([f"{escape(about.panels)}."] if about.panels else []),
+    ]
+    return " ".join(sentences)
+
+
 def _short_names(about: Description) -> list[str]:
     """Return the sentence that says what short labels stand for."""
     pairs = "; ".join(f"{escape(label)}: {unbroken(name)}" for name, label in about.labels.items() if label != name)

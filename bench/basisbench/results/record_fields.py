@@ -276,7 +276,7 @@ class Training(Frozen):
         default=None, description="tokens that each dictionary was trained on, the fewest of all layers; null if unsaid"
     )
     kind: Annotated[str, Field(max_length=200, pattern=PRINTABLE)] = Field(
-        default="", description='kind of dictionary, for example "sae" or "transcoder"; empty if unsaid'
+        default="", description='kind of dictionary, for example "SAE" or "transcoder"; empty if unsaid'
     )
     text: Text = Field(default="", description="what they read, as the card beside them names it; empty without a card")
     text_digest: Hash | None = Field(default=None, description="digest of that text; null without a card")
