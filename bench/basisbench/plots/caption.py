@@ -23,6 +23,14 @@ Y_CAPTION: dict[str, str] = {
     "completeness": "completeness, $(F(M \\setminus C) - F(\\emptyset)) / (F(M) - F(\\emptyset))$: what the rest still "
     "does (0: nothing, ideal; 1: full model)",
 }
+ERRORS: dict[str, str] = {
+    "coordinates": "a node for each coordinate of an error",
+    "rotated": "the same in a rotation of the site",
+    "node": "one node for an error (Marks et al.)",
+    "keep": "errors stay live",
+    "ablate": "errors at their reference",
+}
+"""What becomes of a dictionary's errors, by policy."""
 READING: dict[str, str] = {
     "node": "Thin: a dictionary's errors as one node per layer and position (Marks et al.), not one per coordinate.",
     "ablate": "Dotted levels, in the colour of a dictionary: all of its features, errors at their reference.",
@@ -91,12 +99,7 @@ def training_caption(about: Description, policies: Sequence[str]) -> str:
         about: what the picture shows, in plain text.
         policies: error policies, a panel each.
     """
-    meaning = {
-        "coordinates": "each coordinate of a dictionary's error is a node",
-        "node": "the error of a layer and position is one node (Marks et al.)",
-        "ablate": "errors are at their reference",
-    }
-    panels = "; ".join(f"{name}: {meaning[name]}" for name in policies)
+    panels = "; ".join(f"{name}: {ERRORS[name]}" for name in policies)
     sentences = [
         f"{escape(about.heading)}: {escape(about.conditions)}.",
         f"Panels by what becomes of errors: {panels}.",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from basisbench.plots.caption import training_caption
+from basisbench.plots.caption import ERRORS, training_caption
 from basisbench.plots.look import (
     SCREEN,
     Look,
@@ -42,12 +42,6 @@ if TYPE_CHECKING:
     from basisbench.types import Style
 
 TARGET = "nodes_to_80"
-POLICY_TITLE: Mapping[str, str] = {
-    "coordinates": "a node for each coordinate of an error",
-    "node": "one node for an error (Marks et al.)",
-    "ablate": "errors at their reference",
-}
-"""What a panel says of its error policy, on the screen."""
 FVU_TITLE = "fraction of variance unexplained"
 NOT_REACHED = "hollow, at >N: not reached"
 MUCH = 10**9
@@ -118,7 +112,7 @@ def plot_training(
     neurons = beside[beside["exact"] & ~beside["control"]]
     neurons = neurons.iloc[sorted(range(len(neurons)), key=lambda at: display.basis_order(neurons["basis"].iloc[at]))]
     series = _series(snapshots, styles)
-    policies = [name for name in POLICY_TITLE if name in set(snapshots["error_policy"])]
+    policies = [name for name in ERRORS if name in set(snapshots["error_policy"])]
     most = int(snapshots["tokens"].max())
     about = Description(
         f"Nodes to 80% against training tokens, {first['task']} (version {first['task_version']}), family "
@@ -144,7 +138,7 @@ def plot_training(
         else:
             _draw_fit(axes, series, policies[0], look)
         name = policy or "FVU"
-        title = f"{name}: {POLICY_TITLE.get(policy, FVU_TITLE)}" if look.width is None else name
+        title = f"{name}: {ERRORS.get(policy, FVU_TITLE)}" if look.width is None else name
         axes.set_title(title, fontsize=look.title, pad=look.pads[0])
         if first["gate"]:
             axes.set_facecolor(BELOW_GATE)
@@ -203,7 +197,7 @@ def _stroke(style: Style) -> dict[str, Any]:
 def _span(rows: pd.DataFrame) -> tuple[float, float]:
     """Return the smallest and the largest number of nodes to show, of all values and ends of intervals."""
     values = [float(value) for end in ("", "_low", "_high") for value in rows[TARGET + end] if math.isfinite(value)]
-    return max(1.0, min(values, default=1.0)), max(10.0, *values)
+    return max(1.0, min(values, default=1.0)), max([10.0, *values])
 
 
 def _draw_nodes(
