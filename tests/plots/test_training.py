@@ -79,7 +79,7 @@ def test_points_are_the_cells_and_neurons_are_lines_across() -> None:
         assert list(curve.get_ydata()) == pytest.approx([30_000 / at + 0.015 for at in TOKENS])
     assert legend_labels(figure) == ["mlp_act", "mlp_out", "SAE", "transcoder", "hollow, at >N: not reached"]
     told = figure.legends[0].get_title().get_text().replace("\n", " ")
-    assert "have seen at most 2M tokens, published ones billions" in told
+    assert "have seen at most 2M tokens; published ones have seen billions" in told
     assert "error policy" not in title_of(figure)
 
 
@@ -113,7 +113,7 @@ def test_a_results_folder_has_one_per_task_where_trainings_have_snapshots(tmp_pa
         "training_mlp_ioi.tex",
     ]
     caption = (tmp_path / "training_mlp_ioi.tex").read_text()
-    assert "published ones billions" in caption
+    assert "published ones have seen billions" in caption
     assert "ablate: errors at their reference" in caption
 
 

@@ -24,9 +24,9 @@ Y_CAPTION: dict[str, str] = {
     "does (0: nothing, ideal; 1: full model)",
 }
 ERRORS: dict[str, str] = {
-    "coordinates": "a node for each coordinate of an error",
+    "coordinates": "a node per coordinate of an error",
     "rotated": "the same in a rotation of the site",
-    "node": "one node for an error (Marks et al.)",
+    "node": "a node per error (Marks et al.)",
     "keep": "errors stay live",
     "ablate": "errors at their reference",
 }

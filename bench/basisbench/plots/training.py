@@ -114,14 +114,13 @@ def plot_training(
     series = _series(snapshots, styles)
     policies = [name for name in ERRORS if name in set(snapshots["error_policy"])]
     most = int(snapshots["tokens"].max())
+    seen = short_number(float(f"{most:.2g}"))
     about = Description(
         f"Nodes to 80% against training tokens, {first['task']} (version {first['task_version']}), family "
         f"{first['family']}, method {first['method']}",
         part.title.replace(f"error policy {part.rows['error_policy'].iloc[0]}, ", "")
         + (f"; below a gate: {first['gate']}" if first["gate"] else ""),
-        f"These dictionaries have seen at most {short_number(float(f'{most:.2g}'))} tokens, published ones billions"
-        if most < MUCH
-        else "",
+        f"These dictionaries have seen at most {seen} tokens; published ones have seen billions" if most < MUCH else "",
     )
     width = look.width or 7.6
     handles = _handles(neurons, series, styles, look)
@@ -211,6 +210,7 @@ def _draw_nodes(
 ) -> None:
     """Draw nodes to 80% under one error policy, on a logarithmic axis with a strip for what does not reach it."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+    from matplotlib.transforms import ScaledTranslation
 
     lowest, top = span
     strip = top * 3
@@ -225,15 +225,18 @@ def _draw_nodes(
             continue
         axes.axhline(shown(middle), linewidth=look.line, **_stroke(style))
         axes.axhspan(shown(low), shown(high), color=COLOURS[style.colour], alpha=0.18, linewidth=0)
-    for each in series:
+    for index, each in enumerate(series):
         rows = each.rows[(each.rows["error_policy"] == policy) & each.rows[TARGET].notna()]
         colour = COLOURS[each.style.colour]
+        # Snapshots of two kinds have seen the same tokens: their bars stand side by side.
+        aside = 0.8 * look.key[1] * (index - (len(series) - 1) / 2) / 72
+        beside = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
         places = [shown(float(value)) for value in rows[TARGET]]
-        axes.plot(rows["tokens"], places, linewidth=look.line, **_stroke(each.style))
+        axes.plot(rows["tokens"], places, linewidth=look.line, transform=beside, **_stroke(each.style))
         for place, (_, row) in zip(places, rows.iterrows(), strict=True):
             reached = math.isfinite(row[TARGET])
             ends = [shown(float(row[f"{TARGET}{end}"])) for end in ("_low", "_high")]
-            axes.plot([row["tokens"]] * 2, ends, color=colour, linewidth=look.whisker)
+            axes.plot([row["tokens"]] * 2, ends, color=colour, linewidth=look.whisker, transform=beside)
             axes.plot(
                 [row["tokens"]],
                 [place],
@@ -242,6 +245,7 @@ def _draw_nodes(
                 markersize=look.key[1],
                 linestyle="none",
                 markerfacecolor=colour if reached else "white",
+                transform=beside,
             )
     axes.set_yscale("log")
     axes.set_ylim(lowest / 1.5, strip * 1.8)
