@@ -158,7 +158,7 @@ def plot_training(
         return figure
     figure.suptitle(plain("\n".join([*wrapped(about.heading, width), *wrapped(about.conditions, width)])), fontsize=11)
     reading = "Bars and bands: 95% bootstrap intervals. FVU on the task's prompts, mean over layers."
-    below = [*wrapped(reading, width * 1.2), *wrapped(about.panels, width * 1.2)]
+    below = [line for text in (reading, about.panels and f"{about.panels}.") for line in wrapped(text, width * 1.2)]
     add_legend(figure, handles, width, look, title=plain("\n".join(below)))
     return figure
 
