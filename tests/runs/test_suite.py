@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from basisbench.errors import BasisBenchError, RecordError
+from basisbench.errors import BasisBenchError, BasisError, RecordError
 from basisbench.registry import load_registry
 from basisbench.results.record import Identities, cell_id
 from basisbench.runs.cells import expand
@@ -34,10 +35,43 @@ def refuse(folder: Path, content: object) -> str:
     return message.removeprefix(f"{path}: ")
 
 
-def test_every_built_in_suite_is_named_as_its_file_and_expands() -> None:
+def test_every_built_in_suite_is_named_as_its_file_and_expands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for suite in list_suites():
+        for basis in suite.bases:
+            if basis.startswith("sae:dictionaries/"):
+                leave_dictionaries(tmp_path / basis.removeprefix("sae:"), range(12, 22))
         assert load_suite(suite.name) == suite
         assert expand(suite, load_registry())
+
+
+def leave_dictionaries(folder: Path, layers: range) -> None:
+    """Leave what tells where dictionaries sit, as `basisbench train` does."""
+    for layer in layers:
+        names = {"hook_name": f"blocks.{layer}.hook_mlp_out", "hook_name_out": f"blocks.{layer}.hook_mlp_out"}
+        kind = "jumprelu"
+        if folder.name == "transcoder":
+            kind, names["hook_name"] = "jumprelu_transcoder", f"blocks.{layer}.mlp.hook_in"
+        (folder / f"layer_{layer}").mkdir(parents=True)
+        (folder / f"layer_{layer}/cfg.json").write_text(json.dumps({"architecture": kind, "metadata": names}))
+
+
+def test_the_suite_of_trained_dictionaries_asks_for_every_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    suite = load_suite("smollm2-dictionaries")
+    with pytest.raises(BasisError, match=r"dictionaries/smollm2/sae.* no folder of that name exists here"):
+        expand(suite, load_registry())
+    folders = [tmp_path / basis.removeprefix("sae:") for basis in suite.bases if "/" in basis]
+    for folder in folders:
+        leave_dictionaries(folder, range(10, 22))
+    cells = expand(suite, load_registry())
+    assert {cell.layers for cell in cells} == {tuple(range(12, 22))}, "neurons are restricted alike"
+    assert len(cells) == len(suite.tasks) * (2 + 3 * len(folders))
+    found = {folder.relative_to(tmp_path / "dictionaries/smollm2").as_posix() for folder in folders}
+    snapshots = ("", *(f"snapshots/{tokens}/" for tokens in (50_000, 100_000, 250_000, 500_000, 1_000_000)))
+    assert found == {f"{snapshot}{kind}" for snapshot in snapshots for kind in ("sae", "transcoder")}
 
 
 def test_a_file_says_what_is_run_and_defaults_fill_the_rest(tmp_path: Path) -> None:
