@@ -41,13 +41,13 @@ KNOWN = {
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         "Q4_1",
         False,
-        {"The capital of France is": (" Paris",), "Monday, Tuesday, Wednesday,": (" Thursday",), **AGREEMENT},
+        {"The capital of France is": (" Paris",), **AGREEMENT},
     ),
     "gemma-3-270m-q4": Known(
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
         "Q4_K_M",
         True,
-        {"The capital of France is": (" Paris",), "Monday, Tuesday, Wednesday,": (" Thursday",), **AGREEMENT},
+        {"Monday, Tuesday, Wednesday,": (" Thursday",), **AGREEMENT},
     ),
 }
 
