@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from basisbench.errors import BasisBenchError
 from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.runs.cells import expand
@@ -111,6 +112,7 @@ def test_a_basis_without_error_is_not_repeated_for_error_policies() -> None:
             ("sva_rc", "mlp_act", "ixg", "evaluation"),
         ],
     ),
+    ([{"tasks": ["ioi"], "methods": ["ig"], "bases": ["mlp_act"]}], [("ioi", "mlp_act", "ig")]),
 ])  # fmt: skip
 def test_also_adds_cells_with_other_lists_and_none_twice(also: list[dict[str, Any]], expected: list[Any]) -> None:
     assert conditions(suite_with(also=also)) == sorted([*CROSS, *expected])
@@ -163,6 +165,15 @@ def test_what_is_asked_for_goes_before_what_a_suite_adds(changes: dict[str, Any]
     ]
     suite = suite_with(also=also)
     assert suite.changed(changes).also == tuple(suite.also[index] for index in left)
+
+
+def test_a_method_that_a_suite_adds_is_run_unless_others_are_asked_for() -> None:
+    suite = suite_with(also=[{"methods": ["ig", "relp"], "bases": ["mlp_act"]}])
+    assert suite.changed({"tasks": ["ioi"]}).also == suite.also
+    assert suite.changed({"methods": ["relp"]}).also == (Also(methods=("relp",), bases=("mlp_act",)),)
+    assert suite.changed({"methods": ["ixg"]}).also == ()
+    with pytest.raises(BasisBenchError, match="no method named 'nonesuch'"):
+        expand(suite_with(also=[{"methods": ["nonesuch"]}]), load_registry())
 
 
 def test_of_names_that_a_suite_adds_for_those_stay_that_are_run() -> None:
