@@ -180,7 +180,8 @@ def _forward(model: Model, batch: Batch, start: _Start, rules: BackwardRules, *,
 
     def embed(own: Tensor) -> Tensor:
         point: Tensor = (own if start.embeddings is None else start.embeddings.to(own)).detach()
-        return point + (token_leaf.unsqueeze(-1) * start.token_moves).to(own.dtype)
+        moved: Tensor = point + (token_leaf.unsqueeze(-1) * start.token_moves).to(own.dtype)
+        return moved
 
     def read(index: int) -> Callable[[Tensor], None]:
         return lambda own: run.reads.__setitem__(index, own)

@@ -20,7 +20,7 @@ the same or a later one.
 Methods: a backward rule by its name, at the clean prompts: `relp` (RelP, arXiv 2508.21258), `ixg` (edge attribution
 patching: Syed et al., arXiv 2310.10348); `ig_inputs`, the mean of db/da * dm/db over ten points of the straight path
 of the embeddings from clean to counterfactual (EAP-IG: Hanna et al. 2024, arXiv 2403.17806); `path_patching`, exact
-(`attribution.path_patching`; Wang et al. 2023, arXiv 2211.00593; Goldowsky-Dill et al., arXiv 2304.05969).
+(`attribution.path_patching`; Wang et al. 2022, arXiv 2211.00593; Goldowsky-Dill et al., arXiv 2304.05969).
 
 Incoming relevance is conserved: where the reference is zero, sources are all nodes and errors of all earlier sites and
 all tokens, the model and the basis have no biases, and the rule makes every part linear (RelP), the scores into b sum

@@ -1,7 +1,7 @@
 """Path patching, exactly: one edge at a time, in two passes of the plain model.
 
-For the edge from a to b, on the clean prompts (Wang et al. 2023, arXiv 2211.00593, section 3.1; Goldowsky-Dill et al.,
-arXiv 2304.05969):
+For the edge from a to b, on the clean prompts (Wang et al. 2022, arXiv 2211.00593; Goldowsky-Dill et al. 2023, arXiv
+2304.05969):
 
 1. Every write site of the family before b's is held at its clean value, but for a's write, which is moved to its
    reference; all else is computed anew. b takes some value.

@@ -23,10 +23,11 @@ def add(commands: Commands) -> None:
         commands,
         "edges",
         "score the edges between the nodes of a circuit",
-        "Take the best nodes of a basis on a task, score every edge between them, from the tokens and to the logits, and\n"
-        "print the best edges of each aligned group: the effect on the metric, in logits, of moving the source off its\n"
-        "clean value for this one target. With --curve, measure what is left when only the k best edges are kept.",
-        "examples:\n  basisbench edges sva_rc --basis mlp_act\n  basisbench edges sva_rc --basis transcoder --nodes 50\n"
+        "Take the best nodes of a basis on a task, score every edge between them, from the tokens and to the logits.\n"
+        "The best edges of each aligned group are printed: the effect on the metric, in logits, of moving the source\n"
+        "off its clean value for this target alone. --curve measures what is left when only the k best are kept.",
+        "examples:\n  basisbench edges sva_rc --basis mlp_act\n"
+        "  basisbench edges sva_rc --basis transcoder --nodes 50\n"
         "  basisbench edges sva_rc --basis mlp_act -k 500 --json edges.json\n"
         "  basisbench edges sva_rc --basis mlp_act --nodes 100 --curve\n",
     )
