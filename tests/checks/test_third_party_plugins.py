@@ -20,7 +20,7 @@ from helpers.tiny_models import build_tiny_tokenizer, save_checkpoint
 PLUGINS = (
     pytest.param("method", "smooth_grad", marks=pytest.mark.slow),
     pytest.param("method", "zero_baseline", marks=pytest.mark.slow),
-    pytest.param("method", "gim", marks=pytest.mark.slow),
+    pytest.param("method", "gim_gated", marks=pytest.mark.slow),
     pytest.param("basis", "pca"),
     pytest.param("basis", "pca_8", marks=pytest.mark.slow),
     pytest.param("task", "greater_than"),
@@ -62,7 +62,7 @@ def test_they_run_beside_built_in_ones_and_are_kept(
     names: dict[str, Any] = {
         "tasks": ["greater_than"],
         "bases": ["mlp_out", "pca", "pca_8"],
-        "methods": ["ixg", "smooth_grad", "zero_baseline", "gim"],
+        "methods": ["ixg", "smooth_grad", "zero_baseline", "gim_gated"],
     }
     changes = {"models": [counting_llama.name], "attribution_pairs": 16, "evaluation_pairs": 16, **names}
     settings = RunOptions(out=tmp_path / "out", plugins=(*FILES, plugin_with(counting_llama)))
@@ -74,7 +74,7 @@ def test_they_run_beside_built_in_ones_and_are_kept(
     passes = {key: record.cost.forward_equivalents for key, record in records.items()}
     shared = 2 * 16  # the clean and the counterfactual run of each pair
     assert passes["mlp_out", "zero_baseline"] == passes["mlp_out", "ixg"] == shared + 3 * 16
-    assert passes["mlp_out", "gim"] == shared + 3 * 16
+    assert passes["mlp_out", "gim_gated"] == shared + 3 * 16
     assert passes["mlp_out", "smooth_grad"] == shared + 4 * 3 * 16
 
     weights = {
