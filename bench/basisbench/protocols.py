@@ -12,6 +12,7 @@ from basisbench.basis_protocols import (
     CrossLayerBasis,
     CrossLayerPart,
     FittedBasis,
+    PublishedBasis,
     StreamedBasis,
     UnitwiseBasis,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "CrossLayerPart",
     "FittedBasis",
     "Method",
+    "PublishedBasis",
     "ScoringContext",
     "StreamedBasis",
     "Task",

@@ -256,6 +256,8 @@ class BackwardRules:
         queries: factor of the gradient that the queries get, where they leave their projection.
         keys: factor of the gradient that the keys get.
         values: factor of the gradient that the values get.
+        reads: of what attention and MLP read; "stopped" lets no gradient pass, so that what is left is the way straight
+            through the residual stream.
     """
 
     norms: Literal["autograd", "frozen"] = "autograd"
@@ -266,6 +268,7 @@ class BackwardRules:
     queries: float = 1.0
     keys: float = 1.0
     values: float = 1.0
+    reads: Literal["autograd", "stopped"] = "autograd"
 
 
 @dataclass(frozen=True)
