@@ -20,9 +20,9 @@ def add(commands: Commands) -> None:
         commands,
         "nodes",
         "show the nodes of circuits",
-        "Show the best nodes of a circuit, merged over aligned groups by role: scores with their range over attribution\n"
-        "draws, values on clean and counterfactual prompts, the direct effect on the metric, the words that a node\n"
-        "raises and lowers, its public page. Of several circuits also what they have in common, beside chance.\n"
+        "Show the best nodes of a circuit, merged over aligned groups by role: scores with their range over draws of\n"
+        "the attribution pairs, values on clean and counterfactual prompts, the direct effect on the metric, the words\n"
+        "that a node raises and lowers, its public page. Of several circuits also what they share, beside chance.\n"
         "With RESULTS no model is loaded: the nodes that records name (20 each, over all aligned groups), by role.",
         "examples:\n  basisbench nodes --task sva_rc --basis mlp_act\n"
         "  basisbench nodes --task sva_rc --basis transcoder --method relp --method gim -k 30 --json nodes.json\n"
@@ -65,17 +65,13 @@ def execute(options: argparse.Namespace) -> None:
     found = list(_of_records(options) if options.results else _of_model(options))
     if options.plot:
         save_figure(plot_node_map(found), options.plot)
-    texts = {
-        "json": lambda: (
-            json.dumps([each.model_dump(mode="json") for each in found], indent=1, ensure_ascii=False) + "\n"
-        ),
-        "csv": lambda: nodes_csv(found),
-    }
+    everything = [each.model_dump(mode="json") for each in found]
+    texts = {"json": f"{json.dumps(everything, indent=1, ensure_ascii=False)}\n", "csv": nodes_csv(found)}
     for kind, text in texts.items():
         if getattr(options, kind) == "-":
-            print(text(), end="")
+            print(text, end="")
         elif getattr(options, kind):
-            write_whole(getattr(options, kind), text())
+            write_whole(getattr(options, kind), text)
     if "-" in (options.json, options.csv):
         return
     tables = [node_table(each) for each in found]

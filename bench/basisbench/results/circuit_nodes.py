@@ -168,7 +168,10 @@ def node_table(found: CircuitNodes) -> Table:
     header: tuple[str, ...] = ("layer", "unit", "role", f"score{' [range of draws]' if draws > 1 else ''}")
     header += ("clean", "counter-\nfactual", "change", "direct", "raises", "lowers") if measured else ("groups",)
     rows = [tuple(Entry(text) for text in _row(node, measured=measured)) for node in found.nodes]
-    title = f"{cell.model}, {cell.task}: the {len(rows)} best nodes of {cell.basis} under {cell.method}"
+    title = (
+        f"{cell.model}, {cell.task}: the {len(rows)} best nodes of {cell.basis} under {cell.method} "
+        f"({cell.ablation} ablation, errors {cell.error_policy}); scores in logits"
+    )
     notes = [f"{unit_name(node)} of layer {node.layer}: {node.address}" for node in found.nodes if node.address]
     return Table(title, header, tuple(rows), tuple(notes))
 

@@ -50,7 +50,8 @@ class Overlap:
 def chance_jaccard(first: int, second: int, total: int) -> float:
     """Return the expected Jaccard index of two random subsets: the overlap is hypergeometric.
 
-    E[J] = sum over x of P(x) x / (first + second - x), P(x) = C(first, x) C(total - first, second - x) / C(total, second).
+    E[J] = sum over x of P(x) x / (first + second - x), with
+    P(x) = C(first, x) C(total - first, second - x) / C(total, second).
 
     Args:
         first: size of one subset.
