@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from basisbench.commands.options import Commands, add_command, add_plugin, positive, terminal_width
+from basisbench.commands.options import Commands, add_command, add_plugin, positive, seed, terminal_width
 from basisbench.errors import BasisBenchError
 
 if TYPE_CHECKING:
@@ -20,9 +21,9 @@ def add(commands: Commands) -> None:
         commands,
         "nodes",
         "show the nodes of circuits",
-        "Show the best nodes of a circuit, merged over aligned groups by role: scores with their range over draws of\n"
-        "the attribution pairs, values on clean and counterfactual prompts, the direct effect on the metric, the words\n"
-        "that a node raises and lowers, its public page. Of several circuits also what they share, beside chance.\n"
+        "Show the best nodes of a circuit, merged over aligned groups by role: scores with their range over draws\n"
+        "of the attribution pairs, values on clean and counterfactual prompts, the direct effect on the metric, the\n"
+        "words that a node raises and lowers, its public page. Of several circuits also what they share.\n"
         "With RESULTS no model is loaded: the nodes that records name (20 each, over all aligned groups), by role.",
         "examples:\n  basisbench nodes --task sva_rc --basis mlp_act\n"
         "  basisbench nodes --task sva_rc --basis transcoder --method relp --method gim -k 30 --json nodes.json\n"
@@ -38,6 +39,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("-k", metavar="N", type=positive, default=20, help="nodes of each circuit (default: 20)")
     parser.add_argument("--draws", metavar="N", type=positive, default=5, help=(
         "attribution draws behind the range of a score (default: 5)"
+    ))  # fmt: skip
+    parser.add_argument("--seed", metavar="N", type=seed, action="append", default=[], help=(
+        "seed of the pairs (repeatable; default: 0)"
     ))  # fmt: skip
     parser.add_argument("--examples", metavar="N", type=positive, default=100, help="attribution pairs (default: 100)")
     parser.add_argument("--json", metavar="FILE", help="write everything, prompts included; - for standard output")
@@ -112,9 +116,8 @@ def _of_model(options: argparse.Namespace) -> Iterator[CircuitNodes]:
     bases = [registry.get("basis", name) for name in options.basis]
     methods = [registry.get("method", name) for name in options.method or ["relp"]]
     model = load_model(find_model(options.model, registry))
-    for task in tasks:
-        pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples)
-        for basis in bases:
-            for method in methods:
-                scores = score(pairs, basis, method)
-                yield describe_nodes(pairs, scores, options.k, draws=options.draws, basis=basis, method=method)
+    for task, start in product(tasks, options.seed or [0]):
+        pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=start)
+        for basis, method in product(bases, methods):
+            scores = score(pairs, basis, method)
+            yield describe_nodes(pairs, scores, options.k, draws=options.draws, basis=basis, method=method)

@@ -161,6 +161,17 @@ def unit_name(node: CircuitNode) -> str:
     return str(node.unit) if node.coordinate is None else f"error {node.coordinate}"
 
 
+CONDITIONS = (
+    *("ablation", "error_policy", "score_reference", "score_split", "granularity"),
+    *("metric", "attribution_draw", "seed", "layers"),
+)
+"""Fields of a cell that titles name where they are not as usual."""
+
+
+def _usual(name: str) -> object:
+    return CellConfig.model_fields[name].default
+
+
 def node_table(found: CircuitNodes) -> Table:
     """Return the nodes as a table."""
     cell, draws = found.cell, found.draws
@@ -168,25 +179,22 @@ def node_table(found: CircuitNodes) -> Table:
     header: tuple[str, ...] = ("layer", "unit", "role", f"score{' [range of draws]' if draws > 1 else ''}")
     header += ("clean", "counter-\nfactual", "change", "direct", "raises", "lowers") if measured else ("groups",)
     rows = [tuple(Entry(text) for text in _row(node, measured=measured)) for node in found.nodes]
-    title = (
-        f"{cell.model}, {cell.task}: the {len(rows)} best nodes of {cell.basis} under {cell.method} "
-        f"({cell.ablation} ablation, errors {cell.error_policy}); scores in logits"
-    )
+    unusual = [f"{name} {getattr(cell, name)}" for name in CONDITIONS if getattr(cell, name) != _usual(name)]
+    under = ", ".join([cell.method, *unusual])
+    title = f"{cell.model}, {cell.task}: the {len(rows)} best nodes of {cell.basis} under {under}; scores in logits"
     notes = [f"{unit_name(node)} of layer {node.layer}: {node.address}" for node in found.nodes if node.address]
     return Table(title, header, tuple(rows), tuple(notes))
 
 
 def _row(node: CircuitNode, *, measured: bool) -> Iterator[str]:
     yield from (str(node.layer), unit_name(node), place_name(node.role, node.token))
-    ends = f" [{node.low:.2f}, {node.high:.2f}]" if node.low is not None and node.high is not None else ""
-    yield f"{node.score:.2f}{ends}"
+    ends = f" [{node.low:z.2f}, {node.high:z.2f}]" if node.low is not None and node.high is not None else ""
+    yield f"{node.score:z.2f}{ends}"
     if not measured:
         yield str(node.groups)
         return
-    yield from (
-        "-" if value is None else f"{value:.2f}"
-        for value in (node.clean, node.counterfactual, node.change, node.direct)
-    )
+    numbers = node.clean, node.counterfactual, node.change, node.direct
+    yield from ("-" if value is None else f"{value:z.2f}" for value in numbers)
     yield from (" ".join(word.strip() for word in words) for words in (node.raised, node.lowered))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from basisbench.results.circuit_nodes import CircuitNode, CircuitNodes, place_name, unit_name
+from basisbench.results.circuit_nodes import CONDITIONS, CircuitNode, CircuitNodes, place_name, unit_name
 from basisbench.results.tables import Entry, Table
 
 Level = Literal["nodes", "units", "places", "layers"]
@@ -95,18 +95,16 @@ def _key(node: CircuitNode, level: Level) -> tuple[object, ...]:
 
 
 def _total(one: CircuitNodes, other: CircuitNodes, level: Level) -> int | None:
-    roles = max(len(one.roles), len(other.roles))
     layers = len({*one.layers, *other.layers})
-    if level == "layers" or not roles:
-        return layers if level == "layers" and layers else None
-    if level == "places":
-        return layers * roles
-    if one.candidates is None:
+    if level == "layers":
+        return layers
+    if one.candidates is None or other.candidates is None:  # a record names the roles and units of its best nodes only
         return None
-    return one.candidates if level == "nodes" else one.candidates // len(one.roles)
+    places = layers * len({*one.roles, *other.roles})
+    return {"nodes": one.candidates, "units": one.candidates // len(one.roles), "places": places}[level]
 
 
-_NAMED = ("model", "task", "basis", "method", "ablation", "error_policy", "attribution_draw", "seed")
+_NAMED = ("model", "task", "basis", "method", *CONDITIONS)
 
 
 def overlap_table(found: Sequence[CircuitNodes]) -> Table | None:
