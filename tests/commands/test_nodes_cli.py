@@ -13,8 +13,19 @@ import pytest
 from basisbench.cli import main
 from basisbench.plots.node_map import layers_and_roles, plot_node_map
 from basisbench.results.circuit_nodes import CircuitNodes, of_record
+from basisbench.results.record import Record
+from basisbench.results.record_fields import TopNode
 from basisbench.types import ModelSpec
 from helpers.synthetic_records import synthetic_suite, write_suite
+
+
+def top_nodes(record: Record) -> tuple[TopNode, ...]:
+    """Return three nodes of a record."""
+    places = [(0, 1, "subject", -2.0), (1, 1, "subject", 1.0), (1, 0, "opening", -0.5)]
+    return tuple(
+        TopNode(group=record.groups[0].key, layer=layer, position=position, role=role, unit=3, score=score)
+        for layer, position, role, score in places
+    )
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +33,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of six records."""
     folder = tmp_path_factory.mktemp("records")
     bases = ("mlp_act", "mlp_out", "resid")
-    write_suite(folder, list(synthetic_suite(tasks=("ioi", "sva_rc"), bases=bases, methods=("relp",), examples=6)))
+    plain = synthetic_suite(tasks=("ioi", "sva_rc"), bases=bases, methods=("relp",), examples=6)
+    write_suite(folder, [record.model_copy(update={"top_nodes": top_nodes(record)}) for record in plain])
     return folder
 
 
@@ -83,5 +95,5 @@ def test_a_picture_sums_scores_by_layer_and_role(records: Path) -> None:
     drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
     assert np.array_equal(np.asarray(drawn[0]), table)
     assert len(drawn) == 4
-    with pytest.raises(BasisBenchError, match="1 to 12 circuits, found 18"):
+    with pytest.raises(BasisBenchError, match="1 to 12 circuits that name nodes, found 18"):
         plot_node_map(found * 3)

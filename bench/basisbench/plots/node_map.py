@@ -30,16 +30,19 @@ def plot_node_map(found: Sequence[CircuitNodes]) -> Figure:
     """Draw the summed |score| of each cell's nodes by layer (upward) and role.
 
     Args:
-        found: circuits, at most 12; each panel has a scale of its own, for |scores| of cells need not be alike.
+        found: circuits, at most 12; those without nodes have no panel. Each panel has a scale of its own, for |scores|
+            of cells need not be alike.
 
     Raises:
         BasisBenchError: there are none, or too many.
     """
     from matplotlib.figure import Figure
 
+    found = [each for each in found if each.nodes]
     if not 0 < len(found) <= MOST_PANELS:
         raise BasisBenchError(
-            f"a picture has 1 to {MOST_PANELS} circuits, found {len(found)}; choose with --task, --basis and --method"
+            f"a picture has 1 to {MOST_PANELS} circuits that name nodes, found {len(found)}; choose with --task, "
+            "--basis and --method"
         )
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
