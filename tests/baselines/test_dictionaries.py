@@ -177,7 +177,7 @@ def test_a_feature_has_the_page_that_its_release_names() -> None:
         (SimpleNamespace(neuronpedia_id=None), 7, None),
         (None, 7, None),
     ):
-        dictionary = SimpleNamespace(cfg=SimpleNamespace(metadata=given, d_sae=8))
+        dictionary = SimpleNamespace(cfg=SimpleNamespace(metadata=given, d_sae=8), parameters=tuple)
         basis = DictionaryBasis("published", "mlp", (site,), (dictionary,))
         assert isinstance(basis, PublishedBasis)
         assert basis.page(site, unit) == expected
