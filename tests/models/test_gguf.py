@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from helpers.gguf_files import QUANTISATIONS, write_gguf
 from helpers.hub_replica import HubReplica
 from helpers.subword_tokenizer import subword_tokenizer
 
+pytestmark = pytest.mark.slow  # every one of them writes a file and reads it
+
 TEXT = "The keys to the cabinet"
 
 
@@ -29,7 +30,6 @@ def spec_of(file: Path) -> ModelSpec:
     return ModelSpec("asked", str(file.parent), "", gguf=file.name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("quantisation", "llama_3"), [*((kind, False) for kind in QUANTISATIONS), ("Q8_0", True)])
 def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: str, llama_3: bool) -> None:
     file = tmp_path / f"tiny.{quantisation}.gguf"
@@ -45,7 +45,6 @@ def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: 
     torch.testing.assert_close(model.logits(model.tokens([ids])), logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_file_of_a_repository_is_read_at_its_commit(tmp_path: Path) -> None:
     hub, file = HubReplica(tmp_path / "home"), tmp_path / "tiny.gguf"
     write_gguf(file)

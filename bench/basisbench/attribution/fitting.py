@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.attribution.context import GroupContext
-    from basisbench.types import Side
+    from basisbench.types import Pairs, Side
 
 
 def weights_digest(weights: Iterable[Tensor]) -> str:
@@ -25,6 +25,19 @@ def weights_digest(weights: Iterable[Tensor]) -> str:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def first_measured(pairs: Pairs, first: int) -> int:
+    """Return the first position of prompts at which a dictionary's fit is measured.
+
+    Behind a beginning-of-sequence token, whose activation is the same in every prompt and often hundreds of times
+    larger than any other, and behind what the dictionary was not trained on; the last position at the latest.
+
+    Args:
+        pairs: the prompts.
+        first: the position from which on the dictionary was trained (`Training.first_position`).
+    """
+    return min(max(pairs.first_position, first), pairs.length - 1)
 
 
 class TaskActivations:
@@ -41,16 +54,19 @@ class TaskActivations:
         self._groups = groups
         self.corpus_passes = 0.0
 
-    def __call__(self, hook: str, corpus: Sequence[str] | None = None) -> Iterator[Float[Tensor, "row d"]]:
+    def __call__(
+        self, hook: str, corpus: Sequence[str] | None = None, *, first: int = 0
+    ) -> Iterator[Float[Tensor, "row d"]]:
         """Yield rows, a batch per group and side, or per text."""
         if corpus is not None:
             model = self._groups[0].model
             for text in corpus:
                 ids = model.tokenizer(text, return_tensors="pt")["input_ids"]
                 self.corpus_passes += 1
-                yield activation_inside(model, model.tokens(ids), hook)[0]
+                yield activation_inside(model, model.tokens(ids), hook)[0, first:]
             return
         sides: tuple[Side, Side] = ("clean", "counterfactual")
         for group in self._groups:
+            start = first_measured(group.pairs, first)
             for side in sides:
-                yield group.activation(hook, side)[:, group.pairs.first_position :].flatten(0, 1)
+                yield group.activation(hook, side)[:, start:].flatten(0, 1)

@@ -207,7 +207,7 @@ class Suite(Frozen):
     @classmethod
     def _at_one_position(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("metric") == "logprob":
-            raise ValueError("the divergence is measured at one position; leave it out where metric is logprob")
+            raise ValueError("it is of one position, and logprob has several: set kl to false, or metric to logit")
         return value
 
     @field_validator("also")
