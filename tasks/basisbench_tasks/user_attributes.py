@@ -8,9 +8,9 @@ names the attribute. The assistant's next word then shows what the model believe
 - where something else depends on it: as advice ("You should take a course in" -> " medicine"), or in an infobox
   ("My notes about you: Nationality:" -> " Japanese").
 
-The frames of an attribute share the user's turn to the letter, so a node at a position of that turn is the same node in
-both. With `_chat` the model's own chat template writes the turns. A template is a kind of cue. The two prompts of a pair
-differ in the cue alone; cues, and the sentences around them, of one split are not in the other.
+The frames of an attribute share the user's turn to the letter, so a node at a position of that turn is the same node
+in both. With `_chat` the model's own chat template writes the turns. A template is a kind of cue. The two prompts of a
+pair differ in the cue alone; cues, and the sentences around them, of one split are not in the other.
 
 The cues are associations that most people would draw; they measure what a model believes, not what is so. All texts
 are made up. Accuracies are in docs/user-attributes.md.
@@ -51,7 +51,7 @@ OCCUPATION: Mapping[str, Cues] = {
         {
             "attribution": {
                 "farmer": "cows wheat crops tractor sheep hay",
-                "nurse": "fever medicine injections syringe wounds",
+                "nurse": "fever infection injections syringe wounds",
                 "teacher": "lesson grammar essays homework curriculum exam",
                 "chef": "sauce soup pastry ingredients menu broth",
                 "lawyer": "trial lawsuit testimony statute verdict",

@@ -52,10 +52,8 @@ def _write_prompt(task_name: str, tokenizer: Any, segments: tuple[Segment, ...])
     for (speaker, turn), message in zip(turns, messages, strict=True):
         header, found, text = text.partition(message["content"])
         if not found:
-            raise TaskError(
-                f"task '{task_name}': the model's chat template changes a message: {message['content']!r:.60} is not in "
-                "its text"
-            )
+            lost = message["content"]
+            raise TaskError(f"task '{task_name}': the model's chat template changes a message: {lost!r:.60} is lost")
         written += [Segment(f"{speaker}_header", header)] if header else []
         written += [Segment(segment.role, segment.text) for segment in turn]
     return (*written, Segment("assistant_header", text)) if text else tuple(written)
