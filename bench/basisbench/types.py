@@ -44,10 +44,13 @@ class Segment:
     Attributes:
         role: a short name, for example "subject"; segments of one template have distinct roles.
         text: the text with its leading space, if it has one; segments are joined without a separator.
+        speaker: "user", "assistant" or "system" where the prompt is a chat that the model's own template writes; all
+            segments of such a prompt have one. Empty in plain text.
     """
 
     role: str
     text: str
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
