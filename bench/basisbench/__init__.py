@@ -9,6 +9,7 @@ The Python interface:
 - `to_dataset(path)` gives the rows of `load_results` as a Hugging Face dataset.
 - `load_model`, `load_pairs` and `score` do what a run does, step by step: `NodeScores`, `Circuit`, `Evaluation`.
 - `describe_nodes` says of a circuit's nodes what they read, write and do: `CircuitNodes`.
+- `edges(circuit, pairs)` scores the edges between the nodes of a circuit, and measures circuits of edges.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from basisbench.describe import describe_nodes
     from basisbench.errors import BasisBenchError
     from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
+    from basisbench.explore_edges import edges
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
@@ -37,6 +39,7 @@ __all__ = [
     "NodeScores",
     "__version__",
     "describe_nodes",
+    "edges",
     "load_model",
     "load_pairs",
     "load_results",
@@ -56,6 +59,7 @@ __getattr__, __dir__ = lazy_names(
         "describe_nodes": "describe",
         "Evaluation": "explore",
         "NodeScores": "explore",
+        "edges": "explore_edges",
         "load_model": "explore",
         "load_pairs": "explore",
         "load_results": "results.frame",

@@ -253,7 +253,7 @@ class GroupContext:
         key, hooks = self._shared_field(rule, path, site.write)
         if (path, site.write) not in self._fields:
             # Taken before the clock starts: they are charged as activations.
-            ends = {hook: self._end(hook) for hook in hooks} if rule == "ig" else {}
+            ends = {hook: self.moved_activation(hook) for hook in hooks} if rule == "ig" else {}
 
             def run() -> dict[str, Tensor]:
                 return dict(gradient_field(rule, self._model, self.batch, hooks, ends=ends))
@@ -271,7 +271,7 @@ class GroupContext:
         """What a path of activations runs to."""
         return "counterfactual" if self.score_reference == "counterfactual" else self.ablation
 
-    def _end(self, hook: str) -> Float[Tensor, "pair_or_1 pos d"]:
+    def moved_activation(self, hook: str) -> Float[Tensor, "pair_or_1 pos d"]:
         """Return what the activation is when all of its nodes have moved; zero under zero ablation, bias or not."""
         source = self if self._path_end == "counterfactual" else self._means
         return reduced(source.activation(hook, "counterfactual"), self._path_end)
