@@ -166,7 +166,7 @@ def test_how_targets_are_batched_does_not_matter_and_no_hook_is_left(monkeypatch
     at_once = edge_scores(context, nodes, "relp")
     assert products == [1, 1, 3]  # one for each layer with nodes
     before = oracle.hooks_of(context.model)  # TransformerLens puts some of its own into a model's first pass
-    monkeypatch.setattr("basisbench.attribution.direct_effects._tokens_per_product", lambda _model: 1)
+    monkeypatch.setattr("basisbench.attribution.edge_effects._tokens_per_product", lambda _model: 1)
     monkeypatch.setattr("basisbench.attribution.edge_scores.gradient_tokens", lambda _model: 1)
     one_by_one = edge_scores(context, nodes, "relp")
     torch.testing.assert_close(at_once.score, one_by_one.score, rtol=0, atol=1e-12)

@@ -245,9 +245,9 @@ class GroupContext:
             del self._versions[f"the {side} errors at {site.write}"]
         self._encoded_by, self._encoded, self._earlier = None, {}, {}
 
-    def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
+    def gradient_field(self, rule: str | BackwardRules, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
-        path = f"{rule} to {self._path_end}" if rule == "ig" else rule
+        path = f"{rule} to {self._path_end}" if rule == "ig" else str(rule)
         if rule == "ig" and self._path_end == "mean" and self._means is not self:
             path = f"{path} of the {self._means.pairs.split} pairs"
         key, hooks = self._shared_field(rule, path, site.write)
@@ -276,7 +276,7 @@ class GroupContext:
         source = self if self._path_end == "counterfactual" else self._means
         return reduced(source.activation(hook, "counterfactual"), self._path_end)
 
-    def _shared_field(self, rule: str, path: str, wanted: str) -> tuple[str, list[str]]:
+    def _shared_field(self, rule: str | BackwardRules, path: str, wanted: str) -> tuple[str, list[str]]:
         """Return the hooks whose gradients are computed together with those of one hook, and the ledger's name of them.
 
         One backward pass serves every family; integrated gradients sweep the sites of one kind one by one. A hook that

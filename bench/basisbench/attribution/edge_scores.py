@@ -7,7 +7,7 @@ For a node a, a later node b and the metric m, averaged over the pairs of an ali
 1. a_ref - a is a's move from its clean value to what nodes move to when they are scored (`ScoringContext.target`).
 2. db/da is the direct effect on b's *value* (a neuron's activation, a feature's activation after its nonlinearity, a
    coordinate of the error) of a's *write*: gradients stop at every write site of the family in between, and go through
-   everything else (`attribution.direct_effects`). A feature that is off in the clean prompt has no incoming edge.
+   everything else (`attribution.edge_effects`). A feature that is off in the clean prompt has no incoming edge.
 3. dm/db is the metric's gradient at b along all paths behind b, the one that b's own score is made of. Cutting one edge
    changes b, and b changes the metric through whatever lies behind it: this is the first-order effect of path patching
    that edge alone, and equals it in a linear model. With the direct gradient in its place, nodes that act through
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.chosen_nodes import ChosenNodes
-from basisbench.attribution.direct_effects import effects_at
+from basisbench.attribution.edge_effects import effects_at
 from basisbench.attribution.gradients import gradient_tokens
 from basisbench.attribution.own_pass import EMBEDDINGS
 from basisbench.attribution.path_patching import path_patched
