@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from basisbench.attribution.context import GroupContext
-from basisbench.attribution.direct_effects import _Run
+from basisbench.attribution.edge_effects import _Run
 from basisbench.attribution.edge_scores import EdgeScores, edge_methods, edge_scores
 from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
@@ -194,6 +194,7 @@ def test_relevance_into_a_node_is_conserved(kind: str) -> None:
         assert abs(own) > 1e-4
 
 
+@pytest.mark.slow
 def test_edges_of_a_linear_model_are_products_of_its_weights(tmp_path: Path) -> None:
     """And every method gives them, exact patching too."""
     model = linear_model(tmp_path)
