@@ -96,7 +96,8 @@ def test_edges_of_neurons_equal_the_slow_twin(
     found = edge_scores(context, chosen(context, basis, NODES), method)
     slow = SlowEdges(deep_naive(architecture), neurons(kind), PAIRS, question, LAYERS)
     hold(found, slow, NODES, method)
-    assert found.score.count_nonzero() > 15
+    # From a residual stream after a block there is a way to the next block alone.
+    assert found.score.count_nonzero() > (5 if kind == "resid_post" else 15)
 
 
 @pytest.mark.slow
