@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from basisbench.attribution.context import GroupContext
+from basisbench.attribution.edge_effects import _Run
 from basisbench.attribution.edge_scores import EdgeScores, edge_methods, edge_scores
 from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
@@ -95,7 +96,8 @@ def test_edges_of_neurons_equal_the_slow_twin(
     found = edge_scores(context, chosen(context, basis, NODES), method)
     slow = SlowEdges(deep_naive(architecture), neurons(kind), PAIRS, question, LAYERS)
     hold(found, slow, NODES, method)
-    assert found.score.count_nonzero() > 15
+    # From a residual stream after a block there is a way to the next block alone.
+    assert found.score.count_nonzero() > (5 if kind == "resid_post" else 15)
 
 
 @pytest.mark.slow
@@ -126,6 +128,17 @@ def test_edges_of_dictionaries_equal_the_slow_twin(name: str, method: str, quest
     assert into_errors.any()
 
 
+@pytest.mark.parametrize("node", [(0, 2, 1), (2, 3, 1)])
+def test_where_every_way_is_stopped_there_is_no_effect(node: Node) -> None:
+    """A residual stream after a block has a way to the next one alone."""
+    context = GroupContext(deep_model("llama"), PAIRS, 0)
+    found = edge_scores(context, chosen(context, deep_basis("llama", "resid"), (node,)), "relp")
+    from_tokens, to_logits = found.score[: PAIRS.length], found.score[PAIRS.length, 1]
+    assert bool(from_tokens[:, 0].any()) == (node[0] == 0)
+    assert bool(to_logits) == (node[0] == 2)
+    assert not from_tokens[:, 1].any()
+
+
 def test_an_error_of_many_coordinates_is_refused() -> None:
     context = GroupContext(oracle.model("llama"), PAIRS, 0)
     context.start("mean", error_policy="node")
@@ -143,7 +156,16 @@ def test_an_unknown_method_is_refused() -> None:
 def test_how_targets_are_batched_does_not_matter_and_no_hook_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     context = GroupContext(deep_model("llama"), PAIRS, 0)
     nodes = chosen(context, deep_basis("llama", "mlp_act"), NODES)
+    products: list[int] = []
+    product = _Run._product
+
+    def counted(run: _Run, model: Model, numbers: list[int]) -> torch.Tensor:
+        products.append(len(numbers))
+        return product(run, model, numbers)
+
+    monkeypatch.setattr(_Run, "_product", counted)
     at_once = edge_scores(context, nodes, "relp")
+    assert products == [1, 1, 3]  # one for each layer with nodes
     before = oracle.hooks_of(context.model)  # TransformerLens puts some of its own into a model's first pass
     monkeypatch.setattr("basisbench.attribution.edge_effects._tokens_per_product", lambda _model: 1)
     monkeypatch.setattr("basisbench.attribution.edge_scores.gradient_tokens", lambda _model: 1)
@@ -173,6 +195,7 @@ def test_relevance_into_a_node_is_conserved(kind: str) -> None:
         assert abs(own) > 1e-4
 
 
+@pytest.mark.slow
 def test_edges_of_a_linear_model_are_products_of_its_weights(tmp_path: Path) -> None:
     """And every method gives them, exact patching too."""
     model = linear_model(tmp_path)

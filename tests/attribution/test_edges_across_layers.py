@@ -91,6 +91,7 @@ def some_nodes(context: GroupContext) -> tuple[Node, ...]:
     return (*live, (0, 1, -3), (2, 3, -3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["relp", "ixg"])
 def test_edges_equal_the_slow_twin(method: str) -> None:
     context, basis = GroupContext(across.model("llama"), PAIRS, 0), across.basis("llama")

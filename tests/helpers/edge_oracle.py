@@ -57,7 +57,7 @@ def neurons(kind: str) -> NaiveBasis:
 
 def deep_basis(architecture: str, kind: str) -> Basis:
     """Build the same through the harness."""
-    return oracle.basis_spec(kind).build(deep_model(architecture))
+    return oracle.basis_spec("resid" if kind == "resid_post" else kind).build(deep_model(architecture))
 
 
 def chosen(context: GroupContext, basis: Basis, nodes: Sequence[Node]) -> ChosenNodes:

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
 _HEAD = "unembed.hook_out"
 
-_WIDTHS = 8
-"""Activations of the model's and the MLP's width that a batched product holds at once for each token."""
+_WIDTHS = 4
+"""Activations of the model's and the MLP's width that a batched product holds at once for each token: 2.5 to 3.7 were
+measured, by rule and site, in the shape of SmolLM2-135M."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +135,8 @@ class _Run:
                 outputs.append(value)
                 seeds.append(seed)
         leaves = (self.token_leaf, self.node_leaf)
+        if not outputs:  # every way to the site is stopped
+            return _joined((None, None), leaves, (len(numbers),))
         found = torch.autograd.grad(outputs, leaves, seeds, retain_graph=True, allow_unused=True, is_grads_batched=True)
         share = (self.nodes.basis.sites[index].layer + 1) / model.layers
         model.meter.forward_equivalents += 2 * len(numbers) * len(self.token_leaf) * share
@@ -145,6 +148,8 @@ class _Run:
 
         assert self.metric is not None
         leaves = (self.token_leaf, self.node_leaf)
+        if not self.metric.requires_grad:
+            return _joined((None, None), leaves, ())
         with torch.enable_grad():
             total = self.metric.sum()
         model.meter.forward_equivalents += 2 * len(self.token_leaf)
