@@ -298,7 +298,7 @@ class UserAttribute:
         cue = next(iter(self.kinds.values())).words["attribution"][value].split()[0]
         reply = self.frame.reply.replace("\n", " ")
         form = "chat" if self.chat else "text"
-        return f"what a user's cues tell of their {self.attribute}, {form}: ... {cue} ... {reply} -> {answer}"
+        return f"a user's {self.attribute}, told by cues, {form}: ... {cue} ... {reply} -> {answer}"
 
     def candidates(self, split: Split, seed: int) -> Iterator[ContrastPair]:
         """Yield distinct pairs, the kinds of cues in turn, in an order drawn from `seed`."""
