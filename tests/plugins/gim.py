@@ -18,6 +18,7 @@ class GIM:
     name: str = "gim"
     summary: str = "frozen norms, softmax of temperature 2, shared gradients in attention (arXiv 2505.17630)"
     passes: Passes = Passes(per_prompt=3)  # noqa: RUF009 -- it is frozen
+    mean_over_pairs: bool = True
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         gradients = context.gradients([site.write for site in basis.sites], rules=RULES)

@@ -128,6 +128,14 @@ class GroupContext(MethodPasses):
             part.watch_values()
         return part
 
+    def few(self) -> GroupContext:
+        """Return one pair, or the group where it is no parts: for shapes, at no cost of a cell's."""
+        if self._parted is None:
+            return self
+        one = self.part(slice(0, 1), ())
+        one.ledger = Ledger()
+        return one
+
     def _begin(self, part: GroupContext) -> None:
         """Make a part ready for the cell at hand."""
         part.start(self.ablation, self.score_reference, self._error_policy, self._means)

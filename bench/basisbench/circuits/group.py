@@ -13,8 +13,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.batch import Batch, readable_logits
-from basisbench.attribution.cost import Ledger
-from basisbench.attribution.hooks_together import hooks_of
 from basisbench.attribution.parts import activation_bytes, constants_fit, slices_that_fit
 from basisbench.circuits.circuit import Reference
 from basisbench.circuits.fast.shared_work import NO_PREFIX, Prefix, SharedWork, common_prefix, share_work
@@ -72,8 +70,7 @@ class GroupPair:
         """Return reference values, of one pair alone where they are many pairs' own: for their shapes."""
         if ablation != "counterfactual" or not self.evaluation.in_parts:
             return self.reference(basis, ablation)
-        one = self.part(slice(0, 1), hooks_of(basis))
-        one.evaluation.ledger = Ledger()  # a cell is not charged for it
+        one = GroupPair(self.attribution, self.evaluation.few(), _whole=self)
         return one.reference(basis, ablation)
 
     @cached_property

@@ -68,7 +68,7 @@ BUDGETS: Mapping[Work, Budget] = {
     # Logits at every position, from which losses are taken.
     "losses": Budget(256 * 2**20, 2 * 2**30),
     # Activations and gradient fields that are kept of the pairs of a split (basisbench.attribution.parts).
-    "pairs": Budget(384 * 2**20, 8 * 2**30),
+    "pairs": Budget(256 * 2**20, 8 * 2**30),
     # Coordinates computed at once at a site. On a CPU the C library hands blocks of more than 32 MiB back to the
     # system each time; their pages then cost more than the arithmetic.
     "units": Budget(24 * 2**20, 512 * 2**20),
