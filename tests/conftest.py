@@ -153,24 +153,11 @@ def tiny_tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_llama(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
-    """A random two-layer Llama: gated SiLU, RMSNorm, rotary, grouped-query attention."""
-    from transformers import LlamaConfig
-
+    """A random two-layer Llama."""
     from basisbench.types import ModelSpec
-    from helpers.tiny_models import save_checkpoint
+    from helpers.tiny_models import save_checkpoint, tiny_llama_config
 
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=False,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+    config = tiny_llama_config(tiny_tokenizer, tie_word_embeddings=False)
     folder = save_checkpoint(config, tiny_tokenizer, tmp_path_factory.mktemp("checkpoints") / "tiny-llama", seed=1)
     return ModelSpec(name="tiny-llama", path=str(folder), summary="random Llama for tests")
 
@@ -294,6 +281,15 @@ def page_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     write_tree(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reference(page_tree: Path) -> pd.DataFrame:
+    """The summary of the reference run of `page_tree`; to be read only."""
+    from basisbench.report.sources import read_sources
+    from basisbench.results.frame import summarise
+
+    return summarise([cell.record for cell in read_sources(page_tree)[0].cells])
 
 
 @pytest.fixture(scope="session")

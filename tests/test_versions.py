@@ -74,6 +74,7 @@ def test_one_version_is_not_named_in_every_title() -> None:
     assert "BasisBench" not in title
 
 
+@pytest.mark.slow
 def test_versions_of_a_task_stand_in_rows_and_pictures_of_their_own() -> None:
     records = [
         synthetic_record(basis=basis, task_version=version)
@@ -177,6 +178,7 @@ def test_no_table_loses_its_columns_and_no_line_its_end(name: str) -> None:
     assert all(line.isprintable() for line in render_text(summarise(records)).splitlines())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_printed_is_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever reads records refuses it, so that no terminal gets to see it."""
     path = tmp_path / "x.json"

@@ -6,6 +6,7 @@ Protocols speak of behaviour, never of weights: a basis encodes and decodes, nob
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from basisbench.types import Family, Site
@@ -131,3 +132,35 @@ class FittedBasis(Basis, Protocol):
     def fingerprint(self) -> str:
         """Digest of the weights in hexadecimal (`basisbench.attribution.fitting.weights_digest`)."""
         ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the dictionaries of a basis were trained, as far as those say who made them.
+
+    Attributes:
+        first_position: the position of a context from which on they were trained: what stands before it is no part of
+            their fit. Circuits have nodes there all the same, for `encode` is a function of the activation alone.
+        tokens: on how many tokens each dictionary was trained; None where that is not said.
+        kind: what kind of dictionary they are, for example "transcoder"; "" where that is not said.
+        text: what they read; "" where that is not said.
+        text_digest: digest of it, in hexadecimal.
+        digest: digest of everything that shaped the weights, the same for all snapshots of a training.
+    """
+
+    first_position: int = 0
+    tokens: int | None = None
+    kind: str = ""
+    text: str = ""
+    text_digest: str | None = None
+    digest: str | None = None
+
+
+UNTOLD = Training()
+"""Nothing is known of a training, or there was none."""
+
+
+def training_of(basis: Basis) -> Training:
+    """Return how a basis was trained: its attribute `trained`, which it need not have."""
+    found: Training = getattr(basis, "trained", UNTOLD)
+    return found

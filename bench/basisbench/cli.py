@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from basisbench.commands import COMMANDS
-from basisbench.errors import BasisBenchError
+from basisbench.errors import OUT_OF_MEMORY, BasisBenchError, lacks_memory
 from basisbench.version import __version__
 
 DESCRIPTION = """\
@@ -76,9 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"basisbench: error: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 2
     except (MemoryError, ImportError) as error:
-        if isinstance(error, ImportError) and not any(sign in str(error) for sign in _NOT_MAPPED):
+        if not lacks_memory(error):
             raise
-        print("basisbench: error: out of memory; close other programs, or raise the limit (ulimit -v)", file=sys.stderr)
+        print(f"basisbench: error: {OUT_OF_MEMORY}", file=sys.stderr)
         sys.stderr.flush()
         os._exit(2)  # libraries that are loaded by half may crash when they are unloaded
     return code or 0
@@ -89,9 +89,6 @@ _KEPT = {
     "train": "; the same command goes on from the last checkpoint, or begins again where there is none yet",
 }
 """By command, what is left when it is interrupted."""
-
-_NOT_MAPPED = ("failed to map segment", "annot allocate memory")
-"""What the loader says of a library for which no memory is left."""
 
 
 def _write_no_more() -> None:

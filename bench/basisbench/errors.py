@@ -36,6 +36,19 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> BasisBenchError:
     return BasisBenchError(f"no {kind} named '{name}'; {hint}")
 
 
+OUT_OF_MEMORY = "out of memory; close other programs, or raise the limit (ulimit -v)"
+
+_NOT_MAPPED = ("failed to map segment", "annot allocate memory")
+"""What the loader says of a library for which no memory is left."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Tell whether an error says that this process has no memory left, not even to load a library."""
+    if isinstance(error, ImportError | OSError):
+        return any(sign in str(error) for sign in _NOT_MAPPED)
+    return isinstance(error, MemoryError)
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type where it has none."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from basisbench.basis_protocols import (
+    UNTOLD,
     Basis,
     BasisPart,
     CrossLayerBasis,
     CrossLayerPart,
     FittedBasis,
     StreamedBasis,
+    Training,
     UnitwiseBasis,
+    training_of,
 )
 from basisbench.errors import BasisError
 from basisbench.types import (
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ORDER",
+    "UNTOLD",
     "Activations",
     "Basis",
     "BasisPart",
@@ -52,11 +56,13 @@ __all__ = [
     "ScoringContext",
     "StreamedBasis",
     "Task",
+    "Training",
     "UnitwiseBasis",
     "no_weights",
     "order_of",
     "passes_of",
     "style_of",
+    "training_of",
 ]
 
 
@@ -90,13 +96,16 @@ class Task(Protocol):
 class Activations(Protocol):
     """Where a basis that is fitted gets its data; every pass counts as its cost."""
 
-    def __call__(self, hook: str, corpus: Sequence[str] | None = None) -> Iterator[Float[Tensor, "row d"]]:
+    def __call__(
+        self, hook: str, corpus: Sequence[str] | None = None, *, first: int = 0
+    ) -> Iterator[Float[Tensor, "row d"]]:
         """Yield activations at a hook in batches, a row per position of a prompt, in the model's type.
 
         Args:
             hook: TransformerLens hook name.
             corpus: texts to run the model on, a batch each; None for the clean and counterfactual prompts of the task's
                 attribution pairs, without their beginning-of-sequence position.
+            first: the position of a prompt from which on rows are taken (`Training.first_position`).
 
         Raises:
             BasisBenchError: the model has no such hook.

@@ -82,6 +82,7 @@ def test_a_hook_of_no_family_costs_one_backward_pass_whichever_layers_and_cells_
             assert charged == {"family": {3 * PAIRS}, "outside": {3 * PAIRS}}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double_precision")
 def test_each_end_of_a_path_has_a_field_of_its_own_and_is_charged_alike_in_any_order(architecture: str) -> None:
     group, site = oracle.contexts(architecture)[1], oracle.basis(architecture, "mlp_act").sites[-1]

@@ -15,7 +15,7 @@ from basisbench.attribution.context import GroupContext
 from basisbench.attribution.fit import calibration_slope, fraction_unexplained, measure_fit
 from basisbench.errors import BasisError
 from basisbench.models.model import Model
-from basisbench.protocols import Basis
+from basisbench.protocols import Basis, Training
 from helpers import oracle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
@@ -59,10 +59,12 @@ def test_a_dictionary_that_fits_passes(architecture: str, name: str) -> None:
     assert all(0 < value < 24 for value in fit.l0)
 
 
-@pytest.mark.parametrize("name", ["sae_resid", "transcoder"])
-def test_it_is_what_a_prompt_at_a_time_gives(architecture: str, name: str) -> None:
+@pytest.mark.parametrize(("name", "trained_from"), [("sae_resid", 0), ("transcoder", 0), ("transcoder", 4)])
+def test_it_is_what_a_prompt_at_a_time_gives(architecture: str, name: str, trained_from: int) -> None:
+    """BOS is left out, and what was not trained on; of the group of four tokens the last position is left."""
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
-    fit = measure_fit(oracle.basis(architecture, name), groups(architecture))
+    basis = oracle.basis(architecture, name)
+    fit = measure_fit(replace(basis, trained=Training(trained_from)), groups(architecture))
     prompts = [
         prompt
         for pairs in oracle.two_groups().attribution
@@ -71,8 +73,10 @@ def test_it_is_what_a_prompt_at_a_time_gives(architecture: str, name: str) -> No
     ]
     for layer in range(oracle.LAYERS):
         values = [slow.values(twin, prompt) for prompt in prompts]
-        rebuilt = [row for one in values for row in twin.decode(layer, one.units[layer])[1:]]
-        errors = [row for one in values for row in one.errors[layer][1:]]
+        starts = [min(max(1, trained_from), len(prompt) - 1) for prompt in prompts]
+        measured = list(zip(values, starts, strict=True))
+        rebuilt = [row for one, start in measured for row in twin.decode(layer, one.units[layer])[start:]]
+        errors = [row for one, start in measured for row in one.errors[layer][start:]]
         y = [r + e for r, e in zip(rebuilt, errors, strict=True)]
         mean_y, mean_r = (sum(rows[1:], rows[0]) / len(rows) for rows in (y, rebuilt))
         squared, variance, along, spread, active = (0.0,) * 5
@@ -81,7 +85,7 @@ def test_it_is_what_a_prompt_at_a_time_gives(architecture: str, name: str) -> No
             variance += float((row - mean_y) @ (row - mean_y))
             along += float((row - mean_y) @ (r - mean_r))
             spread += float((r - mean_r) @ (r - mean_r))
-        active = sum(float((one.units[layer][1:] != 0).sum()) for one in values)
+        active = sum(float((one.units[layer][start:] != 0).sum()) for one, start in measured)
         assert fit.fvu[layer] == pytest.approx(squared / variance, rel=1e-9)
         assert fit.slope[layer] == pytest.approx(along / spread, rel=1e-9)
         assert fit.l0[layer] == pytest.approx(active / len(y), rel=1e-9)

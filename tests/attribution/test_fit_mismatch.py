@@ -29,6 +29,8 @@ from basisbench.runs.layer_subset import restrict
 from basisbench.runs.session import open_session
 from basisbench_baselines.pocket import PROVIDES
 
+pytestmark = pytest.mark.slow
+
 SPEC = PROVIDES[0]
 
 
@@ -73,19 +75,16 @@ def refused(basis: Basis, where: str = NOWHERE) -> None:
     assert "\n" not in message
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sae_mlp_out", "sae_attn_out", "sae_resid", "transcoder"])
 def test_dictionaries_where_they_belong_leave_next_to_nothing(name: str) -> None:
     assert max(measure_fit(built(name, SPEC.dictionaries[name]), groups()).fvu) < 0.02
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("other", ["sae_mlp_out", "sae_resid"])
 def test_dictionaries_of_another_hook_are_refused(other: str) -> None:
     refused(built("sae_attn_out", SPEC.dictionaries[other]))
 
 
-@pytest.mark.slow
 def test_dictionaries_of_another_layer_are_refused_or_seen(tmp_path: Path) -> None:
     for name in ("transcoder", "sae_attn_out", "sae_resid"):
         for layer in range(4):

@@ -98,7 +98,13 @@ def _differences(
     return table[:, : twin.units[layer]], table[:, twin.units[layer] :]
 
 
-@pytest.mark.parametrize("name", oracle.BASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ("mlp_act", "sae_mlp_out", "transcoder") else pytest.mark.slow)
+        for name in oracle.BASES
+    ],
+)
 def test_ixg_equals_the_gradient_through_a_spliced_basis(architecture: str, name: str) -> None:
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
     for number, question in zip((0, 1, 1, 0), oracle.COVERING, strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.loss_recovered import SharedLosses, loss_recovered
 from basisbench.models.model import Model
-from basisbench.protocols import Basis
+from basisbench.protocols import Basis, Training
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
 
@@ -47,9 +47,9 @@ def own_text(slow: oracle.Naive, model: Model) -> list[GroupContext]:
     return groups
 
 
-def prompts_of(groups: Sequence[GroupContext]) -> list[Prompt]:
+def prompts_of(groups: Sequence[GroupContext], trained_from: int = 0) -> list[Prompt]:
     return [
-        (prompt, 1 if group.pairs.roles[0] == "bos" else 0)
+        (prompt, min(max(1 if group.pairs.roles[0] == "bos" else 0, trained_from), len(prompt) - 1))
         for group in groups
         for side in (group.pairs.clean, group.pairs.counterfactual)
         for prompt in side
@@ -93,8 +93,10 @@ def expected(
     return (mean - kept) / (mean - plain)
 
 
-@pytest.mark.parametrize("name", ["sae_mlp_out", "sae_resid", "transcoder"])
-def test_it_is_what_the_plain_model_gives(architecture: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "trained_from"), [("sae_mlp_out", 0), ("sae_resid", 0), ("transcoder", 0), ("sae_mlp_out", 2)]
+)
+def test_it_is_what_the_plain_model_gives(architecture: str, name: str, trained_from: int) -> None:
     slow, twin = oracle.naive(architecture), oracle.naive_basis(architecture, name)
     groups = own_text(slow, oracle.model(architecture))
     read: dict[int, Tensor] = {}
@@ -114,8 +116,9 @@ def test_it_is_what_the_plain_model_gives(architecture: str, name: str) -> None:
         return edits
 
     places = [slow.where(twin.write, layer) for layer in range(oracle.LAYERS)]
-    found, seconds = loss_recovered(oracle.basis(architecture, name), groups, {})
-    assert found == pytest.approx(expected(slow, places, prompts_of(groups), live), rel=1e-6)
+    basis = replace(oracle.basis(architecture, name), trained=Training(trained_from))
+    found, seconds = loss_recovered(basis, groups, {})
+    assert found == pytest.approx(expected(slow, places, prompts_of(groups, trained_from), live), rel=1e-6)
     assert seconds > 0
 
 
@@ -142,7 +145,7 @@ def test_a_cross_layer_transcoder_writes_the_sum(architecture: str) -> None:
 class Neurons:
     """Writes what it reads, times a factor, and calls the rest an error."""
 
-    name, family, exact, parameter_bytes = "written", "mlp", False, 0
+    name, family, exact, parameter_bytes, trained = "written", "mlp", False, 0, Training()
 
     def __init__(self, basis: Basis, factor: float) -> None:
         self.sites, self.factor = basis.sites, factor
@@ -166,7 +169,11 @@ def test_ends_of_the_scale() -> None:
     assert math.isfinite(half)
     assert half != pytest.approx(1, abs=1e-6)
     assert len(shared) == 2  # the plain pass and the one with means were made once
-    plain, seconds = shared[()]
-    shared[()] = math.inf, seconds
+    later = Neurons(basis, 0.5)
+    later.trained = Training(2)
+    assert loss_recovered(later, groups, shared)[0] != pytest.approx(half, abs=1e-6)
+    assert len(shared) == 3  # means of other positions are not those
+    plain, seconds = shared[0, ()]
+    shared[0, ()] = math.inf, seconds
     assert loss_recovered(Neurons(basis, 1.0), groups, shared)[0] is None
-    shared[()] = plain, seconds
+    shared[0, ()] = plain, seconds

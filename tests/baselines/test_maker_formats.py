@@ -70,7 +70,9 @@ def hub(tmp_path: Path) -> Iterator[HubReplica]:
         yield made
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if place % 6 == 0 else pytest.mark.slow) for place, name in enumerate(CASES)]
+)
 def test_so_does_a_repository_of_the_hub(name: str, hub: HubReplica) -> None:
     case = CASES[name]
     commit = hub.commit(case.repository, case.files)

@@ -182,6 +182,7 @@ def download(release: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_saelens_folders_is_a_basis(tmp_path: Path) -> None:
     folder = download("pythia-70m-deduped-mlp-sm", tmp_path / "mlp")
     spec = load_registry().get("basis", f"sae:{folder}")

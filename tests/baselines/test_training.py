@@ -19,8 +19,11 @@ from basisbench.commands.train import parse_layers
 from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
+from basisbench.protocols import Training, training_of
+from basisbench.runs.layer_subset import restrict
 from basisbench.types import ModelSpec
 from basisbench_baselines.bases.published import resolve_name
+from basisbench_baselines.dictionaries.trained_on import how_trained
 from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
 from basisbench_baselines.training import train as train_module
 from basisbench_baselines.training.activations import record
@@ -86,6 +89,7 @@ def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {file.parent.relative_to(folder).as_posix(): load_file(file) for file in files}
 
 
+@pytest.mark.slow
 def test_dictionaries_learn_and_are_measured_at_every_snapshot(trained: Path) -> None:
     measured = json.loads((trained / "card.json").read_text())["measured"]
     assert list(measured) == ["512", "end"]
@@ -118,6 +122,42 @@ def test_the_basis_reads_them_and_reconstructs_as_saelens_does(
         torch.testing.assert_close(rebuilt, SAE.load_from_disk(trained / f"{kind}/layer_{site.layer}")(x))
         unexplained = (y - rebuilt).square().sum() / (y - y.mean(0)).square().sum()
         assert float(unexplained) == pytest.approx(rows[f"{kind}/layer_{site.layer}"]["fvu"], rel=1e-4)
+
+
+def test_a_basis_says_how_it_was_trained(trained: Path, model: Model, text: Packed) -> None:
+    card = json.loads((trained / "card.json").read_text())
+    known = Training(1, card["trained_on"], "transcoder", "words", text.digest, card["fingerprint"])
+    snapshot = replace(known, tokens=512 // 16 * 15, kind="skip transcoder")
+    folder = trained / "snapshots/512"
+    for name, layers, expected in (
+        (f"{trained}/transcoder", None, known),
+        (f"{trained}:transcoder/*", [2], known),
+        (f"{folder}/skip-transcoder", None, snapshot),
+        (f"{folder}:skip-transcoder/*", [0], snapshot),
+    ):
+        assert training_of(restrict(resolve_name(f"sae:{name}").build(model), layers)) == expected
+    assert card["trained_on"] == 4096 // 16 * 15
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({}, Training(kind="SAE")),
+        ({"seqpos_slice": [None], "training_tokens": 0}, Training(kind="SAE")),
+        ({"seqpos_slice": [5, -5], "training_tokens": 10**9}, Training(5, 10**9, "SAE")),
+        ({"seqpos_slice": [-5, None], "training_tokens": "many"}, Training(kind="SAE")),
+    ],
+)
+def test_what_other_makers_say_of_a_training(metadata: Any, expected: Training, tmp_path: Path) -> None:
+    from sae_lens import JumpReLUSAEConfig
+
+    (tmp_path / "card.json").write_text('{"text": "somebody else\'s card"}')
+    told, later = (
+        JumpReLUSAEConfig.from_dict({"architecture": "jumprelu", "d_in": 2, "d_sae": 3, "metadata": each})
+        for each in (metadata, {"seqpos_slice": [7], "training_tokens": 5})
+    )
+    assert how_trained([told], tmp_path / "sae") == expected
+    assert how_trained([told, later]) == replace(expected, first_position=7, tokens=expected.tokens and 5)
 
 
 @pytest.mark.parametrize("site", ["mlp_act", "attn_z", "attn_out", "resid_post"])

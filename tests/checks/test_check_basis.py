@@ -98,6 +98,7 @@ def test_a_basis_that_raises_fails_in_one_line(tiny: Model) -> None:
     assert all("\n" not in str(each) for each in found)
 
 
+@pytest.mark.slow
 def test_a_basis_that_does_not_fit_the_model_is_told_by_its_own_words(tiny: Model) -> None:
     (found,) = check(REGISTRY.get("basis", "transcoder"), tiny)
     assert (found.name, found.outcome) == ("build", "FAILED")

@@ -15,36 +15,27 @@ from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import RunOptions
 from basisbench.types import ModelSpec
 from helpers.plugins import FILES, plugin
-from helpers.tiny_models import build_tiny_tokenizer, save_checkpoint
+from helpers.tiny_models import build_tiny_tokenizer, save_checkpoint, tiny_llama_config
+
+pytestmark = pytest.mark.slow
 
 PLUGINS = (
-    pytest.param("method", "smooth_grad", marks=pytest.mark.slow),
-    pytest.param("method", "zero_baseline", marks=pytest.mark.slow),
-    pytest.param("method", "gim", marks=pytest.mark.slow),
-    pytest.param("basis", "pca"),
-    pytest.param("basis", "pca_8", marks=pytest.mark.slow),
-    pytest.param("task", "greater_than"),
+    ("method", "smooth_grad"),
+    ("method", "zero_baseline"),
+    ("method", "gim"),
+    ("basis", "pca"),
+    ("basis", "pca_8"),
+    ("task", "greater_than"),
 )
 
 
 @pytest.fixture(scope="module")
 def counting_llama(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     """A random two-layer Llama whose tokenizer knows the greater-than task's years too."""
-    from transformers import LlamaConfig
-
     tokenizer = build_tiny_tokenizer(plugin("task", "greater_than"))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=0,
+    folder = save_checkpoint(
+        tiny_llama_config(tokenizer), tokenizer, tmp_path_factory.mktemp("counting") / "llama", seed=3
     )
-    folder = save_checkpoint(config, tokenizer, tmp_path_factory.mktemp("counting") / "llama", seed=3)
     return ModelSpec(name="counting-llama", path=str(folder), summary="random Llama that knows years")
 
 
@@ -55,7 +46,6 @@ def test_check_finds_nothing(kind: str, name: str, counting_llama: ModelSpec) ->
     assert len(found) > 5
 
 
-@pytest.mark.slow
 def test_they_run_beside_built_in_ones_and_are_kept(
     counting_llama: ModelSpec, plugin_with: Callable[[ModelSpec], Path], tmp_path: Path
 ) -> None:

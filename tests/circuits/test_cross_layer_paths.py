@@ -277,7 +277,10 @@ class Transcoder:
         return output
 
 
-@pytest.mark.parametrize("policy", oracle.POLICIES)
+@pytest.mark.parametrize(
+    "policy",
+    [pytest.param(policy, marks=() if policy == "coordinates" else pytest.mark.slow) for policy in oracle.POLICIES],
+)
 @pytest.mark.parametrize("architecture", oracle.ARCHITECTURES)
 def test_without_cross_terms_it_is_a_transcoder(architecture: str, policy: ErrorPolicy, tmp_path: Any) -> None:
     parts = cross.files(architecture)

@@ -68,7 +68,14 @@ def test_curves_equal_the_slow_evaluator(architecture: str, name: str, policy: E
 
 @pytest.mark.parametrize(
     ("name", "ablation"),
-    [(name, ("mean", "counterfactual")[place % 2]) for place, name in enumerate(oracle.BASES)],
+    [
+        pytest.param(
+            name,
+            ("mean", "counterfactual")[place % 2],
+            marks=() if name in ("mlp_act", "transcoder") else pytest.mark.slow,
+        )
+        for place, name in enumerate(oracle.BASES)
+    ],
 )
 def test_single_precision_gives_the_same_curves_up_to_rounding(
     architecture: str, name: str, ablation: Ablation
@@ -203,7 +210,8 @@ def _is_kept(keep: CircuitMask, draw: int, node: Node) -> bool:
     ("name", "policy"),
     [
         ("mlp_act", "coordinates"),
-        *((name, policy) for name in ("transcoder", "sae_resid") for policy in oracle.POLICIES),
+        *(("transcoder", policy) for policy in oracle.POLICIES),
+        *(pytest.param("sae_resid", policy, marks=pytest.mark.slow) for policy in oracle.POLICIES),
     ],
 )
 def test_units_at_all_positions_together(architecture: str, name: str, policy: ErrorPolicy) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from functools import cache
 
@@ -28,10 +29,7 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 """Far enough for 0.8 of the neurons."""
 POLICIES: tuple[ErrorPolicy, ...] = ("coordinates", "rotated", "node", "keep", "ablate")
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:basis '(random|shuffled|one unit)' fits the prompts of .* badly:UserWarning"),
-]
+pytestmark = pytest.mark.slow
 
 
 @cache
@@ -220,16 +218,18 @@ def test_a_dictionary_in_the_wrong_layer_is_refused_and_told_where_it_fits() -> 
     assert "\n" not in message
 
 
-def test_one_that_explains_a_little_there_is_warned_of() -> None:
+def test_one_that_explains_a_little_there_is_warned_of_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     told = r"'misplaced sae' fits the prompts of 'sva_rc' badly: FVU 0\.\d+ in layer 2; it fits layer 1 \(FVU 0\.0"
-    with pytest.warns(UserWarning, match=told):
-        record(misplaced("sae_mlp_out", layer=2, taken_from=1, name="misplaced sae"), curve=False)
+    record(misplaced("sae_mlp_out", layer=2, taken_from=1, name="misplaced sae"), curve=False)
+    (line,) = [line for line in caplog.messages if "badly" in line]
+    assert re.search(told, line)
+    assert "\n" not in line
 
 
-def test_it_runs_where_it_is_allowed_and_gets_no_mark() -> None:
+def test_it_runs_where_it_is_allowed_and_gets_no_mark(caplog: pytest.LogCaptureFixture) -> None:
     session = pairs(allow_poor_fit=True)
-    with pytest.warns(UserWarning, match=r"'misplaced' fits the prompts of 'sva_rc' badly: FVU [\d.]+ in layer 1; it"):
-        found = record(misplaced("transcoder", layer=1, taken_from=2), session=session, curve=False)
+    found = record(misplaced("transcoder", layer=1, taken_from=2), session=session, curve=False)
+    assert re.search(r"'misplaced' fits the prompts of 'sva_rc' badly: FVU [\d.]+ in layer 1; it", caplog.text)
     assert found.guard is not None
     assert found.guard.fvu[1] >= 1 > found.guard.fvu[0]
     assert not found.control

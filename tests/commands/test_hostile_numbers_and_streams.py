@@ -43,7 +43,7 @@ def test_numbers_that_no_record_holds_are_refused(words: list[str], capsys: pyte
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[" * 20_000, "nested too deep for a suite"),
+        pytest.param("[" * 20_000, "nested too deep for a suite", marks=pytest.mark.slow),
         ("name: 2024-99-99", "YAML cannot read: month must be in 1..12"),
         ("name: !!int ''", "YAML cannot read: "),
         ("name: !!timestamp x", "YAML cannot read: "),

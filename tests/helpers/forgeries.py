@@ -178,6 +178,10 @@ def older(content: Content, _all: object) -> None:
     circuit(content, _all)
 
 
+def trained(content: Content, _all: object) -> None:
+    content["training"] = {"tokens": 10**9, "kind": "SAE"}
+
+
 def halves(content: Content, _all: object) -> None:
     content["subset_checks"][0]["draws"][0] += 0.5
 
@@ -212,6 +216,7 @@ MORE: dict[tuple[str, str], tuple[Forge, str]] = {
     ("mlp_act", "random"): (clusters, "clusters: differs from the re-run's"),
     ("sae_mlp_out", "relp"): (scored, "groups[0].scored_nodes: "),
     ("sae_mlp_out", "random"): (calibrated, "guard.slope: deviates by more than 0.1%"),
+    ("sae_mlp_out", "magnitude"): (trained, "training: differs from the re-run's"),
     ("mlp_act", "relp"): (cheaper, "cost.forward_equivalents: 10, the re-run took "),
 }
 ALL = [*FORGERIES.items(), *MORE.items()]

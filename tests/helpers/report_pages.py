@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
@@ -274,3 +275,21 @@ def hover_text(page: Page, plot: Locator, name: str, index: int) -> str:
     page.mouse.move(x, y)
     page.wait_for_function("() => document.querySelector('.hoverlayer .hovertext')")
     return page.locator(".hoverlayer .hovertext").first.text_content() or ""
+
+
+def usual(summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the setting that the page begins with."""
+    return summary[
+        (summary["error_policy"] == "coordinates")
+        & (summary["score_split"] == "attribution")
+        & (summary["score_reference"] == "ablation")
+    ]
+
+
+def lines_of(plot: Locator) -> list[dict[str, Any]]:
+    """Return name, colour, width and values of the lines of a chart."""
+    lines: list[dict[str, Any]] = plot.evaluate(
+        "plot => plot.data.filter(trace => trace.meta && !trace.meta.beyond).map(trace => ({name: trace.name, "
+        "colour: trace.line.color, width: trace.line.width, dash: trace.line.dash, x: [...trace.x], y: [...trace.y]}))"
+    )
+    return lines

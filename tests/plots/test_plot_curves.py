@@ -133,6 +133,7 @@ def test_a_line_per_method(frame: pd.DataFrame) -> None:
         plot_curves(frame, lines="method")
 
 
+@pytest.mark.slow
 def test_the_cross_of_neurons_and_methods(frame: pd.DataFrame) -> None:
     rows = frame[frame["basis"].isin(["mlp_act", "mlp_out"]) & frame["method"].isin(["ig", "relp"])]
     figure = plot_curves(rows, quantity="faithfulness", lines="basis and method")
@@ -144,6 +145,7 @@ def test_the_cross_of_neurons_and_methods(frame: pd.DataFrame) -> None:
     assert lines[0].get_linestyle() != lines[1].get_linestyle()
 
 
+@pytest.mark.slow
 def test_several_families_in_one_picture(frame: pd.DataFrame) -> None:
     figure = plot_curves(frame[frame["task"] == "ioi"])
     axes = drawn(figure)
@@ -181,6 +183,7 @@ def long_names() -> list[Record]:
     return [*records, synthetic_record("ioi", "resid"), synthetic_record("ioi", "resid", "ig")]
 
 
+@pytest.mark.slow
 def test_long_names_are_short_in_the_legend_and_full_below(long_names: list[Record]) -> None:
     figure = plot_curves(frame_of(long_names), quantity="faithfulness")
     drawn(figure)

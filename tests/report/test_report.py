@@ -1,8 +1,7 @@
-"""The page of results, what can be told without a browser: sources, labels, prompts, hostile strings, writing."""
+"""The page of results, what can be told without a browser: sources, labels, what stands beside what, prompts."""
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from basisbench.cli import main
-from basisbench.errors import BasisBenchError, RecordError
+from basisbench.errors import RecordError
 from basisbench.plots.style import COLOURS, basis_styles
 from basisbench.registry import Registry, load_registry
 from basisbench.report import write, write_report
@@ -23,15 +21,8 @@ from basisbench.results.compare import compare_table
 from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
 from helpers.altered_records import scored_to, with_cell, without_effect
-from helpers.report_pages import HOSTILE, TASKS, reference_records, write_tree
+from helpers.report_pages import TASKS, reference_records
 from helpers.synthetic_records import synthetic_record, write_suite
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("results")
-    write_tree(folder)
-    return folder
 
 
 def laid_out(*records: Any, **more: Any) -> Layout:
@@ -52,8 +43,8 @@ def column(layout: Layout, name: str, of: str = "columns") -> list[Any]:
     return values if isinstance(values, list) else [values["texts"][code] for code in values["codes"]]
 
 
-def test_a_tree_is_read_folder_by_folder(tree: Path) -> None:
-    reference, rotor = read_sources(tree)
+def test_a_tree_is_read_folder_by_folder(page_tree: Path) -> None:
+    reference, rotor = read_sources(page_tree)
     assert (reference.name, reference.status, len(reference.cells)) == (
         "reference",
         "self-reported",
@@ -65,14 +56,14 @@ def test_a_tree_is_read_folder_by_folder(tree: Path) -> None:
     assert rotor.card.code.revision == "0123abc"
 
 
-def test_standing_is_asked_of_the_verification(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standing_is_asked_of_the_verification(page_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from basisbench.report import sources
 
     def standing(folder: Path) -> str:
         return "verified" if folder.name == "rotor" else "self-reported"
 
     monkeypatch.setattr(sources, "standing", standing)
-    assert [(source.name, source.status) for source in read_sources(tree)] == [
+    assert [(source.name, source.status) for source in read_sources(page_tree)] == [
         ("reference", "self-reported"),
         ("rotor", "verified"),
     ]
@@ -117,6 +108,7 @@ def test_the_same_cell_in_two_folders_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path, tmp_path / "page")
 
 
+@pytest.mark.slow
 def test_every_basis_looks_as_its_legend_says_however_many_there_are() -> None:
     """Each line style and marker that pictures may use has a dash and a symbol on the page."""
     layout = laid_out(*(synthetic_record(examples=4, name=f"basis_{index}") for index in range(40)))
@@ -317,101 +309,3 @@ def test_where_prompts_would_be_wrong_the_page_says_why_there_are_none(record: A
     prompts: Any = example_prompts([record], registry)[prompts_key(record)]
     assert prompts["templates"] == {}
     assert re.search(told, prompts["problem"])
-
-
-@pytest.mark.slow
-def test_hostile_strings_are_escaped_in_every_file(tree: Path, tmp_path: Path) -> None:
-    page = write_report(tree, tmp_path / "page")
-    html = page.read_text(encoding="utf-8")
-    assert "&lt;img src=x" in html
-    assert "<img" not in html
-    assert "javascript:" not in html
-    for script in (tmp_path / "page" / "data").iterdir():
-        text = script.read_text(encoding="ascii")
-        assert "<" not in text
-        assert text.startswith("basisbench.receive(")
-    catalogue = (tmp_path / "page" / "data" / "catalogue.js").read_text()
-    assert json.dumps(HOSTILE)[1:-1].replace("<", "\\u003c").replace(">", "\\u003e") in catalogue
-
-
-def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
-    write_suite(tmp_path / "run", [synthetic_record(examples=10)])
-    out = tmp_path / "page"
-    out.mkdir()  # an empty folder is welcome
-    write_report(tmp_path / "run", out)
-    before = sorted(path.relative_to(out) for path in out.rglob("*"))
-    write_report(tmp_path / "run", out)
-    assert sorted(path.relative_to(out) for path in out.rglob("*")) == before
-    (out / "data" / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(BasisBenchError, match=r"'data/notes\.txt' that no report wrote"):
-        write_report(tmp_path / "run", out)
-    with pytest.raises(BasisBenchError, match="holds files that no report wrote"):
-        write_report(tmp_path / "run", tmp_path / "run")
-    with pytest.raises(BasisBenchError, match="is a file"):
-        write_report(tmp_path / "run", out / "index.html")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "run"]
-
-
-def test_a_failure_leaves_the_old_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_suite(tmp_path / "run", [synthetic_record(examples=10)])
-    out = tmp_path / "page"
-    write_report(tmp_path / "run", out)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    whole = Path.write_bytes
-
-    def full_disk(path: Path, content: bytes) -> int:
-        if path.name == "fields.js":
-            raise OSError(28, "No space left on device")
-        return whole(path, content)
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(BasisBenchError, match="No space left"):
-        write_report(tmp_path / "run", out)
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
-    with pytest.raises(BasisBenchError, match="No space left"):
-        write_report(tmp_path / "run", tmp_path / "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["page", "run"]
-
-
-def test_a_rename_that_fails_puts_the_old_page_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_suite(tmp_path / "run", [synthetic_record(examples=10)])
-    out = tmp_path / "page"
-    write_report(tmp_path / "run", out)
-    rename = Path.rename
-
-    def refuse(path: Path, target: Path) -> Path:
-        if path.name == "new":
-            raise OSError(13, "Permission denied")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(BasisBenchError, match="Permission denied"):
-        write_report(tmp_path / "run", out)
-    assert (out / "index.html").is_file()
-
-
-@pytest.mark.slow
-def test_the_command_prints_the_page_and_bad_input_is_one_line(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["report", str(tree), "--out", str(tmp_path / "page")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'page' / 'index.html'}\n"
-    assert main(["report", str(tmp_path / "nothing"), "--out", str(tmp_path / "other")]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "no such file or folder" in error
-    assert not (tmp_path / "other").exists()
-
-
-@pytest.mark.slow
-def test_the_library_of_charts_is_the_packages_own(tree: Path, tmp_path: Path) -> None:
-    import plotly
-
-    write_report(tree, tmp_path / "page")
-    shipped = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-    assert (tmp_path / "page" / "plotly.min.js").read_bytes() == shipped.read_bytes()
-    assert set(json.loads((tmp_path / "page" / write.MANIFEST).read_text())["files"]) == {
-        path.relative_to(tmp_path / "page").as_posix()
-        for path in (tmp_path / "page").rglob("*")
-        if path.is_file() and path.name != write.MANIFEST
-    }

@@ -37,6 +37,7 @@ def test_labels_are_distinct_short_and_stable(names: list[str], limit: int, data
             assert label == name
 
 
+@pytest.mark.slow
 @given(names=NAMES)
 def test_every_label_that_is_not_the_name_is_explained(names: list[str]) -> None:
     labels = short_labels(names)
@@ -59,6 +60,13 @@ def test_every_label_that_is_not_the_name_is_explained(names: list[str]) -> None
         ),
         (["clt:mntss/clt-gemma-2-2b-426k", "mlp_out"], ["clt:clt-gemma-2-2b-426k", "mlp_out"]),
         (["sae:/home/x/folder", "sae:/home/y/other/"], ["sae:folder", "sae:other"]),
+        (
+            [
+                "sae:mine/small/sae",
+                *(f"sae:mine/small/snapshots/{n}/{kind}" for n in (1, 2) for kind in ("sae", "clt")),
+            ],
+            ["sae:small/sae", "sae:1/sae", "sae:1/clt", "sae:2/sae", "sae:2/clt"],
+        ),
         (["sae:/home/x/run/layers", "sae:/home/y/run/layers"], ["sae:x", "sae:y"]),
         ([GEMMA_3.format("res", "small")], ["sae:gemma-scop…_16k_l0_small"]),
         (["sae_mlp_out (aaaaaaaa)", "sae_mlp_out (bbbbbbbb)"], ["sae_mlp_out (aaaaaaaa)", "sae_mlp_out (bbbbbbbb)"]),

@@ -65,6 +65,7 @@ def test_a_folder_that_adds_a_task_takes_no_marks_away() -> None:
     pd.testing.assert_frame_equal(small.drop("mine")[[*METRICS, *MARKS]], before[[*METRICS, *MARKS]])
 
 
+@pytest.mark.slow
 def test_an_extra_task_of_one_folder_changes_nothing_without_suites() -> None:
     """Records of schema 1 say no suite: the set of tasks that most bases have is taken."""
     records = suite_of(suite=None)
@@ -155,6 +156,7 @@ def test_a_control_has_a_median_and_no_mark() -> None:
     assert not row[MARKS].any()
 
 
+@pytest.mark.slow
 def test_few_clusters_count_where_tasks_are_few_too() -> None:
     few = {"clusters": {"template": tuple(index % 4 for index in range(100))}}
     records = [changed(record, record=few) for record in suite_of()]

@@ -19,11 +19,7 @@ from basisbench.types import ContrastPair, Pairs, PairSet, Split
 from helpers import oracle
 from helpers.oracle import Node
 
-pytestmark = [
-    pytest.mark.usefixtures("double_precision"),
-    # What it is fitted to is random: it fits better than nothing, and is told to fit badly.
-    pytest.mark.filterwarnings("ignore:basis 'transcoder' fits the prompts of 'stub' badly:UserWarning"),
-]
+pytestmark = pytest.mark.usefixtures("double_precision")
 
 
 @dataclass(frozen=True)

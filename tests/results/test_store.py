@@ -121,3 +121,17 @@ def test_killing_a_writer_leaves_no_half_written_record(tmp_path: Path, written:
         assert store.finished(identifier) is not None, "a record that was finished is still there"
     store.remove_stale(older_than=-1.0)
     assert all(path.suffix == ".json" for path in store.records.iterdir())
+
+
+def test_folders_that_were_made_for_nothing_are_removed(tmp_path: Path) -> None:
+    store = Store(tmp_path / "deep" / "out")
+    with store.opened():
+        assert store.records.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    store.folder.mkdir(parents=True)  # the user's own
+    with store.opened():
+        pass
+    assert list(store.folder.iterdir()) == []
+    with store.opened():
+        path = store.write(synthetic_record())
+    assert path.is_file()

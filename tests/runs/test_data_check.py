@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from basisbench.errors import TaskError
 from basisbench.pairs.alignment import load_splits
 from basisbench.pairs.lexicon import word_lists
 from basisbench.pairs.task_file import load_task_file
-from basisbench.runs.data_check import Finding, check_pairs, verdict
+from basisbench.runs.data_check import Finding, check_model, check_pairs, verdict
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
 
 NOUNS = word_lists("attribution").nouns
@@ -66,8 +69,19 @@ def test_too_few_pairs_of_a_group_are_told_with_the_numbers(tmp_path: Path) -> N
         ({"accuracy": "green", "gap mlp": "red", "gap attn": "red"}, "red"),
         ({"accuracy": "red", "gap mlp": "green"}, "red"),
         ({"accuracy": "green", "gap mlp": "green"}, "green"),
+        ({"accuracy": "green", "gap mlp": "yellow", "gap attn": "yellow"}, "yellow"),
         ({"levels": "yellow"}, "yellow"),
     ],
 )
 def test_the_verdict_is_red_where_no_result_would_count(colours: dict[str, str], expected: str) -> None:
     assert verdict([Finding(colour, what, "") for what, colour in colours.items()]) == expected  # type: ignore[arg-type] # texts
+
+
+@pytest.mark.parametrize(("empty", "colour"), [(0.0, "green"), (-1.5, "yellow"), (2.5, "red")])
+def test_pairs_that_all_change_one_way_are_yellow(empty: float, colour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = torch.linspace(1, 3, 20)
+    group: Any = SimpleNamespace(full=full, empty_everywhere=lambda *_: full - 2 + empty)
+    monkeypatch.setattr("basisbench.runs.data_check.clusters_of_groups", lambda _: {"pair": tuple(range(20))})
+    _, *gaps = check_model((group,))
+    assert {finding.colour for finding in gaps} == {colour}
+    assert ("the other way round" in gaps[0].found) == (colour == "yellow")

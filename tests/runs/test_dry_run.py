@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from basisbench.cli import main
+from basisbench.errors import BasisBenchError
 from basisbench.registry import load_registry
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record, read_record
@@ -68,6 +69,11 @@ def sought_circuits(record: Record) -> int:
     steps = sizes_grid(record.counts.nodes_max)
     curve = zip(record.curve.sizes, record.curve.complement, strict=True)
     return sum(1 + (complement is not None) for size, complement in curve if size not in steps)
+
+
+def test_layers_that_a_model_does_not_have_are_told(tmp_path: Path) -> None:
+    with pytest.raises(BasisBenchError, match="layers: expected 0 to 3, the layers of model 'pocket-llama', found 9"):
+        estimate_run(plan_of(tmp_path, ["sva_rc"], layers="2,9"))
 
 
 @pytest.mark.slow
@@ -141,6 +147,7 @@ def test_one_pass_is_timed_and_nothing_written(
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_large_model_is_not_loaded_for_an_estimate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basisbench.runs.dry_run.largest_bytes", lambda: 1)
     monkeypatch.setattr("basisbench.models.load.load_model", lambda *_, **__: pytest.fail("a large model is loaded"))

@@ -117,9 +117,9 @@ TOLD = {
 }
 
 BASES = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from basisbench.protocols import BasisSpec
+from basisbench.protocols import UNTOLD, BasisSpec, Training
 from basisbench.types import Site
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Bad:
     family: str = "mlp"
     exact: bool = False
     parameter_bytes: int = 0
+    trained: object = UNTOLD
     def encode(self, site, x):
         return ENCODE.get(self.name, lambda x: x)(x)
     def decode(self, site, f):
@@ -165,6 +166,8 @@ PROVIDES = (
     BasisSpec("twice", "mlp", "has its sites twice", build=twice),
     BasisSpec("no_basis", "mlp", "gives nothing", build=lambda model: None),
     BasisSpec("other_type", "mlp", "changes the default type", build=wide),
+    BasisSpec("boolean", "mlp", "is a torch module", build=lambda m: replace(build("boolean", m), trained=True)),
+    BasisSpec("before", "mlp", "says too little", build=lambda m: replace(build("before", m), trained=Training(-1))),
     *(BasisSpec(name, "mlp", "fails", build=partial(build, name)) for name in (*ENCODE, *DECODE)),
 )
 """
@@ -172,6 +175,8 @@ TOLD_OF_BASES = {
     "quits": "basis 'quits' failed: SystemExit (bad.py, line ",
     "unmarked": "basis 'unmarked': its fingerprint is None; expected 8 to 64 hexadecimal digits",
     "twice": "basis 'twice': expected distinct sites, at least one, found 4",
+    "boolean": "basis 'boolean': trained is True, expected basisbench.protocols.Training",
+    "before": "basis 'before': trained.first_position: input should be greater than or equal to 0, found -1",
     "no_basis": "basis 'no_basis': what was built is NoneType and has no 'name'",
     "other_type": "basis 'other_type' with method 'ixg' changed PyTorch's settings for all others: default type is",
     "gives_none": "basis 'gives_none': encode gives NoneType at blocks.0.hook_mlp_out, expected a tensor of shape",

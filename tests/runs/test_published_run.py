@@ -24,7 +24,6 @@ def run(model: str, bases: list[str], out: Path) -> dict[str, Record]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:basis '.*' fits the prompts of")
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # long names leave little room in pictures
 @pytest.mark.parametrize(
     ("model", "neurons", "names"),

@@ -106,7 +106,7 @@ def test_what_a_suite_expects_is_what_a_dry_run_says(name: str, tmp_path: Path) 
     assert suite.expected.hours == pytest.approx(estimate.seconds / 3600, rel=0.3)
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, "pocket"])
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED), "pocket"])
 def test_a_few_cells_meet_everything_there_is(name: str, tmp_path: Path) -> None:
     suite = load_suite(name)
     cells = expand(suite, load_registry())

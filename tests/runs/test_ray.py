@@ -15,6 +15,7 @@ import pytest
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.results.record import read_record
+from basisbench.runs import ray_executor
 from basisbench.runs.executor import LOCAL, Executor, parse_executor
 from basisbench.runs.progress import Event
 from basisbench.runs.ray_executor import RayWorker, _Driver, _Piece, _Worker
@@ -79,12 +80,16 @@ def values(path: Path) -> dict[str, Any]:
 
 def test_an_address_without_a_cluster_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where a cluster that was killed has left no address
-    for address, expected in (
-        ("127.0.0.1:9", r"no Ray cluster at '127\.0\.0\.1:9': .*Connection refused"),
-        ("somewhere", "Ray address 'somewhere': expected auto, HOST:PORT or ray://HOST:PORT"),
-        ("auto", "no Ray cluster at 'auto': "),
+    refused = r"no Ray cluster at '127\.0\.0\.1:9': .*Connection refused"
+    for address, left, expected in (
+        ("127.0.0.1:9", "nothing", refused),
+        ("somewhere", "nothing", "Ray address 'somewhere': expected auto, HOST:PORT or ray://HOST:PORT"),
+        ("auto", "nothing", "no Ray cluster at 'auto': "),
+        ("auto", "ray", refused),  # the address of a cluster that was killed, for which Ray would wait minutes
     ):
+        (tmp_path / left).mkdir(exist_ok=True)
+        (tmp_path / left / "ray_current_cluster").write_text("127.0.0.1:9", encoding="utf-8")
+        monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
         executor = Executor("ray", address)
         request = Request("pocket", {"tasks": ["ioi"]}, RunOptions(out=tmp_path), progress=False, executor=executor)
         with pytest.raises(BasisBenchError, match=expected):
@@ -112,6 +117,21 @@ def test_a_cluster_without_room_for_any_worker_ends_the_run() -> None:
     assert [event.message for event in events] == ["the Ray cluster has no room for a worker"] * 3
     assert sorted(map(blocks.index, ended)) == [0, 1, 2]
     assert actor.kill.call_count == 2
+
+
+def test_what_ray_prints_of_dead_machines_stays_out_of_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray = MagicMock(is_initialized=lambda: False)
+    ray.cluster_resources.return_value = {"CPU": 2}
+    monkeypatch.setattr(ray_executor, "import_ray", lambda: ray)
+    monkeypatch.setattr(_Driver, "run", lambda *_: print("(raylet) The node has been marked dead"))
+    request = Request("pocket", {"tasks": ["ioi"]}, RunOptions(out=tmp_path), progress=False, executor=Executor("ray"))
+    run_request(request)
+    assert capsys.readouterr() == ("", "")
+    ray.shutdown.assert_called_once_with()
+    print("after")
+    assert capsys.readouterr().out == "after\n"
 
 
 @pytest.mark.slow

@@ -151,6 +151,13 @@ def test_a_bug_goes_up_and_finished_cells_stay(
     assert len(contents(tmp_path)) == 1
 
 
+def test_a_run_in_which_nothing_finishes_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = Outcome(tmp_path / "out", (Event("failed", oracle.cell("resid"), message="a reason"),), 1.0)
+    monkeypatch.setattr("basisbench.runs.run._run_blocks", lambda *_: failed)
+    run_request(Request("pocket", {}, RunOptions(out=failed.out), progress=False))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_jobs_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(BasisBenchError, match="jobs must be at least 1, found 0"):
         basisbench.run(out=tmp_path, jobs=0)
@@ -167,6 +174,7 @@ def build(model):
         Path({mark!r}).touch(exist_ok=False)
     except FileExistsError:
         return neurons_at("deadly", "resid", "resid_post", model)
+    os.write(2, b"the last words\\nof a library\\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 PROVIDES = BasisSpec(name="deadly", family="resid", summary="kills the first process that builds it", build=build)
@@ -175,7 +183,7 @@ PROVIDES = BasisSpec(name="deadly", family="resid", summary="kills the first pro
 
 @pytest.mark.slow
 def test_workers_do_the_same_cells_and_one_that_dies_takes_no_other_along(
-    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_llama: ModelSpec, plugin_with: Write, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Two workers share two tasks; a first cell kills its process, and a new one does the second of that task."""
     deadly = tmp_path / "deadly.py"
@@ -187,7 +195,8 @@ def test_workers_do_the_same_cells_and_one_that_dies_takes_no_other_along(
     settings = RunOptions(out=tmp_path / "together", plugins=(plugin, deadly))
     together = run_request(Request("pocket", changes, settings, jobs=2, progress=False))
     assert {event.cell.basis for event in together.failures} == {"deadly"}
-    assert "a worker process was killed by SIGKILL" in capsys.readouterr().err
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "a worker process was killed by SIGKILL (of a library); its unfinished cells" in line
     with pytest.raises(BasisBenchError, match="1 of 4 cells failed"):
         together.raise_failures()
 

@@ -29,6 +29,7 @@ from basisbench.submissions.verification import (
     standing,
 )
 from basisbench.submissions.verification_fields import VerifiedCell
+from basisbench.types import ModelSpec
 from helpers.forgeries import ALL, FORGERIES, MORE, Content, Forge, circuit
 
 pytestmark = pytest.mark.slow
@@ -192,7 +193,7 @@ def test_a_record_of_schema_1_is_for_the_version_that_ranked_as_it_did(
         ("basis", "mine", "no basis named 'mine'"),
         ("method", "mine", "no method named 'mine'"),
         ("task", "mine", "no task named 'mine'"),
-        ("model", "mine", "no model named 'mine'"),
+        ("model", "mine", "--model mine=FOLDER says where it is"),
         ("task_version", "7", "it has version 7 of task 'sva_simple', here is version "),
         ("basis", "sae:./nowhere", "nowhere"),
     ],
@@ -214,6 +215,13 @@ def test_what_cannot_be_re_run_is_one_line_and_nothing_is_written(
     assert expected in line
     assert "--plugin FILE" in line
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
+def test_a_model_of_ones_own_is_found_where_it_is_said_to_be(tiny_llama: ModelSpec, tmp_path: Path) -> None:
+    mine = f"mine={tiny_llama.path}"
+    run(tmp_path, models=[mine], bases=["resid"], methods=["ixg"])
+    assert main(["verify", str(tmp_path), "--by", "Ada", "--cells", "1", "--points", "2", "--model", mine]) == 0
+    assert standing(tmp_path) == "verified"
 
 
 def test_a_cell_that_fails_half_way_leaves_no_file(

@@ -1,4 +1,4 @@
-"""Workers end with the process that started them, whatever they compute."""
+"""Workers end with the process that started them, whatever they compute, and say what they lack."""
 
 from __future__ import annotations
 
@@ -6,9 +6,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
+
+from basisbench.errors import OUT_OF_MEMORY
+from basisbench.runs import workers
+from basisbench.runs.runner import CellBlock, RunOptions
+from helpers import oracle
 
 PARENT = """
 import multiprocessing, os, time
@@ -42,3 +48,17 @@ def test_a_worker_ends_with_its_parent(how: signal.Signals, tmp_path: Path) -> N
     for process in alive:
         process.kill()
     assert gone
+
+
+def test_a_worker_without_memory_for_its_libraries_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise ImportError("strptime.so: failed to map segment from shared object")
+
+    monkeypatch.setattr(workers, "_runner", load)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    pipe = MagicMock()
+    pipe.recv.side_effect = [CellBlock((oracle.cell("resid"),)), EOFError]
+    monkeypatch.setattr(workers, "_keep_libraries_quiet", lambda _: None)
+    workers._work(pipe, RunOptions(Path()), threads=1, said="")
+    (sent,) = pipe.send.call_args_list
+    assert sent.args == (f"{OUT_OF_MEMORY}; fewer --jobs need less",)

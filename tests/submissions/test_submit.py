@@ -161,7 +161,7 @@ def test_what_is_missing_or_wrong_is_one_line(
         ("bases: {mlp_act: {parameters: {a: .nan}}}", "bases.mlp_act.parameters.a"),
         ("bases: {sae: {}}", "bases: 'sae' is named, but no record has it"),
         ("title: 2026-01-01", "metadata: Object of type date is not JSON serializable"),
-        ("a: " + "[" * 3000, "not YAML"),
+        pytest.param("a: " + "[" * 3000, "not YAML", marks=pytest.mark.slow),
     ],
 )
 def test_a_bad_metadata_file_is_one_line(

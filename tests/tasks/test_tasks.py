@@ -26,6 +26,12 @@ TASKS = [REGISTRY.get("task", entry.name) for entry in REGISTRY.of("task")]
 NAMES = {task.name for task in TASKS}
 
 every_task = pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])
+QUICK = ("ioi", "sva_rc", "user_occupation")
+some_quick = pytest.mark.parametrize(
+    "task",
+    [pytest.param(task, id=task.name, marks=() if task.name in QUICK else pytest.mark.slow) for task in TASKS],
+)
+"""Every task, of which the quick tests see one of each kind: thousands of candidates take a while."""
 every_split = pytest.mark.parametrize("split", SPLITS)
 
 
@@ -76,7 +82,7 @@ def test_held_out_auxiliary_covers_all_verbs_and_refuses_other_nouns() -> None:
         held_out_auxiliary(word_lists("attribution").nouns[0])
 
 
-@every_task
+@some_quick
 def test_splits_share_no_word_that_the_task_varies(task: Task) -> None:
     attribution, evaluation = ({word for pair in candidates(task, split) for word in pair.words} for split in SPLITS)
     assert attribution
@@ -102,7 +108,7 @@ def test_words_names_everything_that_differs_between_the_prompts(task: Task, spl
         assert differing <= set(pair.words)
 
 
-@every_task
+@some_quick
 @every_split
 def test_candidates_are_distinct_finite_and_the_same_on_every_call(task: Task, split: Split) -> None:
     first = candidates(task, split)

@@ -19,7 +19,7 @@ from basisbench.attribution.fit import calibration_slope
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.errors import BasisError
 from basisbench.plugin_code import code_digest
-from basisbench.protocols import BasisScheme, BasisSpec, CrossLayerBasis, StreamedBasis
+from basisbench.protocols import BasisScheme, BasisSpec, CrossLayerBasis, StreamedBasis, training_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -81,7 +81,7 @@ class Calibrated:
         self.name, self.family, self.sites = name, basis.family, basis.sites
         self.parameter_bytes, self.fingerprint = basis.parameter_bytes, fingerprint
         self._basis, self._slopes = basis, slopes
-        self.encode = basis.encode
+        self.encode, self.trained = basis.encode, training_of(basis)
         # Protocols are told by their members, so it has those of its basis and no more.
         for promise, own in (("part", self._scaled_part), ("spread", self._scaled_spread)):
             if hasattr(basis, promise):
@@ -122,7 +122,8 @@ def measure_slopes(basis: Basis, activations: Activations) -> dict[Site, float]:
     earlier: list[EarlierWrites] = []
     for site in basis.sites:
         written, reconstructed = [], []
-        for batch, (x, y) in enumerate(zip(activations(site.read), activations(site.write), strict=True)):
+        rows = (activations(hook, first=training_of(basis).first_position) for hook in (site.read, site.write))
+        for batch, (x, y) in enumerate(zip(*rows, strict=True)):
             with torch.no_grad():
                 units = basis.encode(site, x)
                 reconstruction = basis.decode(site, units)

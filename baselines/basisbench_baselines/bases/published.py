@@ -40,7 +40,7 @@ from basisbench_baselines.dictionaries.placement import Placement, place
 from basisbench_baselines.dictionaries.releases import Release, choose, find_release, layer_of
 from basisbench_baselines.dictionaries.saelens_adapter import adapt, check_kind
 from basisbench_baselines.dictionaries.saelens_files import Dictionary
-from basisbench_baselines.dictionaries.trained_on import warn_if_trained_on_other
+from basisbench_baselines.dictionaries.trained_on import how_trained, warn_if_trained_on_other
 from basisbench_baselines.dictionaries.trees import Folder
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _folder_spec(name: str, folder: Path, pattern: str | None) -> BasisSpec:
         name,
         family,
         f"{len(found)} dictionaries of the folder {folder}",
-        build=partial(_build, name, family, {layer: each.open() for layer, each in found.items()}),
+        build=partial(_build, name, family, {layer: each.open() for layer, each in found.items()}, folder=folder),
         fingerprint=digest,
         layers=tuple(found),
     )
@@ -213,7 +213,9 @@ def _repository_spec(name: str, repository: str, revision: str | None, pattern: 
 # --- both
 
 
-def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], model: Model) -> DictionaryBasis:
+def _build(
+    name: str, family: Family, dictionaries: Mapping[int, Dictionary], model: Model, folder: Path | None = None
+) -> DictionaryBasis:
     """Check every dictionary against the model by its configuration; weights are loaded later.
 
     Raises:
@@ -232,7 +234,7 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
     loaders: list[Loader] = []
     sizes: list[int] = []
     devices: list[str] = []
-    trained_on: list[object] = []
+    configurations: list[Any] = []
     for layer, dictionary in dictionaries.items():
         with dictionary.named_errors(name):
             config, parameters = _described(dictionary.configure())
@@ -244,12 +246,12 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
                 )
             site = placement.site(model)
             _check_widths(config, placement, site, model)
-            trained_on.append(config.metadata.model_name)
+            configurations.append(config)
             sites.append(site)
             loaders.append(partial(_load, name, dictionary, placement, model, dtype))
             sizes.append(parameters * dtype.itemsize)
             devices.append(_device_of(model, site))
-    warn_if_trained_on_other(name, trained_on, model.spec)
+    warn_if_trained_on_other(name, [config.metadata.model_name for config in configurations], model.spec)
     missing = sorted(set(range(model.layers)) - set(dictionaries))
     if missing:
         _warn_of_missing_layers(name, model.name, tuple(missing))
@@ -266,6 +268,7 @@ def _build(name: str, family: Family, dictionaries: Mapping[int, Dictionary], mo
             spare=room_for_weights("cpu"),
         ),
         sources={snapshot.repository: snapshot.commit for snapshot in snapshots},
+        trained=how_trained(configurations, folder),
     )
 
 

@@ -19,7 +19,7 @@ from basisbench.errors import BasisError, whole_message
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.memory import give_memory_back, trim_memory
 from basisbench.models.onednn import largest_bytes
-from basisbench.protocols import BasisSpec
+from basisbench.protocols import UNTOLD, BasisSpec, Training
 from basisbench.types import Family, ModelSpec, Site, Style
 from basisbench_baselines.dictionaries.fast import FastDictionary, IndependentUnits, SelectedUnits, fast_dictionary
 from basisbench_baselines.dictionaries.lazy_layers import LazyDictionaries
@@ -46,6 +46,7 @@ class DictionaryBasis:
         sites: where the dictionaries sit, in layer order; not every layer need have one.
         dictionaries: SAELens modules or adapted ones (`dictionaries.saelens_adapter`), in the order of the sites.
         sources: repositories of the Hugging Face hub that the weights come from, with their commits.
+        trained: how they were trained.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DictionaryBasis:
     dictionaries: Sequence[Any]
     exact: bool = False
     sources: Mapping[str, str] = field(default_factory=dict)
+    trained: Training = UNTOLD
 
     @cached_property
     def parameter_bytes(self) -> int:

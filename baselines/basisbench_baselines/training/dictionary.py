@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from basisbench.models.model import Model
     from basisbench_baselines.training.settings import Kind, Settings
 
-_THRESHOLD_RATE = 0.5
-"""Share of a step's threshold in SAELens's running one: it is exact for 2,048 tokens, so little is left to average."""
+_THRESHOLD_RATE = 0.2
+"""Share of a step's threshold in SAELens's running one: each is exact for its 512 tokens, the last few are averaged."""
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,10 @@ class Settings:
     seed: int = 0
     context: int = 128
     chunk_contexts: int = 128
-    batch_tokens: int = 2048
+    batch_tokens: int = 512
     held_out_contexts: int = 64
     learning_rate: float = 1e-3
-    dead_after_steps: int = 100
+    dead_after_steps: int = 400
 
     @property
     def contexts(self) -> int:

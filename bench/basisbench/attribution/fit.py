@@ -10,23 +10,24 @@ reconstruction, per layer:
    writes too much, above 1 too little.
 
 And once for all layers the loss recovered (`attribution.loss_recovered`). The beginning-of-sequence position is left
-out, for its activation is the same in every prompt and often hundreds of times larger than any other.
+out, and what the dictionary was not trained on (`attribution.fitting.first_measured`).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.cost import now
-from basisbench.attribution.fitting import SIDES, TaskActivations, together
+from basisbench.attribution.fitting import SIDES, TaskActivations, first_measured, together
 from basisbench.attribution.loss_recovered import SharedLosses, loss_recovered
 from basisbench.errors import BasisError
-from basisbench.protocols import CrossLayerBasis
+from basisbench.protocols import CrossLayerBasis, training_of
 from basisbench.types import Site
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from basisbench.attribution.context import GroupContext
     from basisbench.protocols import Basis
+
+_log = logging.getLogger(__name__)
 
 POOR_FVU = 0.5
 """Above it a layer is warned of."""
@@ -123,12 +126,12 @@ def fit_of_layers(basis: Basis, groups: Sequence[GroupContext]) -> list[LayerFit
     """
     import torch
 
-    found = [_Moments() for _ in basis.sites]
+    found, first = [_Moments() for _ in basis.sites], training_of(basis).first_position
     with torch.no_grad():
         for contexts in together(groups, basis):
             for site, moments in zip(basis.sites, found, strict=True):
                 for context in contexts:
-                    start = context.pairs.first_position
+                    start = first_measured(context.pairs, first)
                     for side in SIDES:
                         units, error = context.coordinates(basis, site, side)
                         if error is None:
@@ -200,11 +203,12 @@ def calibration_slope(y: Float[Tensor, "token d"], reconstruction: Float[Tensor,
 
 def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerFit], *, allow_poor: bool) -> None:
     """Refuse a basis that explains nothing in some layer; warn of layers that it explains badly."""
-    task = groups[0].pairs.task
+    first = training_of(basis).first_position
+    task = f"'{groups[0].pairs.task}'" + (f" (from position {first} on, as it was trained)" if first else "")
     for site, found in zip(basis.sites, layers, strict=True):
         if not math.isfinite(found.fvu) or not math.isfinite(found.slope):
             raise BasisError(
-                f"basis '{basis.name}' explains nothing at {site.write} on the prompts of '{task}': FVU "
+                f"basis '{basis.name}' explains nothing at {site.write} on the prompts of {task}: FVU "
                 f"{found.fvu:.3g} in layer {site.layer}; is some weight not a number?"
             )
     useless = [(site, found) for site, found in zip(basis.sites, layers, strict=True) if found.fvu >= USELESS_FVU]
@@ -212,7 +216,7 @@ def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerF
         site, found = useless[0]
         more = f" (and in {len(useless) - 1} more)" if useless[1:] else ""
         raise BasisError(
-            f"basis '{basis.name}' explains nothing at {site.write} on the prompts of '{task}': FVU {found.fvu:.2f} in "
+            f"basis '{basis.name}' explains nothing at {site.write} on the prompts of {task}: FVU {found.fvu:.2f} in "
             f"layer {site.layer}{more}, where the mean activation alone has 1; "
             f"{_elsewhere(basis, site, groups) or 'is it a dictionary of this model and hook?'}; "
             "--allow-poor-fit runs it all the same, marked"
@@ -221,11 +225,8 @@ def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerF
     if poor:
         told = ", ".join(f"{found.fvu:.2f} in layer {site.layer}" for site, found in poor)
         hint = _elsewhere(basis, poor[0][0], groups)
-        warnings.warn(
-            f"basis '{basis.name}' fits the prompts of '{task}' badly: FVU {told}" + (hint and f"; {hint}"),
-            UserWarning,
-            stacklevel=3,
-        )
+        told += hint and f"; {hint}"
+        _log.warning("basis '%s' fits the prompts of %s badly: FVU %s", basis.name, task, told)
 
 
 def _elsewhere(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> str:
@@ -250,9 +251,10 @@ def _fvu_at(basis: Basis, site: Site, there: Site, groups: Sequence[GroupContext
     """Return the FVU of the dictionary of one site on the activations of another."""
     import torch
 
-    activations, written, errors = TaskActivations(groups), [], []
+    written, errors = [], []
+    of_task = partial(TaskActivations(groups), first=training_of(basis).first_position)
     with torch.no_grad():
-        for x, y in zip(activations(there.read), activations(there.write), strict=True):
+        for x, y in zip(of_task(there.read), of_task(there.write), strict=True):
             written.append(y)
             errors.append(y - basis.decode(site, basis.encode(site, x)))
     return fraction_unexplained(torch.cat(written).double(), torch.cat(errors).double())

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from basisbench.attribution.context import GroupContext
     from basisbench.protocols import Basis
+    from basisbench.types import Pairs
 
 SIDES: tuple[Side, Side] = ("clean", "counterfactual")
 
@@ -28,6 +29,19 @@ def weights_digest(weights: Iterable[Tensor]) -> str:
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def first_measured(pairs: Pairs, first: int) -> int:
+    """Return the first position of prompts at which a dictionary's fit is measured.
+
+    Behind a beginning-of-sequence token, whose activation is the same in every prompt and often hundreds of times
+    larger than any other, and behind what the dictionary was not trained on; the last position at the latest.
+
+    Args:
+        pairs: the prompts.
+        first: the position from which on the dictionary was trained (`Training.first_position`).
+    """
+    return min(max(pairs.first_position, first), pairs.length - 1)
 
 
 class TaskActivations:
@@ -44,19 +58,22 @@ class TaskActivations:
         self._groups = groups
         self.corpus_passes = 0.0
 
-    def __call__(self, hook: str, corpus: Sequence[str] | None = None) -> Iterator[Float[Tensor, "row d"]]:
+    def __call__(
+        self, hook: str, corpus: Sequence[str] | None = None, *, first: int = 0
+    ) -> Iterator[Float[Tensor, "row d"]]:
         """Yield rows, a batch per group (or part of it) and side, or per text."""
         if corpus is not None:
             model = self._groups[0].model
             for text in corpus:
                 ids = model.tokenizer(text, return_tensors="pt")["input_ids"]
                 self.corpus_passes += 1
-                yield activation_inside(model, model.tokens(ids), hook)[0]
+                yield activation_inside(model, model.tokens(ids), hook)[0, first:]
             return
         for group in self._groups:
+            start = first_measured(group.pairs, first)
             for part in group.with_hooks([hook]):
                 for side in SIDES:
-                    yield part.activation(hook, side)[:, group.pairs.first_position :].flatten(0, 1)
+                    yield part.activation(hook, side)[:, start:].flatten(0, 1)
 
 
 def together(groups: Sequence[GroupContext], basis: Basis) -> Iterator[list[GroupContext]]:

@@ -2,7 +2,8 @@
 
 1. The model reads the attribution prompts, clean and counterfactual, three times: as it is; with every write site of
    the basis at its reconstruction, made from the activations of that very pass; with every write site at one mean over
-   all tokens. The beginning-of-sequence position is left alone, as in the fit (`attribution.fit`).
+   all tokens. The beginning-of-sequence position is left alone, and what the basis was not trained on, as in the fit
+   (`attribution.fit`).
 2. Each time the cross-entropy of every token but the first is averaged: L(model), L(reconstruction), L(mean).
 3. Loss recovered is (L(mean) - L(reconstruction)) / (L(mean) - L(model)): 1 is perfect, 0 no better than the mean.
 
@@ -20,10 +21,10 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.cost import now
-from basisbench.attribution.fitting import SIDES, together
+from basisbench.attribution.fitting import SIDES, first_measured, together
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.models.batching import BUDGETS
-from basisbench.protocols import CrossLayerBasis, StreamedBasis
+from basisbench.protocols import CrossLayerBasis, StreamedBasis, training_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +42,9 @@ _STREAMED = 8
 """How many times larger passes are where each of them reads weights from files."""
 
 
-SharedLosses = dict[tuple[str, ...], tuple[float, float]]
-"""Loss of a task's prompts with the mean at some hooks, none for the model as it is; and the seconds that it took."""
+SharedLosses = dict[tuple[int, tuple[str, ...]], tuple[float, float]]
+"""Loss of a task's prompts with the mean at some hooks, none for the model as it is, from a position on; and the
+seconds that it took."""
 
 
 def loss_recovered(basis: Basis, groups: Sequence[GroupContext], shared: SharedLosses) -> tuple[float | None, float]:
@@ -56,17 +58,17 @@ def loss_recovered(basis: Basis, groups: Sequence[GroupContext], shared: SharedL
     Returns:
         None for the share where the mean loses nothing.
     """
-    model = groups[0].model
+    model, trained_from = groups[0].model, training_of(basis).first_position
 
-    def with_mean_at(hooks: tuple[str, ...]) -> tuple[float, float]:
-        if hooks not in shared:
+    def with_mean_at(first: int, hooks: tuple[str, ...]) -> tuple[float, float]:
+        if (first, hooks) not in shared:
             start = now(model)
-            edits = partial(_constant, model, _means(groups, basis) if hooks else {})
-            shared[hooks] = sum(_loss(group, basis, edits) for group in groups), now(model) - start
-        return shared[hooks]
+            edits = partial(_constant, model, _means(groups, basis, first) if hooks else {})
+            shared[first, hooks] = sum(_loss(group, basis, edits) for group in groups), now(model) - start
+        return shared[first, hooks]
 
-    plain, plain_seconds = with_mean_at(())
-    ablated, mean_seconds = with_mean_at(tuple(site.write for site in basis.sites))
+    plain, plain_seconds = with_mean_at(0, ())
+    ablated, mean_seconds = with_mean_at(trained_from, tuple(site.write for site in basis.sites))
     start, share = now(model), None
     if ablated > plain:
         kept = sum(_loss(group, basis, partial(_live, model, basis)) for group in groups)
@@ -83,7 +85,7 @@ def _loss(group: GroupContext, basis: Basis, edits: Callable[[int], Mapping[Plac
     """Return the summed cross-entropy of a group's prompts; a sum, so that every token counts alike over groups."""
     import torch
 
-    model, start = group.model, group.pairs.first_position
+    model, start = group.model, first_measured(group.pairs, training_of(basis).first_position)
     tokens = torch.cat([group.tokens("clean"), group.tokens("counterfactual")])
     rows, length = tokens.shape
     if length < 2:
@@ -100,14 +102,15 @@ def _loss(group: GroupContext, basis: Basis, edits: Callable[[int], Mapping[Plac
     return sum(model.batching.in_parts("losses", rows, length, run_part, most=most))
 
 
-def _means(groups: Sequence[GroupContext], basis: Basis) -> Mapping[str, Float[Tensor, " d"]]:
-    """Return the mean over all tokens at every write site of a basis."""
+def _means(groups: Sequence[GroupContext], basis: Basis, first: int) -> Mapping[str, Float[Tensor, " d"]]:
+    """Return the mean over all tokens, from a position on, at every write site of a basis."""
     hooks = tuple(dict.fromkeys(site.write for site in basis.sites))
     sums: dict[str, Tensor] = {}
     tokens = 0
     for contexts in together(groups, basis):
         for context, side in product(contexts, SIDES):
-            rows = {hook: context.activation(hook, side)[:, context.pairs.first_position :] for hook in hooks}
+            start = first_measured(context.pairs, first)
+            rows = {hook: context.activation(hook, side)[:, start:] for hook in hooks}
             for hook, values in rows.items():
                 found = values.flatten(0, 1).double().sum(0)
                 sums[hook] = sums[hook] + found if hook in sums else found

@@ -53,6 +53,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16", "float64"], help=(
         "type of the weights in the re-run (default: each record's own); compared with the coarser tolerance"
     ))  # fmt: skip
+    parser.add_argument("--model", metavar="NAME=FOLDER", action="append", help=(
+        "where a model of the records is that is not listed: a folder or a GGUF file, as run takes it (repeatable)"
+    ))  # fmt: skip
     add_plugin(parser)
     parser.add_argument("--task-file", metavar="FILE", action="append", type=Path, default=[], help=(
         "file of pairs that is a task of the records (repeatable)"
@@ -100,6 +103,7 @@ def execute(options: argparse.Namespace) -> int:
         out=options.out,
         device=options.device,
         dtype=options.dtype,
+        models=options.model or (),
         plugins=absolute(options.plugin),
         task_files=tuple(map(task_source, options.task_file)),
         on_cell=show,

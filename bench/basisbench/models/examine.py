@@ -13,7 +13,7 @@ A model that lacks a part is refused, with the name of the part and the file to 
 
 from __future__ import annotations
 
-import warnings
+import logging
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisBenchError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from basisbench.models.hooks import Place
     from basisbench.models.model import Model
 
+_log = logging.getLogger(__name__)
 
 _OF_EXPERTS: SiteKind = "mlp_act"
 """What a mixture of experts has inside a module: which experts' activations there are changes from token to token."""
@@ -50,12 +51,12 @@ def examine(model: Model) -> None:
     wrong = _broken_promise(model)
     if wrong:
         raise refused(model.name, model.architecture, wrong)
-    warnings.warn(
-        f"model '{model.name}': BasisBench is not tested on architecture {model.architecture}; its sites were found "
-        "and add up on one batch; curves take the slower road, without shortcuts; check scores with exact patching"
-        + "".join(f"; it has no {kind}, nor RelP: {reason}" for kind, reason in model.without.items()),
-        UserWarning,
-        stacklevel=3,
+    _log.warning(
+        "model '%s': BasisBench is not tested on architecture %s; its sites were found and add up on one batch; curves "
+        "take the slower road, without shortcuts; check scores with exact patching%s",
+        model.name,
+        model.architecture,
+        "".join(f"; it has no {kind}, nor RelP: {reason}" for kind, reason in model.without.items()),
     )
 
 

@@ -81,6 +81,7 @@ def load_tokenizer(owner: str, located: Located) -> Any:
     # Without any file, transformers makes up an empty tokenizer of the class that the configuration calls for.
     if not getattr(tokenizer, "is_fast", False) or len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         raise BasisBenchError(missing)
+    tokenizer.owner = owner  # for messages: its path may be that of a cache
     return tokenizer
 
 

@@ -339,6 +339,6 @@ def _no_pairs(
         reasons += "; --metric logprob takes answers of several tokens"
     fewest = f"{needed} pairs per group and split are needed, the largest group has {largest}; " if largest else ""
     return TaskError(
-        f"task '{task_name}' has no usable {split} pairs for tokenizer '{tokenizer_name(tokenizer)}' "
+        f"task '{task_name}' has no usable {split} pairs for {tokenizer_name(tokenizer)} "
         f"({fewest}{reasons or 'the task gave no candidates'})"
     )

@@ -76,9 +76,7 @@ def collect(
         TaskError: the tokenizer is not a fast one, or has no beginning-of-sequence token that is asked for.
     """
     if not getattr(tokenizer, "is_fast", False):
-        raise TaskError(
-            f"task '{task_name}': tokenizer '{tokenizer_name(tokenizer)}' is not a fast one, so it gives no offsets"
-        )
+        raise TaskError(f"task '{task_name}': {tokenizer_name(tokenizer)} is not a fast one, so it gives no offsets")
     front = _Front.of(tokenizer, bos, task_name)
     pairs = list(candidates)
     prompts = [(pair.clean_text, pair.counterfactual_text) for pair in pairs]
@@ -161,7 +159,7 @@ class _Front:
         if bos == "always":
             if token is None:
                 raise TaskError(
-                    f"task '{task_name}': tokenizer '{tokenizer_name(tokenizer)}' has no beginning-of-sequence token "
+                    f"task '{task_name}': {tokenizer_name(tokenizer)} has no beginning-of-sequence token "
                     "to put in front of prompts; bos can be auto or never"
                 )
             return cls(token, (token,), keep=True)
@@ -317,5 +315,7 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
 
 
 def tokenizer_name(tokenizer: Any) -> str:
-    """Return what to call a tokenizer in messages: where it came from, or its class."""
-    return str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
+    """Return what to call a tokenizer in messages: by its model where it was loaded for one, else by its own name."""
+    owner = getattr(tokenizer, "owner", "")
+    name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+    return f"the tokenizer of {owner}" if owner else f"tokenizer '{name}'"

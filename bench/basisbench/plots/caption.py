@@ -23,6 +23,14 @@ Y_CAPTION: dict[str, str] = {
     "completeness": "completeness, $(F(M \\setminus C) - F(\\emptyset)) / (F(M) - F(\\emptyset))$: what the rest still "
     "does (0: nothing, ideal; 1: full model)",
 }
+ERRORS: dict[str, str] = {
+    "coordinates": "a node per coordinate of an error",
+    "rotated": "the same in a rotation of the site",
+    "node": "a node per error (Marks et al.)",
+    "keep": "errors stay live",
+    "ablate": "errors at their reference",
+}
+"""What becomes of a dictionary's errors, by policy."""
 READING: dict[str, str] = {
     "node": "Thin: a dictionary's errors as one node per layer and position (Marks et al.), not one per coordinate.",
     "ablate": "Dotted levels, in the colour of a dictionary: all of its features, errors at their reference.",
@@ -82,6 +90,26 @@ def cost_caption(about: Description, hardware: str) -> str:
         "counts in each.",
     ]
     return " ".join([*sentences, *_short_names(about)])
+
+
+def training_caption(about: Description, policies: Sequence[str]) -> str:
+    """Write the caption of a picture of sparsity against training tokens.
+
+    Args:
+        about: what the picture shows, in plain text.
+        policies: error policies, a panel each.
+    """
+    panels = "; ".join(f"{name}: {ERRORS[name]}" for name in policies)
+    sentences = [
+        f"{escape(about.heading)}: {escape(about.conditions)}.",
+        f"Panels by what becomes of errors: {panels}.",
+        "Horizontal: tokens that the dictionaries were trained on, logarithmic.",
+        "Vertical: nodes per aligned group to 80\\% faithfulness, logarithmic, with 95\\% bootstrap intervals; "
+        "neurons, which are not trained, are lines across. Hollow, at $>N$: not reached by nodes that have a score.",
+        "FVU: fraction of variance unexplained on the task's prompts, mean over layers.",
+        *([f"{escape(about.panels)}."] if about.panels else []),
+    ]
+    return " ".join(sentences)
 
 
 def _short_names(about: Description) -> list[str]:

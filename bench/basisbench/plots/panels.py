@@ -29,7 +29,7 @@ from basisbench.plots.look import (
     print_height,
     set_frame,
 )
-from basisbench.plots.style import COLOURS, DARK, DASHES, WINDOW, Dashes, draw_grid, set_size_axis
+from basisbench.plots.style import BELOW_GATE, COLOURS, DARK, DASHES, WINDOW, Dashes, draw_grid, set_size_axis
 from basisbench.plots.text import Description, fitted, name_lines, plain, wrapped
 from basisbench.results.labels import label_notes
 from basisbench.types import Style
@@ -60,7 +60,6 @@ X_NOTE: Mapping[Horizontal, str] = {
     "all_units": "Horizontal: distinct units in the circuits of all aligned groups together, logarithmic from 1 on, "
     "with 0 at the left end.",
 }
-BELOW_GATE = "#eeeeee"
 CEILING: Dashes = (0, (1.0, 1.0))
 FAINT = 0.3
 """How much of a curve's colour is left where the order of nodes is random."""
@@ -230,10 +229,8 @@ def _stroke(style: Style) -> dict[str, Any]:
 
 
 def _draw_panel(axes: Axes, panel: Panel, x: Horizontal, title: str, look: Look) -> Remarks:
-    """Draw the lines of a panel, its title and, in its upper left corner, what it does not show."""
+    """Draw the lines of a panel, its title and, below that, what it does not show."""
     remarks = _draw_lines(axes, panel, x, look)
-    # A given height: matplotlib need not look for a free one.
-    axes.set_title(plain(title), fontsize=look.title, y=1.0, pad=look.pads[0])
     notes = []
     if panel.gate:
         axes.set_facecolor(BELOW_GATE)
@@ -244,16 +241,13 @@ def _draw_panel(axes: Axes, panel: Panel, x: Horizontal, title: str, look: Look)
         notes.append(f"not defined, F(M) = F(0):\n{', '.join(remarks.undefined)}")
     elif remarks.undefined:
         notes.append(f"not defined: {len(remarks.undefined)} of {sum(not line.beside for line in panel.lines)}")
-    if notes:
-        axes.text(
-            0.03,
-            0.94,
-            plain("\n".join(notes)),
-            transform=axes.transAxes,
-            fontsize=look.note,
-            va="top",
-            color="#333333",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.5},
+    # A given height: matplotlib need not look for a free one.
+    above = look.pads[0] + 1.3 * look.note * "\n".join(notes).count("\n") + (1.3 * look.note if notes else 0.0)
+    axes.set_title(plain(title), fontsize=look.title, y=1.0, pad=above)
+    if notes:  # above the frame, where they cover no curve
+        place: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 1.5), "textcoords": "offset points"}
+        axes.annotate(
+            plain("\n".join(notes)), (0.5, 1), fontsize=look.note, ha="center", va="bottom", color="#333333", **place
         )
     return remarks
 

@@ -1,7 +1,8 @@
 """All pictures that results allow, as files.
 
 1. Split the results by their conditions, a folder for each.
-2. Draw every basis under the first method, every method on each basis, the first bases and methods crossed, and cost.
+2. Draw every basis under the first method, every method on each basis, the first bases and methods crossed, snapshots
+   of dictionaries against training tokens, and cost.
 3. Save each as PNG, SVG or PDF; in print with its caption beside it.
 """
 
@@ -22,12 +23,14 @@ from basisbench.plots.look import StyleName, Width, look_of
 from basisbench.plots.panels import Horizontal, Quantity
 from basisbench.plots.save import FORMATS, save_figure
 from basisbench.plots.style import basis_styles, method_styles
+from basisbench.plots.training import plot_training, snapshots_of
 from basisbench.registry import load_registry
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import PathLike, frame_of, records_of, summarise
 from basisbench.results.labels import short_labels
-from basisbench.results.policies import split_with_policies
+from basisbench.results.policies import Part, split_with_policies
 from basisbench.results.record import Record
+from basisbench.results.record_fields import Training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,8 +56,10 @@ def plot_results(
 
     Per family: faithfulness and completeness of all bases under one method (the first in order), and methods side by
     side for each basis. For the mlp family also curves against bits and distinct units, and its first two bases crossed
-    with the first two methods. And cost against nodes to 80% faithfulness. Cells under the error policies node and
-    ablate have lines beside those under coordinates, where these are there, and pictures of their own where not.
+    with the first two methods. And cost against nodes to 80% faithfulness; where dictionaries are snapshots of a
+    training (`basisbench train --snapshots`), nodes to 80% and FVU against training tokens, task by task. Cells under
+    the error policies node and ablate have lines beside those under coordinates, where these are there, and pictures of
+    their own where not.
 
     Args:
         results: paths as `load_results` takes them, or records already read.
@@ -83,6 +88,7 @@ def plot_results(
     bases = basis_styles(unique(frame, "basis"), display)
     methods = method_styles(unique(frame, "method"), display)
     labels = short_labels(unique(frame, "basis"))
+    trainings = {record.id: told for record in records if (told := record.training) and told.tokens and told.digest}
     parts = split_with_policies(frame)
     written: list[Path] = []
     for index, (found, sums) in enumerate(zip(parts, split_with_policies(summary), strict=True)):
@@ -94,6 +100,7 @@ def plot_results(
             **dict(_basis_pictures(part, found.beside, display, partial(draw, styles=bases))),
             **_method_pictures(part, labels, display, partial(draw, styles=methods)),
             **dict(_crossed_picture(part, display, partial(draw, styles=bases | methods))),
+            **dict(_training_pictures(sums, trainings, display, partial(plot_training, styles=bases, look=look))),
             "cost": partial(plot_cost, sums.rows, bases, display, labels=labels, look=look),
         }
         for name, make in pictures.items():
@@ -173,14 +180,28 @@ def _method_pictures(
 
 
 def _crossed_picture(part: pd.DataFrame, display: Display, draw: Draw) -> Pictures:
-    """Yield the first two bases of the mlp family crossed with the first two methods (as in arXiv 2601.22594)."""
+    """Yield the first two bases of the mlp family crossed with the first two methods (as in arXiv 2601.22594).
+
+    On tasks that have all four.
+    """
     rows = part[part["family"] == "mlp"]
     bases = sorted(unique(rows, "basis"), key=display.basis_order)[:2]
     methods = sorted(unique(rows, "method"), key=display.method_order)[:2]
     rows = rows[rows["basis"].isin(bases) & rows["method"].isin(methods)]
-    if rows.groupby(["basis", "method"]).ngroups == 4:
+    whole = rows.groupby(["task", "task_version"])["cell_id"].transform("nunique") == 4
+    if whole.any():
+        rows = rows[whole]
         title = f"Two changes, crossed: {bases[0]} instead of {bases[1]}, {methods[0]} instead of {methods[1]}"
         yield "cross_bases_methods", partial(draw, rows, quantity="faithfulness", lines="basis and method", title=title)
+
+
+def _training_pictures(part: Part, trainings: Mapping[str, Training], display: Display, draw: Draw) -> Pictures:
+    """Yield a picture per task and family of dictionaries that are snapshots of a training."""
+    snapshots = snapshots_of(part, trainings, display)
+    for (family, task, version), rows in snapshots.groupby(["family", "task", "task_version"]):
+        several = snapshots.loc[snapshots["task"] == task, "task_version"].nunique() > 1
+        name = f"training_{family}_{task}" + (f"_v{version}" if several else "")
+        yield _safe(name), partial(draw, rows, part, display=display)
 
 
 def _folder_name(part: pd.DataFrame) -> str:

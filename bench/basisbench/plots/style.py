@@ -30,6 +30,8 @@ COLOURS: Mapping[Colour, str] = {
     "grey": "#7F7F7F",
 }
 DARK, GRID = "#444444", "#dddddd"
+BELOW_GATE = "#eeeeee"
+"""Ground of a panel with too little to explain."""
 
 Dashes: TypeAlias = "str | tuple[int, tuple[float, ...]]"
 DASHES: Mapping[Line, Dashes] = {

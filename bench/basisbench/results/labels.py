@@ -5,9 +5,10 @@ What such names share says nothing beside each other. Each name gets the first o
 
 1. the name itself, where it is short and no path;
 2. the kind and the name without its folders, its organisation or its pattern;
-3. the kind and those words of the name that its likes do not all have;
-4. the name with an ellipsis in its middle;
-5. its beginning and a hash of all of it.
+3. the kind and the last two folders of a path;
+4. the kind and those words of the name that its likes do not all have;
+5. the name with an ellipsis in its middle;
+6. its beginning and a hash of all of it.
 
 A label stands for a name in one table or picture; the full name stands below it, and in the CSV.
 """
@@ -43,6 +44,7 @@ def short_labels(names: Iterable[str], limit: int = LABEL_LENGTH) -> dict[str, s
     candidates: tuple[Callable[[str], str], ...] = (
         lambda name: name if "/" not in name else "",
         _without_folders,
+        _last_folders,
         lambda name: words[name],
         lambda name: _elided(name, limit),
         lambda name: f"{name[: limit - 9]}~{hashlib.sha256(name.encode(errors='replace')).hexdigest()[:8]}",
@@ -72,6 +74,13 @@ def _without_folders(name: str) -> str:
     kind, rest = _kind(name)
     short = rest.partition(":")[0] if ":" in rest else rest.rstrip("/").rpartition("/")[2]
     return kind + short if short else ""
+
+
+def _last_folders(name: str) -> str:
+    """Return the kind and the last two folders of a path; "" for another name."""
+    kind, rest = _kind(name)
+    folders = rest.rstrip("/").split("/")
+    return "" if ":" in rest or len(folders) < 3 else f"{kind}{'/'.join(folders[-2:])}"
 
 
 def _telling_words(names: Iterable[str]) -> dict[str, str]:

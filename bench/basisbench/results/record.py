@@ -35,10 +35,11 @@ from basisbench.results.record_fields import (
     SubsetCheck,
     SuiteTasks,
     TopNode,
+    Training,
     WeightsFile,
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
-from basisbench.results.schema import LARGEST, Count, Frozen, Name, Positive, VersionTwo, describe_problem
+from basisbench.results.schema import LARGEST, Count, Frozen, Hash, Name, Positive, VersionTwo, describe_problem
 from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, Metric, ScoreReference, Split
 from basisbench.version import __version__
 
@@ -66,7 +67,7 @@ _SCHEMA_1: Mapping[str, object] = {**BEFORE, "error_policy": "node", "sizes": "1
 """What a record of schema 1 means by a field of its cell that it leaves out."""
 
 _SINCE_SCHEMA_2 = (
-    ("", {"clusters", "control", "suite", "weights_file"}),
+    ("", {"clusters", "control", "suite", "training", "weights_file"}),
     ("cell", BEFORE.keys() - {"layers"}),
     ("groups", {"tokens", "scored_nodes"}),
     ("counts", {"area_end"}),
@@ -78,7 +79,6 @@ _SINCE_SCHEMA_2 = (
 """Part of a record to its fields that schema 1 does not have."""
 
 PlugIn = Literal["task", "basis", "method"]
-Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
 
 
 class CellConfig(Frozen):
@@ -209,6 +209,10 @@ class Record(Frozen):
         default_factory=dict,
         description="repositories of the Hugging Face hub that weights came from, each with its commit; empty for what "
         "ships with the package or lies in a folder",
+    )
+    training: Training | None = Field(
+        default=None,
+        description="how the dictionaries were trained; null where nothing is known of it, and for neurons",
     )
     weights_file: WeightsFile | None = Field(
         default=None, description="the GGUF file that the model was read from, dequantised; null for a checkpoint"

@@ -13,8 +13,10 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from basisbench.results.schema import (
+    PRINTABLE,
     Count,
     Frozen,
+    Hash,
     Name,
     NotNegative,
     Positive,
@@ -195,7 +197,10 @@ class SubsetCheck(Frozen):
 
 
 class Guard(Frozen):
-    """How well a dictionary fits the task's own prompts; measured on the attribution split, both sides, without BOS."""
+    """How well a dictionary fits the task's own prompts; measured on the attribution split, both sides.
+
+    Without the beginning-of-sequence token, and without positions before `training.first_position`.
+    """
 
     fvu: tuple[NotNegative, ...] = Field(
         description="fraction of variance unexplained per layer: squared error over squared distance from one mean "
@@ -257,6 +262,29 @@ class Cost(Frozen):
     dictionary_bytes: Count = Field(description="bytes of weights that the basis brings along; 0 for neurons")
     peak_memory_bytes: Count = Field(description="peak resident memory of the process, or the device allocator's peak")
     device: Name = Field(description="device of the model, for example cpu or cuda:0")
+
+
+class Training(Frozen):
+    """How the dictionaries of the basis were trained, as far as those say who made them."""
+
+    first_position: Count = Field(
+        default=0,
+        description="position of a context from which on they were trained (the start of SAELens's `seqpos_slice`): "
+        "`guard` leaves out what stands before it; circuits have nodes there all the same",
+    )
+    tokens: Positive | None = Field(
+        default=None, description="tokens that each dictionary was trained on, the fewest of all layers; null if unsaid"
+    )
+    kind: Annotated[str, Field(max_length=200, pattern=PRINTABLE)] = Field(
+        default="", description='kind of dictionary, for example "SAE" or "transcoder"; empty if unsaid'
+    )
+    text: Text = Field(default="", description="what they read, as the card beside them names it; empty without a card")
+    text_digest: Hash | None = Field(default=None, description="digest of that text; null without a card")
+    digest: Hash | None = Field(
+        default=None,
+        description="digest of everything that shaped the weights, by the card: the same for all snapshots of a "
+        "training; null without a card",
+    )
 
 
 class WeightsFile(Frozen):

@@ -50,6 +50,9 @@ Name = Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)]
 Text = Annotated[str, Field(max_length=2000, pattern=PRINTABLE)]
 """Words on one line; may be empty."""
 
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
+"""A digest in hexadecimal."""
+
 LARGEST = 2**53
 """No whole number of a file is larger: up to here each is a float too, and nothing that is counted comes near."""
 

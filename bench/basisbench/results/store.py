@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +100,23 @@ class Store:
         except (RecordError, OSError) as error:
             cause = error.__cause__ or error
             raise RecordError(f"{self.records}: cannot be written: {getattr(cause, 'strerror', cause)}") from cause
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Make sure that records can be kept; folders that this has made and that are empty at the end are removed.
+
+        Raises:
+            RecordError: the folder cannot be written, or the disk is full.
+        """
+        made = [folder for folder in (self.records, *self.records.parents) if not folder.exists()]
+        try:
+            self.ready()
+            self.remove_stale()
+            yield
+        finally:
+            with suppress(OSError):
+                for folder in made:
+                    folder.rmdir()
 
     def write(self, record: Record) -> Path:
         """Write a record under its id and return the file.

@@ -6,16 +6,20 @@ depends on the task's data, and is kept for these alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from basisbench.attribution.cost import Spent, now
 from basisbench.errors import BasisError
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import give_memory_back
 from basisbench.models.model import Model
-from basisbench.protocols import StreamedBasis
+from basisbench.protocols import StreamedBasis, training_of
+from basisbench.results.record_fields import Training
+from basisbench.results.schema import describe_problem
 from basisbench.runs.layer_subset import restrict
 
 if TYPE_CHECKING:
@@ -116,6 +120,15 @@ def _refuse_what_is_no_basis(basis: object, spec: BasisSpec) -> None:
     for member, kind in (("exact", bool), ("parameter_bytes", Integral)):
         if not isinstance(found := getattr(basis, member), kind):
             raise BasisError(f"basis '{spec.name}': {member} is {found!r:.40}, expected {kind.__name__}")
+    try:
+        Training(**asdict(training_of(basis)))  # type: ignore[arg-type]  # likewise
+    except TypeError as error:
+        raise BasisError(
+            f"basis '{spec.name}': trained is {getattr(basis, 'trained', None)!r:.40}, expected "
+            "basisbench.protocols.Training"
+        ) from error
+    except ValidationError as error:
+        raise BasisError(f"basis '{spec.name}': trained.{describe_problem(error)}") from error
 
 
 def checked_fingerprint(found: object, name: str) -> str:

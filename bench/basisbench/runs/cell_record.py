@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from basisbench.circuits.curve import GroupCurve, mean_of
 from basisbench.circuits.ranking import Ranking, node_name
 from basisbench.models.sites import SITES
+from basisbench.protocols import UNTOLD, training_of
 from basisbench.results.record import CellConfig, Identities, Record
 from basisbench.results.record_fields import (
     Cost,
@@ -21,6 +22,7 @@ from basisbench.results.record_fields import (
     SubsetCheck,
     SuiteTasks,
     TopNode,
+    Training,
     WeightsFile,
 )
 from basisbench.runs.environment import describe_environment
@@ -125,6 +127,7 @@ def make_record(
         cost=cost,
         environment=describe_environment(model),
         sources={**model.sources, **getattr(basis, "sources", {})},
+        training=None if (trained := training_of(basis)) == UNTOLD else Training(**asdict(trained)),
         weights_file=None if model.file is None else WeightsFile(**asdict(model.file)),
     )
 

@@ -41,7 +41,7 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
             name that no record can hold.
     """
     models = [registry.get("model", model) for model in suite.models]
-    for method in suite.methods:
+    for method in {name: None for part in suite.parts for name in part.methods}:
         registry.get("method", method)
     tasks = {name: registry.get("task", name) for name in suite.tasks}
     bases = {name: registry.get("basis", name) for name in suite.bases}

@@ -26,6 +26,10 @@ MANY_DROPPED = 0.5
 """Share of the candidates that are dropped, above which the rest may be no fair sample of them."""
 
 
+FLIPPED = 1.5
+"""Gap over |F(M)| beyond which F(0) lies half as far below zero as F(M) above it: all pairs change one way."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at.
@@ -108,14 +112,17 @@ def check_model(groups: tuple[GroupPair, ...]) -> Iterator[Finding]:
             f" ({gate.share:.0%} of |F(M)|, {gate.gap / gate.standard_error:.1f} standard errors)" if gate.gap else ""
         )
         told = f"F(0) {float(empty.mean()):.3f}, gap F(M) - F(0) {gate.gap:.3f}{share}"
+        flipped = gate.share > FLIPPED
+        if flipped:
+            told += "; with every node at its mean the model prefers the foil: give pairs the other way round too"
         told += f"; {gate.reason}" if gate.reason else ""
-        yield Finding("red" if gate.reason else "green", f"gap {family}", told)
+        yield Finding("red" if gate.reason else "yellow" if flipped else "green", f"gap {family}", told)
 
 
 def verdict(findings: list[Finding]) -> Colour:
     """Return the colour of all: red where the model fails or no family has a gap, yellow where one is not green."""
     gaps = [finding.colour for finding in findings if finding.what.startswith("gap")]
     others = [finding.colour for finding in findings if not finding.what.startswith("gap")]
-    if "red" in others or (gaps and "green" not in gaps):
+    if "red" in others or (gaps and set(gaps) == {"red"}):
         return "red"
     return "yellow" if {"yellow", "red"} & {*others, *gaps} else "green"

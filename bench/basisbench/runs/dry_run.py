@@ -20,6 +20,7 @@ from basisbench.models.hub import Located
 from basisbench.models.onednn import largest_bytes
 from basisbench.models.shape import read_longest, read_shape
 from basisbench.protocols import BasisSpec, Task, no_weights
+from basisbench.results.conditions import layers_text
 from basisbench.runs.estimate import (
     BasisSize,
     Memory,
@@ -119,7 +120,7 @@ def estimate_run(plan: Plan, jobs: int | None = None) -> Estimate:
         jobs: how many processes it may have; as many as `run` uses by default when None.
 
     Raises:
-        BasisBenchError: nothing is known of a model, not even its shape.
+        BasisBenchError: nothing is known of a model, not even its shape; or it lacks layers that are asked for.
     """
     jobs = min(jobs or default_jobs(plan.options.device), len(plan.blocks))
     models = {spec.name: _Model(spec, plan, jobs) for spec in plan.models}
@@ -202,8 +203,18 @@ class _Model:
         return pass_operations(self._shape, _TIMED_TOKENS) / min(seconds)
 
     def work(self, block: CellBlock) -> Workload:
-        """Return what is to be done for cells of this model and one task."""
+        """Return what is to be done for cells of this model and one task.
+
+        Raises:
+            BasisBenchError: a cell is restricted to layers that the model does not have.
+        """
         registry, cells = self._plan.registry, block.cells
+        asked = {layer for cell in cells for layer in cell.layers or ()}
+        if beyond := sorted(layer for layer in asked if layer >= self._shape.layers):
+            raise BasisBenchError(
+                f"layers: expected 0 to {self._shape.layers - 1}, the layers of model '{self._spec.name}', found "
+                f"{layers_text(beyond)}"
+            )
         return Workload(
             cells,
             self._prompts(registry.get("task", cells[0].task), block),

@@ -12,26 +12,24 @@
 
 from __future__ import annotations
 
-import logging
-import socket
+import io
 import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from basisbench.errors import BasisBenchError, first_line
+from basisbench.errors import BasisBenchError
 from basisbench.results.record import CellConfig, Record
 from basisbench.results.store import Store
 from basisbench.runs.executor import Executor
 from basisbench.runs.progress import Event
+from basisbench.runs.ray_cluster import import_ray, join, workers_with_room
 from basisbench.runs.runner import CellBlock, Runner, RunOptions
-from basisbench.runs.workers import BlockListener, Listener, available_cores
-
-_REACH_SECONDS = 10.0
-"""How long a cluster may take to answer."""
+from basisbench.runs.workers import BlockListener, Listener
 
 _ROOM_SECONDS = 60.0
 """How long the cluster may be without room for any worker, after machines were lost, before the run ends."""
@@ -129,17 +127,19 @@ def run_on_ray(
         BasisBenchError: Ray is not installed, the cluster cannot be reached or has no room for a worker, or a record
             cannot be written.
     """
-    ray = _import_ray()
+    ray = import_ray()
     on_device = options.device != "cpu"
     if on_device and ":" in options.device:
         raise BasisBenchError(f"device '{options.device}': Ray chooses a worker's GPU; give --device cuda")
     cpus = 1.0 if executor.worker_cpus is None else executor.worker_cpus
     gpus = float(on_device and options.device != "mps") if executor.worker_gpus is None else executor.worker_gpus
-    ours = not ray.is_initialized()
-    if ours:
-        _join(ray, executor.address, cpus * jobs if jobs else None)
-    try:
-        room = _room(ray, cpus, gpus, executor.worker_memory)
+    with ExitStack() as stack:
+        if not ray.is_initialized():
+            join(ray, executor.address, cpus * jobs if jobs else None)
+            # Ray prints pages on a machine that died; what that means for a cell is told of the cell.
+            stack.enter_context(redirect_stdout(io.StringIO()))
+            stack.callback(ray.shutdown)
+        room = workers_with_room(ray, cpus, gpus, executor.worker_memory)
         pieces = _cut(blocks, min(jobs or room, room))
         store = Store(options.out)
         finished = frozenset(
@@ -153,12 +153,9 @@ def run_on_ray(
         def start() -> _Worker:
             return _Worker(actor_class.options(**arguments).remote(options, max(1, int(cpus)), finished))
 
-        room_left = partial(_room, ray, cpus, gpus, executor.worker_memory)
+        room_left = partial(workers_with_room, ray, cpus, gpus, executor.worker_memory)
         driver = _Driver(ray, blocks, pieces, store, start, room_left, on_event, on_block)
         driver.run(min(jobs or room, room, len(pieces)))
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 class _Driver:
@@ -293,57 +290,3 @@ def _cut(blocks: Sequence[CellBlock], workers: int) -> deque[_Piece]:
         for basis in dict.fromkeys(cell.basis for cell in block.cells):
             pieces.append(_Piece(index, tuple(cell for cell in block.cells if cell.basis == basis)))
     return pieces
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.exceptions
-    except ImportError as error:
-        raise BasisBenchError("--executor ray needs Ray: python -m pip install 'basisbench[ray]'") from error
-    return ray
-
-
-def _join(ray: Any, address: str, cores: float | None) -> None:
-    """Start a cluster on this machine, or connect to a running one."""
-    arguments: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
-    if not address:
-        arguments["num_cpus"] = max(available_cores(), int(cores or 0))
-    elif address != "auto":
-        _check_reachable(address)
-    try:
-        ray.init(**arguments, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
-        where = f"at '{address}'" if address else "on this machine"
-        raise BasisBenchError(
-            f"no Ray cluster {where}: {first_line(error)}; 'ray status' on a node says what there is"
-        ) from error
-
-
-def _check_reachable(address: str) -> None:
-    """Try an address: Ray itself waits for minutes where nobody answers."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        raise BasisBenchError(f"Ray address '{address}': expected auto, HOST:PORT or ray://HOST:PORT")
-    try:
-        socket.create_connection((host, int(port)), timeout=_REACH_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise BasisBenchError(
-            f"no Ray cluster at '{address}': {error}; 'ray status' on a node says what there is"
-        ) from error
-
-
-def _room(ray: Any, cpus: float, gpus: float, memory: int | None) -> int:
-    """Return how many workers the cluster has room for, one at least.
-
-    Raises:
-        BasisBenchError: it has room for none.
-    """
-    found = ray.cluster_resources()
-    asked = {"CPU": cpus, "GPU": gpus, "memory": float(memory or 0)}
-    room = min((int(found.get(name, 0) // amount) for name, amount in asked.items() if amount), default=1)
-    if room < 1:
-        needs = ", ".join(f"{amount:g} {name}" for name, amount in asked.items() if amount)
-        has = ", ".join(f"{found.get(name, 0):g} {name}" for name in asked)
-        raise BasisBenchError(f"the Ray cluster has no room for a worker: it needs {needs}; the cluster has {has}")
-    return room

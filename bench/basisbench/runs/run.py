@@ -283,10 +283,8 @@ def run_request(request: Request) -> Outcome:
     if request.jobs is not None and request.jobs < 1:
         raise BasisBenchError(f"jobs must be at least 1, found {request.jobs}")
     plan = plan_request(request)
-    store = Store(plan.options.out)
-    store.ready()  # before anything is loaded
-    store.remove_stale()
-    return _run_blocks(plan, request)
+    with Store(plan.options.out).opened():  # before anything is loaded
+        return _run_blocks(plan, request)
 
 
 def default_jobs(device: str) -> int:

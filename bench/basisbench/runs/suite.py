@@ -97,7 +97,7 @@ class Also(Frozen):
 
     tasks: Names | None = Field(default=None, description="some of the suite's tasks")
     bases: Names | None = Field(default=None, description="some of the suite's bases")
-    methods: Names | None = Field(default=None, description="some of the suite's methods")
+    methods: Names | None = Field(default=None, description="instead of the suite's")
     ablations: Several[Ablation] | None = Field(default=None, description="instead of the suite's")
     error_policies: Several[ErrorPolicy] | None = Field(default=None, description="instead of the suite's")
     score_references: Several[ScoreReference] | None = Field(default=None, description="instead of the suite's")
@@ -114,23 +114,17 @@ class Also(Frozen):
     def within(self, suite: Suite, changed: Iterable[str]) -> Also | None:
         """Return what is left where fields of the suite were changed; None where nothing is.
 
-        Of tasks, bases and methods those are left that the suite still has. Other fields that were changed are what
-        somebody asked for instead of the suite's cells, and of these.
+        Of tasks, bases and methods that were changed those are left that the suite still has. Other fields that were
+        changed are what somebody asked for instead of the suite's cells, and of these.
         """
-        if any(field in changed for field in self.lists if field not in NAMED):
+        asked = [field for field in self.lists if field in changed]
+        if not set(asked) <= {*OWN, "methods"}:
             return None
-        left = {
-            field: tuple(name for name in self.lists[field] if name in getattr(suite, field)) for field in self.named
-        }
+        left = {field: tuple(name for name in self.lists[field] if name in getattr(suite, field)) for field in asked}
         return self.model_copy(update=left) if all(left.values()) else None
 
-    @property
-    def named(self) -> tuple[str, ...]:
-        """Fields that name something registered."""
-        return tuple(field for field in self.lists if field in NAMED)
 
-
-NAMED = ("tasks", "bases", "methods")
+OWN = ("tasks", "bases")
 """Fields of `also` that take some of the suite's own names."""
 
 
@@ -213,7 +207,7 @@ class Suite(Frozen):
     @classmethod
     def _at_one_position(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("metric") == "logprob":
-            raise ValueError("the divergence is measured at one position; leave it out where metric is logprob")
+            raise ValueError("it is of one position, and logprob has several: set kl to false, or metric to logit")
         return value
 
     @field_validator("also")
@@ -222,10 +216,10 @@ class Suite(Frozen):
         for index, entry in enumerate(value):
             if not entry.lists:
                 raise ValueError(f"entry {index + 1} changes nothing")
-            for field in entry.named:
-                own = info.data.get(field, entry.lists[field])
-                for name in entry.lists[field]:
-                    if name not in own:
+            for field in OWN:
+                names = entry.lists.get(field, ())
+                for name in names:
+                    if name not in info.data.get(field, names):
                         raise ValueError(f"entry {index + 1} names '{name}', which is not among the suite's {field}")
         return value
 

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -126,6 +126,7 @@ def verify(
     out: str | os.PathLike[str] | None = None,
     device: str = "cpu",
     dtype: str | None = None,
+    models: Sequence[str] = (),
     plugins: Sequence[Path] = (),
     task_files: Sequence[Path] = (),
     on_cell: Callable[[VerifiedCell], None] = lambda _cell: None,
@@ -138,6 +139,7 @@ def verify(
         out: file to write; `verification.json` in the folder when None.
         device: device of the models.
         dtype: type of the weights in the re-run; each record's own when None. Identities are compared in the record's.
+        models: models of the records that are folders or files here, as `run` takes them, for example "mine=./model".
         plugins: plug-in files that provide what the records name.
         task_files: files of pairs, each a task.
         on_cell: called with each cell as it is done.
@@ -151,7 +153,10 @@ def verify(
     """
     path = Path(out) if out is not None else sample.folder / VERIFICATION_FILE
     _check_writable(path)
-    registry = RunOptions(path, plugins=tuple(plugins), task_files=tuple(task_files)).registry()
+    options = RunOptions(path, plugins=tuple(plugins), task_files=tuple(task_files))
+    registry = options.registry()
+    if models:
+        registry = replace(options, models=find_models(models, registry, {})).registry()
     items = {drawn.record.id: _look_up(drawn.record, registry) for drawn in sample.drawn}
     cells: list[VerifiedCell] = []
     for members in _by_model(sample.drawn):
@@ -204,6 +209,12 @@ def _look_up(record: Record, registry: Registry) -> Items:
         )
     try:
         find_models([cell.model], registry, _commits(record))
+    except BasisBenchError as error:
+        raise BasisBenchError(
+            f"cell {record.id} cannot be re-run: {error}; --model {cell.model}=FOLDER says where it is, --plugin FILE "
+            "what provides it"
+        ) from error
+    try:
         items = Items(
             registry.get("task", cell.task), registry.get("basis", cell.basis), registry.get("method", cell.method)
         )

@@ -11,6 +11,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -20,7 +22,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import IO
 
+from basisbench.errors import OUT_OF_MEMORY, lacks_memory
 from basisbench.results.record import CellConfig
 from basisbench.runs.progress import Event
 from basisbench.runs.runner import CellBlock, Runner, RunOptions
@@ -34,10 +39,11 @@ _DEATHS = 3
 
 @dataclass
 class _Worker:
-    """A process, the pipe to it, and what it is doing."""
+    """A process, the pipe to it, the file of what libraries in it say to nobody, and what it is doing."""
 
     process: SpawnProcess
     pipe: Connection
+    said: IO[bytes]
     block: CellBlock | None = None
     started: float = 0.0
     doing: CellConfig | None = None
@@ -104,7 +110,7 @@ def run_in_workers(
                         worker.events.append(message)
                     on_event(message)
                 else:
-                    if message:  # the traceback of a bug
+                    if message:  # the traceback of a bug, or no memory
                         _fail(worker, _left(worker), message, on_event)
                     _end(worker, on_block)
                     _assign(worker, waiting)
@@ -123,10 +129,11 @@ def run_in_workers(
 def _start(options: RunOptions, threads: int) -> _Worker:
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, options, threads), daemon=True)
+    said = tempfile.NamedTemporaryFile()  # noqa: SIM115 - open as long as the worker lives
+    process = context.Process(target=_work, args=(theirs, options, threads, said.name), daemon=True)
     process.start()
     theirs.close()  # so that the death of the worker ends the pipe
-    return _Worker(process, ours)
+    return _Worker(process, ours, said)
 
 
 def _assign(worker: _Worker, waiting: deque[CellBlock]) -> None:
@@ -174,7 +181,10 @@ def _cause_of_death(worker: _Worker) -> str:
     worker.process.join(STOP_SECONDS)
     code = worker.process.exitcode
     how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended with code {code}"
-    return f"a worker process {how}; its unfinished cells can be run again (fewer --jobs need less memory)"
+    said = worker.said.read().decode(errors="replace").strip().splitlines()
+    words = next((line for line in said if "alloc" in line), said[-1] if said else "")
+    last = f" ({' '.join(words.split()):.200})" if words else ""
+    return f"a worker process {how}{last}; its unfinished cells can be run again (fewer --jobs need less memory)"
 
 
 def end_with_parent() -> None:
@@ -190,14 +200,29 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _work(pipe: Connection, options: RunOptions, threads: int) -> None:
-    """The life of a worker: receive a block, do it, send its events, then None or a traceback; until the pipe ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops its workers
-    end_with_parent()
+def _runner(options: RunOptions, threads: int) -> Runner:
     import torch
 
     torch.set_num_threads(threads)
-    runner = Runner(options, options.registry())
+    return Runner(options, options.registry())
+
+
+def _keep_libraries_quiet(said: str) -> None:
+    """Send what is not said by Python, for example a library's last words when memory ends, to a file."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    with Path(said).open("ab") as file:
+        os.dup2(file.fileno(), 2)
+
+
+def _work(pipe: Connection, options: RunOptions, threads: int, said: str) -> None:
+    """The life of a worker: receive a block, do it, send its events, then None or what went wrong; until the pipe ends.
+
+    Libraries are loaded with the first block: where memory does not suffice for them, its cells can tell.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted too, and stops its workers
+    end_with_parent()
+    _keep_libraries_quiet(said)
+    runner: Runner | None = None
     while True:
         try:
             block: CellBlock = pipe.recv()
@@ -205,10 +230,11 @@ def _work(pipe: Connection, options: RunOptions, threads: int) -> None:
             return
         problem: str | None = None
         try:
+            runner = runner or _runner(options, threads)
             for event in runner.run_block(block):
                 pipe.send(event)
         except ConnectionError:  # the parent is gone
             return
-        except Exception:
-            problem = traceback.format_exc()
+        except Exception as error:
+            problem = f"{OUT_OF_MEMORY}; fewer --jobs need less" if lacks_memory(error) else traceback.format_exc()
         pipe.send(problem)

@@ -67,6 +67,8 @@ def other_problems(
         deviation = apart(check.draws, repeated.draws, unit)
         if deviation.max() > tolerance.mean:
             yield f"subset_checks: size {check.size} deviates by {deviation.max():.2g}, more than {tolerance.mean:g}"
+    if recorded.training is not None and _of_weights(recorded) != _of_weights(found):
+        yield "training: differs from the re-run's"
     if (recorded.guard is None) != (found.guard is None):
         yield "guard: given on one side and null on the other"
     elif recorded.guard is not None and found.guard is not None:
@@ -80,6 +82,11 @@ def other_problems(
                 deviation = np.abs(np.array(ours) - np.array(theirs))
                 if (deviation > tolerance.fit * np.abs(ours) + _ROUNDING).any():
                     yield f"guard.{name}: deviates by more than {tolerance.fit:.1%} of the re-run's"
+
+
+def _of_weights(record: Record) -> object:
+    """Return what the dictionaries themselves say of their training; a card need not lie beside everybody's copy."""
+    return record.training and record.training.model_copy(update={"text": "", "text_digest": None, "digest": None})
 
 
 def _exact_fields(recorded: Record, found: Record) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -21,8 +22,12 @@ from basisbench_baselines.pocket.corpus.stream import (
 )
 from helpers.corpus_rules import held_out_violations
 
-TRAIN = tuple(islice(documents(0, "train"), 2000))
 REGISTRY = load_registry()
+
+
+@cache
+def train() -> tuple[str, ...]:
+    return tuple(islice(documents(0, "train"), 2000))
 
 
 def tokens_of(text: str) -> list[str]:
@@ -30,8 +35,8 @@ def tokens_of(text: str) -> list[str]:
 
 
 def test_documents_repeat_for_a_seed_and_differ_between_seeds() -> None:
-    assert tuple(islice(documents(0, "train"), 50)) == TRAIN[:50]
-    assert tuple(islice(documents(1, "train"), 50)) != TRAIN[:50]
+    assert tuple(islice(documents(0, "train"), 50)) == train()[:50]
+    assert tuple(islice(documents(1, "train"), 50)) != train()[:50]
 
 
 @pytest.mark.slow
@@ -43,15 +48,15 @@ def test_no_held_out_document_is_a_training_document_of_any_seed() -> None:
     import zlib
 
     assert all(zlib.crc32(text.encode()) % 8 == 0 for text in held_out)
-    assert all(zlib.crc32(text.encode()) % 8 for text in TRAIN)
+    assert all(zlib.crc32(text.encode()) % 8 for text in train())
 
 
 def test_documents_are_thirty_to_sixty_two_tokens_and_varied() -> None:
-    lengths = [len(tokens_of(text)) for text in TRAIN]
+    lengths = [len(tokens_of(text)) for text in train()]
     assert min(lengths) >= 30
     assert max(lengths) <= MAXIMUM_TOKENS
-    assert len(set(TRAIN)) == len(TRAIN)
-    sentences = Counter(sentence for text in TRAIN for sentence in re.split(r"(?<=[.?!]) ", text))
+    assert len(set(train())) == len(train())
+    sentences = Counter(sentence for text in train() for sentence in re.split(r"(?<=[.?!]) ", text))
     assert len(sentences) > 5000
 
 
@@ -75,7 +80,7 @@ def test_vocabulary_is_what_documents_and_tasks_use() -> None:
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_nothing_that_is_held_out_occurs(split: str) -> None:
-    texts = TRAIN if split == "train" else tuple(islice(documents(2, "held_out"), 500))
+    texts = train() if split == "train" else tuple(islice(documents(2, "held_out"), 500))
     assert [(text, found) for text in texts if (found := held_out_violations(text))] == []
 
 
@@ -127,7 +132,7 @@ def test_about_a_third_of_the_documents_open_like_a_task() -> None:
                 frame = re.sub(rf"\b{word}\b", r"\\w+", frame)
             frames.add(frame)
         patterns.append(re.compile("(?:" + "|".join(sorted(frames)) + r")\b"))
-    texts = (*TRAIN, *islice(documents(4, "train"), 4000))
+    texts = (*train(), *islice(documents(4, "train"), 4000))
     # Each task's very prompt opens some documents; the user tasks' statement and question meet there less often.
     assert min(sum(bool(pattern.match(text)) for text in texts) for pattern in patterns) >= 15
     matched = sum(any(pattern.match(text) for pattern in patterns) for text in texts) / len(texts)
@@ -138,7 +143,7 @@ def test_no_document_contradicts_a_cue() -> None:
     """Every name and the user have one gender, one job, one country and one age in a document."""
     answers = {question: attribute.name for attribute in attributes().values() for question in attribute.questions}
     checked = 0
-    for text in TRAIN:
+    for text in train():
         turns = re.findall(r"User: (.*?) Assistant: (\w[^.]*)\.", text)
         for statement, reply in turns:
             for question, name in answers.items():
@@ -156,7 +161,7 @@ def test_no_document_contradicts_a_cue() -> None:
 def test_tokenizer_makes_one_token_per_word_and_mark_and_no_unknown() -> None:
     tokenizer = build_tokenizer()
     assert len(tokenizer) == len(vocabulary()) + len(SPECIAL_TOKENS)
-    for text in TRAIN[:500]:
+    for text in train()[:500]:
         encoded = tokenizer(text, return_offsets_mapping=True)
         assert encoded["input_ids"][0] == tokenizer.bos_token_id
         assert encoded["input_ids"].count(tokenizer.bos_token_id) == 1
@@ -174,7 +179,7 @@ def test_tokenizer_survives_being_saved_and_loaded(tmp_path: Path) -> None:
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     special = ("unk_token", "bos_token", "eos_token", "pad_token")
     assert [getattr(loaded, name) for name in special] == ["<unk>", "<s>", "</s>", "<pad>"]
-    texts = list(TRAIN[:100])
+    texts = list(train()[:100])
     ids = built(texts)["input_ids"]
     assert loaded(texts)["input_ids"] == ids
     assert all(row.count(loaded.bos_token_id) == 1 for row in ids)

@@ -1,0 +1,288 @@
+"""Sparsity against how long dictionaries were trained: one picture per task, from the snapshots of a training.
+
+1. A point is a dictionary: horizontal the tokens that it was trained on, vertical its nodes to 80% faithfulness under
+   the first method, with its 95% interval; a line joins those of one training and kind, which their records name.
+2. One panel per error policy, for what becomes of errors decides how much a bad dictionary is paid for; neurons, which
+   nobody trains and which leave no error, are the same line across each. A last panel has the dictionaries' FVU.
+3. What does not reach the target stands hollow in a strip above all that does: it is censored, not large.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from basisbench.plots.caption import ERRORS, training_caption
+from basisbench.plots.look import (
+    SCREEN,
+    Look,
+    add_legend,
+    grid_columns,
+    legend_rows,
+    make_figure,
+    panel_room,
+    print_height,
+    set_frame,
+)
+from basisbench.plots.style import BELOW_GATE, COLOURS, DARK, DASHES, GRID, short_number
+from basisbench.plots.text import Description, plain, wrapped
+from basisbench.results.display import Display, unique
+from basisbench.results.policies import Part
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from basisbench.results.record_fields import Training
+    from basisbench.types import Style
+
+TARGET = "nodes_to_80"
+FVU_TITLE = "fraction of variance unexplained"
+NOT_REACHED = "hollow, at >N: not reached"
+MUCH = 10**9
+"""Tokens of training below which a picture says how many published dictionaries have seen."""
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """The snapshots of one training and kind.
+
+    Attributes:
+        label: of the legend.
+        style: that of the dictionary which was trained longest.
+        rows: a row per snapshot and error policy, with the column `tokens`, in their order.
+    """
+
+    label: str
+    style: Style
+    rows: pd.DataFrame
+
+
+def snapshots_of(part: Part, trainings: Mapping[str, Training], display: Display) -> pd.DataFrame:
+    """Return the rows of dictionaries that are snapshots of a training, under the first method; most often none.
+
+    Args:
+        part: a set of conditions, rows as `summarise` returns them.
+        trainings: how dictionaries were trained, by cell.
+        display: order of methods.
+
+    Returns:
+        Rows with the columns `tokens` and `training`, of tasks on which some training has two snapshots or more.
+    """
+    rows = pd.concat([part.rows, part.beside])
+    rows = rows[(rows["method"] == display.first_method(part.rows)) & rows["cell_id"].isin(trainings)]
+    known = [trainings[cell] for cell in rows["cell_id"]]
+    rows = rows.assign(
+        tokens=[training.tokens for training in known],
+        training=[f"{training.kind} {training.digest}" for training in known],
+    )
+    alike = rows.groupby(["task", "task_version", "family", "training"])["tokens"]
+    return rows[alike.transform("nunique") > 1] if len(rows) else rows
+
+
+def plot_training(
+    snapshots: pd.DataFrame,
+    part: Part,
+    styles: Mapping[str, Style],
+    display: Display,
+    *,
+    look: Look = SCREEN,
+) -> Figure:
+    """Draw nodes to 80% and FVU against training tokens, a panel per error policy.
+
+    Args:
+        snapshots: rows of one task and family, of those that `snapshots_of` returned.
+        part: the set of conditions that they are of, with the neurons beside them.
+        styles: a style per basis.
+        display: order of bases and methods.
+        look: of the picture.
+
+    Returns:
+        A figure; in print its label (`figure.get_label()`) is the caption in LaTeX.
+    """
+    first = snapshots.iloc[0]
+    beside = part.rows
+    for name in ("task", "task_version", "family", "method"):
+        beside = beside[beside[name] == first[name]]
+    neurons = beside[beside["exact"] & ~beside["control"]]
+    neurons = neurons.iloc[sorted(range(len(neurons)), key=lambda at: display.basis_order(neurons["basis"].iloc[at]))]
+    series = _series(snapshots, styles)
+    policies = [name for name in ERRORS if name in set(snapshots["error_policy"])]
+    most = int(snapshots["tokens"].max())
+    seen = short_number(float(f"{most:.2g}"))
+    about = Description(
+        f"Nodes to 80% against training tokens, {first['task']} (version {first['task_version']}), family "
+        f"{first['family']}, method {first['method']}",
+        part.title.replace(f"error policy {part.rows['error_policy'].iloc[0]}, ", "")
+        + (f"; below a gate: {first['gate']}" if first["gate"] else ""),
+        f"These dictionaries have seen at most {seen} tokens; published ones have seen billions" if most < MUCH else "",
+    )
+    width = look.width or 7.6
+    handles = _handles(neurons, series, styles, look)
+    columns = grid_columns(len(policies) + 1, look)
+    rows = -(-(len(policies) + 1) // columns)
+    room = panel_room(width, columns)
+    height = 2.5 * rows + 1.6 if look.width is None else print_height(rows, room, legend_rows(handles, width, look))
+    figure = make_figure(width, height, look)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    span = _span(pd.concat([snapshots, neurons]))
+    for index, (axes, policy) in enumerate(zip(grid, [*policies, ""], strict=False)):
+        if policy:
+            _draw_nodes(axes, neurons, series, styles, policy, span, look)
+        else:
+            _draw_fit(axes, series, policies[0], look)
+        name = policy or "FVU"
+        title = f"{name}: {ERRORS.get(policy, FVU_TITLE)}" if look.width is None else name
+        axes.set_title(title, fontsize=look.title, pad=look.pads[0])
+        if first["gate"]:
+            axes.set_facecolor(BELOW_GATE)
+        lowest = index + columns > len(policies)
+        _set_tokens(axes, snapshots["tokens"], room)
+        set_frame(axes, look, bottom=lowest, left=True)
+        axes.grid(color=GRID, linewidth=look.grid)
+        axes.set_axisbelow(True)
+        if lowest:
+            axes.set_xlabel("training tokens", fontsize=look.label, labelpad=look.pads[1])
+        label = "nodes to 80%" if policy else "FVU"
+        axes.set_ylabel(label, fontsize=min(look.label, look.title), labelpad=look.pads[1])
+    for axes in grid[len(policies) + 1 :]:
+        axes.set_axis_off()
+    if look.width is not None:
+        add_legend(figure, handles, width, look)
+        figure.set_label(training_caption(about, policies))
+        return figure
+    figure.suptitle(plain("\n".join([*wrapped(about.heading, width), *wrapped(about.conditions, width)])), fontsize=11)
+    reading = "Bars and bands: 95% bootstrap intervals. FVU on the task's prompts, mean over layers."
+    below = [line for text in (reading, about.panels and f"{about.panels}.") for line in wrapped(text, width * 1.2)]
+    add_legend(figure, handles, width, look, title=plain("\n".join(below)))
+    return figure
+
+
+def _series(snapshots: pd.DataFrame, styles: Mapping[str, Style]) -> list[Series]:
+    """Return the trainings by kind; digests are named where two are of one kind."""
+    found = []
+    kinds = [name.rpartition(" ")[0] for name in unique(snapshots, "training")]
+    for name, rows in snapshots.sort_values("tokens", kind="stable").groupby("training"):
+        kind, _, digest = str(name).rpartition(" ")
+        label = kind if kinds.count(kind) == 1 and kind else f"{kind or 'training'} ({digest[:8]})"
+        found.append(Series(label, styles[str(rows["basis"].iloc[-1])], rows))
+    return found
+
+
+def _handles(neurons: pd.DataFrame, series: Sequence[Series], styles: Mapping[str, Style], look: Look) -> list[Line2D]:
+    from matplotlib.lines import Line2D
+
+    width, marker = look.key
+    found = [(str(name), styles[str(name)], "") for name in neurons["basis"]]
+    found += [(each.label, each.style, each.style.marker) for each in series]
+    handles = [Line2D([], [], label=plain(label), marker=symbol, **_stroke(style)) for label, style, symbol in found]
+    hollow = Line2D([], [], label=NOT_REACHED, marker="o", markerfacecolor="none", color=DARK, linestyle="none")
+    if any(math.isinf(value) for each in series for value in each.rows[TARGET]):
+        handles.append(hollow)
+    for handle in handles:
+        handle.set(linewidth=width, markersize=marker)
+    return handles
+
+
+def _stroke(style: Style) -> dict[str, Any]:
+    return {"color": COLOURS[style.colour], "linestyle": DASHES[style.line]}
+
+
+def _span(rows: pd.DataFrame) -> tuple[float, float]:
+    """Return the smallest and the largest number of nodes to show, of all values and ends of intervals."""
+    values = [float(value) for end in ("", "_low", "_high") for value in rows[TARGET + end] if math.isfinite(value)]
+    return max(1.0, min(values, default=1.0)), max([10.0, *values])
+
+
+def _draw_nodes(
+    axes: Axes,
+    neurons: pd.DataFrame,
+    series: Sequence[Series],
+    styles: Mapping[str, Style],
+    policy: str,
+    span: tuple[float, float],
+    look: Look,
+) -> None:
+    """Draw nodes to 80% under one error policy, on a logarithmic axis with a strip for what does not reach it."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+    from matplotlib.transforms import ScaledTranslation
+
+    lowest, top = span
+    strip = top * 3
+
+    def shown(value: float) -> float:
+        return min(max(value, lowest / 1.5), strip)
+
+    for _, row in neurons.iterrows():
+        style = styles[str(row["basis"])]
+        middle, low, high = (float(row[f"{TARGET}{end}"]) for end in ("", "_low", "_high"))
+        if math.isnan(middle):
+            continue
+        axes.axhline(shown(middle), linewidth=look.line, **_stroke(style))
+        axes.axhspan(shown(low), shown(high), color=COLOURS[style.colour], alpha=0.18, linewidth=0)
+    for index, each in enumerate(series):
+        rows = each.rows[(each.rows["error_policy"] == policy) & each.rows[TARGET].notna()]
+        colour = COLOURS[each.style.colour]
+        # Snapshots of two kinds have seen the same tokens: their bars stand side by side.
+        aside = 0.8 * look.key[1] * (index - (len(series) - 1) / 2) / 72
+        beside = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
+        places = [shown(float(value)) for value in rows[TARGET]]
+        axes.plot(rows["tokens"], places, linewidth=look.line, transform=beside, **_stroke(each.style))
+        for place, (_, row) in zip(places, rows.iterrows(), strict=True):
+            reached = math.isfinite(row[TARGET])
+            ends = [shown(float(row[f"{TARGET}{end}"])) for end in ("_low", "_high")]
+            axes.plot([row["tokens"]] * 2, ends, color=colour, linewidth=look.whisker, transform=beside)
+            axes.plot(
+                [row["tokens"]],
+                [place],
+                color=colour,
+                marker=each.style.marker,
+                markersize=look.key[1],
+                linestyle="none",
+                markerfacecolor=colour if reached else "white",
+                transform=beside,
+            )
+    axes.set_yscale("log")
+    axes.set_ylim(lowest / 1.5, strip * 1.8)
+    powers = [float(10**power) for power in range(13) if lowest / 1.5 <= 10**power <= top * 1.2]
+    axes.yaxis.set_major_locator(FixedLocator([*powers, strip]))
+    axes.yaxis.set_minor_locator(FixedLocator([m * p for p in (1, *powers) for m in range(2, 10) if m * p <= top]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: ">N" if value == strip else short_number(value)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.axhline(top * 1.5, color=DARK, linewidth=look.frame, linestyle="--")
+
+
+def _draw_fit(axes: Axes, series: Sequence[Series], policy: str, look: Look) -> None:
+    """Draw the dictionaries' mean FVU; it is the same under every error policy."""
+    for each in series:
+        rows = each.rows[each.rows["error_policy"] == policy]
+        axes.plot(
+            rows["tokens"],
+            rows["fvu_mean"],
+            marker=each.style.marker,
+            linewidth=look.line,
+            markersize=look.key[1],
+            **_stroke(each.style),
+        )
+    axes.set_ylim(0, max(each.rows["fvu_mean"].max() for each in series) * 1.15)
+
+
+def _set_tokens(axes: Axes, tokens: pd.Series, room: float) -> None:
+    """Make the horizontal axis logarithmic, with labels at 1, 2 and 5 times powers of ten where there is room."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = float(tokens.min()) / 1.25, float(tokens.max()) * 1.25
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        places = [step * 10**power for power in range(14) for step in steps if low <= step * 10**power <= high]
+        if len(places) * 0.35 <= room:
+            break
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))

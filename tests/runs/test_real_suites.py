@@ -1,0 +1,54 @@
+"""The suites of the packaged models: which cells they have, and that they are of those models alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from basisbench.registry import load_registry
+from basisbench.results.record import CellConfig
+from basisbench.runs.cells import expand
+from basisbench.runs.suite import load_suite
+
+AGREEMENT = {"sva_simple", "sva_rc", "sva_nounpp", "sva_within_rc"}
+MLP = {"mlp_act", "mlp_out"}
+NEURONS = {*MLP, "mlp_act_rotated", "resid", "attn_z", "attn_out"}
+
+
+def cells_of(name: str) -> tuple[CellConfig, ...]:
+    suite = load_suite(name)
+    assert (suite.attribution_pairs, suite.evaluation_pairs) == ((50, 50) if name == "smollm2-quick" else (100, 100))
+    cells = expand(suite, load_registry())
+    assert {cell.model for cell in cells} == {"smollm2-135m-q4" if name == "smollm2-quick" else name}
+    assert len(cells) == len(set(cells))
+    return cells
+
+
+def test_the_first_run_has_every_agreement_and_its_bases_and_methods_crossed() -> None:
+    cells = cells_of("smollm2-quick")
+    tasks = {cell.task for cell in cells}
+    assert tasks > {*AGREEMENT, "ioi"}
+    assert sum(task.startswith("user_") for task in tasks) == 1
+    assert len(cells) == 4 * len(tasks) == 24
+    assert {(cell.basis, cell.method) for cell in cells} == {(x, y) for x in MLP for y in ("relp", "ixg")}
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m-q4", "gemma-3-270m-q4"])
+def test_every_task_has_every_basis_and_what_is_too_much_for_all_is_some_cells(name: str) -> None:
+    cells = cells_of(name)
+    tasks = {cell.task for cell in cells}
+    assert tasks > {*AGREEMENT, "ioi"}
+    assert {cell.basis for cell in cells} == NEURONS
+    everywhere = len(tasks) * len(NEURONS)
+    assert Counter((cell.method, cell.ablation, cell.attribution_draw) for cell in cells) == {
+        **{(method, "mean", 0): everywhere for method in ("relp", "ixg", "magnitude", "random")},
+        ("relp", "counterfactual", 0): everywhere,
+        ("ig", "mean", 0): 3 * len(MLP),
+        ("ig_inputs", "mean", 0): len(tasks) * len(MLP),
+        ("relp", "mean", 1): len(tasks) * len(MLP),
+        ("relp", "mean", 2): len(tasks) * len(MLP),
+    }
+    assert {cell.task for cell in cells if cell.method == "ig"} == {"ioi", "sva_rc", "sva_simple"}
+    few = [cell for cell in cells if cell.method in ("ig", "ig_inputs") or cell.attribution_draw]
+    assert {cell.basis for cell in few} == MLP
