@@ -28,7 +28,7 @@ def provided(path: Path, text: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize(("kind", "name", "file"), [
-    ("method", "gim", "gim.py"), ("basis", "pca", "pca.py"), ("task", "greater_than", "greater_than.py"),
+    ("method", "gim_gated", "gim_gated.py"), ("basis", "pca", "pca.py"), ("task", "greater_than", "greater_than.py"),
 ])  # fmt: skip
 def test_it_is_the_digest_of_the_file_that_defines_the_plugin(kind: str, name: str, file: str) -> None:
     text = "\n".join(line.rstrip() for line in (FOLDER / file).read_text(encoding="utf-8").splitlines())

@@ -29,7 +29,7 @@ def write_plugin(folder: Path, text: str) -> Path:
         ("task", {"user_gender", "user_occupation", "user_country", "user_age"}),
         ("basis", {"mlp_act", "mlp_out", "mlp_act_rotated", "sae_mlp_out", "transcoder"}),
         ("basis", {"resid", "sae_resid", "attn_out", "sae_attn_out"}),
-        ("method", {"ixg", "ig", "ig_inputs", "relp", "patching", "magnitude", "random"}),
+        ("method", {"ixg", "ig", "ig_inputs", "relp", "gim", "patching", "magnitude", "random"}),
         ("model", {"pocket-llama"}),
     ],
 )

@@ -8,6 +8,8 @@ The Python interface:
 - `plot_curves(frame)` draws faithfulness or completeness against circuit size; `plot_results(path, out)` every picture.
 - `to_dataset(path)` gives the rows of `load_results` as a Hugging Face dataset.
 - `load_model`, `load_pairs` and `score` do what a run does, step by step: `NodeScores`, `Circuit`, `Evaluation`.
+- `describe_nodes` says of a circuit's nodes what they read, write and do: `CircuitNodes`.
+- `edges(circuit, pairs)` scores the edges between the nodes of a circuit, and measures circuits of edges.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
 """
 
@@ -20,8 +22,10 @@ from basisbench.old_paths import install
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
+    from basisbench.describe import describe_nodes
     from basisbench.errors import BasisBenchError
     from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
+    from basisbench.explore_edges import edges
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
@@ -34,6 +38,8 @@ __all__ = [
     "Evaluation",
     "NodeScores",
     "__version__",
+    "describe_nodes",
+    "edges",
     "load_model",
     "load_pairs",
     "load_results",
@@ -50,8 +56,10 @@ __getattr__, __dir__ = lazy_names(
     {
         "BasisBenchError": "errors",
         "Circuit": "explore",
+        "describe_nodes": "describe",
         "Evaluation": "explore",
         "NodeScores": "explore",
+        "edges": "explore_edges",
         "load_model": "explore",
         "load_pairs": "explore",
         "load_results": "results.frame",

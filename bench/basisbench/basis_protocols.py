@@ -125,6 +125,15 @@ class StreamedBasis(Basis, Protocol):
 
 
 @runtime_checkable
+class PublishedBasis(Basis, Protocol):
+    """A basis whose units may have public pages."""
+
+    def page(self, site: Site, unit: int, /) -> str | None:
+        """Return the address of a unit's page; None where its release names none."""
+        ...
+
+
+@runtime_checkable
 class FittedBasis(Basis, Protocol):
     """A basis whose weights come from the task's activations."""
 

@@ -292,19 +292,23 @@ class Circuit(Frozen):
         cell = _cell(**{**dict(self.cell), "ablation": ablation or self.cell.ablation})
         spec = basis or load_registry().get("basis", cell.basis)
         _hold("basis", spec, isinstance(spec, BasisSpec), "a BasisSpec")
-        self._check(pairs, spec)
+        self.check(pairs, spec)
         built = pairs.basis(spec, cell.layers).basis
         curves = [self._measured(cell, built, group) for group in pairs.groups]
         parts = [(curve.full, curve.empty, curve.circuit[0], curve.complement[0] or []) for curve in curves]
         return Evaluation(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
     def _measured(self, cell: CellConfig, basis: Basis, group: GroupPair) -> GroupCurve:
-        measurement = GroupMeasurement(cell, basis, group, self._ranking(basis, group))
+        measurement = GroupMeasurement(cell, basis, group, self.ranking(basis, group))
         measurement.measure([self.k], complements=True)
         return measurement.curve([self.k], [self.k])
 
-    def _check(self, pairs: Session, spec: BasisSpec) -> None:
-        """Refuse pairs, a model or a dictionary that the circuit was not made for."""
+    def check(self, pairs: Session, spec: BasisSpec) -> None:
+        """Refuse pairs, a model or a dictionary that the circuit was not made for.
+
+        Raises:
+            BasisBenchError: says which, and what the circuit was made for.
+        """
         here, first = pairs.identity(spec, layers=self.cell.layers), pairs.attribution[0]
         for what, found, own in (
             ("basis", spec.name, self.cell.basis),
@@ -315,8 +319,12 @@ class Circuit(Frozen):
             if found != own:
                 raise BasisBenchError(f"circuit of {what} {own}: cannot be evaluated with {found}")
 
-    def _ranking(self, basis: Basis, group: GroupPair) -> Ranking:
-        """Return a ranking of the group's nodes that begins with those of the circuit."""
+    def ranking(self, basis: Basis, group: GroupPair) -> Ranking:
+        """Return a ranking of the group's nodes that begins with those of the circuit.
+
+        Raises:
+            BasisBenchError: the basis does not have some node, or the group lacks nodes.
+        """
         import torch
 
         key, length = group.attribution.pairs.group, group.attribution.pairs.length

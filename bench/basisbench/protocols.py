@@ -13,6 +13,7 @@ from basisbench.basis_protocols import (
     CrossLayerBasis,
     CrossLayerPart,
     FittedBasis,
+    PublishedBasis,
     StreamedBasis,
     Training,
     UnitwiseBasis,
@@ -53,6 +54,7 @@ __all__ = [
     "CrossLayerPart",
     "FittedBasis",
     "Method",
+    "PublishedBasis",
     "ScoringContext",
     "StreamedBasis",
     "Task",
@@ -196,12 +198,13 @@ class ScoringContext(Protocol):
         """
         ...
 
-    def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
+    def gradient_field(self, rule: str | BackwardRules, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Gradient of each pair's metric at the site's write hook, computed once for all bases.
 
         Args:
-            rule: "ixg" or "relp" at the clean run; "ig", mean over the straight path of the site from clean to what its
-                nodes move to; "ig_inputs", mean over the path of the embeddings from clean to counterfactual.
+            rule: "ixg", "relp" or backward rules part by part, at the clean run; "ig", mean over the straight path of
+                the site from clean to what its nodes move to; "ig_inputs", mean over the path of the embeddings from
+                clean to counterfactual.
             site: a site of any basis.
         """
         ...

@@ -44,10 +44,13 @@ class Segment:
     Attributes:
         role: a short name, for example "subject"; segments of one template have distinct roles.
         text: the text with its leading space, if it has one; segments are joined without a separator.
+        speaker: "user", "assistant" or "system" where the prompt is a chat that the model's own template writes; all
+            segments of such a prompt have one. Empty in plain text.
     """
 
     role: str
     text: str
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,8 @@ class BackwardRules:
         queries: factor of the gradient that the queries get, where they leave their projection.
         keys: factor of the gradient that the keys get.
         values: factor of the gradient that the values get.
+        reads: of what attention and MLP read; "stopped" lets no gradient pass, so that what is left is the way straight
+            through the residual stream.
     """
 
     norms: Literal["autograd", "frozen"] = "autograd"
@@ -282,6 +287,7 @@ class BackwardRules:
     queries: float = 1.0
     keys: float = 1.0
     values: float = 1.0
+    reads: Literal["autograd", "stopped"] = "autograd"
 
 
 @dataclass(frozen=True)

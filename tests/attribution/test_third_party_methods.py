@@ -1,8 +1,7 @@
-"""Third-party methods and bases against slow twins: SmoothGrad, zero baseline, GIM, principal components."""
+"""Third-party methods and bases against slow twins: SmoothGrad, zero baseline, principal components."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import Any
 
@@ -93,84 +92,6 @@ def test_a_zero_baseline_is_minus_gradient_times_activation() -> None:
         embeddings = model.body.get_input_embeddings()(context.batch.clean)
     for units, (output, gradient) in zip(found.units, plain_gradients(model, context.batch, embeddings), strict=True):
         close(units, -(gradient * output).mean(0))
-
-
-class _Softer(torch.autograd.Function):
-    """Softmax whose gradient is that of a softmax at temperature 2, by the formula."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor) -> Tensor:
-        ctx.save_for_backward(scores)
-        return scores.softmax(-1)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override] -- as PyTorch calls it
-        (scores,) = ctx.saved_tensors
-        softer = (scores / 2).softmax(-1)
-        return softer * (gradient - (gradient * softer).sum(-1, keepdim=True))
-
-
-class _Scaled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override] -- as PyTorch calls it
-        return ctx.factor * gradient, None
-
-
-def by_hand(model: Any, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Run a Llama written out in full, under GIM's rules; return the last logits and each MLP's output."""
-    body, config = model.body.model, model.body.config
-    heads, groups = config.num_attention_heads, config.num_attention_heads // config.num_key_value_heads
-    width = config.hidden_size // heads
-
-    def norm(module: Any, x: Tensor) -> Tensor:
-        return x / (x.pow(2).mean(-1, keepdim=True) + config.rms_norm_eps).sqrt().detach() * module.weight
-
-    def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, width)).transpose(1, 2)
-
-    x = body.embed_tokens(tokens).detach().requires_grad_()
-    length = tokens.shape[1]
-    cos, sin = body.rotary_emb(x, torch.arange(length).unsqueeze(0))
-
-    def rotate(value: Tensor) -> Tensor:
-        first, second = value.chunk(2, -1)
-        return value * cos.unsqueeze(1) + torch.cat([-second, first], -1) * sin.unsqueeze(1)
-
-    future = torch.full((length, length), -math.inf, dtype=x.dtype).triu(1)
-    outputs = []
-    for layer in body.layers:
-        attention, mlp, h = layer.self_attn, layer.mlp, norm(layer.input_layernorm, x)
-        q = rotate(split(_Scaled.apply(attention.q_proj(h), 0.25)))
-        k = rotate(split(_Scaled.apply(attention.k_proj(h), 0.25))).repeat_interleave(groups, 1)
-        v = split(_Scaled.apply(attention.v_proj(h), 0.5)).repeat_interleave(groups, 1)
-        pattern = _Softer.apply(q @ k.transpose(-1, -2) / math.sqrt(width) + future)
-        x = x + attention.o_proj((pattern @ v).transpose(1, 2).flatten(2))
-        h = norm(layer.post_attention_layernorm, x)
-        outputs.append(mlp.down_proj(torch.nn.functional.silu(mlp.gate_proj(h)) * mlp.up_proj(h)))
-        outputs[-1].retain_grad()
-        x = x + outputs[-1]
-    return model.body.lm_head(norm(body.norm, x[:, -1])), outputs
-
-
-def test_gim_is_a_backward_pass_written_out_by_hand() -> None:
-    context, model = oracle.contexts(LLAMA)[0].attribution, oracle.model(LLAMA)
-    batch, basis = context.batch, oracle.basis(LLAMA, "mlp_out")
-    with torch.enable_grad():
-        logits, outputs = by_hand(model, batch.clean)
-        close(logits.detach(), model.logits(batch.clean))
-        (logits.gather(1, batch.answers).mean(1) - logits.gather(1, batch.foils).mean(1)).sum().backward()
-    others = [context.activation(site.write, "counterfactual").mean(0) for site in basis.sites]
-    found = plugin("method", "gim").score(context, basis)
-    plain = projected_scores(context, basis, "ixg")
-    for units, output, other, autograd in zip(found.units, outputs, others, plain.units, strict=True):
-        close(units, (output.grad * (other - output.detach())).mean(0))
-        if output is not outputs[-1]:  # after the last attention nothing but the norm is left
-            assert float((units - autograd).abs().max()) > 1e-3 * float(autograd.abs().max())
 
 
 def test_rules_part_by_part_are_the_named_ones(architecture: str) -> None:

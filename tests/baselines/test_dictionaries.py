@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from basisbench.protocols import PublishedBasis
+from basisbench.types import Site
+from basisbench_baselines.bases.saelens import DictionaryBasis
 from basisbench_baselines.pocket.sae_files import load_weights, save_dictionary, to_sae_lens
 from basisbench_baselines.pocket.training.activations import DictionarySite
 from basisbench_baselines.pocket.training.dictionaries import learning_rate
@@ -162,3 +166,18 @@ def test_saved_dictionary_is_one_that_saelens_loads_and_computes_alike(site: Dic
     again = load_weights(tmp_path / "layer_0")
     assert all(torch.equal(tensor, vars(again)[name]) for name, tensor in vars(weights).items())
     assert to_sae_lens(site, weights).cfg.normalize_activations == "none"
+
+
+def test_a_feature_has_the_page_that_its_release_names() -> None:
+    site = Site(3, "blocks.3.hook_mlp_out", "blocks.3.hook_mlp_out")
+    metadata = SimpleNamespace(neuronpedia_id="gpt2-small/3-mlp")
+    for given, unit, expected in (
+        (metadata, 7, "https://www.neuronpedia.org/gpt2-small/3-mlp/7"),
+        (metadata, 8, None),  # a unit that the adapter added
+        (SimpleNamespace(neuronpedia_id=None), 7, None),
+        (None, 7, None),
+    ):
+        dictionary = SimpleNamespace(cfg=SimpleNamespace(metadata=given, d_sae=8), parameters=tuple)
+        basis = DictionaryBasis("published", "mlp", (site,), (dictionary,))
+        assert isinstance(basis, PublishedBasis)
+        assert basis.page(site, unit) == expected

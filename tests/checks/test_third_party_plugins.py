@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 PLUGINS = (
     ("method", "smooth_grad"),
     ("method", "zero_baseline"),
-    ("method", "gim"),
+    ("method", "gim_gated"),
     ("basis", "pca"),
     ("basis", "pca_8"),
     ("task", "greater_than"),
@@ -52,7 +52,7 @@ def test_they_run_beside_built_in_ones_and_are_kept(
     names: dict[str, Any] = {
         "tasks": ["greater_than"],
         "bases": ["mlp_out", "pca", "pca_8"],
-        "methods": ["ixg", "smooth_grad", "zero_baseline", "gim"],
+        "methods": ["ixg", "smooth_grad", "zero_baseline", "gim_gated"],
     }
     changes = {"models": [counting_llama.name], "attribution_pairs": 16, "evaluation_pairs": 16, **names}
     settings = RunOptions(out=tmp_path / "out", plugins=(*FILES, plugin_with(counting_llama)))
@@ -64,7 +64,7 @@ def test_they_run_beside_built_in_ones_and_are_kept(
     passes = {key: record.cost.forward_equivalents for key, record in records.items()}
     shared = 2 * 16  # the clean and the counterfactual run of each pair
     assert passes["mlp_out", "zero_baseline"] == passes["mlp_out", "ixg"] == shared + 3 * 16
-    assert passes["mlp_out", "gim"] == shared + 3 * 16
+    assert passes["mlp_out", "gim_gated"] == shared + 3 * 16
     assert passes["mlp_out", "smooth_grad"] == shared + 4 * 3 * 16
 
     weights = {

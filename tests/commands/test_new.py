@@ -129,7 +129,7 @@ def test_its_page_shows_each_whole(kind: NewKind) -> None:
     assert render(kind, NAMES[kind])[f"{NAMES[kind]}.py"] in shown_on(f"add-a-{kind}.md")
 
 
-@pytest.mark.parametrize(("kind", "name"), [("basis", "pca"), ("method", "smooth_grad"), ("method", "gim")])
+@pytest.mark.parametrize(("kind", "name"), [("basis", "pca"), ("method", "smooth_grad"), ("method", "gim_gated")])
 def test_the_pages_show_plugins_that_are_tested(kind: str, name: str) -> None:
     assert (CHECKOUT / "tests/plugins" / f"{name}.py").read_text(encoding="utf-8") in shown_on(f"add-a-{kind}.md")
 

@@ -179,7 +179,7 @@ def older(content: Content, _all: object) -> None:
 
 
 def trained(content: Content, _all: object) -> None:
-    content["training"] = {"tokens": 10**9, "kind": "SAE"}
+    content["training"] = {"first_position": 0, "tokens": 10**9, "kind": "SAE"}
 
 
 def halves(content: Content, _all: object) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from basisbench.registry import load_registry
+from helpers.pocket_tasks import pocket_tasks
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -16,12 +16,11 @@ def subword_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    registry = load_registry()
     texts = [
         pair.clean_text + word
-        for entry in registry.of("task")
+        for task in pocket_tasks()
         for split in ("attribution", "evaluation")
-        for pair in registry.get("task", entry.name).candidates(split, seed=0)
+        for pair in task.candidates(split, seed=0)
         for word in pair.answers + pair.foils
     ]
     tokenizer = Tokenizer(models.BPE())

@@ -1,17 +1,17 @@
-"""Tiny random checkpoints with a tokenizer that knows every word of the built-in tasks."""
+"""Tiny random checkpoints with a tokenizer that knows every word of the pocket model's tasks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from basisbench.registry import load_registry
+from helpers.pocket_tasks import pocket_tasks
 
 START, UNKNOWN = "<s>", "<unk>"
 
 
 def build_tiny_tokenizer(*tasks: Any) -> Any:
-    """Return a word tokenizer that knows every word of the built-in tasks, and of others, and puts `<s>` in front."""
+    """Return a word tokenizer that knows the words of the pocket model's tasks and of others; `<s>` stands in front."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -20,7 +20,7 @@ def build_tiny_tokenizer(*tasks: Any) -> Any:
 
     splitter = Whitespace()
     words: set[str] = set()
-    for task in (*(entry.item for entry in load_registry().of("task")), *tasks):
+    for task in (*pocket_tasks(), *tasks):
         for split in ("attribution", "evaluation"):
             for pair in task.candidates(split, seed=0):
                 text = " ".join((pair.clean_text, pair.counterfactual_text, *pair.answers, *pair.foils))

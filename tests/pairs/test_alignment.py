@@ -22,13 +22,14 @@ from basisbench.results.schema import Text
 from basisbench.types import ContrastPair, PairSet, Split
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
 from helpers import task_pairs
+from helpers.pocket_tasks import pocket_tasks
 from helpers.task_pairs import GOOD, NOUNS, TwoSplits, aligned, pair
 
 REGISTRY = load_registry()
 
 QUICK = (("ioi", "words"), ("sva_rc", "words"), ("user_occupation", "subwords"))
 """Tasks and tokenizers of the quick tests: one task of each kind, and the one whose words are split most."""
-TASKS = [entry.name for entry in REGISTRY.of("task")]
+TASKS = [task.name for task in pocket_tasks()]
 every_task_and_tokenizer = pytest.mark.parametrize(
     ("task", "tokenizer_name"),
     [

@@ -201,6 +201,7 @@ def test_any_single_damage_is_refused_naming_its_place(
         "ties",
         "control",
         "suite",
+        "training",
         "weights_file",
     }
     # Without them a record can be read; `validate` asks for them.

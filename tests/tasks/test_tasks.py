@@ -20,6 +20,7 @@ from basisbench.protocols import Task
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, Split
 from helpers import task_pairs
+from helpers.pocket_tasks import pocket_tasks
 
 REGISTRY = load_registry()
 TASKS = [REGISTRY.get("task", entry.name) for entry in REGISTRY.of("task")]
@@ -188,7 +189,7 @@ def test_user_cue_decides_the_answer(name: str, split: Split) -> None:
 FACTORS = {
     "ioi": {"receiver", "giver"},
     **{f"sva_{structure}": {"noun"} for structure in ("simple", "nounpp", "rc", "within_rc")},
-    **{f"user_{name}": {"cue", "counterfactual_cue"} for name in attributes()},
+    **{name: {"cue", "counterfactual_cue"} for name in NAMES if name.startswith("user_")},
 }
 
 
@@ -212,7 +213,7 @@ def test_levels_are_words_of_the_pair_that_decide_its_answer(task: Task, split: 
 
 
 @pytest.mark.slow
-@every_task
+@pytest.mark.parametrize("task", pocket_tasks(), ids=lambda task: task.name)
 def test_intervals_have_eight_levels_or_more_of_each_factor_to_resample(task: Task) -> None:
     evaluation = task_pairs.splits(task.name, "words")["evaluation"]
     assert evaluation.pair_count == 100

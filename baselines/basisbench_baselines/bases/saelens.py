@@ -141,6 +141,12 @@ class DictionaryBasis:
             return reconstruction
         return self._fast_at(site).decode(f)
 
+    def page(self, site: Site, unit: int) -> str | None:
+        """Return the address of a feature on Neuronpedia, where the release says which source it is there."""
+        dictionary = self._dictionary_at(site)
+        source = getattr(getattr(dictionary.cfg, "metadata", None), "neuronpedia_id", None)
+        return f"https://www.neuronpedia.org/{source}/{unit}" if source and unit < int(dictionary.cfg.d_sae) else None
+
     def part(self, site: Site, units: Int[Tensor, " part"]) -> SelectedUnits | None:
         """Return some units; None for dictionaries whose units depend on each other.
 

@@ -299,15 +299,15 @@ class GroupContext(MethodPasses):
             self._shared.forget(f"the gradient field of {path} at {hook}")
         self._activations, self._fields = {}, {}
 
-    def gradient_field(self, rule: str, site: Site) -> Float[Tensor, "pair pos d_write"]:
+    def gradient_field(self, rule: str | BackwardRules, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
-        path = f"{rule} to {self._path_end}" if rule == "ig" else rule
+        path = f"{rule} to {self._path_end}" if rule == "ig" else str(rule)
         if rule == "ig" and self._path_end == "mean" and self._means is not self:
             path = f"{path} of the {self._means.pairs.split} pairs"
         key, hooks = self._shared_field(rule, path, site.write)
         if (path, site.write) not in self._fields:
             # Taken before the clock starts: they are charged as activations.
-            ends = {hook: self._end(hook) for hook in hooks} if rule == "ig" else {}
+            ends = {hook: self.moved_activation(hook) for hook in hooks} if rule == "ig" else {}
 
             def run() -> dict[str, Tensor]:
                 return dict(gradient_field(rule, self._model, self.batch, hooks, ends=ends))
@@ -325,12 +325,12 @@ class GroupContext(MethodPasses):
         """What a path of activations runs to."""
         return "counterfactual" if self.score_reference == "counterfactual" else self.ablation
 
-    def _end(self, hook: str) -> Float[Tensor, "pair_or_1 pos d"]:
+    def moved_activation(self, hook: str) -> Float[Tensor, "pair_or_1 pos d"]:
         """Return what the activation is when all of its nodes have moved; zero under zero ablation, bias or not."""
         source = self if self._path_end == "counterfactual" else self._means
         return source.reduced_activation(hook, self._path_end)
 
-    def _shared_field(self, rule: str, path: str, wanted: str) -> tuple[str, list[str]]:
+    def _shared_field(self, rule: str | BackwardRules, path: str, wanted: str) -> tuple[str, list[str]]:
         """Return the hooks whose gradients are computed together with those of one hook, and the ledger's name of them.
 
         One backward pass serves every family; integrated gradients sweep the sites of one kind one by one. A hook that

@@ -11,6 +11,7 @@ does not depend on the basis. Rules:
 3. `ig_inputs`: mean gradient on the straight path of the embeddings, ten steps at 0, 0.1, ... 0.9 (Hanna et al. 2024,
    arXiv 2403.17806, equation 3, who count from the other end: their last step is the clean prompt too).
 4. `relp`: gradient at the clean activations under RelP's rules (basisbench.models.relp).
+5. Rules of a method's own, part by part (`basisbench.types.BackwardRules`): the same under those.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+    from basisbench.types import BackwardRules
+
 TOKENS_PER_SWEEP = 2048
 """Bound on rows times positions in one pass of integrated gradients that takes several steps."""
 
@@ -45,7 +48,7 @@ Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
 
 
 def gradient_field(
-    rule: str,
+    rule: str | BackwardRules,
     model: Model,
     batch: Batch,
     hooks: Sequence[str],
@@ -56,7 +59,7 @@ def gradient_field(
     """Compute one rule's field at every hook.
 
     Args:
-        rule: "ixg", "ig", "ig_inputs" or "relp".
+        rule: "ixg", "ig", "ig_inputs" or "relp", or backward rules.
         model: the model.
         batch: one aligned group.
         hooks: TransformerLens names of the write hooks.
@@ -71,16 +74,17 @@ def gradient_field(
         "ixg": _gradient_at_clean,
         "ig": _integrated_by_site,
         "ig_inputs": _integrated_by_input,
-        "relp": _relevance,
+        "relp": partial(_under_rules, RELP),
     }
-    if rule not in rules:
+    if isinstance(rule, str) and rule not in rules:
         raise unknown_name("gradient rule", rule, rules)
+    compute = rules[rule] if isinstance(rule, str) else partial(_under_rules, rule)
     rows, length = batch.clean.shape
     most = gradient_tokens(model)
 
     def run_part(chosen: slice) -> Field:
         own = {hook: end if len(end) == 1 else end[chosen] for hook, end in (ends or {}).items()}
-        return rules[rule](model, batch.pairs(chosen), hooks, steps, own)
+        return compute(model, batch.pairs(chosen), hooks, steps, own)
 
     return joined_rows(model.batching.in_parts("gradients", rows, length, run_part, most=most))
 
@@ -229,7 +233,9 @@ def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[st
     return sweeps
 
 
-def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _ends: Field) -> Field:
+def _under_rules(
+    rules: BackwardRules, model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _ends: Field
+) -> Field:
     import torch
 
     head = "unembed.hook_out"
@@ -249,7 +255,7 @@ def _relevance(model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _e
         stack.callback(handle.remove)
         # After the rules: hooks run in the order of registration, and the field is taken at the value
         # that goes on, so that a halved product does not halve the gradient at its own site.
-        stack.enter_context(backward_rules(model, RELP))
+        stack.enter_context(backward_rules(model, rules))
         stack.enter_context(running_onednn(model.bridge, model.onednn_linears))
         unembedding = model.component("unembed").original_component
         narrowed = stack.enter_context(answer_logits_only(unembedding, batch))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from basisbench.models.model import at_least_float32
 from basisbench.protocols import CrossLayerBasis, UnitwiseBasis
-from basisbench.types import WITHOUT_ERROR_NODES, Scores
+from basisbench.types import WITHOUT_ERROR_NODES, BackwardRules, Scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -103,7 +103,7 @@ Target: TypeAlias = Literal["target", "counterfactual", "reference", "zero"]
 def projected_scores(
     context: ScoringContext,
     basis: Basis,
-    gradients: str | Mapping[str, Float[Tensor, "pair pos d_write"]],
+    gradients: str | BackwardRules | Mapping[str, Float[Tensor, "pair pos d_write"]],
     *,
     to: Target = "target",
 ) -> Scores:
@@ -117,7 +117,8 @@ def projected_scores(
     Args:
         context: the aligned group.
         basis: the basis to score; its decoder is affine.
-        gradients: the rule of a shared gradient field, or gradients by write hook (`context.gradients`).
+        gradients: the rule or the backward rules of a shared gradient field, or gradients by write hook
+            (`context.gradients`).
         to: where a node moves; by default where the cell's scores ask it to.
     """
     import torch
@@ -125,7 +126,9 @@ def projected_scores(
     as_nodes = context.error_policy not in WITHOUT_ERROR_NODES
 
     def field(site: Site) -> Tensor:
-        return context.gradient_field(gradients, site) if isinstance(gradients, str) else gradients[site.write]
+        if isinstance(gradients, str | BackwardRules):
+            return context.gradient_field(gradients, site)
+        return gradients[site.write]
 
     units: list[Tensor] = []
     errors: list[Tensor] = []

@@ -9,10 +9,13 @@ gradient. The added term is exactly zero, so forward values stay bit-equal. `Bac
 4. Attention: the pattern is a constant, so queries and keys get no gradient, through no norm, rotation or soft-cap; or
    its softmax goes back at another temperature; queries, keys and values get a part of their gradient.
 5. Linear maps: as they are.
+6. What attention and MLP read from the residual stream may be a constant: what a block writes then reaches the logits
+   straight, or not at all.
 
 RelP (Jafari et al., arXiv 2508.21258, table 1) is 1 to 4 with shares of a half and a constant pattern; its published
 code keeps the pattern constant only on request. GIM (Edin et al., arXiv 2505.17630; src/gim/attention.py of its code)
-is 1 with a softmax of temperature 2, a quarter for queries and keys and half for values.
+is 1 with a softmax of temperature 2, a quarter for queries and keys and half for values. Direct logit attribution
+(Elhage et al. 2021) is 1 with 6.
 
 The rules hold for blocks whose attention and MLP follow each other and for those that work side by side: how their
 outputs are added is a linear map. The metric is taken before a final soft-cap, so there is no rule for one.
@@ -67,6 +70,8 @@ def backward_rules(model: Model, rules: BackwardRules) -> Iterator[None]:
             _add_attention_rules(model, layer, rules, stack)
             if rules.activations == "ratio" or rules.gate != 1:
                 _add_mlp_rules(model, layer, rules, stack)
+            if rules.reads == "stopped":
+                _stop_reads(model, layer, stack)
         yield
 
 
@@ -137,6 +142,14 @@ def _add_attention_rules(model: Model, layer: int, rules: BackwardRules, stack: 
 
         add("hook_attn_scores", seen.append)
         add("hook_pattern", softer)
+
+
+def _stop_reads(model: Model, layer: int, stack: ExitStack) -> None:
+    for part in ("attn", "mlp"):
+        point = _needed(model, f"blocks.{layer}.{part}.hook_in", part)
+        # A leaf, so that gradients exist at everything behind it.
+        handle = point.register_forward_hook(lambda _module, _arguments, x: x.detach().requires_grad_())
+        stack.callback(handle.remove)
 
 
 def _add_mlp_rules(model: Model, layer: int, rules: BackwardRules, stack: ExitStack) -> None:

@@ -23,6 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import TaskError
+from basisbench.pairs.chat import write_pairs
 from basisbench.pairs.task_file import FileTask
 from basisbench.pairs.tokens import NOT_SINGLE, AlignedPair, collect, token_texts, tokenizer_name
 from basisbench.types import SPLITS, Bos, ContrastPair, Metric, Pairs, PairSet, Split
@@ -125,6 +126,7 @@ def pairs_of(
     candidates = list(islice(task.candidates(split, seed), MOST_CANDIDATES + 1))
     if len(candidates) > MOST_CANDIDATES:
         raise TaskError(f"task '{task.name}' yields more than {MOST_CANDIDATES} {split} candidates; a task must end")
+    candidates = write_pairs(task.name, tokenizer, candidates)
     return align(task.name, task.version, candidates, tokenizer, split, count, bos=bos, longest=longest, metric=metric)
 
 

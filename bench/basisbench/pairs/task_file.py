@@ -34,7 +34,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from basisbench.errors import TaskError, first_line
+from basisbench.errors import TaskError
+from basisbench.pairs.chat import chat_text
 from basisbench.pairs.pair_fields import CHAT, Pair, checked
 from basisbench.pairs.sentence_frames import generator
 from basisbench.pairs.task_rows import HUB, read_dataset, read_file
@@ -93,7 +94,7 @@ def _written(name: str, tokenizer: Any, tokens: dict[str, str] | None, pair: Con
         pair = replace(pair, answers=answers, foils=foils)
     if pair.template == CHAT:
         clean, counterfactual = (
-            (Segment("prompt", _chat_text(name, tokenizer, segments[0].text)),)
+            (Segment("prompt", chat_text(name, tokenizer, json.loads(segments[0].text))),)
             for segments in (pair.clean, pair.counterfactual)
         )
         pair = replace(pair, clean=clean, counterfactual=counterfactual)
@@ -110,21 +111,6 @@ def _token_text(name: str, tokenizer: Any, number: int) -> str:
     before = tokenizer("a", add_special_tokens=False)["input_ids"]
     alone, both = (tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in (before, [*before, number]))
     return str(both[len(alone) :])
-
-
-def _chat_text(name: str, tokenizer: Any, messages: str) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise TaskError(f"task '{name}': the model's tokenizer has no chat template; give prompts as text")
-    content = json.loads(messages)
-    answering = content[-1]["role"] == "assistant"
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                content, tokenize=False, add_generation_prompt=not answering, continue_final_message=answering
-            )
-        )
-    except Exception as error:  # a template is a program of the model's makers, and may refuse in any way
-        raise TaskError(f"task '{name}': the model's chat template refuses messages: {first_line(error)}") from error
 
 
 def load_task_file(source: str | Path) -> FileTask:

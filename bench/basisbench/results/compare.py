@@ -234,12 +234,12 @@ def csv_text(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     sort_key = {"basis": display.basis_order, "method": display.method_order}
     table = compare_table(summary).drop(columns="draws")
     texts = [name for name in table if not (is_numeric_dtype(table[name]) or is_bool_dtype(table[name]))]
-    table = table.assign(**{name: table[name].map(_inert) for name in texts})
+    table = table.assign(**{name: table[name].map(inert) for name in texts})
     ordered = table.sort_values(names, key=lambda column: column.map(sort_key.get(column.name, str)))
     text: str = ordered.to_csv(index=False, na_rep="nan", float_format="%.6g")
     return text
 
 
-def _inert(text: object) -> object:
+def inert(text: object) -> object:
     """Put a quote in front of a text that a spreadsheet would run as a formula."""
     return f"'{text}" if isinstance(text, str) and text.startswith(FORMULAS) else text

@@ -268,7 +268,6 @@ class Training(Frozen):
     """How the dictionaries of the basis were trained, as far as those say who made them."""
 
     first_position: Count = Field(
-        default=0,
         description="position of a context from which on they were trained (the start of SAELens's `seqpos_slice`): "
         "`guard` leaves out what stands before it; circuits have nodes there all the same",
     )

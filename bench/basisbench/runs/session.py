@@ -60,6 +60,7 @@ class Session:
         allow_poor_fit: whether dictionaries may explain nothing on these prompts.
         bos: whether a beginning-of-sequence token stands in front of prompts.
         metric: what answers are worth.
+        task: the task; None where the pairs were put together by hand.
     """
 
     model: Model
@@ -71,6 +72,7 @@ class Session:
     allow_poor_fit: bool = False
     bos: Bos = "auto"
     metric: Metric = "logit"
+    task: Task | None = None
     _fingerprints: dict[str, str | None] = field(default_factory=dict)
     _fits: dict[basis_cache.Key, Fit] = field(default_factory=dict)
     _losses: SharedLosses = field(default_factory=dict)
@@ -329,6 +331,25 @@ class Session:
         names = [name for context in self._contexts for name in context.changed()]
         return names if same else [*names, "the model's weights or hooks"]
 
+    def redrawn(self, draw: int) -> Session:
+        """Return the same question on another draw of the attribution pairs.
+
+        Args:
+            draw: which; 0 is the usual one.
+        """
+        if self.task is None:
+            raise BasisBenchError("pairs that no task made cannot be drawn again")
+        return open_session(
+            self.model,
+            self.task,
+            attribution_pairs=self.attribution.pair_count,
+            evaluation_pairs=self.evaluation.pair_count,
+            seed=self.seed,
+            bos=self.bos,
+            metric=self.metric,
+            draw=draw,
+        )
+
     def _scoring(self, cell: CellConfig) -> list[GroupContext]:
         """Return the pairs that scores are taken on, group by group."""
         held_in = cell.score_split == "evaluation"
@@ -442,6 +463,7 @@ def open_session(
         return GroupContext(model, pairs, seed, beside=total - pairs.token_count)
 
     groups = tuple(GroupPair(context(other[pairs.group], totals[0]), context(pairs, totals[1])) for pairs in evaluation)
-    session = Session(model, attribution, evaluation, groups, seed, code_digest(task), allow_poor_fit, bos, metric)
+    code = code_digest(task)
+    session = Session(model, attribution, evaluation, groups, seed, code, allow_poor_fit, bos, metric, task)
     session.changed()  # from now on
     return session

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from basisbench.pairs.lexicon import attributes, held_out_auxiliary, word_lists
-from basisbench.registry import load_registry
 from basisbench.types import SPLITS
 from basisbench_baselines.pocket.corpus.stream import (
     MAXIMUM_TOKENS,
@@ -21,8 +20,7 @@ from basisbench_baselines.pocket.corpus.stream import (
     vocabulary,
 )
 from helpers.corpus_rules import held_out_violations
-
-REGISTRY = load_registry()
+from helpers.pocket_tasks import pocket_tasks
 
 
 @cache
@@ -71,9 +69,9 @@ def test_vocabulary_is_what_documents_and_tasks_use() -> None:
     assert used <= known
     # Every word is met in training, so that no embedding stays at its random start.
     assert known - used == set()
-    for entry in REGISTRY.of("task"):
+    for task in pocket_tasks():
         for split in SPLITS:
-            for pair in REGISTRY.get("task", entry.name).candidates(split, 0):
+            for pair in task.candidates(split, 0):
                 text = " ".join((pair.clean_text, pair.counterfactual_text, *pair.answers, *pair.foils))
                 assert set(tokens_of(text)) <= known
 
@@ -124,9 +122,9 @@ def test_evaluation_words_are_trained_on_elsewhere() -> None:
 def test_about_a_third_of_the_documents_open_like_a_task() -> None:
     """Judged by the tasks' own prompts: a document opens with what stands between their varied words."""
     patterns = []
-    for entry in REGISTRY.of("task"):
+    for task in pocket_tasks():
         frames = set()
-        for pair in REGISTRY.get("task", entry.name).candidates("attribution", 0):
+        for pair in task.candidates("attribution", 0):
             frame = re.escape(pair.clean_text)
             for word in sorted(pair.words, key=len, reverse=True):
                 frame = re.sub(rf"\b{word}\b", r"\\w+", frame)

@@ -103,7 +103,9 @@ def mark_at(axes: Axes, tokens: int | None, marker: object) -> tuple[bool, float
 def test_a_results_folder_has_one_per_task_where_trainings_have_snapshots(tmp_path: Path) -> None:
     several = [snapshot("SAE", at, policy) for at in TOKENS[:2] for policy in ("coordinates", "ablate")]
     alone = snapshot("SAE", TOKENS[0], "coordinates", "sva_rc")  # one point is no trend
-    nameless = changed(snapshot("SAE", 7, "coordinates"), record={"training": {"tokens": 7, "kind": "SAE"}})
+    nameless = changed(
+        snapshot("SAE", 7, "coordinates"), record={"training": {"first_position": 0, "tokens": 7, "kind": "SAE"}}
+    )
     cells = [*several, synthetic_record("ioi", "mlp_act", examples=24), alone, nameless]
     found = snapshots_of(part_of(cells), trainings([*several, alone]), DISPLAY)  # type: ignore[arg-type]
     assert set(found["task"]) == {"ioi"}
