@@ -163,7 +163,7 @@ def score(
     pairs.fit(spec, built, kept)
     scores = pairs.scores(built, way, cell)
     for group, found in zip(pairs.groups, scores, strict=True):
-        check_widths(found.units, found.errors, way, built, group.reference(built, ablation), error_policy)
+        check_widths(found.units, found.errors, way, built, group.reference_of_few(built, ablation), error_policy)
     return NodeScores(
         cell=cell,
         identities=pairs.identity(spec, way, kept),
@@ -328,7 +328,7 @@ class Circuit(Frozen):
         import torch
 
         key, length = group.attribution.pairs.group, group.attribution.pairs.length
-        reference, policy = group.reference(basis, self.cell.ablation), self.cell.error_policy
+        reference, policy = group.reference_of_few(basis, self.cell.ablation), self.cell.error_policy
         units = tuple(torch.zeros(length, part.shape[-1]) for part in reference.units)
         errors = None
         if reference.errors is not None and policy not in WITHOUT_ERROR_NODES:

@@ -266,8 +266,9 @@ class ScoringContext(Protocol):
 class Method(Protocol):
     """A way to score the nodes of a basis.
 
-    A method may also have the attributes `order`, `style` and `passes`, which `order_of`, `style_of` and `passes_of`
-    read: where it stands in tables, how pictures draw it, and what estimates of a run's work count for it.
+    A method may also have the attributes `order`, `style`, `passes` and `mean_over_pairs`, which `order_of`,
+    `style_of`, `passes_of` and `averages_pairs` read: where it stands in tables, how pictures draw it, what estimates
+    of a run's work count for it, and whether it may be given few pairs at a time.
     """
 
     @property
@@ -305,6 +306,15 @@ def style_of(item: BasisSpec | BasisScheme | Method) -> Style | None:
 def passes_of(method: Method) -> Passes | None:
     """Return the passes that a method declares, for estimates; None where it declares none."""
     return getattr(method, "passes", None)
+
+
+def averages_pairs(method: Method) -> bool:
+    """Return whether a method says that its scores are means over pairs.
+
+    Where not all pairs fit into memory it is given some after others then, and its scores are averaged; any other
+    method is given all pairs at once.
+    """
+    return bool(getattr(method, "mean_over_pairs", False))
 
 
 def no_weights(_model: ModelSpec) -> None:

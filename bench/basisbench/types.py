@@ -6,7 +6,7 @@ Nothing in this module imports torch or numpy, so that listing stays quick.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args, overload
 
@@ -129,10 +129,26 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.clean)
 
+    def part(self, chosen: slice) -> Pairs:
+        """Return some of the pairs."""
+        return replace(
+            self,
+            **{
+                name: getattr(self, name)[chosen]
+                for name in ("clean", "counterfactual", "answers", "foils", "clean_text", "counterfactual_text")
+            },
+            clusters={factor: levels[chosen] for factor, levels in self.clusters.items()},
+        )
+
     @property
     def length(self) -> int:
         """Tokens per prompt, the beginning-of-sequence token included."""
         return int(self.clean.shape[1])
+
+    @property
+    def token_count(self) -> int:
+        """Tokens of one side of all pairs, as the model reads them: whole answers take a row each, and so do foils."""
+        return len(self) * self.length * (1 if self.metric == "logit" else 2)
 
     @property
     def first_position(self) -> int:

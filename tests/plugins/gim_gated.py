@@ -18,6 +18,7 @@ class GatedGIM:
     name: str = "gim_gated"
     summary: str = "GIM, and half the gradient to each side of a gated MLP (github.com/corticph/gim)"
     passes: Passes = Passes(per_prompt=3, shared="task")  # noqa: RUF009 -- it is frozen
+    mean_over_pairs: bool = True
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         return projected_scores(context, basis, RULES)

@@ -33,6 +33,7 @@ class GIM:
     order: ClassVar[float] = 1.5
     style: ClassVar[Style] = Style("sky", "dash-dot", "p")
     passes: ClassVar[Passes] = Passes(per_prompt=3, shared="task")
+    mean_over_pairs: ClassVar[bool] = True
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return gradient times difference, averaged over the pairs of the group."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from basisbench.attribution.projection import projected_scores
 from basisbench.protocols import ORDER, Basis, Method, ScoringContext
@@ -19,6 +20,7 @@ class GradientMethod:
         order: place in tables.
         style: how pictures draw it.
         passes: what its gradient field takes.
+        mean_over_pairs: scores are means over pairs.
     """
 
     name: str
@@ -26,6 +28,7 @@ class GradientMethod:
     order: float = ORDER
     style: Style | None = None
     passes: Passes | None = None
+    mean_over_pairs: ClassVar[bool] = True
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return gradient times difference, averaged over the pairs of the group."""

@@ -24,6 +24,7 @@ class Magnitude:
     order: ClassVar[int] = 6
     style: ClassVar[Style] = Style("purple", "long-dash", "^")
     passes: ClassVar[Passes] = Passes()
+    mean_over_pairs: ClassVar[bool] = True
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return the mean size of each node's change over the pairs of the group."""

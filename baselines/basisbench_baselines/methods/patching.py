@@ -24,6 +24,7 @@ class ActivationPatching:
     order: ClassVar[int] = 5
     style: ClassVar[Style] = Style("black", "solid", "P")
     passes: ClassVar[Passes] = Passes(per_node=1)
+    mean_over_pairs: ClassVar[bool] = True
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return the mean effect of each node over the pairs of the group."""

@@ -21,6 +21,7 @@ class RandomScores:
     order: ClassVar[int] = 7
     style: ClassVar[Style] = Style("grey", "dotted", "X")
     passes: ClassVar[Passes] = Passes()
+    mean_over_pairs: ClassVar[bool] = True  # every part of the pairs gets the same draws
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return a draw per node; the same basis and group get the same draw under the same seed."""

@@ -1,30 +1,32 @@
 """What methods may ask about one aligned group: activations, coordinates, gradient fields, patched runs.
 
-Everything is computed on demand and at most once for all bases and methods. What it cost is remembered, so
-that each cell can be charged for the shared work that it used, whoever asked first.
+Everything is computed on demand and, where the pairs fit into memory, at most once for all bases and methods
+(`attribution.parts` for those that do not). What it cost is remembered, so that each cell can be charged for the shared
+work that it used, whoever asked first.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
-from basisbench.attribution.batch import Batch, readable_logits
-from basisbench.attribution.cost import Ledger, Spent, now
+from basisbench.attribution.batch import Batch
+from basisbench.attribution.cost import Ledger, PartLedger, Spent, now
 from basisbench.attribution.error_nodes import error_axes, to_nodes
-from basisbench.attribution.gradients import gradient_field, gradient_tokens
-from basisbench.attribution.own_pass import Put, activation_inside, gradients_at, metric_of, rules_named
-from basisbench.attribution.patching import patched_metric
+from basisbench.attribution.gradients import gradient_field
+from basisbench.attribution.hooks_together import in_every_layer, swept_with
+from basisbench.attribution.method_passes import MethodPasses
+from basisbench.attribution.own_pass import activation_inside
+from basisbench.attribution.parted_group import PartedGroup
+from basisbench.attribution.parts import pairs_of_a_part
 from basisbench.attribution.reconstruction import EarlierWrites
+from basisbench.attribution.shared_tensors import SharedTensors
 from basisbench.attribution.values import reduced, shaped
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import observed
-from basisbench.models.memory import bit_sum
 from basisbench.models.model import Model
-from basisbench.models.sites import SiteKind
-from basisbench.models.start_at_layer import BlockInputs, block_inputs
 from basisbench.protocols import CrossLayerBasis
 
 if TYPE_CHECKING:
@@ -33,17 +35,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.protocols import Basis
-    from basisbench.types import Ablation, BackwardRules, ErrorPolicy, Pairs, ScoreReference, Side, Site
+    from basisbench.types import Ablation, ErrorPolicy, Pairs, ScoreReference, Side, Site
 
 Result = TypeVar("Result")
 
-_TOKENS_PER_PATCH = 4096
 
+class GroupContext(MethodPasses):
+    """One aligned group on one model; implements `basisbench.protocols.ScoringContext`.
 
-class GroupContext:
-    """One aligned group on one model; implements `basisbench.protocols.ScoringContext`."""
+    Args:
+        model: the model.
+        pairs: the group.
+        seed: of the cell.
+        beside: tokens of one side of the split's other groups, which share the memory.
+    """
 
-    def __init__(self, model: Model, pairs: Pairs, seed: int) -> None:
+    def __init__(self, model: Model, pairs: Pairs, seed: int, *, beside: int = 0) -> None:
         self.pairs = pairs
         self.batch = Batch.of(model, pairs)
         self.ledger = Ledger()
@@ -55,14 +62,19 @@ class GroupContext:
         self._seed = seed
         self._activations: dict[tuple[Side, str], Tensor] = {}
         self._fields: dict[tuple[str, str], Tensor] = {}
-        self._entered: BlockInputs | None = None
         self._encoded_by: Basis | None = None
         self._encoded: dict[tuple[Site, Side], tuple[Tensor, Tensor]] = {}
         self._earlier: dict[Side, EarlierWrites] = {}
-        self._versions: dict[str, tuple[Tensor, int]] = {}
-        self._sums: dict[str, int] | None = None
+        self._shared = SharedTensors()
         for name in ("clean", "counterfactual", "answers", "foils"):
-            self._keep(f"the {name} tokens", getattr(self.batch, name))
+            self._shared.keep(f"the {name} tokens", getattr(self.batch, name))
+        self.split_tokens = beside + pairs.token_count
+        few = pairs_of_a_part(model, len(pairs), pairs.token_count // len(pairs), self.split_tokens)
+        self._parted: PartedGroup[GroupContext] | None = None
+        if few is not None:
+            self._parted = PartedGroup(model, len(pairs), few, self.split_tokens, self.part, self._begin)
+        self._together: Collection[str] | None = None if few is None else ()
+        self._whole_for = ""
 
     def start(
         self,
@@ -83,25 +95,50 @@ class GroupContext:
         self._means = means or self
         self.ledger.start()
 
-    def _keep(self, name: str, tensor: Tensor) -> None:
-        """Note a tensor that is handed out; PyTorch counts the changes made to it, or to any view of it, in place."""
-        self._versions[name] = tensor, tensor._version
-        if self._sums is not None:
-            self._sums[name] = bit_sum([tensor])
-
     def watch_values(self) -> None:
         """From now on look at values too: PyTorch does not count changes through `.data` and NumPy."""
-        if self._sums is None:
-            self._sums = {name: bit_sum([tensor]) for name, (tensor, _) in self._versions.items()}
+        self._shared.watch_values()
+        if self._parted is not None:
+            self._parted.watch_values()
 
     def changed(self) -> list[str]:
         """Return the names of the shared tensors that something has changed in place."""
-        sums = self._sums or {}
-        return [
-            name
-            for name, (tensor, version) in self._versions.items()
-            if tensor._version != version or (name in sums and sums[name] != bit_sum([tensor]))
-        ]
+        return [*self._shared.changed(), *(() if self._parted is None else self._parted.changed())]
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether there are too many pairs to keep what is known of them all."""
+        return self._parted is not None
+
+    def parts(self, basis: Basis) -> Iterator[GroupContext]:
+        """Return the group in parts that fit into memory, for questions about a basis; itself where it is one."""
+        return iter([self]) if self._parted is None else self._parted.parts(basis)
+
+    def with_hooks(self, hooks: Collection[str]) -> Iterator[GroupContext]:
+        """Return the same parts, of the same pairs, for activations at hooks."""
+        return iter([self]) if self._parted is None else self._parted.with_hooks(hooks)
+
+    def part(self, chosen: slice, hooks: Collection[str]) -> GroupContext:
+        """Return some of the pairs, on which some hooks are asked for together."""
+        part = GroupContext(self._model, self.pairs.part(chosen), self._seed)
+        part._parted, part._together = None, hooks
+        part.ledger = PartLedger(self.ledger, chosen.start)
+        self._begin(part)  # without it, a part would hold itself, and go only when garbage is collected
+        if self._shared.watched:
+            part.watch_values()
+        return part
+
+    def few(self) -> GroupContext:
+        """Return one pair, or the group where it is no parts: for shapes, at no cost of a cell's."""
+        if self._parted is None:
+            return self
+        one = self.part(slice(0, 1), ())
+        one.ledger = Ledger()
+        return one
+
+    def _begin(self, part: GroupContext) -> None:
+        """Make a part ready for the cell at hand."""
+        part.start(self.ablation, self.score_reference, self._error_policy, self._means)
 
     @property
     def model(self) -> Model:
@@ -117,27 +154,14 @@ class GroupContext:
         """Return the token ids of the clean or the counterfactual prompts."""
         return self.batch.clean if side == "clean" else self.batch.counterfactual
 
-    @property
-    def answers(self) -> Int[Tensor, "pair answer"]:
-        """Ids of the tokens that the clean prompts call for; of several in an answer, those that a row is scored on."""
-        return self.batch.answers
-
-    @property
-    def foils(self) -> Int[Tensor, "pair foil"]:
-        """Ids of the tokens that the counterfactual prompts call for; those of the pair's other row likewise."""
-        return self.batch.foils
-
     def activation(self, hook: str, side: Side) -> Float[Tensor, "pair ..."]:
         """Return the activation at a hook in the clean or the counterfactual run."""
         import torch
 
         if (side, hook) not in self._activations:
-            hooks = {
-                self._model.hook(kind, layer) for kind in self._model.kinds() for layer in range(self._model.layers)
-            }
             tokens = self.tokens(side)
             try:
-                wanted = sorted(hooks | self._in_every_layer(hook))
+                wanted = sorted(self._asked_with(hook))
                 places = {name: self._model.place(name) for name in wanted if (side, name) not in self._activations}
             except BasisBenchError:  # it lies inside a module, or there is none
                 self._model.hook_point(hook)
@@ -149,12 +173,13 @@ class GroupContext:
                 return {name: value.to(self._model.device) for name, value in seen.items()}
 
             def run() -> Mapping[str, Tensor]:
-                batching = self._model.batching
-                return joined_rows(batching.in_parts("activations", len(tokens), tokens.shape[1], run_part))
+                batching, (rows, length) = self._model.batching, tokens.shape
+                most = self._model.pass_tokens(length)
+                return joined_rows(batching.in_parts("activations", rows, length, run_part, most=most))
 
             for name, value in self._charged(f"activations:{side}", run).items():
                 self._activations[side, name] = value
-                self._keep(f"the {side} activation at {name}", value)
+                self._shared.keep(f"the {side} activation at {name}", value)
         self.use_activations(side)
         return self._activations[side, hook]
 
@@ -186,8 +211,8 @@ class GroupContext:
             if kept + units.nbytes > BUDGETS["units of a basis"].on(units.device.type):
                 return result
             self._encoded[site, side] = result
-            self._keep(f"the {side} coordinates at {site.read}", units)
-            self._keep(f"the {side} errors at {site.write}", error)
+            self._shared.keep(f"the {side} coordinates at {site.read}", units)
+            self._shared.keep(f"the {side} errors at {site.write}", error)
         return self._encoded[site, side]
 
     def reference(
@@ -195,8 +220,25 @@ class GroupContext:
     ) -> tuple[Float[Tensor, "pair_or_1 pos unit"], Float[Tensor, "pair_or_1 pos d_write"] | None]:
         """Return the values that nodes outside a circuit take: the cell's ablation, on these pairs."""
         source = self if self.ablation == "counterfactual" else self._means
-        units, error = source.coordinates(basis, site, "counterfactual")
-        return reduced(units, self.ablation), None if error is None else reduced(error, self.ablation)
+        return source.reduced_coordinates(basis, site, self.ablation)
+
+    def reduced_coordinates(
+        self, basis: Basis, site: Site, ablation: Ablation
+    ) -> tuple[Float[Tensor, "pair_or_1 pos unit"], Float[Tensor, "pair_or_1 pos d_write"] | None]:
+        """Return the reference values of an ablation, from these pairs' counterfactual prompts."""
+        if ablation == "counterfactual" or self._parted is None:
+            units, error = self.coordinates(basis, site, "counterfactual")
+            return reduced(units, ablation), None if error is None else reduced(error, ablation)
+        self.use_activations("counterfactual")
+        units, error = self._parted.coordinates(basis, site)
+        return reduced(units, ablation), None if error is None else reduced(error, ablation)
+
+    def reduced_activation(self, hook: str, ablation: Ablation) -> Float[Tensor, "pair_or_1 pos d"]:
+        """Return the reference value that an ablation gives an activation, from the counterfactual prompts."""
+        if ablation == "counterfactual" or self._parted is None:
+            return reduced(self.activation(hook, "counterfactual"), ablation)
+        self.use_activations("counterfactual")
+        return reduced(self._parted.activation(hook), ablation)
 
     def target(
         self, basis: Basis, site: Site
@@ -215,12 +257,13 @@ class GroupContext:
         """Return an error, or a gradient, at a write site in the coordinates that are error nodes."""
         return to_nodes(values, error_axes(self._error_policy, site, values))
 
-    def _in_every_layer(self, hook: str) -> set[str]:
-        """Return a hook and its likes in the other layers, which a basis will ask for next."""
-        start, _, rest = hook.partition(".")
-        name = rest.partition(".")[2]
-        likes = {f"{start}.{layer}.{name}" for layer in range(self._model.layers)} if start == "blocks" else set()
-        return {hook} | (likes & self._model.hook_points.keys())
+    def _asked_with(self, hook: str) -> Collection[str]:
+        """Return the hooks whose activations are kept when that of one is asked for."""
+        if self._together is not None:
+            return in_every_layer(self._model, (hook, *self._together))
+        layers = range(self._model.layers)
+        kinds = [self._model.hook(kind, layer) for kind in self._model.kinds() for layer in layers]
+        return {*kinds, *in_every_layer(self._model, (hook,))}
 
     def _writes_before(
         self, basis: CrossLayerBasis, site: Site, side: Side, units: Float[Tensor, "pair pos unit"]
@@ -238,12 +281,23 @@ class GroupContext:
         """Drop the coordinates of any basis but the named one, so that it can be freed."""
         if self._encoded_by is not None and self._encoded_by.name != name:
             self._forget_coordinates()
+        if self._parted is not None and self._whole_for != name:
+            self._whole_for = name
+            self._parted.forget()
+            self._forget_activations()
 
     def _forget_coordinates(self) -> None:
         for site, side in self._encoded:
-            del self._versions[f"the {side} coordinates at {site.read}"]
-            del self._versions[f"the {side} errors at {site.write}"]
+            self._shared.forget(f"the {side} coordinates at {site.read}")
+            self._shared.forget(f"the {side} errors at {site.write}")
         self._encoded_by, self._encoded, self._earlier = None, {}, {}
+
+    def _forget_activations(self) -> None:
+        for side, hook in self._activations:
+            self._shared.forget(f"the {side} activation at {hook}")
+        for path, hook in self._fields:
+            self._shared.forget(f"the gradient field of {path} at {hook}")
+        self._activations, self._fields = {}, {}
 
     def gradient_field(self, rule: str | BackwardRules, site: Site) -> Float[Tensor, "pair pos d_write"]:
         """Return the gradient of each pair's metric at the site's write hook under a rule."""
@@ -260,7 +314,7 @@ class GroupContext:
 
             for hook, value in self._charged(key, run).items():
                 self._fields[path, hook] = value
-                self._keep(f"the gradient field of {path} at {hook}", value)
+                self._shared.keep(f"the gradient field of {path} at {hook}", value)
         elif rule == "ig":
             (self if self._path_end == "counterfactual" else self._means).use_activations("counterfactual")
         self.ledger.use(key)
@@ -274,90 +328,21 @@ class GroupContext:
     def moved_activation(self, hook: str) -> Float[Tensor, "pair_or_1 pos d"]:
         """Return what the activation is when all of its nodes have moved; zero under zero ablation, bias or not."""
         source = self if self._path_end == "counterfactual" else self._means
-        return reduced(source.activation(hook, "counterfactual"), self._path_end)
+        return source.reduced_activation(hook, self._path_end)
 
     def _shared_field(self, rule: str | BackwardRules, path: str, wanted: str) -> tuple[str, list[str]]:
         """Return the hooks whose gradients are computed together with those of one hook, and the ledger's name of them.
 
         One backward pass serves every family; integrated gradients sweep the sites of one kind one by one. A hook that
-        no family writes to comes with its likes in the other layers.
+        no family writes to comes with its likes in the other layers, and so does every hook of a part of a group.
         """
-        layers = range(self._model.layers)
-        kinds = self._model.written_kinds() if rule != "ig" else self._swept_with(wanted)
-        hooks = [self._model.hook(kind, layer) for layer in layers for kind in kinds]
-        if wanted in hooks:
+        layers, model = range(self._model.layers), self._model
+        kinds = model.written_kinds() if rule != "ig" else swept_with(model, wanted, zero=self._path_end == "zero")
+        hooks = [model.hook(kind, layer) for layer in layers for kind in kinds]
+        if wanted in hooks and self._together is None:
             return f"field:{path}:{' '.join(kinds)}", hooks
-        likes = sorted(self._in_every_layer(wanted))
+        likes = sorted(in_every_layer(model, (wanted,)))
         return f"field:{path}:{likes[0]}", likes
-
-    def _swept_with(self, hook: str) -> tuple[SiteKind, ...]:
-        """Return the kinds whose integrated gradients come with those of a hook at no cost, its own among them."""
-        layer = int(hook.split(".")[1])
-        for kind in self._model.written_kinds():
-            # Activations at zero give an output at the bias, not at zero: under zero ablation the two paths differ.
-            other = None if self._path_end == "zero" else self._model.affine_output(kind, layer)
-            if hook in {self._model.hook(each, layer) for each in (kind, other) if each is not None}:
-                return (kind,) if other is None else (kind, other)
-        return ()
-
-    def gradients(
-        self,
-        hooks: Sequence[str],
-        *,
-        replace: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
-        add: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
-        rules: str | BackwardRules = "ixg",
-    ) -> Mapping[str, Float[Tensor, "pair ..."]]:
-        """Return the gradient of each pair's metric at hooks, where a method puts something at others."""
-        put, chosen_rules = Put(replace or {}, add or {}), rules_named(rules)
-        rows, length = self.batch.clean.shape
-        most = gradient_tokens(self._model)
-
-        def work(chosen: slice) -> Mapping[str, Tensor]:
-            return gradients_at(self._model, self.batch.pairs(chosen), hooks, put.part(chosen), chosen_rules)
-
-        return joined_rows(self._model.batching.in_parts("gradients", rows, length, work, most=most))
-
-    def metric(
-        self,
-        *,
-        replace: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
-        add: Mapping[str, Float[Tensor, "pair ..."]] | None = None,
-        rules: str | BackwardRules = "ixg",
-    ) -> Float[Tensor, " pair"]:
-        """Return the metric of the clean prompts as a differentiable function of what is put at hooks."""
-        return metric_of(self._model, self.batch, Put(replace or {}, add or {}), rules_named(rules))
-
-    def clean_metric(self) -> Float[Tensor, " pair"]:
-        """Return the metric of the unhooked model on the clean prompts."""
-        import torch
-
-        head = self._model.fast_body.get_submodule(self._model.head)
-        with torch.no_grad(), readable_logits(head, self.batch) as batch:
-            return batch.metric(self._model.logits(batch.clean, fast=True, keep=batch.keep))
-
-    def patched_metric(
-        self, basis: Basis, site: Site, positions: Sequence[int], units: Sequence[int]
-    ) -> Float[Tensor, "node pair"]:
-        """Return the metric of the clean run with single nodes moved to their target.
-
-        Node i is `(positions[i], units[i])`; -1 means the error, -1 - j its coordinate j where each is a node.
-        """
-        import torch
-
-        def run_part(chosen: slice) -> Tensor:
-            with torch.no_grad():
-                entered = self._blocks_entered()
-                return patched_metric(self, self.batch, entered, basis, site, positions[chosen], units[chosen])
-
-        tokens = self.batch.clean.numel()
-        in_parts = self._model.batching.in_parts
-        return torch.cat(in_parts("patching", len(positions), tokens, run_part, most=_TOKENS_PER_PATCH))
-
-    def _blocks_entered(self) -> BlockInputs:
-        if self._entered is None:
-            self._entered = block_inputs(self._model, self.batch.clean)
-        return self._entered
 
     def generator(self, *key: str | int) -> torch.Generator:
         """Return a generator on the CPU, seeded from the cell's seed, the group and `key`."""

@@ -19,16 +19,16 @@ import logging
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.cost import now
-from basisbench.attribution.fitting import TaskActivations, first_measured
+from basisbench.attribution.fitting import SIDES, TaskActivations, first_measured, together
 from basisbench.attribution.loss_recovered import SharedLosses, loss_recovered
 from basisbench.errors import BasisError
 from basisbench.protocols import CrossLayerBasis, training_of
-from basisbench.types import Side, Site
+from basisbench.types import Site
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -44,7 +44,8 @@ POOR_FVU = 0.5
 USELESS_FVU = 1.0
 """From it on a basis is refused: the mean activation explains as much."""
 
-SIDES: tuple[Side, Side] = ("clean", "counterfactual")
+_STILL = 1e-10
+"""A reconstruction whose variance is a smaller share of its square than this does not vary, but for rounding."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,10 @@ def measure_fit(
         BasisError: in some layer FVU is 1 or more; tells whether a neighbouring layer fits. Or a value is not finite,
             whatever is allowed.
     """
-    for group in groups:
-        for side in SIDES:
-            group.activation(basis.sites[0].write, side)  # with its likes in every layer, at the cost of all cells
-    start = now(groups[0].model)
-    layers = [fit_of_layer(basis, site, groups) for site in basis.sites]
+    start, shared_before = now(groups[0].model), _shared_seconds(groups)
+    layers = fit_of_layers(basis, groups)
     _judge(basis, groups, layers, allow_poor=allow_poor)
-    seconds = now(groups[0].model) - start
+    seconds = now(groups[0].model) - start - (_shared_seconds(groups) - shared_before)
     recovered, of_losses = loss_recovered(basis, groups, {} if shared is None else shared)
     if recovered is not None and not math.isfinite(recovered):
         raise BasisError(f"basis '{basis.name}': with its reconstructions in place the model's loss is not finite")
@@ -114,32 +112,74 @@ def measure_fit(
     return Fit(fvu, l0, slope, recovered, seconds + of_losses)
 
 
-def fit_of_layer(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> LayerFit:
-    """Measure a dictionary at one site; nothing is refused.
+def _shared_seconds(groups: Sequence[GroupContext]) -> float:
+    """Return what plain activations have cost, which is at the cost of all cells."""
+    return sum(group.ledger.fresh().seconds for group in groups)
+
+
+def fit_of_layers(basis: Basis, groups: Sequence[GroupContext]) -> list[LayerFit]:
+    """Measure a dictionary at each of its sites; nothing is refused.
 
     Args:
         basis: a basis with reconstruction errors.
-        site: one of its sites; those of a cross-layer basis are best asked for in order.
         groups: the aligned groups of the attribution split.
     """
     import torch
 
-    errors, counts, first = [], [], training_of(basis).first_position
+    found, first = [_Moments() for _ in basis.sites], training_of(basis).first_position
     with torch.no_grad():
-        for group in groups:
-            start = first_measured(group.pairs, first)
-            for side in SIDES:
-                units, error = group.coordinates(basis, site, side)
-                if error is None:
-                    raise ValueError(f"basis '{basis.name}' is exact; there is no fit to measure")
-                errors.append(error[:, start:].flatten(0, 1))
-                counts.append((units[:, start:] != 0).sum(-1).flatten())
-    y, error = torch.cat(list(TaskActivations(groups)(site.write, first=first))).double(), torch.cat(errors).double()
-    return LayerFit(
-        fvu=fraction_unexplained(y, error),
-        l0=float(torch.cat(counts).double().mean()),
-        slope=calibration_slope(y, y - error),
-    )
+        for contexts in together(groups, basis):
+            for site, moments in zip(basis.sites, found, strict=True):
+                for context in contexts:
+                    start = first_measured(context.pairs, first)
+                    for side in SIDES:
+                        units, error = context.coordinates(basis, site, side)
+                        if error is None:
+                            raise ValueError(f"basis '{basis.name}' is exact; there is no fit to measure")
+                        written = context.activation(site.write, side)[:, start:].flatten(0, 1)
+                        active = (units[:, start:] != 0).sum()
+                        moments.add(written.double(), error[:, start:].flatten(0, 1).double(), int(active))
+    return [moments.fit() for moments in found]
+
+
+@dataclass
+class _Moments:
+    """Sums over tokens that come in batches, around the means so far: numerically as good as all at once.
+
+    Chan, Golub and LeVeque 1979 ("Updating formulae and a pairwise algorithm for computing sample variances").
+    """
+
+    tokens: int = 0
+    active: int = 0
+    squared_error: float = 0.0
+    squared: float = 0.0
+    _means: list[Tensor] = field(default_factory=list)
+    _centred: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+
+    def add(self, y: Float[Tensor, "token d"], error: Float[Tensor, "token d"], active: int) -> None:
+        """Take some more tokens: activations, errors, and how many units are active in all of them together."""
+        here, written = len(y), y - error
+        means = [y.mean(0), written.mean(0)]
+        away_y, away_written = y - means[0], written - means[1]
+        moved = [new - old for new, old in zip(means, self._means or means, strict=True)]
+        weight = self.tokens * here / (self.tokens + here)
+        pairs = ((away_y, away_y, 0, 0), (away_written, away_written, 1, 1), (away_y, away_written, 0, 1))
+        for index, (one, other, first, second) in enumerate(pairs):
+            self._centred[index] += float((one * other).sum()) + weight * float(moved[first] @ moved[second])
+        share = here / (self.tokens + here)
+        self._means = [old + share * away for old, away in zip(self._means or means, moved, strict=True)]
+        self.tokens, self.active = self.tokens + here, self.active + active
+        self.squared_error += float(error.pow(2).sum())
+        self.squared += float(written.pow(2).sum())
+
+    def fit(self) -> LayerFit:
+        """Return what follows for a layer."""
+        of_y, of_written, of_both = self._centred
+        return LayerFit(
+            fvu=self.squared_error / of_y if self.squared_error and of_y else math.inf if self.squared_error else 0.0,
+            l0=self.active / self.tokens,
+            slope=1.0 if of_written <= _STILL * self.squared else of_both / of_written,
+        )
 
 
 def fraction_unexplained(y: Float[Tensor, "token d"], error: Float[Tensor, "token d"]) -> float:
@@ -156,7 +196,7 @@ def calibration_slope(y: Float[Tensor, "token d"], reconstruction: Float[Tensor,
     """
     centred = reconstruction - reconstruction.mean(0)
     spread = centred.pow(2).sum()
-    if spread <= 1e-10 * reconstruction.pow(2).sum():
+    if spread <= _STILL * reconstruction.pow(2).sum():
         return 1.0
     return float(((y - y.mean(0)) * centred).sum() / spread)
 

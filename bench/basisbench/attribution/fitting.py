@@ -1,4 +1,4 @@
-"""What a basis is fitted on: activations of a task's attribution pairs, or of texts."""
+"""What a basis is fitted on, or its fit is measured on: activations of a task's attribution pairs, or of texts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.own_pass import activation_inside
+from basisbench.types import Side
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
     from basisbench.attribution.context import GroupContext
-    from basisbench.types import Pairs, Side
+    from basisbench.protocols import Basis
+    from basisbench.types import Pairs
+
+SIDES: tuple[Side, Side] = ("clean", "counterfactual")
 
 
 def weights_digest(weights: Iterable[Tensor]) -> str:
@@ -57,7 +61,7 @@ class TaskActivations:
     def __call__(
         self, hook: str, corpus: Sequence[str] | None = None, *, first: int = 0
     ) -> Iterator[Float[Tensor, "row d"]]:
-        """Yield rows, a batch per group and side, or per text."""
+        """Yield rows, a batch per group (or part of it) and side, or per text."""
         if corpus is not None:
             model = self._groups[0].model
             for text in corpus:
@@ -65,8 +69,18 @@ class TaskActivations:
                 self.corpus_passes += 1
                 yield activation_inside(model, model.tokens(ids), hook)[0, first:]
             return
-        sides: tuple[Side, Side] = ("clean", "counterfactual")
         for group in self._groups:
             start = first_measured(group.pairs, first)
-            for side in sides:
-                yield group.activation(hook, side)[:, start:].flatten(0, 1)
+            for part in group.with_hooks([hook]):
+                for side in SIDES:
+                    yield part.activation(hook, side)[:, start:].flatten(0, 1)
+
+
+def together(groups: Sequence[GroupContext], basis: Basis) -> Iterator[list[GroupContext]]:
+    """Yield contexts that are in memory at the same time: all groups where they are whole, else part by part."""
+    if not any(group.in_parts for group in groups):
+        yield list(groups)
+        return
+    for group in groups:
+        for part in group.parts(basis):
+            yield [part]

@@ -15,12 +15,13 @@ thoroughly that any reconstruction beside them looks good; and the texts are the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.cost import now
-from basisbench.attribution.fitting import TaskActivations, first_measured
+from basisbench.attribution.fitting import SIDES, first_measured, together
 from basisbench.attribution.reconstruction import EarlierWrites
 from basisbench.models.batching import BUDGETS
 from basisbench.protocols import CrossLayerBasis, StreamedBasis, training_of
@@ -62,8 +63,7 @@ def loss_recovered(basis: Basis, groups: Sequence[GroupContext], shared: SharedL
     def with_mean_at(first: int, hooks: tuple[str, ...]) -> tuple[float, float]:
         if (first, hooks) not in shared:
             start = now(model)
-            means = {hook: _mean(TaskActivations(groups)(hook, first=first)) for hook in hooks}
-            edits = partial(_constant, model, means)
+            edits = partial(_constant, model, _means(groups, basis, first) if hooks else {})
             shared[first, hooks] = sum(_loss(group, basis, edits) for group in groups), now(model) - start
         return shared[first, hooks]
 
@@ -102,11 +102,20 @@ def _loss(group: GroupContext, basis: Basis, edits: Callable[[int], Mapping[Plac
     return sum(model.batching.in_parts("losses", rows, length, run_part, most=most))
 
 
-def _mean(batches: Iterable[Float[Tensor, "row d"]]) -> Float[Tensor, " d"]:
-    """Return the mean of all rows."""
-    import torch
-
-    return torch.cat([rows.double() for rows in batches]).mean(0)
+def _means(groups: Sequence[GroupContext], basis: Basis, first: int) -> Mapping[str, Float[Tensor, " d"]]:
+    """Return the mean over all tokens, from a position on, at every write site of a basis."""
+    hooks = tuple(dict.fromkeys(site.write for site in basis.sites))
+    sums: dict[str, Tensor] = {}
+    tokens = 0
+    for contexts in together(groups, basis):
+        for context, side in product(contexts, SIDES):
+            start = first_measured(context.pairs, first)
+            rows = {hook: context.activation(hook, side)[:, start:] for hook in hooks}
+            for hook, values in rows.items():
+                found = values.flatten(0, 1).double().sum(0)
+                sums[hook] = sums[hook] + found if hook in sums else found
+            tokens += rows[hooks[0]][..., 0].numel()
+    return {hook: total / tokens for hook, total in sums.items()}
 
 
 def _live(model: Model, basis: Basis, start: int) -> Mapping[Place, Edit]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.fit import USELESS_FVU, fit_of_layer
+from basisbench.attribution.fit import USELESS_FVU, fit_of_layers
 from basisbench.checks.finding import Check, Finding, at_most, holds, information, nothing
 from basisbench.checks.stage import BasisStage, row_difference
 from basisbench.errors import BasisBenchError
@@ -114,8 +114,7 @@ def _exactness(stage: BasisStage) -> Finding:
 
 def _fit(stage: BasisStage) -> Finding:
     """Tell the fit on the prompts at hand, per layer; what is asked of it is asked of a cell, on its own prompts."""
-    context = stage.group.attribution
-    found = [fit_of_layer(stage.basis, site, [context]) for site in stage.basis.sites]
+    found = fit_of_layers(stage.basis, [stage.group.attribution])
     fvu, slopes = (", ".join(f"{value:.2f}" for value in row[:8]) for row in (
         [each.fvu for each in found], [each.slope for each in found]
     ))  # fmt: skip

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.hooks_together import hooks_of
 from basisbench.circuits.fast.fast_pass import FastPass
 from basisbench.circuits.plain import PlainPass
 from basisbench.models.batching import BUDGETS
@@ -75,6 +76,30 @@ def evaluate(
         MemoryExhaustedError: one circuit on one prompt does not fit into memory. Before that, passes become smaller
             and the evaluation goes on from where it is.
     """
+    import torch
+
+    one = masks(slice(0, 1))
+    numbers = sum(kept.shape[-1] for kept in (*one.units, *(() if basis.exact else one.errors)))
+    hooks = hooks_of(basis)
+    found = [
+        _evaluated(group.part(chosen, hooks), basis, ablation, masks, circuits, fast=fast, divergence=divergence)
+        for chosen in group.cut(ablation, hooks, numbers, logits=divergence)
+    ]
+    nats = [part.divergence for part in found if part.divergence is not None]
+    return CircuitValues(torch.cat([part.metric for part in found], 1), torch.cat(nats, 1) if nats else None)
+
+
+def _evaluated(
+    group: GroupPair,
+    basis: Basis,
+    ablation: Ablation,
+    masks: Callable[[slice], CircuitMask],
+    circuits: int,
+    *,
+    fast: bool,
+    divergence: bool,
+) -> CircuitValues:
+    """Evaluate circuits on pairs whose references fit into memory together."""
     import torch
 
     model, batch, reference = group.evaluation.model, group.evaluation.batch, group.reference(basis, ablation)

@@ -1,20 +1,22 @@
 """One aligned group in both splits, and what every cell of a session asks about it.
 
 F(M), F(0), the common prefix, reference values and constant modules are computed once for all cells that share
-them, by whichever comes first.
+them, by whichever comes first. Values of every pair (counterfactual ablation) are gone through in parts of the
+evaluation pairs where not all fit into memory (`attribution.parts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.batch import readable_logits
+from basisbench.attribution.batch import Batch, readable_logits
+from basisbench.attribution.parts import activation_bytes, constants_fit, slices_that_fit
 from basisbench.circuits.circuit import Reference
 from basisbench.circuits.fast.shared_work import NO_PREFIX, Prefix, SharedWork, common_prefix, share_work
-from basisbench.circuits.reference import constant_edits, reference_outputs, reference_values
+from basisbench.circuits.reference import constant_edits, output_hooks, reference_outputs, reference_values
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -40,6 +42,37 @@ class GroupPair:
     _empty: dict[tuple[Ablation, str, tuple[int, ...]], Tensor] = field(default_factory=dict)
     _shared_work: dict[tuple[str, bool], SharedWork] = field(default_factory=dict)
 
+    _whole: GroupPair | None = None
+
+    def cut(self, ablation: Ablation, hooks: Collection[str], numbers: int, *, logits: bool = False) -> list[slice]:
+        """Cut the evaluation pairs so that what is kept of each of them fits; one slice where everything does.
+
+        Args:
+            ablation: under "counterfactual", references are of pairs.
+            hooks: what they are made from.
+            numbers: how many values they are at each position.
+            logits: whether the logits of the unhooked model are kept too.
+        """
+        evaluation, each = self.evaluation, 0
+        if ablation == "counterfactual":
+            each = activation_bytes(evaluation.model, hooks) + numbers * evaluation.model.dtype.itemsize
+        if logits:
+            each += 4 * int(evaluation.model.bridge.cfg.d_vocab) // evaluation.pairs.length
+        return slices_that_fit(evaluation.model, evaluation.pairs, evaluation.split_tokens, each)
+
+    def part(self, chosen: slice, hooks: Collection[str]) -> GroupPair:
+        """Return the group with some of its evaluation pairs, on which some hooks are asked for together."""
+        if chosen == slice(0, len(self.evaluation.pairs)):
+            return self
+        return GroupPair(self.attribution, self.evaluation.part(chosen, hooks), _whole=self)
+
+    def reference_of_few(self, basis: Basis, ablation: Ablation) -> Reference:
+        """Return reference values, of one pair alone where they are many pairs' own: for their shapes."""
+        if ablation != "counterfactual" or not self.evaluation.in_parts:
+            return self.reference(basis, ablation)
+        one = GroupPair(self.attribution, self.evaluation.few(), _whole=self)
+        return one.reference(basis, ablation)
+
     @cached_property
     def full(self) -> Float[Tensor, " pair"]:
         """F(M) of each evaluation pair: the metric of the unhooked model."""
@@ -48,7 +81,7 @@ class GroupPair:
     @cached_property
     def full_logits(self) -> Float[Tensor, "pair vocab"]:
         """The unhooked model's logits at the last position of each evaluation pair."""
-        return self._logits({})
+        return self._passes({}, lambda _, logits: logits)
 
     def reference(self, basis: Basis, ablation: Ablation) -> Reference:
         """Return reference values; those of the last basis asked for are kept."""
@@ -93,27 +126,38 @@ class GroupPair:
     def _empty_in(self, family: Family, layers: tuple[int, ...], ablation: Ablation) -> Float[Tensor, " pair"]:
         key = ablation, family, layers
         if key not in self._empty:
-            outputs = reference_outputs(family, layers, ablation, self.attribution, self.evaluation)
-            self._empty[key] = self._metric(outputs)
+            import torch
+
+            hooks = output_hooks(self.evaluation.model, family, layers)
+
+            def of_part(part: GroupPair) -> Tensor:
+                outputs = reference_outputs(family, layers, ablation, self.attribution, part.evaluation)
+                return part._metric(outputs)
+
+            self._empty[key] = torch.cat([of_part(self.part(some, hooks)) for some in self.cut(ablation, hooks, 0)])
         return self._empty[key]
 
     def _metric(self, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]]) -> Float[Tensor, " pair"]:
         """Return the metric of each evaluation pair with activations at given values, by hook."""
         batch = self.evaluation.batch
-        return batch.per_pair(batch.metric(self._logits(outputs)))
+        return batch.per_pair(self._passes(outputs, lambda part, logits: part.metric(logits)))
 
-    def _logits(self, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]]) -> Float[Tensor, "pair vocab"]:
+    def _passes(
+        self, outputs: Mapping[str, Float[Tensor, "pair_or_1 pos d"]], take: Callable[[Batch, Tensor], Tensor]
+    ) -> Float[Tensor, "pair ..."]:
+        """Return what is taken from the logits at the last position, in passes with activations at given values."""
         import torch
 
         model, batch = self.evaluation.model, self.evaluation.batch
-        head, tokens = model.fast_body.get_submodule(model.head), batch.clean
+        head, (rows, length) = model.fast_body.get_submodule(model.head), batch.clean.shape
 
         def run_part(chosen: slice) -> Tensor:
-            edits = constant_edits(model, outputs, chosen)
-            with torch.inference_mode(), readable_logits(head, batch.pairs(chosen)):
-                return model.logits(tokens[chosen], edits, fast=True, keep=batch.keep)
+            edits, part = constant_edits(model, outputs, chosen), batch.pairs(chosen)
+            with torch.inference_mode(), readable_logits(head, part):
+                return take(part, model.logits(part.clean, edits, fast=True, keep=batch.keep))
 
-        return torch.cat(model.batching.in_parts("activations", len(tokens), tokens.shape[1], run_part))
+        most = model.pass_tokens(length)
+        return torch.cat(model.batching.in_parts("activations", rows, length, run_part, most=most))
 
     def forget_shared_work(self) -> None:
         """Drop what ablated passes share, where a basis may have changed it."""
@@ -121,6 +165,8 @@ class GroupPair:
 
     @cached_property
     def _prefix(self) -> Prefix:
+        if self._whole is not None:
+            return self._whole._prefix
         attribution, evaluation = self.attribution.batch, self.evaluation.batch
         prompts = [attribution.counterfactual, evaluation.clean, evaluation.counterfactual]
         return common_prefix(self.evaluation.model, prompts, evaluation.keep)
@@ -132,5 +178,7 @@ class GroupPair:
             prefix = NO_PREFIX if ablation == "zero" else self._prefix
             self._shared_work.clear()
             model, batch = self.evaluation.model, self.evaluation.batch
-            self._shared_work[key] = share_work(model, batch.clean, prefix, basis.sites[0], batch.keep)
+            few = self._whole is None and constants_fit(model, self.evaluation.split_tokens)
+            first = basis.sites[0] if few else None
+            self._shared_work[key] = share_work(model, batch.clean, prefix, first, batch.keep)
         return self._shared_work[key]

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.values import reduced
 from basisbench.circuits.circuit import Reference
 from basisbench.models.hooks import Edit, Place
 from basisbench.models.sites import family_output
@@ -44,11 +43,16 @@ def reference_values(
     source = evaluation if ablation == "counterfactual" else attribution
     with torch.no_grad():
         for site in basis.sites:
-            coordinates, error = source.coordinates(basis, site, "counterfactual")
-            units.append(reduced(coordinates, ablation))
+            coordinates, error = source.reduced_coordinates(basis, site, ablation)
+            units.append(coordinates)
             if error is not None:
-                errors.append(reduced(error, ablation))
+                errors.append(error)
     return Reference(tuple(units), None if basis.exact else tuple(errors))
+
+
+def output_hooks(model: Model, family: Family, layers: Sequence[int]) -> list[str]:
+    """Return the hooks of a family's outputs in some layers."""
+    return [model.hook(family_output(family), layer) for layer in layers]
 
 
 def reference_outputs(
@@ -60,8 +64,8 @@ def reference_outputs(
     its reference; reading it off the activation gives one number for the whole family.
     """
     source = evaluation if ablation == "counterfactual" else attribution
-    hooks = [source.model.hook(family_output(family), layer) for layer in layers]
-    return {hook: reduced(source.activation(hook, "counterfactual"), ablation) for hook in hooks}
+    hooks = output_hooks(source.model, family, layers)
+    return {hook: source.reduced_activation(hook, ablation) for hook in hooks}
 
 
 def constant_edits(

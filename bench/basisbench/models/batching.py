@@ -43,9 +43,12 @@ class Budget:
 
 
 Work = Literal[
+    "activations",
     "circuits",
+    "constants",
     "gradients",
     "losses",
+    "pairs",
     "units",
     "units across layers",
     "units of the first site",
@@ -53,13 +56,19 @@ Work = Literal[
 ]
 
 BUDGETS: Mapping[Work, Budget] = {
+    # The inside of one plain forward pass: an MLP's activations and the logits of the last position, mostly.
+    "activations": Budget(256 * 2**20, 4 * 2**30),
     # The widest activation of one pass of circuits: on a CPU it should stay in its caches (measured on the pocket
     # model: 512 tokens to a pass take 1.2 times as long as 2048, and 8192 take 1.2 times as long too).
     "circuits": Budget(4 * 2**20, 256 * 2**20),
+    # Outputs of modules that are the same in all passes of circuits over a split.
+    "constants": Budget(128 * 2**20, 2 * 2**30),
     # What autograd keeps for one gradient pass.
-    "gradients": Budget(2 * 2**30, 16 * 2**30),
+    "gradients": Budget(512 * 2**20, 16 * 2**30),
     # Logits at every position, from which losses are taken.
     "losses": Budget(256 * 2**20, 2 * 2**30),
+    # Activations and gradient fields that are kept of the pairs of a split (basisbench.attribution.parts).
+    "pairs": Budget(256 * 2**20, 8 * 2**30),
     # Coordinates computed at once at a site. On a CPU the C library hands blocks of more than 32 MiB back to the
     # system each time; their pages then cost more than the arithmetic.
     "units": Budget(24 * 2**20, 512 * 2**20),

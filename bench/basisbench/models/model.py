@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
-from basisbench.models.batching import Batching
+from basisbench.models.batching import BUDGETS, Batching
 from basisbench.models.gguf import GgufFile
 from basisbench.models.hooks import Edit, Place, edited, observed
 from basisbench.models.onednn import OneDnnLinears, onednn_linears, onednn_twin
@@ -69,6 +69,16 @@ class Model:
     def batching(self) -> Batching:
         """How large one pass may be, where memory has run out before."""
         return Batching(self.name, self.device)
+
+    def pass_tokens(self, length: int) -> int:
+        """Return how many tokens one plain forward pass should hold.
+
+        Args:
+            length: tokens of a prompt: each has its logits at one position, and a mask over all of them.
+        """
+        cfg = self.bridge.cfg
+        numbers = 6 * int(cfg.d_model) + 4 * int(cfg.d_mlp) + int(cfg.d_vocab) // length + length
+        return max(1, BUDGETS["activations"].on(self.device.type) // (numbers * max(4, self.dtype.itemsize)))
 
     @cached_property
     def bases(self) -> dict[Any, Any]:

@@ -157,7 +157,7 @@ def _top_nodes(
 
 def _area_end(cell: CellConfig, basis: Basis, groups: Sequence[GroupPair]) -> int:
     """Return the circuit size at which areas of the family end, whatever bases are present."""
-    context = groups[0].attribution
+    context = groups[0].attribution.few()
     layers = [site.layer for site in basis.sites]
     kinds = [kind for kind in context.model.kinds() if SITES[kind].family == basis.family]
     widths = [

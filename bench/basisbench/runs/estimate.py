@@ -29,8 +29,12 @@ _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _RUNTIME_BYTES = 700 * 2**20
 """Python with torch, transformers, TransformerLens and SAELens, resident (measured)."""
 
-_KEPT_WIDTHS = 4
-"""Activations of the model's width that are kept per layer: MLP input and output, attention output, residual stream."""
+_CELL_BYTES, _CELLS_KEPT = 8 * 2**20, 64
+"""What oneDNN and the allocator keep of ever new shapes, up to a number of cells (peaks of results/pocket)."""
+
+_KEPT_WIDTHS = 5
+"""Activations of the model's width that are kept per layer: MLP input and output, heads, attention output, residual
+stream; the first is only read."""
 
 _DICTIONARY_SHARE = 0.25
 """Share of a dictionary's dense products that is left once circuits share units (measured on wide SAEs)."""
@@ -197,17 +201,37 @@ class Workload:
         largest = max(size.stored for size in self.sizes.values())
         dictionary = largest * (2 if largest <= packed else 1)
         least = min(dictionary, 2 * max(size.layer for size in self.sizes.values()))
-        tokens = sum(group.attribution * group.positions for group in self.prompts) * (2 + fields)
-        if any(cell.ablation == "counterfactual" for cell in self.cells):
-            tokens += sum(group.evaluation * group.positions for group in self.prompts)
-        kept = tokens * shape.layers * (_KEPT_WIDTHS * shape.width + shape.mlp_width) * item
-        most = max(max(group.attribution, group.evaluation) * group.positions for group in self.prompts)
+        kept, most = self._pairs_kept(fields)
         # Coordinates of one layer, clean and counterfactual, and what is computed from them.
         passing = 3 * most * max(max(size.units) for size in self.sizes.values()) * item
         if fields:
             graph = most * shape.layers * GRAPH_WIDTHS * (shape.width + shape.mlp_width) * max(4, item)
             passing = max(passing, min(BUDGETS["gradients"].on(self.device), graph))
-        return Memory(_RUNTIME_BYTES if on_cpu else 0, model, dictionary, least, kept, passing)
+        runtime = _RUNTIME_BYTES + _CELL_BYTES * min(len(self.cells), _CELLS_KEPT) if on_cpu else 0
+        return Memory(runtime, model, dictionary, least, kept, passing)
+
+    def _pairs_kept(self, fields: int) -> tuple[int, int]:
+        """Return the bytes that are kept of pairs, and the tokens of one side of a group, or of a part of one.
+
+        What is kept for all bases, for one basis at a time, or for a part of the pairs: `attribution.parts`.
+        """
+        shape, budget = self.shape, BUDGETS["pairs"].on(self.device)
+        each = shape.layers * item_bytes(self.dtype)
+        every, written = (
+            (widths * shape.width + shape.mlp_width) * each for widths in (_KEPT_WIDTHS, _KEPT_WIDTHS - 1)
+        )
+        tokens = sum(group.attribution * group.positions for group in self.prompts)
+        longest = max(group.positions for group in self.prompts)
+        most = max(max(group.attribution, group.evaluation) * group.positions for group in self.prompts)
+        kept = tokens * (2 * every + fields * written)
+        if tokens * (2 * every + 4 * written) > budget:
+            of_basis = 3 * max(shape.mlp_width, 2 * shape.width) * each
+            kept = min(tokens * of_basis, max(budget, longest * of_basis))
+            most = min(most, max(longest, budget // (2 * every + written)))
+        if any(cell.ablation == "counterfactual" for cell in self.cells):
+            evaluation = sum(group.evaluation * group.positions for group in self.prompts)
+            kept += min(evaluation * every, max(budget, longest * every))
+        return kept, most
 
     @property
     def seconds(self) -> float:

@@ -20,6 +20,7 @@ from basisbench.attribution.cost import Spent, now
 from basisbench.attribution.fit import Fit, measure_fit
 from basisbench.attribution.fitting import TaskActivations
 from basisbench.attribution.loss_recovered import SharedLosses
+from basisbench.attribution.parts import mean_scores
 from basisbench.circuits.curve import measure_curves
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
@@ -29,13 +30,14 @@ from basisbench.models.memory import bit_sum, peak_memory, reset_peak_memory, tr
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
 from basisbench.plugin_code import code_digest, is_built_in
+from basisbench.protocols import averages_pairs
 from basisbench.results.record import CellConfig, Identities, PlugIn, Record
 from basisbench.results.record_fields import Cost, Dropped, Seconds, SuiteTasks
 from basisbench.runs import basis_cache
 from basisbench.runs.basis_cache import CachedBasis
 from basisbench.runs.cell_record import make_record
 from basisbench.runs.plugin_failure import check_scores, check_widths, state_of
-from basisbench.types import Bos, Metric, PairSet, Scores
+from basisbench.types import Bos, Metric, Pairs, PairSet, Scores
 
 if TYPE_CHECKING:
     from basisbench.protocols import Basis, BasisSpec, Method, Task
@@ -265,7 +267,7 @@ class Session:
             trim_memory()
 
         for group, ranking in zip(self.groups, rankings, strict=True):
-            reference = group.reference(basis, cell.ablation)
+            reference = group.reference_of_few(basis, cell.ablation)
             check_widths(ranking.units, ranking.errors, method, basis, reference, cell.error_policy)
         sizes, curves = measure_curves(cell, basis, self.groups, rankings, at=at)
         finished = now(model)
@@ -368,9 +370,14 @@ class Session:
         for context, group in zip(contexts, self.groups, strict=True):
             for each in {group.attribution, context}:
                 each.start(cell.ablation, cell.score_reference, cell.error_policy, means=group.attribution)
+
+        def score(context: GroupContext) -> Scores:
+            found = method.score(context, basis)
+            return check_scores(found, method, basis, context.pairs.length, cell.error_policy)
+
+        averages = averages_pairs(method)
         return [
-            check_scores(method.score(each, basis), method, basis, each.pairs.length, cell.error_policy)
-            for each in contexts
+            mean_scores(score, each.parts(basis)) if averages and each.in_parts else score(each) for each in contexts
         ]
 
     def _rankings(self, cell: CellConfig, basis: Basis, method: Method) -> list[Ranking]:
@@ -450,10 +457,12 @@ def open_session(
         longest=model.longest,
     )
     other = {pairs.group: pairs for pairs in attribution}
-    groups = tuple(
-        GroupPair(GroupContext(model, other[pairs.group], seed), GroupContext(model, pairs, seed))
-        for pairs in evaluation
-    )
+    totals = [sum(pairs.token_count for pairs in split) for split in (attribution, evaluation)]
+
+    def context(pairs: Pairs, total: int) -> GroupContext:
+        return GroupContext(model, pairs, seed, beside=total - pairs.token_count)
+
+    groups = tuple(GroupPair(context(other[pairs.group], totals[0]), context(pairs, totals[1])) for pairs in evaluation)
     code = code_digest(task)
     session = Session(model, attribution, evaluation, groups, seed, code, allow_poor_fit, bos, metric, task)
     session.changed()  # from now on

@@ -201,24 +201,28 @@ def _returning(output: Any) -> Callable[..., Any]:
     return lambda *_arguments, **_keywords: output
 
 
-def share_work(model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, first: Site, keep: int = 1) -> SharedWork:
+def share_work(
+    model: Model, tokens: Int[Tensor, "pair pos"], prefix: Prefix, first: Site | None, keep: int = 1
+) -> SharedWork:
     """Do what the ablated passes of one aligned group share; less of it where a pass over all pairs does not fit.
 
     Args:
         model: the model.
         tokens: the prompts that are run.
         prefix: their common beginning, or `NO_PREFIX`.
-        first: the first site of the basis.
+        first: the first site of the basis; None where no outputs of modules are to be kept.
         keep: how many of the last positions logits are read at.
     """
     rest = tokens[:, prefix.length :]
     constants: tuple[ConstantModule, ...] = ()
     try:
-        constants = _constants(model, rest, prefix, model.place(first.write)) if model.verified else ()
+        constants = _constants(model, rest, prefix, model.place(first.write)) if model.verified and first else ()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    if model.verified and not constants:  # outside the handler, whose traceback holds what the failed pass has made
+    if (
+        model.verified and first and not constants
+    ):  # outside the handler, whose traceback holds what the failed pass has made
         model.batching.release()
     return SharedWork(model, rest, prefix, constants, keep)
 
