@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.protocols import Basis
-    from basisbench.types import Ablation, ErrorPolicy, Pairs, ScoreReference, Side, Site
+    from basisbench.types import Ablation, BackwardRules, ErrorPolicy, Pairs, ScoreReference, Side, Site
 
 Result = TypeVar("Result")
 
