@@ -26,7 +26,7 @@ def test_the_size_of_a_batch_does_not_matter(architecture: str, monkeypatch: pyt
     group = oracle.contexts(architecture)[0]
     basis = oracle.basis(architecture, "transcoder")
     many = ActivationPatching().score(group.attribution, basis)
-    monkeypatch.setattr("basisbench.attribution.context._TOKENS_PER_PATCH", 130)
+    monkeypatch.setattr("basisbench.attribution.method_passes._TOKENS_PER_PATCH", 130)
     few = ActivationPatching().score(group.attribution, basis)
     for one, other in zip([*many.units, *(many.errors or ())], [*few.units, *(few.errors or ())], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
