@@ -10,9 +10,11 @@ from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.runs.cells import expand
 from basisbench.runs.suite import load_suite
+from basisbench_tasks.user_attributes import PROVIDES
 
 AGREEMENT = {"sva_simple", "sva_rc", "sva_nounpp", "sva_within_rc"}
 MLP = {"mlp_act", "mlp_out"}
+LARGE = ("smollm2-135m-q4", "gemma-3-270m-q4")
 NEURONS = {*MLP, "mlp_act_rotated", "resid", "attn_z", "attn_out"}
 
 
@@ -29,12 +31,19 @@ def test_the_first_run_has_every_agreement_and_its_bases_and_methods_crossed() -
     cells = cells_of("smollm2-quick")
     tasks = {cell.task for cell in cells}
     assert tasks > {*AGREEMENT, "ioi"}
-    assert sum(task.startswith("user_") for task in tasks) == 1
+    assert tasks - {*AGREEMENT, "ioi"} == {"user_occupation_statement"}
     assert len(cells) == 4 * len(tasks) == 24
     assert {(cell.basis, cell.method) for cell in cells} == {(x, y) for x in MLP for y in ("relp", "ixg")}
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m-q4", "gemma-3-270m-q4"])
+def test_chats_are_for_the_model_that_has_a_template_and_user_tasks_are_not_the_pocket_model_s() -> None:
+    user = {name: {cell.task for cell in cells_of(name)} - {*AGREEMENT, "ioi"} for name in LARGE}
+    text = {task.name for task in PROVIDES if not task.name.endswith("_chat")}
+    assert user["gemma-3-270m-q4"] == text
+    assert user["smollm2-135m-q4"] == text | {"user_occupation_statement_chat", "user_country_statement_chat"}
+
+
+@pytest.mark.parametrize("name", LARGE)
 def test_every_task_has_every_basis_and_what_is_too_much_for_all_is_some_cells(name: str) -> None:
     cells = cells_of(name)
     tasks = {cell.task for cell in cells}
