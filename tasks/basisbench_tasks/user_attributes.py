@@ -13,7 +13,7 @@ in both. With `_chat` the model's own chat template writes the turns. A template
 pair differ in the cue alone; cues, and the sentences around them, of one split are not in the other.
 
 The cues are associations that most people would draw; they measure what a model believes, not what is so. All texts
-are made up. Accuracies are in docs/user-attributes.md.
+are made up. Accuracies are in docs/real-models.md.
 """
 
 from __future__ import annotations
