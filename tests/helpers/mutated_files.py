@@ -108,6 +108,7 @@ OPTIONAL_NULL = (
     "endpoints.gate_empty",
     "endpoints.family_empty",
     "top_nodes[].coordinate",
+    "training",
     "weights_file",
 )
 """Keys that say the same where they are left out as where they are null."""

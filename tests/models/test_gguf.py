@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 

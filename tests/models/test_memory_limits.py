@@ -252,7 +252,7 @@ from basisbench.registry import load_registry
 from basisbench.types import PairSet
 from helpers.oracle_models import random_pairs
 
-ROOM = 800 * 2**20  # what is kept takes 730 MiB, a pass over all pairs 140 more
+ROOM = 400 * 2**20  # less than all pairs need
 registry = load_registry()
 cell = CellConfig(
     model="pocket-llama", task="ioi", task_version="1", basis="mlp_act", family="mlp", method="relp",

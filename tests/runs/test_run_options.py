@@ -193,7 +193,7 @@ def test_a_write_that_is_cut_short_leaves_no_record(tiny_llama: ModelSpec, plugi
     assert done.returncode == 2, done.stderr
     assert "cannot be written: File too large" in done.stderr
     assert "Traceback" not in done.stderr
-    assert list((tmp_path / "out" / "records").iterdir()) == []
+    assert not (tmp_path / "out" / "records").exists()
 
 
 def test_a_model_that_cannot_be_had_is_asked_for_once_and_others_go_on(

@@ -153,10 +153,13 @@ def test_only_the_drawn_sizes_are_evaluated(honest: Path, tmp_path: Path, monkey
 
     monkeypatch.setattr(basisbench.circuits.curve, "evaluate", counted)
     folder = few(honest, tmp_path / "few", count=1)
-    groups = len(read_record(next(Store(folder).records.glob("*.json"))).groups)
+    record = read_record(next(Store(folder).records.glob("*.json")))
     verification, _ = verify(draw_sample(folder, cells=1, points=2, seed=1), by="Ada")
     assert verification.passed
-    assert circuits == [2 * 2] * groups  # two sizes, circuit and complement; 0 and all nodes are F(0) and F(M)
+    drawn = set(verification.cells[0].sizes) - {0, record.curve.sizes[-1]}  # those are F(0) and F(M)
+    assert 2 <= len(drawn) < len(record.curve.sizes) / 2
+    both = [size for size, value in zip(record.curve.sizes, record.curve.complement, strict=True) if value is not None]
+    assert circuits == [len(drawn) + len(drawn & set(both))] * len(record.groups)
 
 
 def test_another_type_of_weights_verifies_the_same_records(honest: Path, tmp_path: Path) -> None:
