@@ -230,40 +230,28 @@ class Frame:
     answers: Mapping[str, str]
 
 
+def _answers(values: str, words: str) -> Mapping[str, str]:
+    return dict(zip(values.split(), words.split(), strict=True))
+
+
+OCCUPATIONS = "farmer nurse teacher chef lawyer pilot singer"
+COUNTRIES = "Japan Italy France Germany India Mexico China Russia"
+
 OCCUPATION_FRAMES = (
-    Frame(
-        "statement", "It sounds like you work as a", {value: value for value in OCCUPATION["work"].words["evaluation"]}
-    ),
+    Frame("statement", "It sounds like you work as a", _answers(OCCUPATIONS, OCCUPATIONS)),
     Frame(
         "advice",
         "You should take a course in",
-        {
-            "farmer": "agriculture",
-            "nurse": "medicine",
-            "teacher": "education",
-            "chef": "cooking",
-            "lawyer": "law",
-            "pilot": "aviation",
-            "singer": "music",
-        },
+        _answers(OCCUPATIONS, "agriculture medicine education cooking law aviation music"),
     ),
 )
 
 COUNTRY_FRAMES = (
-    Frame("statement", "It sounds like you live in", {value: value for value in COUNTRY["name"].words["evaluation"]}),
+    Frame("statement", "It sounds like you live in", _answers(COUNTRIES, COUNTRIES)),
     Frame(
         "infobox",
         "My notes about you:\n- Nationality:",
-        {
-            "Japan": "Japanese",
-            "Italy": "Italian",
-            "France": "French",
-            "Germany": "German",
-            "India": "Indian",
-            "Mexico": "Mexican",
-            "China": "Chinese",
-            "Russia": "Russian",
-        },
+        _answers(COUNTRIES, "Japanese Italian French German Indian Mexican Chinese Russian"),
     ),
 )
 
