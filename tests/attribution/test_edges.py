@@ -9,6 +9,7 @@ from shutil import copy
 import pytest
 import torch
 
+from basisbench.attribution import error_nodes
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.edge_effects import _Run
 from basisbench.attribution.edge_scores import EdgeScores, edge_methods, edge_scores
@@ -126,6 +127,15 @@ def test_edges_of_dictionaries_equal_the_slow_twin(name: str, method: str, quest
     into_units, into_errors = found.score[:, 2:4], found.score[:, 5:7]
     assert into_units.any()
     assert into_errors.any()
+
+
+def test_axes_that_a_pass_in_inference_mode_was_the_first_to_want_serve_under_gradients() -> None:
+    error_nodes._axes.cache_clear()
+    with torch.inference_mode():
+        axes = error_nodes.error_axes("rotated", oracle.basis("llama", "transcoder").sites[0], torch.zeros(5))
+    assert axes is not None
+    with torch.enable_grad():
+        (torch.ones(5, dtype=axes.dtype, requires_grad=True) @ axes).sum().backward()
 
 
 @pytest.mark.parametrize("node", [(0, 2, 1), (2, 3, 1)])

@@ -43,7 +43,11 @@ def from_nodes(coordinates: Float[Tensor, "*b axis"], axes: Tensor | None) -> Fl
 
 @functools.lru_cache(maxsize=128)
 def _axes(width: int, layer: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "axis d_write"]:
-    return random_rotation(width, layer).to(device, dtype)
+    import torch
+
+    # Whoever asks first: a tensor made in inference mode could never be used under gradients, where edges need it.
+    with torch.inference_mode(False):
+        return random_rotation(width, layer).to(device, dtype)
 
 
 def random_rotation(size: int, seed: int) -> Float[Tensor, "d d"]:
