@@ -14,7 +14,7 @@ from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError, BasisError
-from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, UnitwiseBasis
+from basisbench.protocols import Basis, BasisSpec, CrossLayerBasis, PublishedBasis, UnitwiseBasis
 from basisbench.results.metrics import sizes_grid
 from basisbench.runs.cells import shared_layers
 from basisbench.runs.layer_subset import LayerSubset, restrict
@@ -36,6 +36,7 @@ def test_the_sites_that_are_left_are_the_bases_own(name: str) -> None:
     assert (some.name, some.family, some.exact) == (whole.name, whole.family, whole.exact)
     assert some.parameter_bytes == whole.parameter_bytes
     assert isinstance(some, UnitwiseBasis) == isinstance(whole, UnitwiseBasis)
+    assert isinstance(some, PublishedBasis) == isinstance(whole, PublishedBasis) == (not whole.exact)
     assert not isinstance(some, CrossLayerBasis)
     context = GroupContext(oracle.model("gpt2"), oracle.two_groups().attribution[0], 0)
     site = whole.sites[1]

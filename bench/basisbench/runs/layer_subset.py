@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _OWN = ("name", "family", "exact", "parameter_bytes", "encode", "decode")
-_PROMISES = ("part", "spread", "trained")
-"""What makes a basis a `UnitwiseBasis` or a `CrossLayerBasis`, and how it was trained."""
+_PROMISES = ("part", "spread", "page", "trained")
+"""What makes a basis a `UnitwiseBasis`, a `CrossLayerBasis` or a `PublishedBasis`, and how it was trained."""
 
 
 class LayerSubset:
