@@ -10,14 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.gradients import gradient_tokens
+from basisbench.attribution.own_pass import Put, run_once
 from basisbench.models.model import at_least_float32
-from basisbench.models.relp import backward_rules
 from basisbench.types import BackwardRules
 
 if TYPE_CHECKING:
@@ -75,13 +74,9 @@ def _sums(context: GroupContext, writes: Sequence[Write], chosen: slice) -> Floa
     model, tokens = context.model, context.tokens("clean")[chosen]
     seen: dict[str, Tensor] = {}
     hooks = sorted({hook for write in writes for hook in write.rows})
-    with torch.enable_grad(), ExitStack() as stack:
-        stack.enter_context(backward_rules(model, DIRECT))
-        for name in (*hooks, _FINAL):
-            watch = _watch(seen, name)
-            stack.callback(model.hook_point(name).register_forward_hook(watch).remove)
-        model.bridge(tokens, use_cache=False, logits_to_keep=1)
-        model.meter.forward_equivalents += 2 * len(tokens)
+    with torch.enable_grad():
+        run_once(model, tokens, Put(), DIRECT, (*hooks, _FINAL), seen, leaves=False)
+        model.meter.forward_equivalents += len(tokens)
         final = seen.pop(_FINAL)
         wanted = torch.zeros_like(final, requires_grad=True)
         # In the order of the hooks; linear in `wanted`.
@@ -96,10 +91,3 @@ def _sums(context: GroupContext, writes: Sequence[Write], chosen: slice) -> Floa
             (change,) = torch.autograd.grad(product, wanted, retain_graph=True)
             found.append(at_least_float32(change[:, write.position]).sum(0))
     return torch.stack(found).detach()
-
-
-def _watch(seen: dict[str, Tensor], name: str) -> Callable[[object, object, Tensor], None]:
-    def hook(_module: object, _arguments: object, output: Tensor) -> None:
-        seen[name] = output
-
-    return hook

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.batch import answer_logits_only
-from basisbench.attribution.own_pass import EMBEDDINGS
+from basisbench.attribution.own_pass import EMBEDDINGS, HEAD
 from basisbench.models.batching import BUDGETS
 from basisbench.models.model import Model, at_least_float32
 from basisbench.models.relp import backward_rules
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from basisbench.attribution.batch import Batch
     from basisbench.attribution.chosen_nodes import ChosenNodes
     from basisbench.types import BackwardRules
-
-_HEAD = "unembed.hook_out"
 
 _WIDTHS = 4
 """Activations of the model's and the MLP's width that a batched product holds at once for each token: 2.5 to 3.7 were
@@ -213,7 +211,7 @@ def _forward(model: Model, batch: Batch, start: _Start, rules: BackwardRules, *,
             hook(site.read, read(index))
         for index, site in enumerate(start.nodes.basis.sites):
             hook(site.write, write(index))
-        hook(_HEAD, head.append)
+        hook(HEAD, head.append)
         unembedding = model.component("unembed").original_component
         with answer_logits_only(unembedding, batch) as narrowed:
             model.bridge(batch.clean, use_cache=False, logits_to_keep=batch.keep)

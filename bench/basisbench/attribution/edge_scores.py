@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from basisbench.attribution.chosen_nodes import ChosenNodes
 from basisbench.attribution.edge_effects import effects_at
-from basisbench.attribution.gradients import gradient_tokens
+from basisbench.attribution.gradients import STEPS, gradient_tokens
 from basisbench.attribution.own_pass import EMBEDDINGS
 from basisbench.attribution.path_patching import path_patched
 from basisbench.errors import unknown_name
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 
     from basisbench.attribution.context import GroupContext
     from basisbench.protocols import Basis
-
-STEPS = 10
-"""Points on the path of `ig_inputs`, at 0, 0.1, ... 0.9: those of the gradient field of that name."""
 
 EXACT = "path_patching"
 

@@ -17,18 +17,17 @@ does not depend on the basis. Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.batch import Batch, answer_logits_only
+from basisbench.attribution.own_pass import Put, gradients_at
 from basisbench.errors import unknown_name
 from basisbench.models.batching import BUDGETS, joined_rows
 from basisbench.models.hooks import Edit, Place, edited, observed
-from basisbench.models.model import Model, at_least_float32
-from basisbench.models.onednn import running_onednn
-from basisbench.models.relp import RELP, backward_rules
+from basisbench.models.model import Model
+from basisbench.models.relp import RELP
 from basisbench.models.start_at_layer import BlockInputs, block_inputs
 
 if TYPE_CHECKING:
@@ -43,6 +42,9 @@ TOKENS_PER_SWEEP = 2048
 GRAPH_WIDTHS = 10
 """Activations of the model's and the MLP's width that autograd keeps per block (tests/models/test_memory_limits.py)."""
 
+STEPS = 10
+"""Points on the paths of `ig` and `ig_inputs`."""
+
 Field = Mapping[str, "Float[Tensor, 'pair pos d']"]
 """The metric's gradient at each hook, per pair."""
 
@@ -53,7 +55,7 @@ def gradient_field(
     batch: Batch,
     hooks: Sequence[str],
     *,
-    steps: int = 10,
+    steps: int = STEPS,
     ends: Mapping[str, Float[Tensor, "pair_or_1 pos d"]] | None = None,
 ) -> Field:
     """Compute one rule's field at every hook.
@@ -236,34 +238,4 @@ def _sweeps(model: Model, hooks: Sequence[str]) -> list[tuple[int, str, tuple[st
 def _under_rules(
     rules: BackwardRules, model: Model, batch: Batch, hooks: Sequence[str], _steps: int, _ends: Field
 ) -> Field:
-    import torch
-
-    head = "unembed.hook_out"
-    seen: dict[str, Tensor] = {}
-
-    def start(_module: object, _arguments: object, output: Tensor) -> Tensor:
-        return _leaf(output)
-
-    def watch(name: str) -> Callable[..., None]:
-        def hook(_module: object, _arguments: object, output: Tensor) -> None:
-            seen[name] = output
-
-        return hook
-
-    with torch.enable_grad(), ExitStack() as stack:
-        handle = model.hook_point("embed.hook_out").register_forward_hook(start)
-        stack.callback(handle.remove)
-        # After the rules: hooks run in the order of registration, and the field is taken at the value
-        # that goes on, so that a halved product does not halve the gradient at its own site.
-        stack.enter_context(backward_rules(model, rules))
-        stack.enter_context(running_onednn(model.bridge, model.onednn_linears))
-        unembedding = model.component("unembed").original_component
-        narrowed = stack.enter_context(answer_logits_only(unembedding, batch))
-        for name in (*hooks, head):
-            handle = model.hook_point(name).register_forward_hook(watch(name))
-            stack.callback(handle.remove)
-        model.bridge(batch.clean, use_cache=False, logits_to_keep=batch.keep)
-        # Before any final soft-cap, as everywhere.
-        metric = narrowed.metric(at_least_float32(seen.pop(head)[:, -1].to(model.device)))
-    model.meter.forward_equivalents += len(metric)
-    return _backward(model, metric, seen)
+    return gradients_at(model, batch, hooks, Put(), rules)

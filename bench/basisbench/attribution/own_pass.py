@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 EMBEDDINGS = "embed.hook_out"
 """Hook of the token embeddings, before positions are added."""
 
-_HEAD = "unembed.hook_out"
+HEAD = "unembed.hook_out"
+"""Hook of the logits, before any final soft-cap."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def activation_inside(model: Model, tokens: Int[Tensor, "pair pos"], hook: str) 
 
     seen: dict[str, Tensor] = {}
     with torch.no_grad(), running_onednn(model.bridge, model.onednn_linears):
-        _run(model, tokens, Put(), BackwardRules(), (hook,), seen, leaves=False)
+        run_once(model, tokens, Put(), BackwardRules(), (hook,), seen, leaves=False)
     if hook not in seen:
         raise BasisBenchError(f"hook '{hook}' of model '{model.name}' is not reached in a pass")
     return seen[hook].to(model.device)
@@ -144,12 +145,12 @@ def _metric(
     unembedding = model.component("unembed").original_component
     # In this order: the head that gives the answers' logits alone takes the place of oneDNN's, which gives all.
     with running_onednn(model.bridge, model.onednn_linears), answer_logits_only(unembedding, batch) as narrowed:
-        _run(model, batch.clean, put, rules, hooks, seen, leaves=leaves, head=head, keep=batch.keep)
+        run_once(model, batch.clean, put, rules, hooks, seen, leaves=leaves, head=head, keep=batch.keep)
     # Before any final soft-cap, as everywhere.
-    return narrowed.metric(at_least_float32(head[_HEAD][:, -1].to(model.device)))
+    return narrowed.metric(at_least_float32(head[HEAD][:, -1].to(model.device)))
 
 
-def _run(
+def run_once(
     model: Model,
     tokens: Tensor,
     put: Put,
@@ -161,7 +162,19 @@ def _run(
     head: dict[str, Tensor] | None = None,
     keep: int = 1,
 ) -> None:
-    """Run the model once; `leaves` starts a graph at the embeddings and at whatever replaces an activation."""
+    """Run the model once.
+
+    Args:
+        model: the model.
+        tokens: the prompts.
+        put: what is put at hooks.
+        rules: how gradients go back.
+        hooks: whose activations are kept, and
+        seen: where.
+        leaves: start a graph at the embeddings and at whatever replaces an activation.
+        head: where the logits are kept; None where they are not.
+        keep: how many of the last positions have logits.
+    """
 
     def change(hook: str) -> Callable[[object, object, Tensor], Tensor]:
         def edit(_module: object, _arguments: object, own: Tensor) -> Tensor:
@@ -184,6 +197,6 @@ def _run(
         for hook in hooks:
             stack.callback(model.hook_point(hook).register_forward_hook(watch(hook, seen)).remove)
         if head is not None:
-            stack.callback(model.hook_point(_HEAD).register_forward_hook(watch(_HEAD, head)).remove)
+            stack.callback(model.hook_point(HEAD).register_forward_hook(watch(HEAD, head)).remove)
         model.bridge(tokens, use_cache=False, logits_to_keep=keep)
     model.meter.forward_equivalents += len(tokens)
