@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.error_nodes import error_axes, from_nodes, to_nodes
+from basisbench.attribution.error_nodes import error_axes, to_nodes
+from basisbench.attribution.node_writes import error_row, unit_rows
 from basisbench.errors import BasisBenchError
 from basisbench.protocols import CrossLayerBasis
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.protocols import Basis
-    from basisbench.types import ErrorPolicy, Site
+    from basisbench.types import ErrorPolicy
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,11 +115,12 @@ class ChosenNodes:
             for position in range(like.shape[-2]):
                 here = [
                     number
-                    for number, (site, place, _) in enumerate(self.nodes)
-                    if place == position and (site == index or (across and site < index))
+                    for number, (site, place, unit) in enumerate(self.nodes)
+                    # An error is written at its own site alone.
+                    if place == position and (site == index or (across and site < index and unit >= 0))
                 ]
-                rows = [self._row(number, index, like) for number in here]
-                with torch.inference_mode(False):
+                with torch.inference_mode(False), torch.no_grad():  # they are used under gradients too
+                    rows = [self._row(number, index, like) for number in here]
                     places.append((here, torch.stack(rows) if rows else like.new_zeros((0, like.shape[-1]))))
             self._by_position[key] = places
         return self._by_position[key]
@@ -127,29 +129,19 @@ class ChosenNodes:
     def _by_position(self) -> dict[tuple[int, int], list[tuple[list[int], Tensor]]]:
         return {}
 
+    @cached_property
+    def _unit_rows(self) -> dict[int, dict[int, dict[str, Tensor]]]:
+        return {}
+
     def _row(self, number: int, to: int, like: Tensor) -> Float[Tensor, " d_write"]:
         """Return what a node writes at a site per unit of its coordinate."""
-        import torch
-
         index, _, unit = self.nodes[number]
-        source, target = self.basis.sites[index], self.basis.sites[to]
-        with torch.inference_mode(False), torch.no_grad():  # they are used under gradients too
-            row = self._unit_row if unit >= 0 else self._error_row
-            return row(source, unit, target, like)
-
-    def _unit_row(self, source: Site, unit: int, target: Site, like: Tensor) -> Float[Tensor, " d_write"]:
-        one = like.new_zeros((2, self.widths[self.basis.sites.index(source)]))
-        one[1, unit] = 1
-        if isinstance(self.basis, CrossLayerBasis) and target != source:
-            return self.basis.spread(source, one, target)[1]
-        both = self.basis.decode(source, one)
-        return both[1] - both[0]
-
-    def _error_row(self, source: Site, unit: int, target: Site, like: Tensor) -> Float[Tensor, " d_write"]:
-        one = like.new_zeros(like.shape[-1])
-        if source == target:  # an error is written at its own site alone
-            one[-1 - unit] = 1
-        return from_nodes(one, error_axes(self.policy, source, like))
+        if unit < 0:
+            return error_row(self.policy, self.basis.sites[index], -1 - unit, like)
+        if index not in self._unit_rows:
+            units = [own for site, _, own in self.nodes if site == index and own >= 0]
+            self._unit_rows[index] = unit_rows(self.basis, index, units, like.new_zeros(1, self.widths[index]))
+        return self._unit_rows[index][unit][self.basis.sites[to].write]
 
     def values(
         self,

@@ -8,8 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.direct_effect import Write
-from basisbench.attribution.error_nodes import error_axes, from_nodes
-from basisbench.protocols import CrossLayerBasis
+from basisbench.attribution.node_writes import error_row, unit_rows
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -82,36 +81,8 @@ def _error(
     context: GroupContext, site: Site, sides: Sequence[Tensor | None], node: int, position: int | None
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
     """Return an error node's values on clean and counterfactual prompts, and what one of it writes."""
-    import torch
-
     errors = [error for error in sides if error is not None]
     if context.error_policy == "node":
         return [error.norm(dim=-1) for error in errors], {site.write: errors[0][:, position or 0]}
-    axis = torch.zeros(errors[0].shape[-1], dtype=errors[0].dtype, device=errors[0].device)
-    axis[node] = 1
-    axes = error_axes(context.error_policy, site, errors[0])
-    return [context.error_nodes(site, error)[..., node] for error in errors], {site.write: from_nodes(axis, axes)}
-
-
-def unit_rows(
-    basis: Basis, index: int, units: Sequence[int], like: Float[Tensor, "*b unit"]
-) -> dict[int, dict[str, Float[Tensor, " d_write"]]]:
-    """Return what one of each unit writes, by write hook: its decoder rows.
-
-    Args:
-        basis: a basis whose decoder is affine.
-        index: of the units' site.
-        units: the units.
-        like: coordinates at the site, for their width, type and device.
-    """
-    distinct = sorted(set(units))
-    if not distinct:
-        return {}
-    site = basis.sites[index]
-    one = like.new_zeros(len(distinct) + 1, like.shape[-1])
-    one[range(1, len(distinct) + 1), distinct] = 1
-    decoded = basis.decode(site, one)
-    rows = {site.write: decoded[1:] - decoded[:1]}
-    if isinstance(basis, CrossLayerBasis):
-        rows |= {later.write: basis.spread(site, one[1:], later) for later in basis.sites[index + 1 :]}
-    return {unit: {hook: row[place] for hook, row in rows.items()} for place, unit in enumerate(distinct)}
+    row = error_row(context.error_policy, site, node, errors[0])
+    return [context.error_nodes(site, error)[..., node] for error in errors], {site.write: row}
