@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from basisbench.circuits.evaluate import evaluate
 from basisbench.results import bisection
-from basisbench.results.bisection import faithfulness_of, next_sizes
+from basisbench.results.bisection import faithfulness_of
 from basisbench.results.schema import round_significant
 
 if TYPE_CHECKING:
@@ -189,12 +189,8 @@ def measure_curves(
             part.measure(some, complements=False)
         return {size: faithfulness_of(_rounded([part.circuit(size) for part in parts]), full, empty) for size in some}
 
-    if at is None:
-        values = faithfulness(sizes)
-        while more := next_sizes(values, scored):
-            values |= faithfulness(more)
-        sizes = sorted(values)
-    return tuple(sizes), [part.curve(sizes, on_grid) for part in parts]
+    chosen = bisection.bisected(sizes, scored, faithfulness) if at is None else tuple(sizes)
+    return chosen, [part.curve(chosen, on_grid) for part in parts]
 
 
 def _rounded(parts: Sequence[Tensor]) -> list[float]:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from basisbench.results.bisection import faithfulness_of, grid_sizes, most_scored, next_sizes
+from basisbench.results.bisection import bisected, faithfulness_of, grid_sizes, most_scored
 from basisbench.results.metrics import CurveValues
 from basisbench.results.schema import round_significant
 
@@ -122,17 +122,13 @@ def edge_curve(groups: Sequence[GroupEdges], at: Collection[int] | None = None) 
     def side_by_side(size: int, *, complement: bool = False) -> list[float]:
         return [value for group in groups for value in group.values(size, complement=complement)]
 
+    ends = _rounded(full), _rounded(empty)
+
     def faithfulness(some: Sequence[int]) -> dict[int, float]:
-        rounded = [[round_significant(value) for value in values] for values in (full, empty)]
-        return {
-            size: faithfulness_of([round_significant(value) for value in side_by_side(size)], *rounded) for size in some
-        }
+        return {size: faithfulness_of(_rounded(side_by_side(size)), *ends) for size in some}
 
     if at is None:
-        values = faithfulness(sizes)
-        while more := next_sizes(values, scored):
-            values |= faithfulness(more)
-        sizes = sorted(values)
+        sizes = list(bisected(sizes, scored, faithfulness))
     nothing = [float("nan")] * len(full)
     complements = [side_by_side(size, complement=True) if at is not None or size in grid else nothing for size in sizes]
     return CurveValues(
@@ -144,3 +140,8 @@ def edge_curve(groups: Sequence[GroupEdges], at: Collection[int] | None = None) 
         np.array(complements).T,
         scored=scored,
     )
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    """Return values as records hold them: sizes follow from those."""
+    return [round_significant(value) for value in values]

@@ -16,7 +16,7 @@ What is measured next follows from what a record holds, so that a reader can tel
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import Record
@@ -45,6 +45,22 @@ def next_sizes(faithfulness: Mapping[int, float], scored: int) -> tuple[int, ...
         if first <= scored and first - before > 1 and first > (1 + PRECISION) * before:
             wanted.append(round(math.sqrt(before * first)))
     return tuple(sorted(set(wanted)))
+
+
+def bisected(
+    sizes: Sequence[int], scored: int, faithfulness: Callable[[Sequence[int]], Mapping[int, float]]
+) -> tuple[int, ...]:
+    """Return the sizes of a curve: those of the grid, and those that are measured where it reaches a threshold.
+
+    Args:
+        sizes: the grid.
+        scored: the largest size at which the order of nodes is not random.
+        faithfulness: measures some sizes, and returns the faithfulness of each.
+    """
+    values = dict(faithfulness(sizes))
+    while more := next_sizes(values, scored):
+        values |= faithfulness(more)
+    return tuple(sorted(values))
 
 
 def first_reaching(faithfulness: Sequence[float], threshold: float) -> int | None:
