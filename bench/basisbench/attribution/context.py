@@ -48,9 +48,12 @@ class GroupContext(MethodPasses):
         pairs: the group.
         seed: of the cell.
         beside: tokens of one side of the split's other groups, which share the memory.
+        together: of some pairs of a group, the hooks that are asked for together; None for a whole group.
     """
 
-    def __init__(self, model: Model, pairs: Pairs, seed: int, *, beside: int = 0) -> None:
+    def __init__(
+        self, model: Model, pairs: Pairs, seed: int, *, beside: int = 0, together: Collection[str] | None = None
+    ) -> None:
         self.pairs = pairs
         self.batch = Batch.of(model, pairs)
         self.ledger = Ledger()
@@ -69,11 +72,11 @@ class GroupContext(MethodPasses):
         for name in ("clean", "counterfactual", "answers", "foils"):
             self._shared.keep(f"the {name} tokens", getattr(self.batch, name))
         self.split_tokens = beside + pairs.token_count
-        few = pairs_of_a_part(model, len(pairs), pairs.token_count // len(pairs), self.split_tokens)
         self._parted: PartedGroup[GroupContext] | None = None
-        if few is not None:
+        self._together = together
+        if together is None and (few := pairs_of_a_part(model, pairs, self.split_tokens)) is not None:
             self._parted = PartedGroup(model, len(pairs), few, self.split_tokens, self.part, self._begin)
-        self._together: Collection[str] | None = None if few is None else ()
+            self._together = ()
         self._whole_for = ""
 
     def start(
@@ -120,8 +123,7 @@ class GroupContext(MethodPasses):
 
     def part(self, chosen: slice, hooks: Collection[str]) -> GroupContext:
         """Return some of the pairs, on which some hooks are asked for together."""
-        part = GroupContext(self._model, self.pairs.part(chosen), self._seed)
-        part._parted, part._together = None, hooks
+        part = GroupContext(self._model, self.pairs.part(chosen), self._seed, together=hooks)
         part.ledger = PartLedger(self.ledger, chosen.start)
         self._begin(part)  # without it, a part would hold itself, and go only when garbage is collected
         if self._shared.watched:

@@ -175,8 +175,11 @@ class _Moments:
     def fit(self) -> LayerFit:
         """Return what follows for a layer."""
         of_y, of_written, of_both = self._centred
+        fvu = 0.0
+        if self.squared_error:
+            fvu = self.squared_error / of_y if of_y else math.inf
         return LayerFit(
-            fvu=self.squared_error / of_y if self.squared_error and of_y else math.inf if self.squared_error else 0.0,
+            fvu=fvu,
             l0=self.active / self.tokens,
             slope=1.0 if of_written <= _STILL * self.squared else of_both / of_written,
         )

@@ -34,6 +34,23 @@ _RULES = 4
 """Gradient fields that cells of one session may leave behind: one for each rule."""
 
 
+def all_kept(tokens: int, every: int, written: int, budget: int) -> bool:
+    """Return whether everything that cells ask for is kept of all pairs of a split.
+
+    Args:
+        tokens: of one side of the split.
+        every: bytes of a token's activations at all sites.
+        written: bytes of those at write sites, where gradients are taken.
+        budget: bytes that may be kept.
+    """
+    return tokens * (2 * every + _RULES * written) <= budget
+
+
+def tokens_of_a_part(every: int, written: int, budget: int) -> int:
+    """Return how many tokens of one side a part of a group may have; the arguments are those of `all_kept`."""
+    return budget // (2 * every + written)
+
+
 def activation_bytes(model: Model, hooks: Collection[str], *, times: int = 1) -> int:
     """Return the bytes of one token's activations at hooks.
 
@@ -49,13 +66,12 @@ def activation_bytes(model: Model, hooks: Collection[str], *, times: int = 1) ->
     return times * numbers * model.dtype.itemsize
 
 
-def pairs_of_a_part(model: Model, pairs: int, length: int, split_tokens: int) -> int | None:
+def pairs_of_a_part(model: Model, pairs: Pairs, split_tokens: int) -> int | None:
     """Return into how large parts an aligned group is cut; None where the whole split fits.
 
     Args:
         model: the model.
-        pairs: pairs of the group.
-        length: tokens of one side of a pair.
+        pairs: the group.
         split_tokens: tokens of one side of the whole split.
     """
     budget, layers = BUDGETS["pairs"].on(model.device.type), range(model.layers)
@@ -63,10 +79,9 @@ def pairs_of_a_part(model: Model, pairs: int, length: int, split_tokens: int) ->
         activation_bytes(model, {model.hook(kind, layer) for kind in kinds for layer in layers})
         for kinds in (model.kinds(), model.written_kinds())
     )
-    if split_tokens * (2 * every + _RULES * written) <= budget:
+    if all_kept(split_tokens, every, written, budget):
         return None
-    most = max(1, budget // (length * (2 * every + written)))
-    return math.ceil(pairs / math.ceil(pairs / most))
+    return _even_step(pairs, tokens_of_a_part(every, written, budget))
 
 
 def slices_that_fit(model: Model, pairs: Pairs, split_tokens: int, bytes_of_a_token: int) -> list[slice]:
@@ -74,9 +89,15 @@ def slices_that_fit(model: Model, pairs: Pairs, split_tokens: int, bytes_of_a_to
     count, budget = len(pairs), BUDGETS["pairs"].on(model.device.type)
     if split_tokens * bytes_of_a_token <= budget:
         return [slice(0, count)]
-    most = max(1, budget // (pairs.token_count // count * bytes_of_a_token))
-    step = math.ceil(count / math.ceil(count / most))
+    step = _even_step(pairs, budget // bytes_of_a_token)
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def _even_step(pairs: Pairs, tokens: int) -> int:
+    """Return how many pairs a part has so that none has more than some tokens, and all have about as many."""
+    count = len(pairs)
+    most = max(1, tokens // (pairs.token_count // count))
+    return math.ceil(count / math.ceil(count / most))
 
 
 def constants_fit(model: Model, split_tokens: int) -> bool:

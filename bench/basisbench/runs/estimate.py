@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from basisbench.attribution.gradients import GRAPH_WIDTHS
+from basisbench.attribution.parts import all_kept, tokens_of_a_part
 from basisbench.models.batching import BUDGETS
 from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import Method, passes_of
@@ -224,10 +225,10 @@ class Workload:
         longest = max(group.positions for group in self.prompts)
         most = max(max(group.attribution, group.evaluation) * group.positions for group in self.prompts)
         kept = tokens * (2 * every + fields * written)
-        if tokens * (2 * every + 4 * written) > budget:
+        if not all_kept(tokens, every, written, budget):
             of_basis = 3 * max(shape.mlp_width, 2 * shape.width) * each
             kept = min(tokens * of_basis, max(budget, longest * of_basis))
-            most = min(most, max(longest, budget // (2 * every + written)))
+            most = min(most, max(longest, tokens_of_a_part(every, written, budget)))
         if any(cell.ablation == "counterfactual" for cell in self.cells):
             evaluation = sum(group.evaluation * group.positions for group in self.prompts)
             kept += min(evaluation * every, max(budget, longest * every))

@@ -215,15 +215,14 @@ def share_work(
     """
     rest = tokens[:, prefix.length :]
     constants: tuple[ConstantModule, ...] = ()
-    try:
-        constants = _constants(model, rest, prefix, model.place(first.write)) if model.verified and first else ()
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    if (
-        model.verified and first and not constants
-    ):  # outside the handler, whose traceback holds what the failed pass has made
-        model.batching.release()
+    if first is not None and model.verified:
+        try:
+            constants = _constants(model, rest, prefix, model.place(first.write))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        if not constants:  # outside the handler, whose traceback holds what the failed pass has made
+            model.batching.release()
     return SharedWork(model, rest, prefix, constants, keep)
 
 
