@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from basisbench.attribution.context import seeded_generator
 from basisbench.attribution.direct_effect import DIRECT, direct_residuals
 from basisbench.attribution.projection import projected_scores
-from basisbench.circuits.merged import Place, merge, places
+from basisbench.circuits.merged import RolePosition, merge, places
 from basisbench.circuits.node_values import NodeValues, node_values
 from basisbench.circuits.ranking import Ranking, node_name, rank
 from basisbench.errors import BasisBenchError
@@ -86,9 +86,10 @@ def describe_nodes(
             raise BasisBenchError(f"scores of other weights or pairs: {what} differs; score these pairs anew")
     built = pairs.basis(spec, cell.layers).basis
     wanted = places(scores.roles)
-    counts = {group.attribution.pairs.group: len(group.attribution.pairs) for group in pairs.groups}
+    counts = _pair_counts(pairs)
     merged = merge(scores.groups, counts, wanted)
-    top = [node for node in _ranked(scores, merged).top(k) if node[3]]
+    ranking = _ranked(scores, merged)
+    top = [node for node in ranking.top(k) if node[3]]
     found = [_Found(*node[:3], wanted[node[1]]) for node in top]
     others = [_drawn(pairs.redrawn(draw), built, way, scores, wanted) for draw in range(1, draws)]
     effects = pairs.scores(built, _Direct(), cell)
@@ -109,7 +110,7 @@ def describe_nodes(
             counterfactual=node.mean("counterfactual", counts),
             change=node.mean("change", counts),
             direct=_score(direct, *top[at][:3]),
-            prompts=node.largest(pairs),
+            prompts=node.largest(pairs, counts),
             address=_address(built, node),
             **_range([merged, *(draw for draw, _ in others)], [ranking for _, ranking in others], top[at][:3], k),
             **words.named(residuals[at]),
@@ -124,9 +125,14 @@ def describe_nodes(
         draws=draws,
         roles=tuple(place_name(place.role, place.token) for place in wanted),
         layers=tuple(site.layer for site in built.sites),
-        candidates=_ranked(scores, merged).nodes,
+        candidates=ranking.nodes,
         nodes=tuple(described),
     )
+
+
+def _pair_counts(pairs: Session) -> dict[str, int]:
+    """Return the attribution pairs of each aligned group."""
+    return {group.attribution.pairs.group: len(group.attribution.pairs) for group in pairs.groups}
 
 
 def _ranked(scores: NodeScores, merged: Scores) -> Ranking:
@@ -142,10 +148,10 @@ def _ranked(scores: NodeScores, merged: Scores) -> Ranking:
 
 
 def _drawn(
-    pairs: Session, basis: Basis, method: Method, scores: NodeScores, wanted: Sequence[Place]
+    pairs: Session, basis: Basis, method: Method, scores: NodeScores, wanted: Sequence[RolePosition]
 ) -> tuple[Scores, Ranking]:
     """Score another attribution draw."""
-    counts = {group.attribution.pairs.group: len(group.attribution.pairs) for group in pairs.groups}
+    counts = _pair_counts(pairs)
     own = dict(zip(counts, pairs.scores(basis, method, scores.cell), strict=True))
     merged = merge(own, counts, wanted)
     return merged, _ranked(scores, merged)
@@ -177,7 +183,7 @@ class _Found:
     index: int
     row: int
     unit: int
-    place: Place
+    place: RolePosition
     values: dict[str, NodeValues] = field(default_factory=dict)
 
     def pairs(self, counts: Mapping[str, int]) -> int:
@@ -190,9 +196,8 @@ class _Found:
             for group, position in self.place.positions.items()
         ) / self.pairs(counts)
 
-    def largest(self, pairs: Session) -> tuple[NodePrompt, ...]:
+    def largest(self, pairs: Session, counts: Mapping[str, int]) -> tuple[NodePrompt, ...]:
         """Return the prompts on which the unit is largest, in the direction of its clean values."""
-        counts = {group.attribution.pairs.group: len(group.attribution.pairs) for group in pairs.groups}
         sign = -1 if self.mean("clean", counts) < 0 else 1
         entries = []
         for group in pairs.groups:
@@ -225,10 +230,10 @@ def _read(pairs: Session, basis: Basis, found: Sequence[_Found]) -> Tensor:
         nodes = [(node.index, node.place.positions.get(key), node.unit) for node in found]
         for place, values in node_values(context, basis, nodes):
             found[place].values[key] = values
-        writers = [place for place, node in enumerate(found) if node.values[key].write is not None]
-        if writers:
-            writes = [write for place in writers if (write := found[place].values[key].write) is not None]
-            total[writers] += len(context.pairs) * direct_residuals(context, writes).to(total)
+        writes = {place: write for place, node in enumerate(found) if (write := node.values[key].write) is not None}
+        if writes:
+            residuals = direct_residuals(context, list(writes.values()))
+            total[list(writes)] += len(context.pairs) * residuals.to(total)
     return total
 
 

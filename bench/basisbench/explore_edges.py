@@ -28,6 +28,7 @@ from basisbench.runs.cell_record import clusters_of_groups
 from basisbench.runs.session import Session
 
 if TYPE_CHECKING:
+    from basisbench.attribution.chosen_nodes import ChosenNodes
     from basisbench.circuits.group import GroupPair
     from basisbench.protocols import Basis
 
@@ -57,7 +58,9 @@ def edges(circuit: Circuit, pairs: Session, method: str = "relp", *, basis: Basi
     reset_peak_memory(model.device)
     before, start = model.meter.forward_equivalents, now(model)
     by_key = {group.attribution.pairs.group: group for group in pairs.groups}
-    found = {key: _score(circuit, built, group, method) for key, group in by_key.items()}
+    found = {
+        key: edge_scores(group.attribution, _chosen(circuit, built, group), method) for key, group in by_key.items()
+    }
     passes = model.meter.forward_equivalents - before
     cost = EdgeCost(now(model) - start, passes, peak_memory(model.device), model.device.type)
     rankings = {
@@ -67,22 +70,19 @@ def edges(circuit: Circuit, pairs: Session, method: str = "relp", *, basis: Basi
     return Edges(circuit, method, found, rankings, cost, spec, roles)
 
 
-def _score(circuit: Circuit, basis: Basis, group: GroupPair, method: str) -> EdgeScores:
+def _chosen(circuit: Circuit, basis: Basis, group: GroupPair) -> ChosenNodes:
+    """Begin the circuit's cell on an aligned group, and return the circuit's nodes in it."""
     cell = circuit.cell
     for context in (group.attribution, group.evaluation):
         context.start(cell.ablation, cell.score_reference, cell.error_policy, means=group.attribution)
-    nodes = choose_nodes(group.attribution, basis, _nodes_of(circuit, basis, group))
-    return edge_scores(group.attribution, nodes, method)
-
-
-def _nodes_of(circuit: Circuit, basis: Basis, group: GroupPair) -> list[tuple[int, int, int]]:
     circuit.ranking(basis, group)  # refuses nodes that the basis does not have
     index = {site.layer: place for place, site in enumerate(basis.sites)}
-    return [
+    nodes = [
         (index[node.layer], node.position or 0, -1 - (node.coordinate or 0) if node.unit == "error" else node.unit)
         for node in circuit.nodes
         if node.group == group.attribution.pairs.group
     ]
+    return choose_nodes(group.attribution, basis, nodes)
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,7 @@ class Edges:
             key = group.attribution.pairs.group
             if key not in self.groups:
                 raise BasisBenchError(f"edges: they were not scored in the aligned group '{key}' of these pairs")
-            for context in (group.attribution, group.evaluation):
-                context.start(cell.ablation, cell.score_reference, cell.error_policy, means=group.attribution)
-            nodes = choose_nodes(group.attribution, basis, _nodes_of(self.circuit, basis, group))
+            nodes = _chosen(self.circuit, basis, group)
             empty = group.empty(basis, cell.ablation)
             parts.append(GroupEdges(edge_pass(group, nodes), self.rankings[key], group.full, empty))
             gate_empty += group.empty_at_output(basis, cell.ablation).tolist()

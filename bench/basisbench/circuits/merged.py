@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Place:
+class RolePosition:
     """A position by role.
 
     Attributes:
@@ -28,7 +28,7 @@ class Place:
     positions: Mapping[str, int]
 
 
-def places(roles: Mapping[str, Sequence[str]]) -> tuple[Place, ...]:
+def places(roles: Mapping[str, Sequence[str]]) -> tuple[RolePosition, ...]:
     """Return the places of some aligned groups, in the order of the prompt counted from its end.
 
     Args:
@@ -41,10 +41,10 @@ def places(roles: Mapping[str, Sequence[str]]) -> tuple[Place, ...]:
             found.setdefault(name, {})[group] = position
             from_end.setdefault(name, []).append(position - len(own))
     ordered = sorted(found, key=lambda name: sum(from_end[name]) / len(from_end[name]))
-    return tuple(Place(*name, found[name]) for name in ordered)
+    return tuple(RolePosition(*name, found[name]) for name in ordered)
 
 
-def merge(scores: Mapping[str, Scores], pairs: Mapping[str, int], wanted: Sequence[Place]) -> Scores:
+def merge(scores: Mapping[str, Scores], pairs: Mapping[str, int], wanted: Sequence[RolePosition]) -> Scores:
     """Average scores over the aligned groups that have a place, weighted by pairs.
 
     Args:

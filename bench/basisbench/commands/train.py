@@ -9,10 +9,14 @@ import re
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive
 from basisbench.errors import BasisBenchError, unknown_name
 from basisbench.models.sites import SITES
+
+if TYPE_CHECKING:
+    from basisbench.models.model import Model
 
 KINDS = ("sae", "transcoder", "skip-transcoder", "clt")
 _MULTIPLES = {"": 1, "k": 10**3, "M": 10**6, "B": 10**9}
@@ -97,22 +101,7 @@ def execute(options: argparse.Namespace) -> None:
         snapshots=tuple(sorted(set(options.snapshots))),
         seed=options.seed,
     )
-    sources = importlib.import_module("basisbench_baselines.training.text")
-    samples = None if options.samples is None else sources.Samples(model, settings)
-    if options.text:
-        names = ", ".join(map(str, options.text[:3])) + (", ..." if len(options.text) > 3 else "")
-        documents, source = sources.read_files(options.text), f"--text {names}"
-    elif options.dataset:
-        documents, source = sources.read_dataset(options.dataset), f"--dataset {options.dataset}"
-    if not (options.text or options.dataset):
-        text = samples
-    else:
-        contexts = math.ceil((options.samples or 0) / settings.context)
-        text = sources.pack(
-            source, documents, model.tokenizer, settings, all_of_it=bool(options.text), besides=contexts
-        )
-        if samples is not None:
-            text = sources.mix(text, samples, contexts)
+    text = _text(options, model, settings)
     importlib.import_module("basisbench_baselines.training.train").train(
         model, text, settings, options.out, command=shlex.join(["basisbench", *sys.argv[1:]])
     )
@@ -121,6 +110,22 @@ def execute(options: argparse.Namespace) -> None:
         f"dictionaries and their card are in {options.out}; "
         f"basisbench run --model {shlex.quote(options.model)} --basis {folder}"
     )
+
+
+def _text(options: argparse.Namespace, model: Model, settings: Any) -> Any:
+    """Return what is read: files, a data set or samples, or one of the first two with some samples among it."""
+    sources = importlib.import_module("basisbench_baselines.training.text")
+    samples = sources.Samples(model, settings)
+    if options.text:
+        names = ", ".join(map(str, options.text[:3])) + (", ..." if len(options.text) > 3 else "")
+        documents, source = sources.read_files(options.text), f"--text {names}"
+    elif options.dataset:
+        documents, source = sources.read_dataset(options.dataset), f"--dataset {options.dataset}"
+    else:
+        return samples
+    contexts = math.ceil((options.samples or 0) / settings.context)
+    text = sources.pack(source, documents, model.tokenizer, settings, all_of_it=bool(options.text), besides=contexts)
+    return sources.mix(text, samples, contexts) if contexts else text
 
 
 def _check_sources(options: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ from basisbench.plots.look import (
     print_height,
     set_frame,
 )
-from basisbench.plots.style import BELOW_GATE, COLOURS, DARK, DASHES, WINDOW, Dashes, draw_grid, set_size_axis
+from basisbench.plots.style import BELOW_GATE, COLOURS, DARK, WINDOW, Dashes, draw_grid, set_size_axis, stroke
 from basisbench.plots.text import Description, fitted, name_lines, plain, wrapped
 from basisbench.results.labels import label_notes
 from basisbench.types import Style
@@ -201,7 +201,7 @@ def _handles(panels: Sequence[Panel], look: Look) -> list[Line2D]:
     styles = {plain(line.label): line.style for line in lines if not line.beside}
     width, marker = look.key
     handles = [
-        Line2D([], [], label=label, linewidth=width, markersize=marker, marker=style.marker, **_stroke(style))
+        Line2D([], [], label=label, linewidth=width, markersize=marker, marker=style.marker, **stroke(style))
         for label, style in styles.items()
     ]
     handles.append(Line2D([], [], color=DARK, linestyle=":", linewidth=look.ideal, label="ideal"))
@@ -222,10 +222,6 @@ def _handles(panels: Sequence[Panel], look: Look) -> list[Line2D]:
 def _some_faint(panels: Sequence[Panel]) -> bool:
     """Tell whether the order of nodes is random in a part of some line."""
     return not all(line.rows["scored"].all() for panel in panels for line in panel.lines)
-
-
-def _stroke(style: Style) -> dict[str, Any]:
-    return {"color": COLOURS[style.colour], "linestyle": DASHES[style.line]}
 
 
 def _draw_panel(axes: Axes, panel: Panel, x: Horizontal, title: str, look: Look) -> Remarks:
@@ -275,11 +271,11 @@ def _draw_lines(axes: Axes, panel: Panel, x: Horizontal, look: Look) -> Remarks:
             level.set(color=colour, linestyle=CEILING)
             axes.add_line(level)
             continue
-        stroke: dict[str, Any] = {"linewidth": look.thin if own.beside else look.line, **_stroke(own.style)}
+        drawn: dict[str, Any] = {"linewidth": look.thin if own.beside else look.line, **stroke(own.style)}
         last = int(rows["scored"].sum())
         # Made by hand: `fill_between` and `plot` would look for units and limits, which are given.
-        line = Line2D(k[:last], y[:last], **stroke)
-        beyond = Line2D(k[last - 1 :], y[last - 1 :], alpha=FAINT, **stroke)
+        line = Line2D(k[:last], y[:last], **drawn)
+        beyond = Line2D(k[last - 1 :], y[last - 1 :], alpha=FAINT, **drawn)
         if not own.beside:
             band = np.concatenate([np.column_stack([k, y_low]), np.column_stack([k, y_high])[::-1]])
             axes.add_collection(PolyCollection([band], color=colour, alpha=0.18, linewidth=0), autolim=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import product, starmap
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 from basisbench.plots.look import SCREEN, Look
 from basisbench.results.display import Display
@@ -42,6 +42,12 @@ DASHES: Mapping[Line, Dashes] = {
     "long-dash": (0, (9.0, 2.0)),
 }
 """Lines as matplotlib breaks them, in multiples of their width."""
+
+
+def stroke(style: Style) -> dict[str, Any]:
+    """Return the colour and the dashes of a line, as matplotlib names them."""
+    return {"color": COLOURS[style.colour], "linestyle": DASHES[style.line]}
+
 
 WINDOW = (-0.25, 1.5)
 """Range of faithfulness and completeness that pictures show; what lies outside is marked and named."""

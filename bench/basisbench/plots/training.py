@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -28,7 +28,7 @@ from basisbench.plots.look import (
     print_height,
     set_frame,
 )
-from basisbench.plots.style import BELOW_GATE, COLOURS, DARK, DASHES, GRID, short_number
+from basisbench.plots.style import BELOW_GATE, COLOURS, DARK, GRID, short_number, stroke
 from basisbench.plots.text import Description, plain, wrapped
 from basisbench.results.display import Display, unique
 from basisbench.results.policies import Part
@@ -180,17 +180,13 @@ def _handles(neurons: pd.DataFrame, series: Sequence[Series], styles: Mapping[st
     width, marker = look.key
     found = [(str(name), styles[str(name)], "") for name in neurons["basis"]]
     found += [(each.label, each.style, each.style.marker) for each in series]
-    handles = [Line2D([], [], label=plain(label), marker=symbol, **_stroke(style)) for label, style, symbol in found]
+    handles = [Line2D([], [], label=plain(label), marker=symbol, **stroke(style)) for label, style, symbol in found]
     hollow = Line2D([], [], label=NOT_REACHED, marker="o", markerfacecolor="none", color=DARK, linestyle="none")
     if any(math.isinf(value) for each in series for value in each.rows[TARGET]):
         handles.append(hollow)
     for handle in handles:
         handle.set(linewidth=width, markersize=marker)
     return handles
-
-
-def _stroke(style: Style) -> dict[str, Any]:
-    return {"color": COLOURS[style.colour], "linestyle": DASHES[style.line]}
 
 
 def _span(rows: pd.DataFrame) -> tuple[float, float]:
@@ -223,7 +219,7 @@ def _draw_nodes(
         middle, low, high = (float(row[f"{TARGET}{end}"]) for end in ("", "_low", "_high"))
         if math.isnan(middle):
             continue
-        axes.axhline(shown(middle), linewidth=look.line, **_stroke(style))
+        axes.axhline(shown(middle), linewidth=look.line, **stroke(style))
         axes.axhspan(shown(low), shown(high), color=COLOURS[style.colour], alpha=0.18, linewidth=0)
     for index, each in enumerate(series):
         rows = each.rows[(each.rows["error_policy"] == policy) & each.rows[TARGET].notna()]
@@ -232,7 +228,7 @@ def _draw_nodes(
         aside = 0.8 * look.key[1] * (index - (len(series) - 1) / 2) / 72
         beside = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
         places = [shown(float(value)) for value in rows[TARGET]]
-        axes.plot(rows["tokens"], places, linewidth=look.line, transform=beside, **_stroke(each.style))
+        axes.plot(rows["tokens"], places, linewidth=look.line, transform=beside, **stroke(each.style))
         for place, (_, row) in zip(places, rows.iterrows(), strict=True):
             reached = math.isfinite(row[TARGET])
             ends = [shown(float(row[f"{TARGET}{end}"])) for end in ("_low", "_high")]
@@ -267,7 +263,7 @@ def _draw_fit(axes: Axes, series: Sequence[Series], policy: str, look: Look) -> 
             marker=each.style.marker,
             linewidth=look.line,
             markersize=look.key[1],
-            **_stroke(each.style),
+            **stroke(each.style),
         )
     axes.set_ylim(0, max(each.rows["fvu_mean"].max() for each in series) * 1.15)
 

@@ -123,6 +123,6 @@ def verdict(findings: list[Finding]) -> Colour:
     """Return the colour of all: red where the model fails or no family has a gap, yellow where one is not green."""
     gaps = [finding.colour for finding in findings if finding.what.startswith("gap")]
     others = [finding.colour for finding in findings if not finding.what.startswith("gap")]
-    if "red" in others or (gaps and set(gaps) == {"red"}):
+    if "red" in others or set(gaps) == {"red"}:
         return "red"
     return "yellow" if {"yellow", "red"} & {*others, *gaps} else "green"
