@@ -13,15 +13,12 @@ from torch import Tensor
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.edge_scores import edge_scores, possible_edges
 from basisbench.circuits.edge_pass import edge_pass
-from basisbench.circuits.evaluate import evaluate
-from basisbench.circuits.group import GroupPair
-from basisbench.circuits.ranking import rank
-from basisbench.types import Scores
 from helpers import cross_layer_oracle as across
 from helpers import oracle
 from helpers.edge_oracle import chosen
 from helpers.oracle_evaluator import Where
 from helpers.oracle_scores import relp_rules
+from helpers.passes import metric_of_nodes, twice
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -123,29 +120,17 @@ def test_edges_equal_the_slow_twin(method: str) -> None:
     assert between[6, 4].any()  # from an error
 
 
-def on_pairs(ablation: str) -> GroupPair:
-    parts = [GroupContext(across.model("llama"), PAIRS, 0), GroupContext(across.model("llama"), PAIRS, 0)]
-    for part in parts:
-        part.start(ablation)  # type: ignore[arg-type]
-    return GroupPair(*parts)
-
-
 def test_with_every_edge_it_is_the_circuit_of_nodes() -> None:
-    group, basis = on_pairs("mean"), across.basis("llama")
+    group, basis = twice(across.model("llama"), PAIRS), across.basis("llama")
     nodes = some_nodes(group.attribution)
     passes = edge_pass(group, chosen(group.attribution, basis, nodes))
-    units = [torch.zeros(PAIRS.length, width) for width in across.UNITS]
-    errors = [torch.zeros(PAIRS.length, oracle.D_MODEL) for _ in across.UNITS]
-    for layer, position, unit in nodes:
-        (units if unit >= 0 else errors)[layer][position, unit if unit >= 0 else -1 - unit] = 1
-    masks = rank(Scores(tuple(units), tuple(errors)), policy="coordinates").mask([len(nodes)], [False])
-    expected = evaluate(group, basis, "mean", masks.circuits, 1, fast=False).metric[0]
+    expected = metric_of_nodes(group, basis, nodes)
     found = passes.metric(possible_edges(passes.nodes, PAIRS.length))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
 def test_all_nodes_and_all_edges_but_one_are_the_model_with_that_path_patched() -> None:
-    group, basis = on_pairs("counterfactual"), across.basis("llama")
+    group, basis = twice(across.model("llama"), PAIRS, "counterfactual"), across.basis("llama")
     some = some_nodes(group.attribution)
     nodes = [
         (layer, position, unit)

@@ -17,18 +17,12 @@ from basisbench.protocols import Method
 from basisbench.registry import load_registry
 from basisbench_baselines.methods.gim import RULES
 from helpers import oracle
+from helpers.backward import close, gradient_at_embeddings
 from helpers.plugins import plugin
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 LLAMA = "llama"
-
-
-def close(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    scale = float(expected.abs().max())
-    assert scale > 0
-    assert float((found - expected).abs().max()) <= 1e-9 * scale
 
 
 class _Softer(torch.autograd.Function):
@@ -166,24 +160,7 @@ def test_the_forward_pass_is_bit_equal_and_no_hook_stays(architecture: str) -> N
 def test_nothing_flows_from_the_future(architecture: str) -> None:
     """Softer attention still looks back only: a gradient of position 2 is that of the prompt's first three tokens."""
     model, tokens = oracle.model(architecture), oracle.contexts(architecture)[0].attribution.batch.clean[:1]
-
-    def at_embeddings(tokens: Tensor) -> Tensor:
-        leaves: list[Tensor] = []
-
-        def start(_: object, __: object, output: Tensor) -> Tensor:
-            leaves.append(output.detach().requires_grad_())
-            return leaves[0]
-
-        handle = model.component("embed").register_forward_hook(start)
-        try:
-            with torch.enable_grad(), backward_rules(model, RULES):
-                logits = model.bridge(tokens)[0, 2]
-                (gradient,) = torch.autograd.grad(logits[5] - logits[9], leaves)
-        finally:
-            handle.remove()
-        return gradient[0]
-
-    field = at_embeddings(tokens)
+    field = gradient_at_embeddings(model, tokens, 2, RULES)
     assert not field[3:].any()
     assert (field[:3].abs().amax(1) > 1e-6).all()
-    torch.testing.assert_close(field[:3], at_embeddings(tokens[:, :3]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(field[:3], gradient_at_embeddings(model, tokens[:, :3], 2, RULES), rtol=0, atol=1e-12)

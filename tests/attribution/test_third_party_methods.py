@@ -14,18 +14,12 @@ from basisbench.attribution.projection import projected_scores
 from basisbench.models.relp import RELP
 from basisbench.types import BackwardRules
 from helpers import oracle
+from helpers.backward import close
 from helpers.plugins import plugin
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
 LLAMA = "llama"
-
-
-def close(found: Tensor, expected: Tensor) -> None:
-    assert found.shape == expected.shape
-    scale = float(expected.abs().max())
-    assert scale > 0
-    assert float((found - expected).abs().max()) <= 1e-9 * scale
 
 
 def plain_gradients(model: Any, batch: Any, embeddings: Tensor) -> list[tuple[Tensor, Tensor]]:

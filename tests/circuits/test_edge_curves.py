@@ -10,18 +10,15 @@ import torch
 from torch import Tensor
 
 from basisbench.attribution.chosen_nodes import ChosenNodes
-from basisbench.attribution.context import GroupContext
 from basisbench.attribution.edge_scores import EdgeScores, edge_scores, possible_edges
 from basisbench.circuits.edge_curve import GroupEdges, edge_curve, rank_edges
 from basisbench.circuits.edge_pass import EdgePass, edge_pass
-from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.group import GroupPair
-from basisbench.circuits.ranking import rank
-from basisbench.protocols import Basis
-from basisbench.types import Scores
+from basisbench.models.model import Model
 from helpers import oracle
 from helpers.edge_oracle import LAYERS, SlowEdges, chosen, deep_basis, deep_model, deep_naive, neurons
 from helpers.oracle import Node, Question
+from helpers.passes import metric_of_nodes, twice
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -29,12 +26,9 @@ PAIRS = oracle.random_pairs(2, 4, 5)
 NODES: tuple[Node, ...] = ((2, 3, 4), (2, 1, 2), (0, 1, 3), (1, 2, 0), (1, 3, 1), (2, 3, 6))
 
 
-def on_pairs(model: object, question: Question) -> GroupPair:
+def on_pairs(model: Model, question: Question) -> GroupPair:
     """Return the same pairs as both splits."""
-    parts = [GroupContext(model, PAIRS, 0), GroupContext(model, PAIRS, 0)]  # type: ignore[arg-type]
-    for part in parts:
-        part.start(question.ablation, question.score_reference, question.error_policy)
-    return GroupPair(*parts)
+    return twice(model, PAIRS, question.ablation, question.score_reference, question.error_policy)
 
 
 def random_edges(nodes: ChosenNodes, seed: int, share: float = 0.5) -> Tensor:
@@ -79,23 +73,6 @@ def test_circuits_of_edges_equal_the_slow_definition(name: str, question: Questi
     assert len(torch.stack(values).round(decimals=6).unique(dim=0)) == 3
 
 
-def circuit_value(group: GroupPair, basis: Basis, nodes: Sequence[Node], question: Question) -> Tensor:
-    """Return the metric of a circuit of nodes, by the plain definition."""
-    reference = group.reference(basis, question.ablation)
-    units = [torch.zeros(PAIRS.length, part.shape[-1]) for part in reference.units]
-    errors = None if basis.exact else [torch.zeros(PAIRS.length, part.shape[-1]) for part in reference.errors or ()]
-    for layer, position, unit in nodes:
-        if unit >= 0:  # type: ignore[operator]
-            units[layer][position, unit] = 1  # type: ignore[index]
-        else:
-            assert errors is not None
-            errors[layer][position, -1 - unit] = 1  # type: ignore[operator]
-    scores = Scores(tuple(units), None if errors is None else tuple(errors))
-    ranking = rank(scores, policy=question.error_policy)
-    masks = ranking.mask([len(nodes)], [False])
-    return evaluate(group, basis, question.ablation, masks.circuits, 1, fast=False).metric[0]
-
-
 @pytest.mark.parametrize("name", ["mlp_act", "attn_out", "resid", "transcoder", "sae_mlp_out"])
 def test_with_every_edge_it_is_the_circuit_of_nodes(name: str) -> None:
     question = Question(error_policy="rotated" if name == "transcoder" else "coordinates")
@@ -110,7 +87,9 @@ def test_with_every_edge_it_is_the_circuit_of_nodes(name: str) -> None:
     found = passes.metric(everything)
     # One run for each site, as far as it, and one for the logits: with all edges nodes of a site have one input.
     assert meter.forward_equivalents - before == pytest.approx(len(PAIRS) * (0.5 + 1 + 1))
-    torch.testing.assert_close(found, circuit_value(group, basis, nodes, question), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        found, metric_of_nodes(group, basis, nodes, error_policy=question.error_policy), rtol=0, atol=1e-10
+    )
     assert not torch.allclose(found, passes.metric(torch.zeros_like(everything)), atol=1e-3)
 
 

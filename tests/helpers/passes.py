@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from basisbench.attribution.context import GroupContext
 from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.curve import GroupCurve, GroupMeasurement
 from basisbench.circuits.evaluate import evaluate
@@ -15,12 +16,12 @@ from basisbench.circuits.fast.fast_pass import FastPass
 from basisbench.circuits.fast.shared_work import NO_PREFIX, SharedWork
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.plain import PlainPass, site_edits
-from basisbench.circuits.ranking import Ranking
+from basisbench.circuits.ranking import Ranking, rank
 from basisbench.models.hooks import Edit, Place
 from basisbench.models.model import Model
 from basisbench.protocols import Basis
 from basisbench.results.record import CellConfig
-from basisbench.types import Ablation
+from basisbench.types import Ablation, ErrorPolicy, Pairs, ScoreReference, Scores
 
 Points = Sequence[tuple[int, bool]]
 """Sizes of circuits, each with whether its complement is meant."""
@@ -36,6 +37,42 @@ def measured(
 ) -> Tensor:
     """Return the metric of circuits of a ranking."""
     return evaluate(group, basis, ablation, masks_of(ranking, points), len(points), fast=fast).metric
+
+
+def twice(
+    model: Model,
+    pairs: Pairs,
+    ablation: Ablation = "mean",
+    score_reference: ScoreReference = "ablation",
+    error_policy: ErrorPolicy = "coordinates",
+) -> GroupPair:
+    """Return the same pairs as both splits, at a cell."""
+    parts = [GroupContext(model, pairs, 0), GroupContext(model, pairs, 0)]
+    for part in parts:
+        part.start(ablation, score_reference, error_policy)
+    return GroupPair(*parts)
+
+
+def metric_of_nodes(
+    group: GroupPair,
+    basis: Basis,
+    nodes: Sequence[tuple[int, int, int]],
+    ablation: Ablation = "mean",
+    error_policy: ErrorPolicy = "coordinates",
+) -> Tensor:
+    """Return the metric of a circuit of nodes (layer, position, unit or -1 - coordinate), by the plain definition."""
+    reference, length = group.reference(basis, ablation), group.attribution.pairs.length
+    units = [torch.zeros(length, part.shape[-1]) for part in reference.units]
+    errors = None if basis.exact else [torch.zeros(length, part.shape[-1]) for part in reference.errors or ()]
+    for layer, position, unit in nodes:
+        if unit >= 0:
+            units[layer][position, unit] = 1
+        else:
+            assert errors is not None
+            errors[layer][position, -1 - unit] = 1
+    scores = Scores(tuple(units), None if errors is None else tuple(errors))
+    masks = rank(scores, policy=error_policy).mask([len(nodes)], [False])
+    return evaluate(group, basis, ablation, masks.circuits, 1, fast=False).metric[0]
 
 
 def measure_group(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from typing import Any
+from unittest import TestCase
 
 import pytest
 import torch
@@ -179,7 +180,10 @@ EXPERTS: dict[str, Callable[[], Any]] = {
 def mixture(name: str) -> Model:
     config = EXPERTS[name]()
     config._experts_implementation = "eager"  # what load_model takes for float64
-    return wrapped(body_of(config))
+    with TestCase().assertLogs("basisbench.models.examine", "WARNING") as told:
+        model = wrapped(body_of(config))
+    assert any("it has no mlp_act, nor RelP: its mlp_act of layer 0" in line for line in told.output)
+    return model
 
 
 @pytest.mark.slow

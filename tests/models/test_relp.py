@@ -22,6 +22,7 @@ from basisbench.models.relp import RELP, activation_ratio, backward_rules, with_
 from basisbench.models.sites import SITES, SiteKind
 from basisbench.types import Pairs
 from helpers import oracle
+from helpers.backward import gradient_at_embeddings
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -228,30 +229,12 @@ def test_large_activations_do_not_overflow_in_half_precision() -> None:
 @pytest.mark.parametrize("position", [1, 2, 3])
 def test_nothing_flows_from_the_future(architecture: str, position: int) -> None:
     model, pairs = oracle.model(architecture), pairs_of()
-
-    def relevance(tokens: Tensor, at: int) -> Tensor:
-        leaves: list[Tensor] = []
-
-        def start(_: object, __: object, output: Tensor) -> Tensor:
-            leaves.append(output.detach().requires_grad_())
-            return leaves[0]
-
-        handle = model.component("embed").register_forward_hook(start)
-        try:
-            with backward_rules(model, RELP):
-                logits = model.bridge(tokens)[0, at]
-            # Through a final soft-cap, whose slope is positive: whether anything flows does not depend on it.
-            (gradient,) = torch.autograd.grad(logits[5] - logits[9], leaves)
-        finally:
-            handle.remove()
-        return gradient[0]
-
     tokens = model.tokens(pairs.clean[:1])
-    field = relevance(tokens, position)
+    field = gradient_at_embeddings(model, tokens, position, RELP)
     assert not field[position + 1 :].any()
     assert (field[: position + 1].abs().amax(1) > 1e-6).all()
     # Nor does the future change what flows from the past.
-    truncated = relevance(tokens[:, : position + 1], position)
+    truncated = gradient_at_embeddings(model, tokens[:, : position + 1], position, RELP)
     torch.testing.assert_close(field[: position + 1], truncated, rtol=0, atol=1e-12)
 
 

@@ -21,6 +21,7 @@ from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import RunOptions
 from basisbench.runs.session import Session
 from basisbench.runs.verify import draw_sample, verify
+from basisbench.submissions.sampling import sample_sizes
 from basisbench.submissions.verification import (
     Verification,
     check_verification,
@@ -156,7 +157,8 @@ def test_only_the_drawn_sizes_are_evaluated(honest: Path, tmp_path: Path, monkey
     record = read_record(next(Store(folder).records.glob("*.json")))
     verification, _ = verify(draw_sample(folder, cells=1, points=2, seed=1), by="Ada")
     assert verification.passed
-    drawn = set(verification.cells[0].sizes) - {0, record.curve.sizes[-1]}  # those are F(0) and F(M)
+    drawn = set(sample_sizes(record, 2, 1))  # between 0 and all nodes, which are F(0) and F(M)
+    assert set(verification.cells[0].sizes) == drawn | {0, record.curve.sizes[-1]}
     assert 2 <= len(drawn) < len(record.curve.sizes) / 2
     both = [size for size, value in zip(record.curve.sizes, record.curve.complement, strict=True) if value is not None]
     assert circuits == [len(drawn) + len(drawn & set(both))] * len(record.groups)
