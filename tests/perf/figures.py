@@ -69,6 +69,7 @@ class Figures:
         bound: float | None,
         what: str,
         less: Mapping[str, Work] | None = None,
+        rounds: int | None = None,
     ) -> Figure | None:
         """Time work against other work, alternating, so that both meet the same machine.
 
@@ -80,6 +81,7 @@ class Figures:
             bound: what the ratio must not exceed.
             what: the yardstick in words.
             less: parts whose time is taken off the work's, by name.
+            rounds: how many at most; those of the run when None.
 
         Returns:
             None where benchmarks are disabled: everything ran once, nothing was timed.
@@ -93,7 +95,9 @@ class Figures:
                 run()
                 parts[part].append(time.perf_counter() - start)
 
-        benchmark.pedantic(work, setup=time_parts, rounds=self.rounds, warmup_rounds=1, iterations=1)
+        benchmark.pedantic(
+            work, setup=time_parts, rounds=min(self.rounds, rounds or self.rounds), warmup_rounds=1, iterations=1
+        )
         if benchmark.disabled:
             return None
         own = list(benchmark.stats.stats.data)

@@ -56,6 +56,15 @@ def test_settings_that_look_alike_get_full_titles() -> None:
     assert any("9.9.9" in title for title in titles)
 
 
+def test_larger_models_come_first() -> None:
+    """Whatever they are called."""
+    small = summarise([synthetic_record(model="a-small-one")])
+    large = summarise([synthetic_record(model="the-larger-one")])
+    large["total_nodes"] = 2 * small["total_nodes"].max()
+    parts = split_conditions(pd.concat([small, large], ignore_index=True))
+    assert [part["model"].unique().tolist() for _, part in parts] == [["the-larger-one"], ["a-small-one"]]
+
+
 # --- error policies ---
 
 

@@ -41,7 +41,8 @@ CONDITIONS = (
     "layers",
 )
 """Columns that must agree before two cells are put side by side; tasks are told apart by name and version besides, and
-`layers` are compared inside a family. Parts stand in the order of these columns, the main conditions first."""
+`layers` are compared inside a family. Parts stand in the order of these columns, the main conditions first, and
+larger models before smaller ones."""
 
 _ORDER: Mapping[str, Sequence[object]] = {
     "ablation": get_args(Ablation),
@@ -63,6 +64,7 @@ def split_conditions(frame: pd.DataFrame, *, repeated: bool = False) -> list[tup
     """Split a frame of results into comparable parts, each with a title that states its conditions.
 
     Rows of exact bases are in the parts of all error policies of the dictionaries beside them (`join_policies`).
+    Larger models come first: those whose circuits are taken from more nodes.
 
     Args:
         frame: what `load_results` or `summarise` returned.
@@ -80,7 +82,8 @@ def split_conditions(frame: pd.DataFrame, *, repeated: bool = False) -> list[tup
     parts: list[pd.DataFrame] = []
     layers: list[list[str]] = []
     frame = join_policies(frame)
-    for _, whole in sorted(frame.groupby(shared), key=lambda item: [*map(_place, shared, item[0])]):
+    nodes = frame.groupby("model")["total_nodes"].max()
+    for _, whole in sorted(frame.groupby(shared), key=lambda item: [-nodes[item[0][0]], *map(_place, shared, item[0])]):
         split = _split_layers(whole)
         parts += split
         layers += [_layer_pieces(part, always=len(split) > 1) for part in split]
