@@ -35,10 +35,6 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Prepare a process that runs tests; one that hands them to workers never loads torch."""
     if session.config.pluginmanager.hasplugin("dsession"):
         return
-    from helpers.compiling import share_compiling
-
-    share_compiling()
-
     from hypothesis import settings
 
     from helpers.shapes import check_shapes
