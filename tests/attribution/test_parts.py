@@ -258,6 +258,7 @@ WORK: dict[str, Callable[[GroupPair], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORK)
 def test_what_is_kept_does_not_grow_with_pairs(work: str) -> None:
     few, twice, more = (most_bytes(times, WORK[work]) for times in (2, 4, 8))

@@ -54,6 +54,7 @@ def test_many_forged_records_do_not_outvote_the_reference(tree: Path) -> None:
     assert all(path.is_relative_to(folder) for path in report.problems)
 
 
+@pytest.mark.slow
 def test_thousands_of_different_values_take_no_longer(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values are compared with a few others each, however many differ."""
     compared = 0
