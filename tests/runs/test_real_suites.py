@@ -57,6 +57,7 @@ def test_every_task_has_every_basis_and_what_is_too_much_for_all_is_some_cells(n
         ("ig_inputs", "mean", 0): 3 * len(MLP),
         ("relp", "mean", 1): len(tasks) * len(MLP),
         ("relp", "mean", 2): len(tasks) * len(MLP),
+        ("gim", "mean", 0): len(tasks) * len(MLP),
     }
     assert {cell.task for cell in cells if cell.method.startswith("ig")} == {"ioi", "sva_rc", "sva_simple"}
     few = [cell for cell in cells if cell.method in ("ig", "ig_inputs") or cell.attribution_draw]
