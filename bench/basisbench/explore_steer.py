@@ -118,7 +118,7 @@ def steer(
         BasisBenchError: there is no such node, task, operation or file, a dose is no finite number, or there are too
             few other nodes for the draws.
     """
-    amounts = _checked(pairs, operation, doses, draws, at)
+    amounts = _checked(pairs, operation, doses, draws, at, error_policy)
     registry = load_registry()
     spec = registry.get("basis", basis) if isinstance(basis, str) else basis
     ways = [registry.get("method", each) if isinstance(each, str) else each for each in (method, *baselines)]
@@ -128,11 +128,6 @@ def steer(
 
     sizes = scored(_Activation())
     built = pairs.basis(spec, sizes.cell.layers).basis
-    if not built.exact and error_policy in ("node", "ablate"):
-        raise BasisBenchError(
-            f"steer: under the error policy '{error_policy}' what basis '{built.name}' leaves out is no live nodes of "
-            "one coordinate each; choose coordinates, rotated or keep"
-        )
     nodes_of = _Nodes(pairs, built, sizes)
     if isinstance(nodes, int) and not isinstance(nodes, bool):
         chosen, named = nodes_of.best(scored(ways[0]), nodes), ways[0].name
@@ -198,13 +193,18 @@ def steer(
 
 
 def _checked(
-    pairs: Session, operation: Operation, doses: Sequence[float] | None, draws: int, at: str
+    pairs: Session, operation: Operation, doses: Sequence[float] | None, draws: int, at: str, error_policy: str
 ) -> tuple[float, ...]:
     """Refuse what cannot be asked; return the doses, ascending."""
     if not isinstance(pairs, Session):
         raise BasisBenchError(f"pairs: expected what load_pairs returns, found {' '.join(repr(pairs).split()):.60}")
     if pairs.metric != "logit":
         raise BasisBenchError("steer: answers of several tokens (metric logprob) cannot be steered; use metric logit")
+    if error_policy in ("node", "ablate"):
+        raise BasisBenchError(
+            f"steer: under the error policy '{error_policy}' what a basis leaves out is no live nodes of one "
+            "coordinate each; choose coordinates, rotated or keep"
+        )
     if operation not in get_args(Operation):
         raise unknown_name("operation", str(operation), get_args(Operation))
     if at not in ("all", "last"):
@@ -302,7 +302,7 @@ def _unhooked(pairs: Session) -> tuple[Float[Tensor, " pair"], Float[Tensor, " p
 
 def _texts(
     pairs: Session, path: str | os.PathLike[str] | None, others: Mapping[str, Session]
-) -> tuple[list[tuple[Int[Tensor, "row pos"], int]], str]:
+) -> tuple[list[tuple[Int[Tensor, "_row _pos"], int]], str]:
     """Return texts of one length each as token ids, with the first position that counts; and what they are."""
     if path is None:
         groups = [group.evaluation for session in others.values() for group in session.groups]

@@ -95,7 +95,7 @@ class DoseResponse:
 
     def on_text(
         self,
-        texts: Sequence[tuple[Int[Tensor, "row pos"], int]],
+        texts: Sequence[tuple[Int[Tensor, "_row _pos"], int]],
         nodes: Sequence[SteeredNode],
         controls: Sequence[Sequence[SteeredNode]],
     ) -> Float[Tensor, "set dose"]:
