@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ CASES: Sequence[tuple[str, float, Change]] = (
 def moves_of(group: GroupPair, basis: Basis, policy: ErrorPolicy, nodes: Sequence[Node]) -> Callable[[slice], Moves]:
     """Return a case for each operation, all on the same nodes; references are counterfactual values."""
     reference = node_references(nodes, basis, policy, group.reference(basis, "counterfactual"))
-    return in_sequence([doses_of(operation, [dose], nodes, reference) for operation, dose, _ in CASES])  # type: ignore[arg-type]
+    sets = [partial(doses_of, operation, [dose], nodes, reference) for operation, dose, _ in CASES]
+    return in_sequence(sets, 1)
 
 
 def changed(
@@ -196,7 +198,7 @@ def test_without_a_norm_behind_it_a_dose_is_a_line(architecture: str) -> None:
     model, last = group.evaluation.model, group.evaluation.pairs.length - 1
     doses = [-3.0, 0.0, 1.0, 2.5]
     node = [(1, last, 6)]
-    moves = in_sequence([doses_of("scale", doses, node, torch.zeros(1, 1, dtype=torch.float64))])
+    moves = in_sequence([lambda: doses_of("scale", doses, node, torch.zeros(1, 1, dtype=torch.float64))], len(doses))
     norm = model.place("ln_final.hook_out").module
     bodies = [body.get_submodule(norm) for body in (model.body, model.fast_body)]
     with replaced_forward(bodies[0], lambda x: x), replaced_forward(bodies[1], lambda x: x):
@@ -231,7 +233,7 @@ def test_divergence_of_text_is_the_mean_over_its_tokens() -> None:
     length = tokens.shape[1]
     nodes: list[Node] = [(0, position, 3) for position in range(1, length)]
     moves = doses_of("scale", [-2, 1], nodes, torch.zeros(1, len(nodes), dtype=torch.float64))
-    found = token_divergences(model, basis, "coordinates", in_sequence([moves]), 2, tokens, 1)
+    found = token_divergences(model, basis, "coordinates", in_sequence([lambda: moves], 2), 2, tokens, 1)
     slow = oracle.naive("llama")
     for index, prompt in enumerate(tokens.tolist()):
         nats = []

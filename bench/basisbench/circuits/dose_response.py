@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from basisbench.circuits.evaluate import divergence
@@ -73,11 +74,15 @@ class DoseResponse:
         for group in self.groups:
             key, tokens = group.evaluation.pairs.group, group.evaluation.batch.clean
             own = self._moves(group, nodes)
-            alike = [own for _ in controls]
-            if own.nodes:
-                values = values_of_rows(self.model, self.basis, self.policy, own.nodes, tokens)
-                alike = [moved_alike(own, values, beside(nodes, drawn, key)) for drawn in controls]
-            moves = in_sequence([own, *alike, *(self._moves(group, other) for other in others)])
+            values = values_of_rows(self.model, self.basis, self.policy, own.nodes, tokens)
+            moves = in_sequence(
+                [
+                    partial(_itself, own),
+                    *(partial(moved_alike, own, values, beside(nodes, drawn, key)) for drawn in controls),
+                    *(partial(self._moves, group, other) for other in others),
+                ],
+                len(self.doses),
+            )
             found.append(steered_values(group, self.basis, self.policy, moves, sets * len(self.doses)))
         metric, nats = (values.unflatten(0, (sets, -1)) for values in _joined(found))
         return metric, nats
@@ -89,7 +94,9 @@ class DoseResponse:
         found = []
         for group in groups:
             own = group.evaluation.pairs
-            moves = in_sequence([self._moves_elsewhere(nodes, own.length, own.first_position)])
+            moves = in_sequence(
+                [partial(self._moves_elsewhere, nodes, own.length, own.first_position)], len(self.doses)
+            )
             found.append(steered_values(group, self.basis, self.policy, moves, len(self.doses)))
         return _joined(found)
 
@@ -116,8 +123,8 @@ class DoseResponse:
                 for node, control in zip(nodes, drawn, strict=True):
                     instead.setdefault((node.index, node.unit), control.unit)
                 other = tuple((index, position, instead[index, unit]) for index, position, unit in own.nodes)
-                alike.append(moved_alike(own, values, other))
-            moves, cases = in_sequence([own, *alike]), sets * len(self.doses)
+                alike.append(partial(moved_alike, own, values, other))
+            moves, cases = in_sequence([partial(_itself, own), *alike], len(self.doses)), sets * len(self.doses)
             nats = token_divergences(self.model, self.basis, self.policy, moves, cases, tokens, first)
             counted = tokens.shape[1] - first
             sums.append(nats.double().sum(1) * counted)
@@ -179,6 +186,10 @@ class DoseResponse:
                 total, pairs = sums.get((index, unit), (0.0, 0))
                 sums[index, unit] = total + value * weight, pairs + weight
         return {unit: total / pairs for unit, (total, pairs) in sums.items()}
+
+
+def _itself(moves: Moves) -> Moves:
+    return moves
 
 
 def _joined(

@@ -132,12 +132,15 @@ def values_of_rows(
         model: the model.
         basis: the basis.
         policy: along which axes coordinates of the error are nodes.
-        nodes: the nodes, at least one.
+        nodes: the nodes.
         tokens: the prompts.
     """
     import torch
 
     (rows, length) = tokens.shape
+
+    if not nodes:
+        return torch.zeros(rows, 0, device=model.device)
 
     def work(some: slice) -> Tensor:
         with torch.inference_mode():

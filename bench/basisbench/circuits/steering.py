@@ -340,19 +340,19 @@ class _SiteWriter:
         return deltas @ rows.to(deltas.dtype)
 
 
-def in_sequence(sets: Sequence[Moves]) -> Callable[[slice], Moves]:
+def in_sequence(sets: Sequence[Callable[[], Moves]], each: int) -> Callable[[slice], Moves]:
     """Return what gives some of the cases of several moves, which are numbered one after the other.
 
     Args:
-        sets: moves of as many cases each.
+        sets: give the moves, when they are needed: together they may be large.
+        each: cases of each.
     """
-    each = len(sets[0].factor)
 
     def cases(chosen: slice) -> Moves:
         parts = []
         for place in range(chosen.start // each, -(-chosen.stop // each)):
             own = slice(max(chosen.start - place * each, 0), min(chosen.stop - place * each, each))
-            moves = sets[place]
+            moves = sets[place]()
             parts.append(Moves(moves.nodes, moves.factor[own], moves.offset[own]))
         return joined(parts) if len(parts) > 1 else parts[0]
 
