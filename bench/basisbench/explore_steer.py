@@ -129,7 +129,7 @@ def steer(
     sizes = scored(_Activation())
     built = pairs.basis(spec, sizes.cell.layers).basis
     nodes_of = _Nodes(pairs, built, sizes)
-    if isinstance(nodes, int) and not isinstance(nodes, bool):
+    if isinstance(nodes, int):
         chosen, named = nodes_of.best(scored(ways[0]), nodes), ways[0].name
     else:
         chosen, named = nodes_of.named(nodes), "named"

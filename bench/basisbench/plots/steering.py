@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from basisbench.plots.look import SCREEN, add_legend, make_figure, set_frame
 from basisbench.plots.style import COLOURS, DARK, GRID, method_styles, stroke
@@ -61,7 +61,7 @@ def plot_steering(found: Steering, display: Display) -> Figure:
     right.set_title("the next token", fontsize=SCREEN.title)
     level = " (95% interval)" if found.draws >= LEAST_DRAWS else ""
     width, marker = SCREEN.key
-    handles = [
+    handles: list[Any] = [
         Line2D([], [], color=CHOSEN, marker="o", linewidth=width, markersize=marker, label="chosen nodes"),
         Patch(color=COLOURS["grey"], alpha=0.35, label=f"{found.draws} draws of nodes like them{level}"),
         *(
@@ -74,7 +74,7 @@ def plot_steering(found: Steering, display: Display) -> Figure:
         text = Line2D([], [], color=CHOSEN, marker="s", markerfacecolor="white", linestyle="--", linewidth=width)
         text.set(markersize=marker, label=f"chosen nodes, per token of {plain(found.text)}")
         handles.append(text)
-    add_legend(figure, handles, WIDTH, SCREEN)  # type: ignore[arg-type]
+    add_legend(figure, handles, WIDTH, SCREEN)
     figure.suptitle(plain("\n".join(wrapped(steering_title(found), WIDTH))), fontsize=11)
     return figure
 
@@ -97,8 +97,9 @@ def _metric(axes: Axes, found: Steering, doses: Sequence[float]) -> None:
 def _divergence(axes: Axes, found: Steering, doses: Sequence[float]) -> None:
     """Draw KL on a logarithmic axis; what is less than a millionth of a nat, none at all too, at its lower end."""
     rows = found.doses
-    ends = [[max(LEAST, end(dose.controls_kl)) for dose in rows] for end in (min, max)]
-    axes.fill_between(doses, *ends, color=COLOURS["grey"], alpha=0.35, linewidth=0)
+    low = [max(LEAST, min(dose.controls_kl)) for dose in rows]
+    high = [max(LEAST, max(dose.controls_kl)) for dose in rows]
+    axes.fill_between(doses, low, high, color=COLOURS["grey"], alpha=0.35, linewidth=0)
     kl = [max(dose.chosen.kl, LEAST) for dose in rows]
     axes.plot(doses, kl, color=CHOSEN, marker="o", markersize=SCREEN.key[1], linewidth=SCREEN.line)
     if found.text:
