@@ -26,7 +26,7 @@ def pairs() -> Session:
 
 def test_one_neuron_takes_the_difference_away_and_a_plain_hook_says_so_too(pairs: Session) -> None:
     """Scaled by -3, the best neuron of the pocket model takes more than three quarters of the difference away."""
-    found = bb.steer(pairs, "mlp_act", 1, others=["sva_simple"], prompts=["The knights"])
+    found = bb.steer(pairs, "mlp_act", 1, "scale", [-3, 0, 1], others=["sva_simple"], prompts=["The knights"])
     node = found.nodes[0]
     assert node.name == "3:clause_verb:74"
     projection = pairs.model.body.model.layers[3].mlp.down_proj
@@ -58,7 +58,7 @@ def test_one_neuron_takes_the_difference_away_and_a_plain_hook_says_so_too(pairs
     assert by_dose[-3].text_kl > by_dose[0].text_kl > by_dose[1].text_kl >= 0  # type: ignore[operator]
     told = found.prompts[0].next
     assert [row.dose for row in told] == [None, *by_dose]
-    assert told[0].tokens == told[5].tokens  # of dose 1
+    assert told[0].tokens == told[3].tokens  # of dose 1
     assert told[1].kl > 0
 
 
