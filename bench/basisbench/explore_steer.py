@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.dose_response import DoseResponse
 from basisbench.circuits.merged import RolePosition, merge, places, rank_merged
+from basisbench.circuits.moves import UNCHANGED, Operation
 from basisbench.circuits.ranking import node_name
-from basisbench.circuits.steered_nodes import Activations, SteeredNode, named_node, places_of
-from basisbench.circuits.steering import UNCHANGED, Operation
+from basisbench.circuits.steered_nodes import Activations, MeanSize, SteeredNode, named_node, places_of
 from basisbench.errors import BasisBenchError, TaskError, unknown_name
 from basisbench.explore import NodeScores, load_pairs, score
 from basisbench.pairs.plain_text import read_prompt, read_windows
@@ -35,13 +35,13 @@ from basisbench.results.schema import printable
 from basisbench.results.steering import Dose, NextToken, Outcome, Steered, SteeredPrompt, Steering
 from basisbench.runs.cell_record import clusters_of_groups
 from basisbench.runs.session import Session
-from basisbench.types import Ablation, ErrorPolicy, Scores
+from basisbench.types import Ablation, ErrorPolicy
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from basisbench.protocols import Basis, ScoringContext, Task
+    from basisbench.protocols import Basis, Task
 
 DOSES: dict[Operation, tuple[float, ...]] = {
     "scale": (-3, -1, 0, 0.5, 1, 2, 3),
@@ -49,29 +49,11 @@ DOSES: dict[Operation, tuple[float, ...]] = {
 }
 """Doses where none are given."""
 
-TEXT_DRAWS, WORDS, OTHER_PAIRS, MOST_DOSES = 5, 5, 24, 50
+TEXT_DRAWS, OTHER_PAIRS = 5, 24
+"""Draws of controls that are moved on text, where every token counts; pairs of each other task."""
 
-
-@dataclass(frozen=True)
-class _Activation:
-    """Score a node by its mean |value| on the clean prompts: what controls are to be like."""
-
-    name: str = "activation"
-    summary: str = "mean absolute value on the clean prompts"
-    mean_over_pairs: ClassVar[bool] = True
-
-    def score(self, context: ScoringContext, basis: Basis) -> Scores:
-        import torch
-
-        with torch.no_grad():
-            found = [context.coordinates(basis, site, "clean") for site in basis.sites]
-            units = tuple(own.abs().mean(0) for own, _ in found)
-            errors = tuple(
-                context.error_nodes(site, error).abs().mean(0)
-                for site, (_, error) in zip(basis.sites, found, strict=True)
-                if error is not None
-            )
-        return Scores(units, None if basis.exact else errors)
+WORDS, MOST_DOSES = 5, 50
+"""Likeliest tokens that are told of a prompt; doses that may be asked for."""
 
 
 def steer(
@@ -126,7 +108,7 @@ def steer(
     def scored(way: Method) -> NodeScores:
         return score(pairs, spec, way, ablation=ablation, error_policy=error_policy, layers=layers)
 
-    sizes = scored(_Activation())
+    sizes = scored(MeanSize())
     built = pairs.basis(spec, sizes.cell.layers).basis
     nodes_of = _Nodes(pairs, built, sizes)
     if isinstance(nodes, int):

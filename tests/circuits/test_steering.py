@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from basisbench.circuits.group import GroupPair
+from basisbench.circuits.moves import Moves, Node, doses_of, in_sequence, joined, moved_alike
 from basisbench.circuits.steered_nodes import node_references
 from basisbench.circuits.steered_values import SteeredValues, steered_values, token_divergences, values_of_rows
-from basisbench.circuits.steering import Moves, Node, doses_of, in_sequence, joined, moved_alike, steered_logits
+from basisbench.circuits.steering import steered_logits
 from basisbench.models.hooks import replaced_forward
 from basisbench.models.start_at_layer import block_inputs
 from basisbench.protocols import Basis

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from basisbench.circuits.evaluate import divergence
+from basisbench.circuits.moves import Moves, Node, Operation, doses_of, in_sequence, moved_alike
 from basisbench.circuits.steered_nodes import SteeredNode, beside, group_nodes, node_references
 from basisbench.circuits.steered_values import (
     SteeredValues,
@@ -21,7 +22,6 @@ from basisbench.circuits.steered_values import (
     token_divergences,
     values_of_rows,
 )
-from basisbench.circuits.steering import Moves, Node, Operation, doses_of, in_sequence, moved_alike
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -14,22 +14,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from basisbench.attribution.error_nodes import error_axes, to_nodes
 from basisbench.circuits.merged import RolePosition
 from basisbench.errors import BasisBenchError, unknown_name
 from basisbench.pairs.tokens import BOS_ROLE
 from basisbench.results.circuit_nodes import place_name
+from basisbench.types import Scores
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Generator, Tensor
 
     from basisbench.circuits.circuit import Reference
-    from basisbench.circuits.steering import Node
-    from basisbench.protocols import Basis
-    from basisbench.types import ErrorPolicy, Scores
+    from basisbench.circuits.moves import Node
+    from basisbench.protocols import Basis, ScoringContext
+    from basisbench.types import ErrorPolicy
 
 LAST, ALL = "last", "all"
 """Roles of the last position, and of every one."""
@@ -141,6 +142,29 @@ def node_references(
         error = (reference.errors or ())[index][:, position]
         found.append(to_nodes(error, error_axes(policy, basis.sites[index], error))[:, -1 - unit])
     return torch.stack(found, -1)
+
+
+@dataclass(frozen=True)
+class MeanSize:
+    """Score a node by its mean |value| on the clean prompts: what controls are to be like."""
+
+    name: str = "activation"
+    summary: str = "mean absolute value on the clean prompts"
+    mean_over_pairs: ClassVar[bool] = True
+
+    def score(self, context: ScoringContext, basis: Basis) -> Scores:
+        """Return the mean over the pairs of the group."""
+        import torch
+
+        with torch.no_grad():
+            found = [context.coordinates(basis, site, "clean") for site in basis.sites]
+            units = tuple(own.abs().mean(0) for own, _ in found)
+            errors = tuple(
+                context.error_nodes(site, error).abs().mean(0)
+                for site, (_, error) in zip(basis.sites, found, strict=True)
+                if error is not None
+            )
+        return Scores(units, None if basis.exact else errors)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from basisbench.circuits.evaluate import divergence, tokens_per_pass
-from basisbench.circuits.steering import Moves, Node, clean_values, steered_logits
+from basisbench.circuits.moves import Moves, Node
+from basisbench.circuits.steering import clean_values, steered_logits
 from basisbench.models.batching import BUDGETS
 from basisbench.models.start_at_layer import BlockInputs, block_inputs
 
