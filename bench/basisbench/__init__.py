@@ -10,6 +10,7 @@ The Python interface:
 - `load_model`, `load_pairs` and `score` do what a run does, step by step: `NodeScores`, `Circuit`, `Evaluation`.
 - `describe_nodes` says of a circuit's nodes what they read, write and do: `CircuitNodes`.
 - `edges(circuit, pairs)` scores the edges between the nodes of a circuit, and measures circuits of edges.
+- `steer(pairs, basis, nodes)` moves nodes by doses, with controls: `Steering`.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
 """
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from basisbench.errors import BasisBenchError
     from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
     from basisbench.explore_edges import edges
+    from basisbench.explore_steer import steer
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
@@ -47,6 +49,7 @@ __all__ = [
     "plot_results",
     "run",
     "score",
+    "steer",
     "summarise",
     "to_dataset",
 ]
@@ -67,6 +70,7 @@ __getattr__, __dir__ = lazy_names(
         "plot_results": "plots.pictures",
         "run": "runs.run",
         "score": "explore",
+        "steer": "explore_steer",
         "summarise": "results.frame",
         "to_dataset": "results.dataset",
     },

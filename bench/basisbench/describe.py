@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from basisbench.attribution.context import seeded_generator
 from basisbench.attribution.direct_effect import DIRECT, direct_residuals
 from basisbench.attribution.projection import projected_scores
-from basisbench.circuits.merged import RolePosition, merge, places
+from basisbench.circuits.merged import RolePosition, merge, places, rank_merged
 from basisbench.circuits.node_values import NodeValues, node_values
-from basisbench.circuits.ranking import Ranking, node_name, rank
+from basisbench.circuits.ranking import Ranking, node_name
 from basisbench.errors import BasisBenchError
 from basisbench.models.model import at_least_float32
 from basisbench.pairs.tokens import token_texts
@@ -137,14 +137,8 @@ def _pair_counts(pairs: Session) -> dict[str, int]:
 
 def _ranked(scores: NodeScores, merged: Scores) -> Ranking:
     """Rank merged nodes; a place that a draw does not have comes last."""
-    import torch
-
-    def whole(tables: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(torch.nan_to_num(table) for table in tables)
-
     cell = scores.cell
-    known = Scores(whole(merged.units), None if merged.errors is None else whole(merged.errors))
-    return rank(known, policy=cell.error_policy, ties=seeded_generator(cell.seed, cell.task, "merged", "ties"))
+    return rank_merged(merged, policy=cell.error_policy, ties=seeded_generator(cell.seed, cell.task, "merged", "ties"))
 
 
 def _drawn(

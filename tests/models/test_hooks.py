@@ -191,8 +191,10 @@ def test_a_replay_from_any_block_gives_the_same_logits(architecture: str, start:
         plain = model.logits(tokens)
         entered = block_inputs(model, tokens)
         torch.testing.assert_close(entered.logits_from(start, {}), plain, rtol=0, atol=1e-12)
-        three = entered.repeated(3).logits_from(start, {}).unflatten(0, (3, -1))
-        torch.testing.assert_close(three, plain.expand(3, -1, -1), rtol=0, atol=1e-12)
+        for times in (entered.repeated(3), entered.repeated(3, start)):
+            three = times.last_logits_from(start, {}, keep=2).unflatten(0, (3, -1))
+            torch.testing.assert_close(three[:, :, -1], plain.expand(3, -1, -1), rtol=0, atol=1e-12)
+            assert three.shape[2] == 2
         place = model.place(model.hook("mlp_out", 1))
         torch.testing.assert_close(
             entered.logits_from(start, {place: lambda x: 2 * x}),

@@ -128,7 +128,7 @@ def _evaluated(
                     return
                 logits = few.logits(mask)
                 metric[chosen, place] = few.batch.metric(logits)
-                nats[chosen, place] = _divergence(full[place], logits)
+                nats[chosen, place] = divergence(full[place], logits)
 
         model.batching.in_blocks("circuits", circuits, part.stop - part.start, length, measure, most=most)
     return CircuitValues(batch.per_pair(metric), nats)
@@ -156,9 +156,15 @@ def _evenly(count: int, parts: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(ends)]
 
 
-def _divergence(
-    full: Float[Tensor, "pair vocab"], circuits: Float[Tensor, "circuit pair vocab"]
-) -> Float[Tensor, "circuit pair"]:
-    expected, found = full.log_softmax(-1), circuits.log_softmax(-1)
+def divergence(
+    full: Float[Tensor, "*row vocab"], others: Float[Tensor, "case *row vocab"]
+) -> Float[Tensor, case * row]:
+    """Return KL(full || other) over the vocabulary, in nats.
+
+    Args:
+        full: logits of the unhooked model.
+        others: logits of other passes on the same rows.
+    """
+    expected, found = full.log_softmax(-1), others.log_softmax(-1)
     # Rounding can leave a divergence of zero a little below it.
     return (expected.exp() * (expected - found)).sum(-1).clamp_min(0)

@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from basisbench.circuits.ranking import Ranking, rank
 from basisbench.results.circuit_nodes import role_tokens
 from basisbench.types import Scores
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
+
+    from basisbench.types import ErrorPolicy
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,20 @@ def merge(scores: Mapping[str, Scores], pairs: Mapping[str, int], wanted: Sequen
     return Scores(
         units, tuple(merged({group: (own.errors or ())[site] for group, own in scores.items()}) for site in sites)
     )
+
+
+def rank_merged(merged: Scores, *, policy: ErrorPolicy, ties: Generator) -> Ranking:
+    """Rank merged nodes; a place that none of the groups has comes last.
+
+    Args:
+        merged: what `merge` returns.
+        policy: what happens to errors.
+        ties: source of the order of nodes of equal |score|, on the CPU.
+    """
+    import torch
+
+    def whole(tables: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(torch.nan_to_num(table) for table in tables)
+
+    known = Scores(whole(merged.units), None if merged.errors is None else whole(merged.errors))
+    return rank(known, policy=policy, ties=ties)

@@ -128,10 +128,12 @@ class _PlainWriter:
         return total
 
 
-def site_edits(model: Model, basis: Basis, writers: Sequence[Writer]) -> Mapping[Place, Edit]:
-    """Return the edits of an ablated pass: every site's writer at its hooks."""
+def site_edits(model: Model, basis: Basis, writers: Sequence[Writer | None]) -> Mapping[Place, Edit]:
+    """Return the edits of a pass: every site's writer at its hooks; a site without one is left as it is."""
     edits: dict[Place, Edit] = {}
     for site, writer in zip(basis.sites, writers, strict=True):
+        if writer is None:
+            continue
         read, write = model.place(site.read), model.place(site.write)
         if read == write:
             edits[write] = _read_and_write(writer)

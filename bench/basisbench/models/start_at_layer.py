@@ -29,14 +29,15 @@ class BlockInputs:
     Attributes:
         model: the model that was run.
         tokens: the prompts.
-        residual: the residual stream entering each block; empty where the model has to be run whole.
+        residual: the residual stream entering each block; no rows of blocks that passes do not start at, and empty
+            where the model has to be run whole.
         positional: what else each block is given by position.
         arguments: the keyword arguments of each block.
     """
 
     model: Model
     tokens: Int[Tensor, "row pos"]
-    residual: tuple[Float[Tensor, "row pos d_model"], ...]
+    residual: tuple[Float[Tensor, "_row pos d_model"], ...]
     positional: tuple[tuple[Any, ...], ...]
     arguments: tuple[Mapping[str, Any], ...]
 
@@ -48,8 +49,14 @@ class BlockInputs:
             edits: interventions; places before the block are never reached.
             keep: how many of the last positions reach the unembedding, which may make one of them.
         """
+        return self.last_logits_from(layer, edits, keep=keep)[:, -1]
+
+    def last_logits_from(
+        self, layer: int, edits: Mapping[Place, Edit], *, keep: int = 1
+    ) -> Float[Tensor, "row last vocab"]:
+        """Return the logits at the last positions, as `logits_from` does."""
         if not self.residual:
-            return self.model.logits(self.tokens, edits, fast=True, keep=keep)
+            return self.model.last_logits(self.tokens, edits, fast=True, keep=keep)
         body = self.model.fast_body
         hidden = self.residual[layer]
         with edited(body, edits):
@@ -61,15 +68,23 @@ class BlockInputs:
             logits: Tensor = body.get_output_embeddings()(normed)
         share = (self.model.layers - layer) / self.model.layers
         self.model.meter.forward_equivalents += len(hidden) * share
-        return at_least_float32(logits[:, -1].to(self.model.device))
+        return at_least_float32(logits.to(self.model.device))
 
-    def repeated(self, times: int) -> BlockInputs:
-        """Return the same for the batch repeated `times` times, copy after copy."""
+    def repeated(self, times: int, layer: int | None = None) -> BlockInputs:
+        """Return the same for the batch repeated `times` times, copy after copy.
+
+        Args:
+            times: how often.
+            layer: the one block that passes are to start at; any when None, which takes memory for all of them.
+        """
         rows = len(self.tokens)
         return BlockInputs(
             self.model,
             self.tokens.repeat(times, 1),
-            tuple(repeated_rows(residual, rows, times) for residual in self.residual),
+            tuple(
+                repeated_rows(residual, rows, times if layer in (None, index) else 0)
+                for index, residual in enumerate(self.residual)
+            ),
             repeated_rows(self.positional, rows, times),
             tuple(
                 {name: repeated_rows(value, rows, times) for name, value in keywords.items()}

@@ -304,6 +304,23 @@ def _segment_counts(segments: Sequence[Segment], ends: Sequence[int]) -> tuple[i
     return tuple(np.bincount(owners, minlength=len(segments)).tolist())
 
 
+def prompt_ids(tokenizer: Any, text: str, bos: Bos = "auto") -> tuple[tuple[int, ...], int]:
+    """Return the ids of a text as a prompt, and how many beginning-of-sequence tokens stand in front.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        text: the text.
+        bos: whether such a token stands in front.
+
+    Raises:
+        TaskError: a token is asked for that the tokenizer does not have.
+    """
+    front, ids = _Front.of(tokenizer, bos, "text"), tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    own = front.own(ids)
+    put = front.put(own)
+    return put + ids[own:], len(put)
+
+
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> tuple[str, ...]:
     """Return each token as text on one line, with its leading space where the tokenizer tells; special ones too."""
     texts = (tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in ids)
