@@ -66,8 +66,8 @@ OPPOSITES: Mapping[str, Mapping[Split, str]] = {
     },
     "french": {
         "attribution": (
-            "chaud:froid grand:petit riche:pauvre fort:faible jour:nuit ouvert:ferm\N{LATIN SMALL LETTER E WITH ACUTE} "
-            "vrai:faux haut:bas premier:dernier avant:apr\N{LATIN SMALL LETTER E WITH GRAVE}s"
+            "chaud:froid grand:petit riche:pauvre fort:faible jour:nuit ouvert:fermé "
+            "vrai:faux haut:bas premier:dernier avant:après"
         ),
         "evaluation": (
             "jeune:vieux bon:mauvais long:court gauche:droite plein:vide rapide:lent noir:blanc facile:difficile "
@@ -77,16 +77,19 @@ OPPOSITES: Mapping[str, Mapping[Split, str]] = {
     "german": {
         "attribution": (
             "warm:kalt hell:dunkel reich:arm stark:schwach Tag:Nacht offen:geschlossen "
-            "wahr:falsch hoch:niedrig innen:au\N{LATIN SMALL LETTER SHARP S}en erste:letzte"
+            "wahr:falsch hoch:niedrig innen:außen erste:letzte"
         ),
         "evaluation": (
-            "jung:alt gut:schlecht lang:kurz links:rechts voll:leer schnell:langsam schwarz:wei\N{LATIN SMALL LETTER SHARP S} "
+            "jung:alt gut:schlecht lang:kurz links:rechts voll:leer schnell:langsam schwarz:weiß "
             "leicht:schwer immer:nie Krieg:Frieden"
         ),
     },
 }
 
-NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"]
+NUMBERS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+)
 """The number words of sums, each at its value."""
 
 ADDENDS: Mapping[Split, range] = {"attribution": range(1, 10, 2), "evaluation": range(2, 10, 2)}
@@ -204,7 +207,7 @@ PROVIDES: tuple[Task, ...] = (
         "French opposites: Le contraire de chaud est -> froid",
         {
             "est": "Le contraire de {cue} est",
-            "mot": "En fran\N{LATIN SMALL LETTER C WITH CEDILLA}ais, le contraire du mot {cue} est",
+            "mot": "En français, le contraire du mot {cue} est",
         },
         OPPOSITES["french"],
     ),

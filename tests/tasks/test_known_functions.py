@@ -12,8 +12,8 @@ from basisbench_tasks.known_functions import PROVIDES, Addition, KnownFunction
 from helpers.tiny_models import build_tiny_tokenizer
 
 FUNCTIONS = [task for task in PROVIDES if isinstance(task, KnownFunction)]
-VALUES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen"]
-VALUES += ["sixteen", "seventeen", "eighteen"]
+VALUES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "one": 1}
+VALUES |= {"ten": 10, "twelve": 12, "fourteen": 14, "sixteen": 16, "eighteen": 18}  # odd with odd, even with even
 
 every_split = pytest.mark.parametrize("split", SPLITS)
 
@@ -24,7 +24,7 @@ def test_sums_are_right(split: Split) -> None:
     for pair in task.candidates(split, 0):
         for side, (answer,) in ((pair.clean, pair.answers), (pair.counterfactual, pair.foils)):
             first, second = (segment.text.strip() for segment in side if segment.role in ("first", "second"))
-            assert VALUES.index(answer.strip()) == VALUES.index(first) + VALUES.index(second)
+            assert VALUES[answer.strip()] == VALUES[first] + VALUES[second]
 
 
 @every_split
