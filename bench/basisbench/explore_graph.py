@@ -44,8 +44,8 @@ def graph(
         basis: spec of a basis that is not registered.
 
     Raises:
-        BasisBenchError: there are no nodes, or they are of other pairs, another model or another dictionary; there is no
-            such method; or under the nodes' error policy errors are not in nodes of one coordinate each.
+        BasisBenchError: there are no nodes, or they are of other pairs, another model or another dictionary; there is
+            no such method; or under the nodes' error policy errors are not in nodes of one coordinate each.
     """
     for name, given, kind in (("nodes", nodes, CircuitNodes), ("pairs", pairs, Session)):
         if not isinstance(given, kind):
@@ -91,7 +91,7 @@ def graph(
 def _merged(
     nodes: CircuitNodes, pairs: Session, basis: Basis, wanted: Sequence[RolePosition], method: str
 ) -> tuple[Float[Tensor, "source target"], Float[Tensor, "source target"] | None, Bool[Tensor, "source target"]]:
-    """Return scores, weights and which edges can be. Sources are the places, then the nodes; targets nodes and logits."""
+    """Return scores, weights and which edges can be: from places and nodes, in this order, to nodes and logits."""
     import torch
 
     shape = len(wanted) + len(nodes.nodes), len(nodes.nodes) + 1

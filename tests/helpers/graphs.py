@@ -14,7 +14,9 @@ TOKENS = ("<s>", "At", " night", " the", " kid", " that", " boy", " sees")
 WORDS = (" is", " are", " was", " were", " how")
 
 
-def synthetic_graph(nodes: int = 12, edges: int = 40, *, layers: int = 4, hostile: str = "", page: str = "") -> CircuitGraph:
+def synthetic_graph(
+    nodes: int = 12, edges: int = 40, *, layers: int = 4, hostile: str = "", page: str = ""
+) -> CircuitGraph:
     """Return a graph of units and some coordinates of errors, whose edges run upward and to the right.
 
     Args:
@@ -77,7 +79,8 @@ def _edges(draw: np.random.Generator, found: CircuitNodes, most: int) -> tuple[E
             ends.add((f"node:{a}", f"node:{b}"))
         ends.add((f"token:{places[b]}", f"node:{b}"))
     sizes = np.sort(draw.exponential(size=len(ends)) ** 2)[::-1] * draw.choice([-1, 1], size=len(ends))
-    pairs = sorted(ends, key=lambda pair: draw.random())[:most]
+    order = draw.permutation(len(ends))[:most]
+    pairs = [sorted(ends)[place] for place in order]
     return tuple(
         Edge(source=a, target=b, score=float(size) / 10, weight=float(size))
         for (a, b), size in zip(pairs, sizes, strict=False)

@@ -183,7 +183,7 @@ def first_view_seconds(browser: Browser, file: Path, *, cells: int = 2000) -> fl
 
 
 @contextmanager
-def opened_views(browser: Browser, page_file: Path) -> Iterator[Opened]:
+def opened_views(browser: Browser, page_file: Path, *, shown: str = "main section:not([hidden])") -> Iterator[Opened]:
     """Open views; whatever is done with them, the page must not complain and must not ask the network for anything."""
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
@@ -199,7 +199,7 @@ def opened_views(browser: Browser, page_file: Path) -> Iterator[Opened]:
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(f"{file.as_uri()}#{view}")
-        page.wait_for_selector("main section:not([hidden])")
+        page.wait_for_selector(shown)
         return page
 
     yield open_view

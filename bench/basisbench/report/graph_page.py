@@ -33,8 +33,8 @@ def write_graph(graph: CircuitGraph, out: str | os.PathLike[str]) -> Path:
 
     Args:
         graph: what `basisbench.graph` returns.
-        out: folder of `graph.html`, `graph.json` and `graph.graphml`; made where it is missing, and files of these names
-            in it are replaced.
+        out: folder of `graph.html`, `graph.json` and `graph.graphml`; made where it is missing, and files of these
+            names in it are replaced.
 
     Returns:
         The page, `out/graph.html`.

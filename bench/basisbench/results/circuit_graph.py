@@ -1,7 +1,7 @@
 """A circuit as a graph: its nodes by role, the edges between them, and the files that other programs read.
 
-`circuit_tracer_layout` gives the JSON that circuit-tracer's viewer and Neuronpedia show, `graphml` what Gephi, Cytoscape,
-yEd and networkx read. Field by field: docs/circuits.md.
+`circuit_tracer_layout` gives the JSON that circuit-tracer's viewer and Neuronpedia show, `graphml` what Gephi,
+Cytoscape, yEd and networkx read (docs/circuits.md).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class CircuitGraph(Frozen):
     possible: Count = Field(description="edges that there can be, in some aligned group")
     scored: Count = Field(description="those of them with a score other than zero")
     edges: tuple[Edge, ...] = Field(
-        description="the edges of the largest |score|, best first: means over the pairs of the groups that have both ends"
+        description="the edges of the largest |score|, best first; means over the pairs of groups that have both ends"
     )
     tokens: tuple[Text, ...] = Field(description="a token at each place, as an example")
     prompt: Text = Field(description="the first clean prompt")
@@ -94,7 +94,7 @@ def circuit_tracer_layout(graph: CircuitGraph, slug: str = "") -> Json:
             _node(
                 ids[f"node:{index}"],
                 str(node.layer),
-                # The pairing function that packs (layer, unit) into one number in `schema_version` 1; no unit is negative.
+                # One number for layer and unit, as in `schema_version` 1; none of these is negative.
                 _cantor(node.layer, int(node.unit)) if node.unit != "error" else -1 - (node.coordinate or 0),
                 place_of(found, node),
                 "cross layer transcoder" if node.unit != "error" else f"{found.cell.family} reconstruction error",
