@@ -192,6 +192,7 @@ def opened_views(browser: Browser, page_file: Path, *, shown: str = "main sectio
     def open_view(view: str = "leaderboard?rows=cells", *, file: Path = page_file, **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_offline(True)
+        context.set_default_timeout(120_000)  # how busy the machine is says nothing about the page
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))

@@ -14,8 +14,8 @@ basisbench.draw = (() => {
   function look(light) {
     const dark = !light && document.documentElement.hasAttribute("data-dark");
     return dark
-      ? {ground: "#14171c", band: "#1b2027", ink: "#e6e9ee", muted: "#a2abb7", line: "#343b46", end: "#98a2b0", for: "#6aaef6", against: "#ff9a5c", hollow: "#14171c"}
-      : {ground: "#ffffff", band: "#f5f7f9", ink: "#1b1f24", muted: "#59616b", line: "#d9dde3", end: "#6b7480", for: "#1a66b3", against: "#d1570b", hollow: "#ffffff"};
+      ? {ground: "#14171c", band: "#1b2027", ink: "#e6e9ee", muted: "#a2abb7", line: "#343b46", end: "#98a2b0", for: "#6aaef6", against: "#ff9a5c", chosen: "#f3e04a"}
+      : {ground: "#ffffff", band: "#f5f7f9", ink: "#1b1f24", muted: "#59616b", line: "#d9dde3", end: "#6b7480", for: "#1a66b3", against: "#d1570b", chosen: "#d6006f"};
   }
 
   const endOf = (stretches) => stretches.at(-1).start + stretches.at(-1).length;
@@ -76,9 +76,9 @@ basisbench.draw = (() => {
       return point.kind === "group" ? own : Math.max(4, Math.min(own, pixels * 1.1));
     };
     const shared = {type: "scatter", x: points.map(({x}) => x), y: points.map(({y}) => y)};
-    const ring = points.map(({index}) => (index === state.at ? 3 : graph.isPinned(index) ? 2.4 : 0.8));
+    const ring = points.map(({index}) => (index === state.at ? 3.5 : graph.isPinned(index) ? 2.4 : 0.8));
     const rim = points.map(({index}) => {
-      if (index === state.at) return colours.ink;
+      if (index === state.at) return colours.chosen;
       const group = graph.groupOf(index);
       return group >= 0 ? GROUPS[group % GROUPS.length] : graph.isPinned(index) ? colours.ink : colours.ground;
     });
@@ -100,8 +100,9 @@ basisbench.draw = (() => {
       },
       {
         type: "scatter",
-        mode: "text",
+        mode: "markers+text",
         hoverinfo: "skip",
+        marker: {size: 19, opacity: 0}, // keeps the text off the node
         x: named.map(({x}) => x),
         y: named.map(({y}) => y),
         text: named.map(label),
@@ -116,7 +117,7 @@ basisbench.draw = (() => {
     const group = graph.groupOf(point.index);
     const own = point.kind === "token" ? point.token.trim() : point.kind === "unit" ? `unit ${point.name}` : point.name;
     const front = group >= 0 && point.kind !== "group" ? `${graph.state.groups[group].name}: ` : "";
-    return `\u2002${escape(front + own)}\u2002`; // spaces keep it off the node
+    return escape(front + own);
   }
 
   const short = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
@@ -205,10 +206,10 @@ basisbench.draw = (() => {
   async function save(format) {
     const {data: traces, layout} = build(true);
     const {width, height} = layout;
-    const title = {text: `${escape(data.title)}<br><span style="font-size:12px">${escape(data.about)}</span>`, font: {size: 16}, x: 0.02, xanchor: "left", y: 0.985, yanchor: "top"};
+    const title = {text: `${escape(data.title)}<br><span style="font-size:12px">${escape(data.about)}; blue: the answer needs it, orange: works against it</span>`, font: {size: 16}, x: 0.02, xanchor: "left", y: 1 - 30 / (height + 62), yanchor: "top"};
     const picture = await Plotly.toImage(
-      {data: traces, layout: {...layout, title, height: height + 52, margin: {...layout.margin, t: 60}}},
-      {format, width: Math.max(width, 900), height: height + 52, scale: format === "png" ? 2 : 1},
+      {data: traces, layout: {...layout, title, height: height + 62, margin: {...layout.margin, t: 70}}},
+      {format, width: Math.max(width, 900), height: height + 62, scale: format === "png" ? 2 : 1},
     );
     basisbench.save(`${data.layout.metadata.slug}.${format}`, picture);
   }

@@ -12,13 +12,17 @@
     if (waiting) return;
     waiting = true;
     requestAnimationFrame(() => {
-      const {points, lines} = draw.draw(!all);
+      show(!all);
       waiting = all = false;
-      const drawn = points.filter(({kind}) => kind === "unit" || kind === "error" || kind === "group").length;
-      find("nodes-shown").textContent = `${drawn} of ${graph.scored}`;
-      find("edges-shown").textContent = `${lines.length} of ${graph.edges.length}`;
-      performance.mark("basisbench-graph-drawn");
     });
+  }
+
+  function show(onlyEdges) {
+    const {points, lines} = draw.draw(onlyEdges);
+    const drawn = points.filter(({kind}) => kind === "unit" || kind === "error" || kind === "group").length;
+    find("nodes-shown").textContent = `${drawn} of ${graph.scored}`;
+    find("edges-shown").textContent = `${lines.length} of ${graph.edges.length}`;
+    performance.mark("basisbench-graph-drawn");
   }
 
   const isOpen = () => !find("panel").hidden;
@@ -126,10 +130,9 @@
   document.addEventListener("keydown", onKey);
   addEventListener("resize", () => redraw());
 
-  draw.draw();
+  show(false);
   find("graph").on("plotly_click", ({points}) => {
     basisbench.select(points[0].customdata, true);
     find("graph").focus({preventScroll: true});
   });
-  redraw();
 })();
