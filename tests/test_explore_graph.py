@@ -88,6 +88,14 @@ def test_an_edge_is_the_mean_over_the_groups_that_have_both_ends(pairs: Session,
     assert few.edges == graph.edges[:7]
 
 
+def test_a_group_may_have_none_of_the_nodes(pairs: Session) -> None:
+    found = described(pairs, "mlp_act", 100)
+    (node, *_) = (node for node in found.nodes if node.groups < len(pairs.groups))
+    graph = bb.graph(found.model_copy(update={"nodes": (node,)}), pairs)
+    assert {edge.target for edge in graph.edges} <= {"node:0", "logits"}
+    assert {edge.source.partition(":")[0] for edge in graph.edges if edge.target == "logits"} >= {"token"}
+
+
 def test_the_answer_is_as_likely_as_the_model_says(pairs: Session) -> None:
     graph = bb.graph(described(pairs, "mlp_act", 2), pairs)
     shares = []

@@ -17,6 +17,7 @@ from basisbench.registry import load_registry
 from basisbench.results.circuit_graph import CircuitGraph
 from basisbench.results.circuit_nodes import CircuitNodes, place_name
 from basisbench.results.edge_file import Edge
+from basisbench.results.schema import printable
 from basisbench.runs.session import Session
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def graph(
             for source, target in kept
         ),
         tokens=_example(pairs, wanted),
-        prompt=" ".join(pairs.groups[0].attribution.pairs.clean_text[0].split())[:2000],
+        prompt=printable(" ".join(pairs.groups[0].attribution.pairs.clean_text[0].split()))[:2000],
         probability=_probability(pairs),
     )
 
