@@ -2,7 +2,8 @@
 
 1. The nodes are those of `describe_nodes`; each aligned group has those whose role it has.
 2. Edges are scored in every group between the nodes that it has (`basisbench.attribution.edge_scores`).
-3. An edge's score is the mean over the pairs of the groups that have both of its ends. The best edges are kept.
+3. An edge's score is the mean over the pairs of the groups that have both of its ends. The best edges are kept. A group
+   that has no node is left out, edges from tokens to logits included.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.attribution.context import GroupContext
-    from basisbench.attribution.edge_scores import EdgeScores
     from basisbench.circuits.merged import RolePosition
     from basisbench.protocols import Basis, BasisSpec
 
@@ -101,7 +101,12 @@ def _merged(
     told = True
     for group in pairs.groups:
         key, count = group.attribution.pairs.group, len(group.attribution.pairs)
-        own, found = _scored(nodes, group.attribution, basis, wanted, method)
+        own = _chosen(nodes, group.attribution, basis, wanted)
+        if not own:
+            continue
+        cell = nodes.cell
+        group.attribution.start(cell.ablation, cell.score_reference, cell.error_policy, means=group.attribution)
+        found = edge_scores(group.attribution, choose_nodes(group.attribution, basis, list(own.values())), method)
         tokens = sorted((place.positions[key], row) for row, place in enumerate(wanted) if key in place.positions)
         at = (
             torch.tensor([row for _, row in tokens] + [len(wanted) + node for node in own]).unsqueeze(1),
@@ -118,22 +123,25 @@ def _merged(
     return score / counts, weight / counts if told else None, possible
 
 
-def _scored(
-    nodes: CircuitNodes, context: GroupContext, basis: Basis, wanted: Sequence[RolePosition], method: str
-) -> tuple[list[int], EdgeScores]:
-    """Return the nodes that an aligned group has, and the scores of its edges."""
-    cell, key = nodes.cell, context.pairs.group
-    context.start(cell.ablation, cell.score_reference, cell.error_policy, means=context)
+def _chosen(
+    nodes: CircuitNodes, context: GroupContext, basis: Basis, wanted: Sequence[RolePosition]
+) -> dict[int, tuple[int, int, int]]:
+    """Return the nodes that an aligned group has: of each (site index, position, unit), as for `choose_nodes`."""
     index = {site.layer: place for place, site in enumerate(basis.sites)}
-    positions = {place_name(place.role, place.token): place.positions.get(key) for place in wanted}
-    own, chosen = [], []
-    for at, node in enumerate(nodes.nodes):
-        position = positions[place_name(node.role, node.token)]
-        if position is not None:
-            own.append(at)
-            unit = -1 - (node.coordinate or 0) if node.unit == "error" else node.unit
-            chosen.append((index[node.layer], position, unit))
-    return own, edge_scores(context, choose_nodes(context, basis, chosen), method)
+    positions = {
+        place_name(place.role, place.token): place.positions[context.pairs.group]
+        for place in wanted
+        if context.pairs.group in place.positions
+    }
+    return {
+        at: (
+            index[node.layer],
+            positions[place_name(node.role, node.token)],
+            -1 - (node.coordinate or 0) if node.unit == "error" else node.unit,
+        )
+        for at, node in enumerate(nodes.nodes)
+        if place_name(node.role, node.token) in positions
+    }
 
 
 def _example(pairs: Session, wanted: Sequence[RolePosition]) -> tuple[str, ...]:
