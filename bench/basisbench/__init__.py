@@ -11,6 +11,7 @@ The Python interface:
 - `describe_nodes` says of a circuit's nodes what they read, write and do: `CircuitNodes`.
 - `edges(circuit, pairs)` scores the edges between the nodes of a circuit, and measures circuits of edges.
 - `steer(pairs, basis, nodes)` moves nodes by doses, with controls: `Steering`.
+- `graph(nodes, pairs)` scores the edges between described nodes: `report.write_graph` draws them.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
 """
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from basisbench.errors import BasisBenchError
     from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
     from basisbench.explore_edges import edges
+    from basisbench.explore_graph import graph
     from basisbench.explore_steer import steer
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
@@ -42,6 +44,7 @@ __all__ = [
     "__version__",
     "describe_nodes",
     "edges",
+    "graph",
     "load_model",
     "load_pairs",
     "load_results",
@@ -63,6 +66,7 @@ __getattr__, __dir__ = lazy_names(
         "Evaluation": "explore",
         "NodeScores": "explore",
         "edges": "explore_edges",
+        "graph": "explore_graph",
         "load_model": "explore",
         "load_pairs": "explore",
         "load_results": "results.frame",

@@ -183,7 +183,7 @@ def first_view_seconds(browser: Browser, file: Path, *, cells: int = 2000) -> fl
 
 
 @contextmanager
-def opened_views(browser: Browser, page_file: Path) -> Iterator[Opened]:
+def opened_views(browser: Browser, page_file: Path, *, shown: str = "main section:not([hidden])") -> Iterator[Opened]:
     """Open views; whatever is done with them, the page must not complain and must not ask the network for anything."""
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
@@ -192,6 +192,7 @@ def opened_views(browser: Browser, page_file: Path) -> Iterator[Opened]:
     def open_view(view: str = "leaderboard?rows=cells", *, file: Path = page_file, **options: Any) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
         context.set_offline(True)
+        context.set_default_timeout(120_000)  # how busy the machine is says nothing about the page
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(message.text))
@@ -199,7 +200,7 @@ def opened_views(browser: Browser, page_file: Path) -> Iterator[Opened]:
         page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
         page.on("request", lambda request: requests.append(request.url))
         page.goto(f"{file.as_uri()}#{view}")
-        page.wait_for_selector("main section:not([hidden])")
+        page.wait_for_selector(shown)
         return page
 
     yield open_view
