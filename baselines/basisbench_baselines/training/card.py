@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.results.record import write_whole
-from basisbench_baselines.pocket.card import describe_machine
-from basisbench_baselines.pocket.training.checkpoint import write_json
+from basisbench_baselines.training.checkpoint import write_json
+from basisbench_baselines.training.machine import describe_machine
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
