@@ -48,6 +48,7 @@ class CrossLayerInTraining(AutoencoderInTraining):
     """
 
     cfg: CrossLayerTrainingConfig
+    topk_threshold: Tensor
     _least: Sequence[float]
 
     def __init__(self, cfg: CrossLayerTrainingConfig) -> None:
@@ -57,7 +58,8 @@ class CrossLayerInTraining(AutoencoderInTraining):
 
     @property
     def _units(self) -> int:
-        return self.cfg.d_sae // self.cfg.layers
+        units: int = self.cfg.d_sae // self.cfg.layers
+        return units
 
     @property
     def _targets(self) -> range:
@@ -75,7 +77,8 @@ class CrossLayerInTraining(AutoencoderInTraining):
 
     def decoders(self) -> tuple[Float[Tensor, "unit target_d"], ...]:
         """Return what the units of each layer write, the targets side by side."""
-        return self.W_dec.split([targets * self.cfg.d_out for targets in self._targets], dim=1)
+        parts: tuple[Tensor, ...] = self.W_dec.split([targets * self.cfg.d_out for targets in self._targets], dim=1)
+        return parts
 
     def encode_with_hidden_pre(
         self, x: Float[Tensor, "token d_both"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from tqdm import tqdm
@@ -54,9 +53,7 @@ class _Lines:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         pass
 
     def update(self, n: int = 1) -> None:
@@ -96,7 +93,8 @@ class Progress:
         """Return the bar of a phase of `total` units of work, `done` of them from an earlier run."""
         if self.enabled and not sys.stderr.isatty():
             return _Lines(self, name, total, done, done, time.monotonic())
-        return tqdm(desc=name, total=total, initial=done, disable=not self.enabled, leave=None, unit_scale=True)
+        bar: Bar = tqdm(desc=name, total=total, initial=done, disable=not self.enabled, leave=None, unit_scale=True)
+        return bar
 
     def is_due(self) -> bool:
         """Tell whether nothing was said for a minute."""
