@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 _KEPT = {
     "run": "; finished cells are kept, the same command goes on from here",
-    "train": "; the same command goes on from the last checkpoint, or begins again where there is none yet",
+    "train": "; the same command goes on from here, or begins again where no step was taken yet",
 }
 """By command, what is left when it is interrupted."""
 

@@ -16,10 +16,10 @@ from basisbench_baselines.pocket.training.activations import DictionarySite
 from basisbench_baselines.pocket.training.dictionaries import learning_rate
 from basisbench_baselines.pocket.training.dictionary_trainer import (
     DictionaryTrainer,
-    Scaling,
     batch_threshold,
 )
 from basisbench_baselines.pocket.training.plan import DictionaryPlan
+from basisbench_baselines.training.scaling import Scaling
 from helpers.dictionary_training import (
     AUTOENCODER,
     PLAN,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,19 @@ from basisbench.models.model import Model
 from basisbench.protocols import Training, training_of
 from basisbench.runs.layer_subset import restrict
 from basisbench.types import ModelSpec
+from basisbench_baselines.bases.cross_layer_transcoder import resolve_name as resolve_clt
 from basisbench_baselines.bases.published import resolve_name
 from basisbench_baselines.dictionaries.trained_on import how_trained
-from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
-from basisbench_baselines.training import train as train_module
-from basisbench_baselines.training.activations import record
-from basisbench_baselines.training.dictionary import Dictionary, Placed
+from basisbench_baselines.training import samples as samples_module
+from basisbench_baselines.training.activations import Recorder, record
+from basisbench_baselines.training.cross_layer import CrossLayer
+from basisbench_baselines.training.dictionary import Dictionary, InTraining, Placed
+from basisbench_baselines.training.progress import Progress
 from basisbench_baselines.training.saelens_classes import QuickBatchTopK
+from basisbench_baselines.training.samples import Mixed, Samples
+from basisbench_baselines.training.scaling import Scaling
 from basisbench_baselines.training.settings import Settings
-from basisbench_baselines.training.text import Packed, Samples, mix, pack
+from basisbench_baselines.training.text import Packed, pack
 from basisbench_baselines.training.train import train
 
 WORDS = [f"w{index}" for index in range(60)]
@@ -85,8 +90,7 @@ def some_text(words: int) -> str:
 
 
 def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    files = sorted(folder.rglob("sae_weights.safetensors"))
-    return {file.parent.relative_to(folder).as_posix(): load_file(file) for file in files}
+    return {file.relative_to(folder).as_posix(): load_file(file) for file in sorted(folder.rglob("*.safetensors"))}
 
 
 @pytest.mark.slow
@@ -97,7 +101,8 @@ def test_dictionaries_learn_and_are_measured_at_every_snapshot(trained: Path) ->
         assert row["fvu"] < 0.75, name
         assert row["fvu"] < measured["512"]["dictionaries"][name]["fvu"], name
         assert row["l0"] == pytest.approx(6, rel=0.4), name
-    assert set(weights(trained / "snapshots/512")) == set(measured["end"]["dictionaries"])
+    written = {Path(file).parent.as_posix() for file in weights(trained / "snapshots/512")}
+    assert written == set(measured["end"]["dictionaries"])
     page = (trained / "README.md").read_text()
     assert "| 4,096 | skip-transcoder/layer_2 |" in page
     assert {path.name for path in trained.iterdir()} == {
@@ -122,6 +127,42 @@ def test_the_basis_reads_them_and_reconstructs_as_saelens_does(
         torch.testing.assert_close(rebuilt, SAE.load_from_disk(trained / f"{kind}/layer_{site.layer}")(x))
         unexplained = (y - rebuilt).square().sum() / (y - y.mean(0)).square().sum()
         assert float(unexplained) == pytest.approx(rows[f"{kind}/layer_{site.layer}"]["fvu"], rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def trained_across(model: Model, text: Packed, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a trained cross-layer transcoder of two of the three layers."""
+    out = tmp_path_factory.mktemp("across") / "out"
+    train(model, text, replace(SETTINGS, kinds=("clt",)), out, progress=False)
+    return out
+
+
+def test_the_basis_reads_a_cross_layer_transcoder(trained_across: Path, model: Model, text: Packed) -> None:
+    card = json.loads((trained_across / "card.json").read_text())["measured"]
+    folder = trained_across / "clt"
+    basis: Any = resolve_clt(f"clt:{folder}").build(model)
+    before: dict[str, float] = {name: row["fvu"] for name, row in card["512"]["dictionaries"].items()}
+    hooks = [hook for site in basis.sites for hook in (site.read, site.write)]
+    held_out = record(model, hooks, text.rows(range(-16, 0)))
+    codes = [basis.encode(site, held_out[site.read]) for site in basis.sites]
+    assert codes[1].shape[1] == 1
+    assert not codes[1].any()  # a layer that was not chosen
+    for name, layer in (("clt/layer_0", 0), ("clt/layer_2", 2)):
+        site, row = basis.sites[layer], card["end"]["dictionaries"][name]
+        rebuilt = basis.decode(site, codes[layer])
+        for source in range(layer):
+            rebuilt = rebuilt + basis.spread(basis.sites[source], codes[source], site)
+        y = held_out[site.write]
+        unexplained = (y - rebuilt).square().sum() / (y - y.mean(0)).square().sum()
+        assert float(unexplained) == pytest.approx(row["fvu"], rel=1e-4)
+        assert float((codes[layer] > 0).sum() / len(y)) == pytest.approx(row["l0"])
+        assert row["fvu"] < min(0.75, before[name])
+        assert row["l0"] == pytest.approx(6, rel=0.4)
+    written = load_file(folder / "W_dec_0.safetensors")["W_dec_0"]
+    assert written.shape == (48, 3, 16)
+    assert not written[:, 1].any()
+    torch.testing.assert_close(written.flatten(1).norm(dim=1), torch.ones(48))
+    assert written[:, 2].norm() > 0.5  # it does write across layers
 
 
 def test_a_basis_says_how_it_was_trained(trained: Path, model: Model, text: Packed) -> None:
@@ -175,28 +216,44 @@ def test_autoencoders_of_every_site(site: Any, model: Model, text: Packed, tmp_p
     assert basis.decode(basis.sites[0], basis.encode(basis.sites[0], x)).shape == x.shape
 
 
-def test_a_killed_training_ends_with_the_same_weights(
-    model: Model, text: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+class _KilledError(BaseException):
+    """Stands for a kill, which nothing can answer."""
+
+
+@pytest.mark.parametrize(
+    ("kinds", "end"), [(("sae", "skip-transcoder"), _KilledError), (("clt",), KeyboardInterrupt)], ids=["kill", "stop"]
+)
+def test_a_training_that_ends_early_ends_with_the_same_weights(
+    kinds: Any, end: type[BaseException], model: Model, text: Packed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(SETTINGS, kinds=("sae", "skip-transcoder"), layers=(1,), tokens=1536, chunk_contexts=16)
+    layers = (0, 1, 2) if "clt" in kinds else (1,)
+    settings = replace(SETTINGS, kinds=kinds, layers=layers, tokens=1536, chunk_contexts=16)
     train(model, text, settings, tmp_path / "whole", progress=False)
-    calls = iter(range(100))
+    steps, out = iter(range(1000)), tmp_path / "early"
+    stops = [19 * len(kinds), 21 * len(kinds) + 1]
+    seconds = 0.0 if end is _KilledError else 3600.0  # asked to end it writes a checkpoint
 
-    def interrupted(*arguments: Any) -> Any:
-        if next(calls) in (2, 5):  # the second kill is after a checkpoint that a resumed run has written
-            raise KeyboardInterrupt
-        return record(*arguments)
+    def ending(self: InTraining, batch: Any, step: Any = InTraining.step) -> Any:
+        if next(steps) in stops:  # in the middle of a chunk; the second time after a checkpoint of the second run
+            if end is KeyboardInterrupt:
+                signal.raise_signal(signal.SIGTERM)  # answered when the step is over
+            else:
+                raise end
+        return step(self, batch)
 
-    monkeypatch.setattr(train_module, "record", interrupted)
-    out = tmp_path / "killed"
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            train(model, text, settings, out, progress=False, checkpoint_seconds=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(InTraining, "step", ending)
+        for run in range(2):
+            with pytest.raises(end):
+                train(model, text, settings, out, progress=False, checkpoint_seconds=seconds)
+            assert len(list((out / ".training").glob("chunk_*"))) == 1
+            measured = json.loads((out / "card.json").read_text())["measured"] if run else {"512": 0}
+            assert list(measured) == ["512"]
     torch.manual_seed(99)  # nothing hangs on the state of the process
     train(model, text, settings, out, progress=False, checkpoint_seconds=0)
     expected, found = weights(tmp_path / "whole"), weights(out)
     assert expected.keys() == found.keys()
-    assert len(expected) == 4
+    assert len(expected) == 2 * (len(kinds) if "sae" in kinds else 6)
     for place, tensors in expected.items():
         for name, tensor in tensors.items():
             assert torch.equal(tensor, found[place][name]), (place, name)
@@ -227,6 +284,45 @@ def test_one_pass_up_to_the_last_hook_gives_what_the_whole_model_has(model: Mode
     assert (ids[:, 0] == 0).all()
 
 
+def test_a_step_of_a_cross_layer_transcoder_has_the_loss_of_a_plain_formula() -> None:
+    draw = torch.Generator().manual_seed(0)
+    batch = {
+        hook: torch.randn(40, 6 if hook < "y" else 4, generator=draw) for hook in ("x0", "x1", "x2", "y0", "y1", "y2")
+    }
+    scales = {hook: Scaling(torch.full((x.shape[1],), 0.1), 1.5) for hook, x in batch.items()}
+    settings = replace(SETTINGS, k=3, width="12")
+    across = CrossLayer([Placed("clt", layer, f"x{layer}", f"y{layer}") for layer in range(3)], scales, settings, 0)
+    sae = across.trainer.sae
+    dead = torch.arange(36) % 12 < 3
+    for _ in range(3):
+        across.trainer.n_forward_passes_since_fired[dead] = 1000
+        u, v = ([(batch[f"{name}{layer}"].double() - 0.1) / 1.5 for layer in range(3)] for name in "xy")
+        encoders, biases = sae.W_enc.detach().double().split(12, 1), sae.b_enc.detach().double().split(12)
+        decoders = [part.detach().double() for part in sae.W_dec.split([12, 8, 4], 1)]
+        befores, codes = [], []
+        for layer in range(3):
+            before = (u[layer] @ encoders[layer] + biases[layer]) * decoders[layer].norm(dim=1)
+            least = before.flatten().sort(descending=True).values[3 * 40 - 1]
+            befores.append(before)
+            codes.append(torch.where((before >= least) & (before > 0), before, 0.0))
+        errors = []
+        for target in range(3):
+            output = sae.b_dec.detach().double()[4 * target : 4 * target + 4].expand(40, 4)
+            for source in range(target + 1):
+                rows = decoders[source] / decoders[source].norm(dim=1, keepdim=True)
+                offset = 4 * (target - source)
+                output = output + codes[source] @ rows[:, offset : offset + 4]
+            errors.append(v[target] - output)
+        loss = sum(error.square().sum(1).mean() for error in errors)
+        for layer in range(3):
+            left = torch.cat(errors[layer:], 1)
+            rows = decoders[layer][:3] / decoders[layer][:3].norm(dim=1, keepdim=True)
+            values, places = befores[layer][:, :3].topk(2)  # half of what one layer writes
+            rebuilt = torch.stack([values[token] @ rows[places[token]] for token in range(40)])
+            loss = loss + (rebuilt - left).square().sum(1).mean()
+        assert across.step(batch)().loss == pytest.approx(float(loss), rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["transcoder", "skip-transcoder"])
 def test_a_step_of_a_transcoder_is_that_of_a_plain_formula(kind: Any) -> None:
     draw = torch.Generator().manual_seed(0)
@@ -245,7 +341,8 @@ def test_a_step_of_a_transcoder_is_that_of_a_plain_formula(kind: Any) -> None:
             parameter.requires_grad_()
         mask = trainer.dead_neurons.clone()
         loss, kept = plain_loss(twin, u, v, mask, k=3)
-        output = dictionary.step({"x": x, "y": y})
+        output = trainer.step(dictionary._input({"x": x, "y": y}))
+        trainer.n_training_steps += 1
         assert output.loss.item() == pytest.approx(loss.item(), rel=1e-5)
         gradients = dict(zip(twin, torch.autograd.grad(loss, list(twin.values())), strict=True))
         norm = torch.cat([gradient.flatten() for gradient in gradients.values()]).norm()
@@ -286,26 +383,47 @@ def plain_loss(
     return loss, f.detach()
 
 
-def test_samples_are_a_function_of_their_place(model: Model) -> None:
-    samples = Samples(model, SETTINGS)
-    rows = samples.rows(range(3, 6))
-    assert rows.shape == (3, 16)
-    assert (rows[:, 0] == 0).all()
-    assert torch.equal(rows, samples.rows(range(3, 6)))
-    assert not torch.equal(rows, samples.rows(range(-3, 0)))
+def test_samples_are_a_function_of_their_place(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples_module, "_ROWS_AT_ONCE", 4)
+    samples = Samples(model, SETTINGS, 10)
+    kept = samples.keep(tmp_path, Progress(enabled=False))
+    everything = samples.rows(range(10))
+    assert everything.shape == (10, 16)
+    assert (everything[:, 0] == 0).all()
+    assert len({tuple(row) for row in everything.tolist()}) == 10
+    assert torch.equal(kept.rows([9, 2, 3, -4]), everything[[9, 2, 3, 6]])
+    assert {path.name for path in tmp_path.iterdir()} == {f"samples_{part}.safetensors" for part in range(3)}
+    (tmp_path / "samples_1.safetensors").write_bytes(b"cut")
+    monkeypatch.setattr(Samples, "_draw", lambda *_: everything[4:8])
+    assert torch.equal(kept.rows(range(10)), everything)  # the others are read
+
+
+def test_a_sample_follows_the_model_s_chances(model: Model) -> None:
+    """The second token of many samples against the probabilities after `<s>`."""
+    drawn = Samples(model, replace(SETTINGS, context=2), 4000).rows(range(4000))[:, 1]
+    with torch.no_grad():
+        chances = model.body(input_ids=torch.zeros(1, 1, dtype=torch.long)).logits[0, -1].double().softmax(0)
+    counts = torch.bincount(drawn, minlength=len(chances)).double()
+    expected = 4000 * chances
+    usual = expected > 5
+    statistic = float(((counts - expected).square() / expected)[usual].sum())
+    degrees = int(usual.sum())
+    assert degrees > 10
+    assert statistic < degrees + 4 * (2 * degrees) ** 0.5
 
 
 def test_samples_are_spread_among_a_text_s_contexts(model: Model) -> None:
     text = pack("text", [some_text(4000)], model.tokenizer, SETTINGS, all_of_it=True, besides=56)
-    samples = Samples(model, SETTINGS)
-    mixed = mix(text, samples, 56)
+    samples = Samples(model, SETTINGS, 56)
+    mixed = Mixed(text, samples, 56)
     assert len(text.contexts) == 16 + 256 - 56
-    assert len(mixed.contexts) == 16 + 256
     assert torch.equal(mixed.rows(range(-16, 0)), text.rows(range(-16, 0)))
-    rows = mixed.rows(range(256)).tolist()
-    assert sorted(rows) == sorted([*text.rows(range(200)).tolist(), *samples.rows(range(56)).tolist()])
-    assert 30 < sum(row in rows[:128] for row in text.rows(range(200)).tolist()) < 128
+    rows, own, drawn = mixed.rows(range(256)).tolist(), text.rows(range(200)).tolist(), samples.rows(range(56)).tolist()
+    assert [row for row in rows if row in drawn] == drawn  # the next one at each of their places
+    assert sorted(rows) == sorted([*own, *drawn])
+    assert 80 < sum(row in rows[:128] for row in own) < 120
     assert mixed.digest != text.digest
+    assert mixed.digest == Mixed(text, Samples(model, SETTINGS, 56), 56).digest
 
 
 @pytest.mark.parametrize(
@@ -317,7 +435,7 @@ def test_samples_are_spread_among_a_text_s_contexts(model: Model) -> None:
         (["--dataset", "a/b", "--samples", "5k", "--tokens", "5k"], "of the 5,000 tokens are samples"),
         (["--samples", "--site", "mlp_up"], "no site to write to named 'mlp_up'; did you mean mlp_out"),
         (["--samples", "--kind", "sea"], "no kind of dictionary named 'sea'; did you mean sae?"),
-        (["--samples", "--kind", "clt"], "--kind clt: cross-layer transcoders cannot be trained yet"),
+        (["--samples", "--kind", "clt", "--site", "attn_z"], "a transcoder goes from mlp_in to mlp_out"),
         (["--samples", "--kind", "transcoder", "--site", "attn_z"], "a transcoder goes from mlp_in to mlp_out"),
         (["--text", "nowhere.txt"], "--text nowhere.txt: no such file; expected a text file"),
         (["--samples", "--tokens", "1k", "--snapshots", "1k"], "--snapshots 1000: not before the end of the training"),
@@ -357,7 +475,7 @@ def test_an_interruption_says_what_is_left(monkeypatch: pytest.MonkeyPatch, caps
 
     monkeypatch.setattr("basisbench.commands.train.execute", stop)
     assert main(["train", "gpt2-small", "--samples", "--out", "out"]) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "the same command goes on from here" in capsys.readouterr().err
     monkeypatch.setattr("basisbench.commands.compare.execute", stop)
     assert main(["compare", "results"]) == 130
     assert capsys.readouterr().err == "basisbench: interrupted\n"
@@ -399,3 +517,61 @@ def test_quick_batch_topk_keeps_what_saelens_keeps(scale: float) -> None:
     before = torch.randn(50, 130, generator=torch.Generator().manual_seed(1)) + scale * torch.arange(130) / 20
     for k in (0.5, 3.0, 40.0, 130.0):
         assert torch.equal(QuickBatchTopK(k)(before), BatchTopK(k)(before))
+
+
+def test_recordings_take_no_new_memory(model: Model, text: Packed) -> None:
+    recorder = Recorder(model, [model.hook("mlp_in", 0), model.hook("mlp_out", 2), model.hook("resid_post", 1)])
+    first = {hook: (x.data_ptr(), x.clone()) for hook, x in recorder.record(text.rows(range(8))).items()}
+    taken = recorder.nbytes
+    assert taken == 3 * 8 * 16 * 16 * 4  # hooks, contexts, positions, width, bytes
+    for places in (range(8, 16), range(3)):
+        for hook, x in recorder.record(text.rows(places)).items():
+            assert x.data_ptr() == first[hook][0]
+            torch.testing.assert_close(x, record(model, [hook], text.rows(places))[hook])
+    assert recorder.nbytes == taken
+    for hook, x in recorder.record(text.rows(range(8))).items():
+        assert torch.equal(x, first[hook][1])
+
+
+def test_products_of_dead_units_have_few_shapes() -> None:
+    """OneDNN keeps memory for every shape of a product; how many units are dead changes with every step."""
+    shapes: set[tuple[int, ...]] = set()
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function: Any, types: Any, arguments: Any = (), named: Any = None) -> Any:
+            if function in (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.matmul):
+                shapes.add(tuple(arguments[1].shape))
+            return function(*arguments, **(named or {}))
+
+    scale = Scaling(torch.zeros(8), 1.0)
+    dictionary = Dictionary(Placed("sae", 0, "x", "x"), scale, scale, replace(SETTINGS, width="300"), seed=0)
+    for dead in range(1, 120):
+        with Watch():
+            rows, error = dictionary.trainer.sae.W_dec[:dead], torch.zeros(16, 8)
+            dictionary.trainer.sae.revive(torch.ones(16, dead), rows, error, 4)
+    assert shapes == {(64, 8), (128, 8)}
+
+
+def test_progress_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("basisbench_baselines.training.progress.time.monotonic", lambda: now[0])
+    progress = Progress(said=now[0])
+    with progress.bar("tokens", 4_000_000, 1_000_000) as bar, progress.bar("samples", None) as inner:
+        for seconds in (30, 31, 29, 31):
+            now[0] += seconds
+            bar.set_postfix_str("FVU 0.3", refresh=False)
+            bar.update(250_000)
+            inner.update(7)
+        now[0] += 61
+        inner.update(7)
+        progress.line("written")
+    assert capsys.readouterr().err.splitlines() == [
+        "tokens: 1,500,000 of 4,000,000, 01:01 gone, 05:05 left, FVU 0.3",
+        "tokens: 2,000,000 of 4,000,000, 02:01 gone, 04:02 left, FVU 0.3",
+        "samples: 35, 03:02 gone",
+        "written",
+    ]
+    Progress(enabled=False).line("never")
+    assert capsys.readouterr().err == ""

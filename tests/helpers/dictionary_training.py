@@ -11,10 +11,10 @@ from torch import Tensor
 from basisbench_baselines.pocket.training.activations import DictionarySite
 from basisbench_baselines.pocket.training.dictionary_trainer import (
     DictionaryTrainer,
-    Scaling,
 )
 from basisbench_baselines.pocket.training.plan import DictionaryPlan
-from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.training.progress import Progress
+from basisbench_baselines.training.scaling import Scaling
 
 QUIET = Progress(enabled=False)
 AUTOENCODER = DictionarySite("sae_resid", 0, "blocks.0.hook_resid_post", "blocks.0.hook_resid_post")

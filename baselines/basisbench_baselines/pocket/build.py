@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.results.record import write_whole
-from basisbench_baselines.pocket.card import describe_machine, render_card, size_of
-from basisbench_baselines.pocket.training.checkpoint import read_json, write_json
+from basisbench_baselines.pocket.card import render_card, size_of
 from basisbench_baselines.pocket.training.plan import BuildPlan
-from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.training.checkpoint import read_json, replace_folder, write_json
+from basisbench_baselines.training.machine import describe_machine
+from basisbench_baselines.training.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -198,16 +199,18 @@ class _Build:
     def _cross_layer(
         self, model: LlamaForCausalLM, documents: EncodedDocuments, held_out: EncodedDocuments
     ) -> dict[str, object]:
-        from basisbench_baselines.pocket.cross_layer_files import load_cross_layer, save_cross_layer
+        from basisbench_baselines.pocket.sae_files import MODEL_NAME
         from basisbench_baselines.pocket.training.activations import cross_layer_sites
         from basisbench_baselines.pocket.training.cross_layer import rebuilders, train_cross_layer
         from basisbench_baselines.pocket.training.evaluate import dictionary_statistics
+        from basisbench_baselines.training.cross_layer_files import load_cross_layer, save_cross_layer
 
         sites = cross_layer_sites(self.plan.model.layers)
         weights, training = train_cross_layer(self.plan, model, sites, documents, self.checkpoints, self.progress)
         self._set_seconds("cross_layer", training.seconds)
         folder = self.out / "dictionaries" / sites[0].basis
-        save_cross_layer(folder, sites, weights)
+        hooks = sites[0].read, sites[0].write
+        replace_folder(folder, lambda path: save_cross_layer(path, weights, hooks, MODEL_NAME))
         with self._timed("statistics"):
             # Measured on what was saved, not on what was meant to be saved.
             saved = rebuilders(sites, load_cross_layer(folder, len(sites)))

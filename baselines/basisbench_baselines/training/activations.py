@@ -28,27 +28,56 @@ class _AllSeen(Exception):  # noqa: N818 -- no error
     """Ends a forward pass."""
 
 
-def record(model: Model, hooks: Iterable[str], ids: Int[Tensor, "row pos"]) -> dict[str, Float[Tensor, "token d"]]:
-    """Return activations of contexts by hook, in the model's type, without first positions and BOS.
+class Recorder:
+    """Records activations into memory of its own, which the next recording overwrites.
+
+    Memory that is taken and freed chunk by chunk leaves holes that the C library keeps.
 
     Args:
         model: the model.
         hooks: names of hooks.
-        ids: contexts.
     """
-    places: dict[Place, list[str]] = {}
-    for hook in dict.fromkeys(hooks):
-        places.setdefault(model.place(hook), []).append(hook)
-    lead = leading_token(model.tokenizer)
-    pieces: dict[Place, list[Tensor]] = {place: [] for place in places}
-    for part in ids.split(max(1, _TOKENS_AT_ONCE // ids.shape[1])):
-        tokens = model.tokens(part)
-        kept = torch.ones_like(tokens, dtype=torch.bool) if lead is None else tokens != lead
-        kept[:, 0] = False
-        for place, activation in _one_pass(model, list(places), tokens).items():
-            pieces[place].append(activation.to(model.device)[kept])
-    found = {place: torch.cat(parts) for place, parts in pieces.items()}
-    return {hook: found[place] for place, names in places.items() for hook in names}
+
+    def __init__(self, model: Model, hooks: Iterable[str]) -> None:
+        self.model = model
+        self.places: dict[Place, list[str]] = {}
+        for hook in dict.fromkeys(hooks):
+            self.places.setdefault(model.place(hook), []).append(hook)
+        self._lead = leading_token(model.tokenizer)
+        self._memory: dict[Place, Tensor] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory."""
+        return sum(memory.nbytes for memory in self._memory.values())
+
+    def record(self, ids: Int[Tensor, "row pos"]) -> dict[str, Float[Tensor, "token d"]]:
+        """Return activations of contexts by hook, in the model's type, without first positions and BOS.
+
+        They are valid until the next recording.
+
+        Args:
+            ids: contexts.
+        """
+        count = 0
+        for part in ids.split(max(1, _TOKENS_AT_ONCE // ids.shape[1])):
+            tokens = self.model.tokens(part)
+            kept = torch.ones_like(tokens, dtype=torch.bool) if self._lead is None else tokens != self._lead
+            kept[:, 0] = False
+            end = count + int(kept.sum())
+            for place, activation in _one_pass(self.model, list(self.places), tokens).items():
+                found = activation.to(self.model.device)
+                memory = self._memory.get(place)
+                if memory is None or len(memory) < ids.numel():
+                    memory = self._memory[place] = found.new_empty(ids.numel(), found.shape[-1])
+                memory[count:end] = found[kept]
+            count = end
+        return {hook: self._memory[place][:count] for place, names in self.places.items() for hook in names}
+
+
+def record(model: Model, hooks: Iterable[str], ids: Int[Tensor, "row pos"]) -> dict[str, Float[Tensor, "token d"]]:
+    """Return activations of contexts by hook, as `Recorder.record` does."""
+    return Recorder(model, hooks).record(ids)
 
 
 @torch.no_grad()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.results.record import write_whole
-from basisbench_baselines.pocket.card import describe_machine
-from basisbench_baselines.pocket.training.checkpoint import write_json
+from basisbench_baselines.training.checkpoint import write_json
+from basisbench_baselines.training.machine import describe_machine
 
 if TYPE_CHECKING:
     from basisbench.models.model import Model
@@ -22,7 +22,7 @@ CARD, PAGE = "card.json", "README.md"
 def write_card(
     out: Path, *, fingerprint: str, command: str, model: Model, text: Text, settings: Settings, state: Mapping[str, Any]
 ) -> None:
-    """Write the card of a finished training.
+    """Write the card of a training as it stands.
 
     Args:
         out: folder of the dictionaries.
@@ -63,7 +63,8 @@ def render(card: Mapping[str, Any]) -> str:
         f"# Dictionaries for {model['name']}: {kinds} at {settings['site']}",
         "",
         "Written by `basisbench train`; `card.json` holds the same numbers and more. SAELens loads every folder",
-        "(`SAE.load_from_disk`); `basisbench run --basis 'sae:FOLDER/KIND'` runs them.",
+        "(`SAE.load_from_disk`), circuit-tracer `clt`; `basisbench run --basis 'sae:FOLDER/KIND'` (`clt:FOLDER/clt`)",
+        "runs them.",
         "",
         *([f"- Command: `{card['command']}`"] if card["command"] else []),
         f"- Model: {model['name']} in {model['dtype']}, weights {model['weights_sha256'][:16]}",

@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,16 +33,16 @@ from sae_lens.training.sae_trainer import SAETrainer
 from basisbench.models.sites import SITES, SiteKind
 from basisbench_baselines.dictionaries.placement import Placement
 from basisbench_baselines.dictionaries.saelens_adapter import adapt
-from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
 from basisbench_baselines.training.saelens_classes import (
     AutoencoderInTraining,
     TranscoderInTraining,
     TranscoderTrainingConfig,
 )
+from basisbench_baselines.training.scaling import Scaling
 from basisbench_baselines.training.text import leading_token, seeded
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from basisbench.models.model import Model
@@ -72,6 +74,26 @@ class Placed:
         return f"{self.kind}/layer_{self.layer}"
 
 
+def sae_shape(read: Scaling, settings: Settings) -> dict[str, Any]:
+    """Return what the configurations of SAELens's BatchTopK classes share."""
+    return {
+        "d_in": len(read.mean),
+        "d_sae": settings.units(len(read.mean)),
+        "k": float(settings.k),
+        "device": str(read.mean.device),
+        "apply_b_dec_to_input": False,
+        "topk_threshold_lr": _THRESHOLD_RATE,
+    }
+
+
+@contextmanager
+def seeded_weights(settings: Settings, seed: int) -> Iterator[None]:
+    """Draw first weights from a seed of a training, and leave the process's own generator as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seeded(settings.seed, 3, seed).initial_seed()))
+        yield
+
+
 def place_all(model: Model, settings: Settings) -> list[Placed]:
     """Return where the dictionaries of a training sit, kind by kind.
 
@@ -89,40 +111,39 @@ def place_all(model: Model, settings: Settings) -> list[Placed]:
     return placed
 
 
-class Dictionary:
-    """One dictionary in training.
+@dataclass(frozen=True)
+class Step:
+    """How a step went.
 
-    Args:
-        placed: which one, and where.
-        read: constants of what is read.
-        write: constants of what is written.
-        settings: of the training.
-        seed: of the first weights.
-        bfloat16: whether matrix products are in bfloat16; weights and optimizer are in float32.
+    Attributes:
+        loss: what was minimised.
+        l0: active units per token and layer.
+        fvu: fraction of variance unexplained, mean over what is written.
     """
 
-    def __init__(
-        self, placed: Placed, read: Scaling, write: Scaling, settings: Settings, seed: int, *, bfloat16: bool = False
-    ) -> None:
-        self.placed, self.read, self.write = placed, read, write
-        d_read, d_write, device = len(read.mean), len(write.mean), str(read.mean.device)
-        shape: dict[str, Any] = {
-            "d_in": d_read,
-            "d_sae": settings.units(d_read),
-            "k": float(settings.k),
-            "device": device,
-            "apply_b_dec_to_input": False,
-            "topk_threshold_lr": _THRESHOLD_RATE,
-        }
-        self.is_sae = placed.kind == "sae"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seeded(settings.seed, 3, seed).initial_seed()))
-            if self.is_sae:
-                sae: Any = AutoencoderInTraining(BatchTopKTrainingSAEConfig(**shape))
-            else:
-                skip = placed.kind == "skip-transcoder"
-                sae = TranscoderInTraining(TranscoderTrainingConfig(**shape, d_out=d_write, skip=skip))
-        steps = settings.steps
+    loss: float
+    l0: float
+    fvu: float
+
+
+class InTraining(ABC):
+    """What one trainer of SAELens trains: a dictionary of one layer, or one that writes to many.
+
+    Args:
+        name: its folder.
+        sae: the training class.
+        settings: of the training.
+        bfloat16: whether matrix products are in bfloat16; weights and optimizer are in float32.
+
+    Attributes:
+        names: of what is measured apart.
+    """
+
+    names: Sequence[str]
+
+    def __init__(self, name: str, sae: Any, settings: Settings, *, bfloat16: bool) -> None:
+        self.name = name
+        steps, device = settings.steps, str(sae.cfg.device)
         self.trainer: Any = SAETrainer(
             SAETrainerConfig(
                 total_training_samples=steps * settings.batch_tokens,
@@ -142,17 +163,80 @@ class Dictionary:
         self.trainer.optimizer.param_groups[0]["fused"] = True
 
     @property
-    def dead(self) -> int:
-        """Units that were silent for many steps."""
-        return int(self.trainer.dead_neurons.sum())
+    def threshold(self) -> Float[Tensor, ...]:
+        """SAELens's running threshold, which begins at zero, without that."""
+        running: Tensor = self.trainer.sae.topk_threshold
+        return running / (1 - (1 - _THRESHOLD_RATE) ** max(self.trainer.n_training_steps, 1))
 
-    def step(self, batch: Mapping[str, Float[Tensor, "token d"]]) -> Any:
-        """Take one step, and return SAELens's account of it."""
-        x = self.read.apply(batch[self.placed.read].float())
-        both = x if self.is_sae else torch.cat([x, self.write.apply(batch[self.placed.write].float())], dim=-1)
-        output = self.trainer.step(both)
+    @property
+    def dead(self) -> Bool[Tensor, " unit"]:
+        """Units that were silent for many steps."""
+        mask: Tensor = self.trainer.dead_neurons
+        return mask
+
+    def step(self, batch: Mapping[str, Float[Tensor, "token d"]]) -> Callable[[], Step]:
+        """Take one step, and return what tells how it went: telling waits for the device, so it is not always asked."""
+        output = self.trainer.step(self._input(batch))
         self.trainer.n_training_steps += 1
-        return output
+        # Only what is asked for is kept: the activations of all dictionaries together are large.
+        loss, error = output.loss.detach(), output.losses["mse_loss"].detach() / output.sae_out.shape[-1]
+        active = output.feature_acts.detach().count_nonzero() / (len(output.feature_acts) * len(self.names))
+        return lambda: Step(float(loss), float(active), float(error))
+
+    @abstractmethod
+    def _input(self, batch: Mapping[str, Float[Tensor, "token d"]]) -> Float[Tensor, "token d_both"]:
+        """Return what the training class takes."""
+
+    @abstractmethod
+    def save(self, folder: Path, model: Model, settings: Settings) -> None:
+        """Write it as it is now, in a format for inference."""
+
+    @abstractmethod
+    def measure(
+        self, model: Model, settings: Settings, held_out: Mapping[str, Float[Tensor, "token d"]]
+    ) -> dict[str, dict[str, float]]:
+        """Return by name fraction of variance unexplained, L0 and silent units of what `save` writes, and dead ones."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write what a training needs to go on."""
+        self.trainer.save_checkpoint(self.name, base_path=folder)
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what `save_state` has written."""
+        self.trainer.load_trainer_state(folder / self.name)
+        self.trainer.sae.load_weights_from_checkpoint(folder / self.name)
+
+
+class Dictionary(InTraining):
+    """One dictionary of one layer in training.
+
+    Args:
+        placed: which one, and where.
+        read: constants of what is read.
+        write: constants of what is written.
+        settings: of the training.
+        seed: of the first weights.
+        bfloat16: whether matrix products are in bfloat16; weights and optimizer are in float32.
+    """
+
+    def __init__(
+        self, placed: Placed, read: Scaling, write: Scaling, settings: Settings, seed: int, *, bfloat16: bool = False
+    ) -> None:
+        self.placed, self.read, self.write = placed, read, write
+        self.names = (placed.name,)
+        self.is_sae = placed.kind == "sae"
+        shape = sae_shape(read, settings)
+        with seeded_weights(settings, seed):
+            if self.is_sae:
+                sae: Any = AutoencoderInTraining(BatchTopKTrainingSAEConfig(**shape))
+            else:
+                skip = placed.kind == "skip-transcoder"
+                sae = TranscoderInTraining(TranscoderTrainingConfig(**shape, d_out=len(write.mean), skip=skip))
+        super().__init__(placed.name, sae, settings, bfloat16=bfloat16)
+
+    def _input(self, batch: Mapping[str, Float[Tensor, "token d"]]) -> Float[Tensor, "token d_both"]:
+        x = self.read.apply(batch[self.placed.read].float())
+        return x if self.is_sae else torch.cat([x, self.write.apply(batch[self.placed.write].float())], dim=-1)
 
     def save(self, folder: Path, model: Model, settings: Settings) -> None:
         """Write the dictionary as it is now, in SAELens's format for inference."""
@@ -163,8 +247,7 @@ class Dictionary:
         """Return the dictionary as it is now as a module of SAELens, a function of raw activations."""
         sae = self.trainer.sae
         trained = {name: tensor.detach().clone() for name, tensor in sae.state_dict().items()}
-        # SAELens's running threshold begins at zero.
-        trained["topk_threshold"] /= 1 - (1 - _THRESHOLD_RATE) ** max(self.trainer.n_training_steps, 1)
+        trained["topk_threshold"] = self.threshold
         sae.process_state_dict_for_saving_inference(trained)
         stretch = self.write.scale
         encoder = trained["W_enc"] * (stretch / self.read.scale)
@@ -207,14 +290,12 @@ class Dictionary:
             metadata.hook_name_out, metadata.hook_layer_out = self.placed.write, self.placed.layer
         return metadata
 
-    def save_state(self, folder: Path) -> None:
-        """Write what a training needs to go on."""
-        self.trainer.save_checkpoint(self.placed.name, base_path=folder)
-
-    def load_state(self, folder: Path) -> None:
-        """Go on from what `save_state` has written."""
-        self.trainer.load_trainer_state(folder / self.placed.name)
-        self.trainer.sae.load_weights_from_checkpoint(folder / self.placed.name)
+    def measure(
+        self, model: Model, settings: Settings, held_out: Mapping[str, Float[Tensor, "token d"]]
+    ) -> dict[str, dict[str, float]]:
+        """Return fraction of variance unexplained, L0 and silent units of what `save` writes, and dead ones."""
+        found = measure(self.module(model, settings), held_out[self.placed.read], held_out[self.placed.write])
+        return {self.placed.name: {**found, "dead": int(self.dead.sum())}}
 
 
 @torch.no_grad()

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+_DEAD_AT_ONCE = 64
+"""Dead units are made so many more by zeros for their product: oneDNN keeps code and memory for every shape that it has
+met (SmolLM2-135M, 20 dictionaries: 500 MB a minute where every count of dead units was a shape of its own)."""
+
 _SAMPLED = 61
 """One of so many pre-activations is in the sample; no divisor of a usual width."""
 
@@ -80,13 +84,30 @@ class AutoencoderInTraining(BatchTopKTrainingSAE):  # type: ignore[misc] # SAELe
         dead = torch.zeros(0) if dead_neuron_mask is None else dead_neuron_mask.nonzero().flatten()
         if not len(dead):
             return sae_out.new_tensor(0.0)
-        strongest = sae_out.shape[-1] // 2
-        scale = min(len(dead) / strongest, 1.0)
-        before, rows = hidden_pre[:, dead], self.W_dec[dead]
-        values, places = before.topk(min(strongest, len(dead)), sorted=False)
+        error = (self.target(sae_in) - sae_out).detach()
+        return self.revive(hidden_pre[:, dead], self.W_dec[dead], error, sae_out.shape[-1] // 2)
+
+    def revive(
+        self,
+        before: Float[Tensor, "token dead"],
+        rows: Float[Tensor, "dead d"],
+        error: Float[Tensor, "token d"],
+        strongest: int,
+    ) -> Tensor:
+        """Return the loss of dead units that reconstruct what the others leave over.
+
+        Args:
+            before: their pre-activations.
+            rows: what they write.
+            error: what is left over.
+            strongest: how many of them a token uses at most.
+        """
+        scale = min(before.shape[1] / strongest, 1.0)
+        values, places = before.topk(min(strongest, before.shape[1]), sorted=False)
         f = torch.zeros_like(before).scatter(-1, places, values) / rows.norm(dim=-1)
-        error = f @ rows - (self.target(sae_in) - sae_out).detach()
-        loss: Tensor = self.cfg.aux_loss_coefficient * scale * error.square().sum(-1).mean()
+        more = -before.shape[1] % _DEAD_AT_ONCE
+        left = nn.functional.pad(f, (0, more)) @ nn.functional.pad(rows, (0, 0, 0, more)) - error
+        loss: Tensor = self.cfg.aux_loss_coefficient * scale * left.square().sum(-1).mean()
         return loss
 
     def target(self, both: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Literal
 from basisbench.errors import BasisBenchError
 from basisbench.models.sites import SiteKind
 
-Kind = Literal["sae", "transcoder", "skip-transcoder"]
+Kind = Literal["sae", "transcoder", "skip-transcoder", "clt"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Settings:
 
     Attributes:
         kinds: which dictionaries are trained, in one pass over the text.
-        site: where they write; an autoencoder reads there too, a transcoder reads the MLP's input.
+        site: where they write; an autoencoder reads there too, transcoders read the MLP's input.
         layers: in which layers.
         width: units; "4x" is four times the width of what is read.
         k: units that are active per token, on average over a batch.

@@ -1,9 +1,9 @@
 """Text to train on, as token ids in contexts of one length.
 
-1. Files and datasets: documents are tokenised without special tokens, joined by the token that separates documents
-   (BOS where the tokenizer puts one in front, else EOS), and cut into contexts, each with BOS in front where the
-   tokenizer puts one. Contexts are put in a random order, so that chunks are mixtures; the first ones are held out.
-2. Samples: the model continues its BOS (or EOS) token, at temperature 1.
+Documents of files and datasets are tokenised without special tokens, joined by the token that separates documents (BOS
+where the tokenizer puts one in front, else EOS), and cut into contexts, each with BOS in front where the tokenizer puts
+one. Contexts are put in a random order, so that chunks are mixtures; the first ones are held out. The model's own text
+is `samples`'s.
 
 Any context is a pure function of its place and the seed, so that a killed training goes on exactly where it was.
 """
@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from basisbench.errors import BasisBenchError, whole_message
 from basisbench.models.hub_errors import one_line
+from basisbench_baselines.training.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from jaxtyping import Int
     from torch import Tensor
 
-    from basisbench.models.model import Model
     from basisbench_baselines.training.settings import Settings
 
-_ROWS_AT_ONCE = 64
 _MANY_UNKNOWN = 0.05
 """Share of unknown tokens from which a text is told to be another one than the model reads."""
 
@@ -47,7 +46,15 @@ class Text(Protocol):
         """Where it comes from, in words."""
 
     def rows(self, places: Sequence[int]) -> Int[Tensor, "row pos"]:
-        """Return the contexts at some places, in ascending order; negative ones are held out."""
+        """Return the contexts at some places; negative ones are held out."""
+
+    def keep(self, folder: Path, progress: Progress) -> Text:
+        """Return this text, what is costly to make of it kept in a folder.
+
+        Args:
+            folder: it may hold what an earlier run made.
+            progress: where to report while it is made.
+        """
 
 
 def seeded(*key: int) -> torch.Generator:
@@ -85,9 +92,20 @@ class Packed:
         """Return the contexts at some places."""
         return self.contexts[[place + self.held_out for place in places]].long()
 
+    def keep(self, folder: Path, progress: Progress) -> Packed:  # noqa: ARG002 -- it is all in memory
+        """Return itself."""
+        return self
+
 
 def pack(
-    source: str, documents: Iterable[str], tokenizer: Any, settings: Settings, *, all_of_it: bool, besides: int = 0
+    source: str,
+    documents: Iterable[str],
+    tokenizer: Any,
+    settings: Settings,
+    *,
+    all_of_it: bool,
+    besides: int = 0,
+    progress: Progress | None = None,
 ) -> Packed:
     """Tokenise documents and cut them into contexts.
 
@@ -98,6 +116,7 @@ def pack(
         settings: how long contexts are and how many are needed.
         all_of_it: choose among all the text; else read no more than is needed.
         besides: contexts to train on that come from elsewhere.
+        progress: where to report; None keeps silent.
 
     Raises:
         BasisBenchError: there is too little text.
@@ -111,13 +130,17 @@ def pack(
     needed = settings.contexts - besides + settings.held_out_contexts
     pieces: list[Any] = []
     count = unknown = 0
-    for document in documents:
-        ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-        unknown += 0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id)
-        pieces.append(np.asarray([*ids, *([] if between is None else [between])], dtype=np.int32))
-        count += len(pieces[-1])
-        if count >= needed * body and not all_of_it:
-            break
+    progress = progress or Progress(enabled=False)
+    progress.line(f"{source}: reading and tokenising it")
+    with progress.bar("tokens of text read", None if all_of_it else needed * body) as bar:
+        for document in documents:
+            ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+            unknown += 0 if tokenizer.unk_token_id is None else ids.count(tokenizer.unk_token_id)
+            pieces.append(np.asarray([*ids, *([] if between is None else [between])], dtype=np.int32))
+            count += len(pieces[-1])
+            bar.update(len(pieces[-1]))
+            if count >= needed * body and not all_of_it:
+                break
     found = count // body
     if found < needed:
         raise BasisBenchError(
@@ -176,81 +199,3 @@ def read_dataset(name: str) -> Iterator[str]:
                 yield row["text"]
     except (ValueError, OSError, RuntimeError) as error:
         raise BasisBenchError(f"{owner}: {whole_message(error)}") from error
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """The model's own text.
-
-    Attributes:
-        model: the model.
-        settings: how long contexts are, and the seed.
-    """
-
-    model: Model
-    settings: Settings
-
-    @property
-    def source(self) -> str:
-        """Where it comes from, in words."""
-        return f"samples of {self.model.name}"
-
-    @property
-    def digest(self) -> str:
-        """The seed says it all, beside the model."""
-        return f"samples {self.settings.seed}"
-
-    def rows(self, places: Sequence[int]) -> Int[Tensor, "row pos"]:
-        """Sample the contexts at some places."""
-        import torch
-
-        parts = [places[start : start + _ROWS_AT_ONCE] for start in range(0, len(places), _ROWS_AT_ONCE)]
-        return torch.cat([self._sample(len(part), seeded(self.settings.seed, 2, part[0] + 2**31)) for part in parts])
-
-    def _sample(self, rows: int, generator: torch.Generator) -> Int[Tensor, "row pos"]:
-        import torch
-
-        tokenizer = self.model.tokenizer
-        lead = leading_token(tokenizer)
-        start = next(
-            (each for each in (lead, tokenizer.bos_token_id, tokenizer.eos_token_id) if each is not None), None
-        )
-        if start is None:
-            raise BasisBenchError(
-                f"--samples: the tokenizer of '{self.model.name}' has neither BOS nor EOS to begin with"
-            )
-        step = torch.full((rows, 1), start)
-        drawn, past = [step], None
-        with torch.no_grad():
-            for _ in range(self.settings.context - (lead is not None)):
-                found = self.model.body(
-                    input_ids=step.to(self.model.device), past_key_values=past, use_cache=True, logits_to_keep=1
-                )
-                past = found.past_key_values
-                chances = found.logits[:, -1].float().softmax(-1).cpu()
-                step = chances.multinomial(1, generator=generator)
-                drawn.append(step)
-        return torch.cat(drawn[lead is None :], dim=1)
-
-
-def mix(text: Packed, samples: Samples, contexts: int) -> Packed:
-    """Spread samples among the contexts of a text that are trained on.
-
-    Args:
-        text: the text.
-        samples: where samples come from.
-        contexts: how many contexts of them.
-    """
-    import torch
-
-    drawn = samples.rows(range(contexts)).to(text.contexts.dtype)
-    held_out, rest = text.contexts[: text.held_out], text.contexts[text.held_out :]
-    together = torch.cat([rest, drawn])
-    order = torch.randperm(len(together), generator=seeded(samples.settings.seed, 5))
-    mixed = torch.cat([held_out, together[order]])
-    return Packed(
-        f"{text.source} and {samples.source} ({contexts} of {len(together)} contexts)",
-        mixed,
-        text.held_out,
-        _digest(mixed),
-    )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from basisbench.circuits.evaluate import divergence
+from basisbench.circuits.evaluate import kl_divergence
 from basisbench.circuits.moves import Moves, Node, Operation, doses_of, in_sequence, moved_alike
 from basisbench.circuits.steered_nodes import SteeredNode, beside, group_nodes, node_references
 from basisbench.circuits.steered_values import (
@@ -147,7 +147,7 @@ class DoseResponse:
         moves = self._moves_elsewhere(nodes, len(ids), first)
         full, steered = next_logits(self.model, self.basis, self.policy, moves, self.model.tokens([list(ids)]))
         logits = torch.cat([full, steered[:, 0]])
-        return logits, divergence(full, logits.unsqueeze(1))[:, 0]
+        return logits, kl_divergence(full, logits.unsqueeze(1))[:, 0]
 
     def _moves(self, group: GroupPair, nodes: Sequence[SteeredNode]) -> Moves:
         own = group_nodes(nodes, group.evaluation.pairs.group)

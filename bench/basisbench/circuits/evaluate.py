@@ -128,7 +128,7 @@ def _evaluated(
                     return
                 logits = few.logits(mask)
                 metric[chosen, place] = few.batch.metric(logits)
-                nats[chosen, place] = divergence(full[place], logits)
+                nats[chosen, place] = kl_divergence(full[place], logits)
 
         model.batching.in_blocks("circuits", circuits, part.stop - part.start, length, measure, most=most)
     return CircuitValues(batch.per_pair(metric), nats)
@@ -156,7 +156,7 @@ def _evenly(count: int, parts: int) -> list[slice]:
     return [slice(start, stop) for start, stop in pairwise(ends)]
 
 
-def divergence(
+def kl_divergence(
     full: Float[Tensor, "*row vocab"], others: Float[Tensor, "case *row vocab"]
 ) -> Float[Tensor, case * row]:
     """Return KL(full || other) over the vocabulary, in nats.

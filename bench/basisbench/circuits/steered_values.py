@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
-from basisbench.circuits.evaluate import divergence, tokens_per_pass
+from basisbench.circuits.evaluate import kl_divergence, tokens_per_pass
 from basisbench.circuits.moves import Moves, Node
 from basisbench.circuits.steering import clean_values, steered_logits
 from basisbench.models.batching import BUDGETS
@@ -76,7 +76,7 @@ def steered_values(group: GroupPair, basis: Basis, policy: ErrorPolicy, moves: M
                 else:
                     logits = expected.expand(len(own.factor), *expected.shape)
                 metric[chosen, place] = whole.pairs(place).metric(logits)
-                nats[chosen, place] = divergence(expected, logits)
+                nats[chosen, place] = kl_divergence(expected, logits)
 
         rows, length = batch.clean.shape
         model.batching.in_blocks("circuits", cases, rows, length, work, most=_tokens(model, basis, length, 1))
@@ -118,7 +118,7 @@ def token_divergences(
             with torch.inference_mode():
                 own = moves(chosen).rows(place)
                 logits = steered_logits(enters.rows(place), basis, policy, own, keep=last)
-                found[chosen, place] = divergence(expected[some], logits).mean(-1)
+                found[chosen, place] = kl_divergence(expected[some], logits).mean(-1)
 
         model.batching.in_blocks("losses", cases, part.stop - part.start, length, work, most=most)
     return found

@@ -38,7 +38,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="a listed name, ORG/NAME[@REVISION], a folder or a GGUF file")
     parser.add_argument("--kind", metavar="KIND", action="append", help=(
-        f"{', '.join(KINDS[:-1])} (repeatable; default: sae)"
+        f"{', '.join(KINDS)} (repeatable; default: sae)"
     ))  # fmt: skip
     parser.add_argument("--site", metavar="SITE", default="mlp_out", help="where they write (default: mlp_out)")
     parser.add_argument("--layers", metavar="LAYERS", help="for example 10-19 or 0,4,8-10 (default: all)")
@@ -105,7 +105,7 @@ def execute(options: argparse.Namespace) -> None:
     importlib.import_module("basisbench_baselines.training.train").train(
         model, text, settings, options.out, command=shlex.join(["basisbench", *sys.argv[1:]])
     )
-    folder = shlex.quote(f"sae:{options.out}/{kinds[0]}")
+    folder = shlex.quote(f"{'clt' if kinds[0] == 'clt' else 'sae'}:{options.out}/{kinds[0]}")
     print(
         f"dictionaries and their card are in {options.out}; "
         f"basisbench run --model {shlex.quote(options.model)} --basis {folder}"
@@ -115,17 +115,26 @@ def execute(options: argparse.Namespace) -> None:
 def _text(options: argparse.Namespace, model: Model, settings: Any) -> Any:
     """Return what is read: files, a data set or samples, or one of the first two with some samples among it."""
     sources = importlib.import_module("basisbench_baselines.training.text")
-    samples = sources.Samples(model, settings)
+    own = importlib.import_module("basisbench_baselines.training.samples")
+    progress = importlib.import_module("basisbench_baselines.training.progress").Progress()
     if options.text:
         names = ", ".join(map(str, options.text[:3])) + (", ..." if len(options.text) > 3 else "")
         documents, source = sources.read_files(options.text), f"--text {names}"
     elif options.dataset:
         documents, source = sources.read_dataset(options.dataset), f"--dataset {options.dataset}"
     else:
-        return samples
+        return own.Samples(model, settings, settings.contexts + settings.held_out_contexts)
     contexts = math.ceil((options.samples or 0) / settings.context)
-    text = sources.pack(source, documents, model.tokenizer, settings, all_of_it=bool(options.text), besides=contexts)
-    return sources.mix(text, samples, contexts) if contexts else text
+    text = sources.pack(
+        source,
+        documents,
+        model.tokenizer,
+        settings,
+        all_of_it=bool(options.text),
+        besides=contexts,
+        progress=progress,
+    )
+    return own.Mixed(text, own.Samples(model, settings, contexts), contexts) if contexts else text
 
 
 def _check_sources(options: argparse.Namespace) -> None:
@@ -147,8 +156,6 @@ def _check_kinds(kinds: tuple[str, ...], site: str) -> None:
     for kind in kinds:
         if kind not in KINDS:
             raise unknown_name("kind of dictionary", kind, KINDS)
-        if kind == "clt":
-            raise BasisBenchError("--kind clt: cross-layer transcoders cannot be trained yet; choose another kind")
     written = [name for name, entry in SITES.items() if entry.family is not None]
     if site not in written:
         raise unknown_name("site to write to", site, written)

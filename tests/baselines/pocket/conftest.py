@@ -23,7 +23,7 @@ def documents(tokenizer: Any) -> EncodedDocuments:
     """A few documents of the corpus."""
     from basisbench_baselines.pocket.corpus import stream
     from basisbench_baselines.pocket.training.documents import encode_documents
-    from basisbench_baselines.pocket.training.progress import Progress
+    from basisbench_baselines.training.progress import Progress
 
     return encode_documents(tokenizer, stream.documents(1, "train"), 160, Progress(enabled=False))
 

@@ -22,7 +22,6 @@ from basisbench_baselines.pocket.training.activations import (
     place_of,
     record_activations,
 )
-from basisbench_baselines.pocket.training.checkpoint import load_state, replace_file, save_state
 from basisbench_baselines.pocket.training.documents import (
     WINDOW_BATCHES,
     EncodedDocuments,
@@ -37,8 +36,9 @@ from basisbench_baselines.pocket.training.evaluate import (
     task_accuracies,
 )
 from basisbench_baselines.pocket.training.plan import BuildPlan, ModelPlan
-from basisbench_baselines.pocket.training.progress import Progress
 from basisbench_baselines.pocket.training.train import create_model, learning_rate, next_token_loss, train_model
+from basisbench_baselines.training.checkpoint import load_state, replace_file, save_state
+from basisbench_baselines.training.progress import Progress
 
 QUIET = Progress(enabled=False)
 MEBIBYTE = 2**20

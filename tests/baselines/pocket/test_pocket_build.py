@@ -17,8 +17,8 @@ from basisbench.errors import BasisBenchError
 from basisbench_baselines.pocket.build import WORK, build, corpus_fingerprint
 from basisbench_baselines.pocket.training import dictionaries, train
 from basisbench_baselines.pocket.training.activations import cross_layer_sites, dictionary_sites
-from basisbench_baselines.pocket.training.checkpoint import save_state
 from basisbench_baselines.pocket.training.plan import BuildPlan
+from basisbench_baselines.training.checkpoint import save_state
 
 BUILD = """
 import sys

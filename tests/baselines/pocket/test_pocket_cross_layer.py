@@ -14,16 +14,16 @@ from torch import Tensor
 
 from basisbench_baselines.pocket import ASSETS, PROVIDES
 from basisbench_baselines.pocket.corpus import stream as corpus
-from basisbench_baselines.pocket.cross_layer_files import load_cross_layer, save_cross_layer
 from basisbench_baselines.pocket.training.activations import DictionarySite, cross_layer_sites
 from basisbench_baselines.pocket.training.cross_layer import rebuilders, train_cross_layer
-from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer, CrossLayerWeights
+from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer
 from basisbench_baselines.pocket.training.dictionaries import collect_activations
-from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
 from basisbench_baselines.pocket.training.documents import EncodedDocuments, encode_documents
 from basisbench_baselines.pocket.training.evaluate import DictionaryStatistics, dictionary_statistics, splice
 from basisbench_baselines.pocket.training.plan import BuildPlan, DictionaryPlan
-from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.training.cross_layer_files import CrossLayerWeights, load_cross_layer, save_cross_layer
+from basisbench_baselines.training.progress import Progress
+from basisbench_baselines.training.scaling import Scaling
 from helpers.dictionary_training import assert_within_bounds
 
 QUIET = Progress(enabled=False)
@@ -196,14 +196,12 @@ def test_interrupted_training_ends_with_the_same_weights(
         assert torch.equal(tensor, _tensors(resumed)[name]), name
 
 
-def test_saved_files_are_read_back_and_replaced(tmp_path: Path) -> None:
+def test_saved_files_are_read_back(tmp_path: Path) -> None:
     trainer, raw, _ = _trainer()
     weights = trainer.finish(raw)
-    for _ in range(2):
-        save_cross_layer(tmp_path / "clt", SITES, weights)
+    save_cross_layer(tmp_path / "clt", weights, (SITES[0].read, SITES[0].write), "pocket-llama")
     names = {f"W_{kind}_{layer}.safetensors" for kind in ("enc", "dec") for layer in range(3)}
     assert {path.name for path in (tmp_path / "clt").iterdir()} == {*names, "config.yaml"}
-    assert [path.name for path in tmp_path.iterdir()] == ["clt"]
     again = _tensors(load_cross_layer(tmp_path / "clt", 3))
     for name, tensor in _tensors(weights).items():
         assert torch.equal(again[name], tensor), name

@@ -20,11 +20,11 @@ from basisbench_baselines.pocket.training.dictionaries import collect_activation
 from basisbench_baselines.pocket.training.dictionary_trainer import (
     DictionaryTrainer,
     DictionaryWeights,
-    Scaling,
 )
 from basisbench_baselines.pocket.training.documents import EncodedDocuments, encode_documents
 from basisbench_baselines.pocket.training.evaluate import DictionaryStatistics, dictionary_statistics, splice
 from basisbench_baselines.pocket.training.plan import BuildPlan
+from basisbench_baselines.training.scaling import Scaling
 from helpers.dictionary_training import (
     PLAN,
     QUIET,

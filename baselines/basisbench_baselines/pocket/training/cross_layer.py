@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from basisbench_baselines.pocket.training.activations import DictionarySite
-from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer, CrossLayerWeights
+from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer
 from basisbench_baselines.pocket.training.dictionaries import (
     DictionaryTraining,
     seeded,
     train_together,
 )
-from basisbench_baselines.pocket.training.dictionary_trainer import Scaling
 from basisbench_baselines.pocket.training.documents import EncodedDocuments
 from basisbench_baselines.pocket.training.evaluate import Rebuilder
 from basisbench_baselines.pocket.training.plan import BuildPlan
-from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.training.cross_layer_files import CrossLayerWeights
+from basisbench_baselines.training.progress import Progress
+from basisbench_baselines.training.scaling import Scaling
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

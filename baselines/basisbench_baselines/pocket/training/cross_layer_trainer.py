@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -21,44 +20,13 @@ from torch import Tensor
 from basisbench_baselines.pocket.training.activations import DictionarySite
 from basisbench_baselines.pocket.training.dictionary_trainer import (
     THRESHOLD_TOKENS,
-    Scaling,
     auxiliary_loss,
     batch_threshold,
     unit_rows,
 )
 from basisbench_baselines.pocket.training.plan import DictionaryPlan
-
-
-@dataclass(frozen=True, eq=False)
-class CrossLayerWeights:
-    """A finished cross-layer transcoder, laid out as circuit-tracer saves it; one entry per layer.
-
-    Attributes:
-        encoder: W_enc.
-        encoder_bias: b_enc.
-        threshold: a unit is active where its pre-activation exceeds this.
-        decoder: W_dec; target 0 is the unit's own layer, target t the t-th layer after it.
-        decoder_bias: b_dec, added once at each layer.
-    """
-
-    encoder: tuple[Float[Tensor, "unit d"], ...]
-    encoder_bias: tuple[Float[Tensor, " unit"], ...]
-    threshold: tuple[Float[Tensor, " unit"], ...]
-    decoder: tuple[Float[Tensor, "unit target d"], ...]
-    decoder_bias: tuple[Float[Tensor, " d"], ...]
-
-    def encode(self, layer: int, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b unit"]:
-        """Map the MLP input of a layer to the coordinates of its units."""
-        before = x @ self.encoder[layer].T + self.encoder_bias[layer]
-        return before * (before > self.threshold[layer])
-
-    def decode(self, features: Sequence[Float[Tensor, "*b unit"]]) -> Float[Tensor, "*b d"]:
-        """Map the coordinates of layers 0 to m to the reconstruction of layer m's MLP output."""
-        layer = len(features) - 1
-        output = self.decoder_bias[layer]
-        for source, f in enumerate(features):
-            output = output + f @ self.decoder[source][:, layer - source]
-        return output
+from basisbench_baselines.training.cross_layer_files import CrossLayerWeights
+from basisbench_baselines.training.scaling import Scaling
 
 
 class CrossLayerTrainer:

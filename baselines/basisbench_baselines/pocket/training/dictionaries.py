@@ -21,7 +21,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from basisbench_baselines.pocket.training.activations import DictionarySite, record_activations
-from basisbench_baselines.pocket.training.checkpoint import (
+from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer
+from basisbench_baselines.pocket.training.dictionary_trainer import DictionaryTrainer, DictionaryWeights
+from basisbench_baselines.pocket.training.documents import EncodedDocuments
+from basisbench_baselines.pocket.training.plan import BuildPlan, DictionaryPlan
+from basisbench_baselines.pocket.training.train import matmul_precision
+from basisbench_baselines.training.checkpoint import (
     load_state,
     optimizer_tensors,
     restore_optimizer,
@@ -29,12 +34,8 @@ from basisbench_baselines.pocket.training.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from basisbench_baselines.pocket.training.cross_layer_trainer import CrossLayerTrainer
-from basisbench_baselines.pocket.training.dictionary_trainer import DictionaryTrainer, DictionaryWeights, Scaling
-from basisbench_baselines.pocket.training.documents import EncodedDocuments
-from basisbench_baselines.pocket.training.plan import BuildPlan, DictionaryPlan
-from basisbench_baselines.pocket.training.progress import Progress
-from basisbench_baselines.pocket.training.train import matmul_precision
+from basisbench_baselines.training.progress import Progress
+from basisbench_baselines.training.scaling import Scaling
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM

@@ -23,34 +23,12 @@ from torch import Tensor
 
 from basisbench_baselines.pocket.training.activations import DictionarySite
 from basisbench_baselines.pocket.training.plan import DictionaryPlan
+from basisbench_baselines.training.scaling import Scaling
 
 THRESHOLD_TOKENS = 256
 """Tokens of a batch from which the threshold of a step is taken."""
 
 _AUXILIARY_TOKENS = 512
-
-
-@dataclass(frozen=True, eq=False)
-class Scaling:
-    """Constants that centre and scale the activations at one hook.
-
-    Attributes:
-        mean: mean over tokens.
-        scale: root of the mean squared norm about the mean, over the root of d.
-    """
-
-    mean: Float[Tensor, " d"]
-    scale: float
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "token d"]) -> Scaling:
-        """Measure the constants."""
-        mean = x.mean(0)
-        return cls(mean, max(float((x - mean).square().mean().sqrt()), 1e-6))
-
-    def apply(self, x: Float[Tensor, "token d"]) -> Float[Tensor, "token d"]:
-        """Centre and scale."""
-        return (x - self.mean) / self.scale
 
 
 @dataclass(frozen=True, eq=False)

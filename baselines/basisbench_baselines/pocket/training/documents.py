@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Int
 
 from basisbench.errors import BasisBenchError
-from basisbench_baselines.pocket.training.checkpoint import load_state, save_state
-from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.training.checkpoint import load_state, save_state
+from basisbench_baselines.training.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor

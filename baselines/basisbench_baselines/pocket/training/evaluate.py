@@ -30,7 +30,7 @@ from basisbench_baselines.pocket.training.activations import DictionarySite, pla
 from basisbench_baselines.pocket.training.dictionaries import collect_activations
 from basisbench_baselines.pocket.training.dictionary_trainer import DictionaryWeights
 from basisbench_baselines.pocket.training.documents import EncodedDocuments
-from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.training.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from basisbench_baselines.pocket.training.checkpoint import (
+from basisbench_baselines.pocket.training.documents import EncodedDocuments, batch_indices
+from basisbench_baselines.pocket.training.plan import BuildPlan, ModelPlan
+from basisbench_baselines.training.checkpoint import (
     load_state,
     optimizer_tensors,
     restore_optimizer,
@@ -27,9 +29,7 @@ from basisbench_baselines.pocket.training.checkpoint import (
     with_prefix,
     without_prefix,
 )
-from basisbench_baselines.pocket.training.documents import EncodedDocuments, batch_indices
-from basisbench_baselines.pocket.training.plan import BuildPlan, ModelPlan
-from basisbench_baselines.pocket.training.progress import Progress
+from basisbench_baselines.training.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast

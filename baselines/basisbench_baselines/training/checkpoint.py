@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, whole_message
 from basisbench.results.record import write_whole
 
 if TYPE_CHECKING:
@@ -33,6 +34,25 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Write a folder beside its place, and move it there once it is whole.
+
+    Raises:
+        BasisBenchError: it cannot be written.
+    """
+    from safetensors import SafetensorError
+
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write(temporary)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch tells of a full disk by a RuntimeError
+        raise BasisBenchError(f"{folder}: cannot be written: {whole_message(error)}") from error
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
 
 
 def write_json(path: Path, value: object) -> None:
