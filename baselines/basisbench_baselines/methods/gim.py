@@ -30,7 +30,7 @@ class GIM:
 
     name: str = "gim"
     summary: str = "gradient under frozen norms, softer softmax, shared attention gradients (arXiv 2505.17630)"
-    order: ClassVar[float] = 1.5
+    order: ClassVar[float] = 5
     style: ClassVar[Style] = Style("sky", "dash-dot", "p")
     passes: ClassVar[Passes] = Passes(per_prompt=3, shared="task")
     mean_over_pairs: ClassVar[bool] = True

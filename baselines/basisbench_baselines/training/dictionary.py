@@ -165,8 +165,9 @@ class InTraining(ABC):
     @property
     def threshold(self) -> Float[Tensor, ...]:
         """SAELens's running threshold, which begins at zero, without that."""
-        running: Tensor = self.trainer.sae.topk_threshold
-        return running / (1 - (1 - _THRESHOLD_RATE) ** max(self.trainer.n_training_steps, 1))
+        running = self.trainer.sae.topk_threshold
+        threshold: Tensor = running / (1 - (1 - _THRESHOLD_RATE) ** max(self.trainer.n_training_steps, 1))
+        return threshold
 
     @property
     def dead(self) -> Bool[Tensor, " unit"]:

@@ -66,7 +66,7 @@ class Samples:
     def _at_once(self) -> int:
         shape = self.model.bridge.cfg
         heads = getattr(shape, "n_key_value_heads", None) or shape.n_heads
-        row = 2 * self.model.layers * heads * shape.d_head * self.settings.context * 4
+        row: int = 2 * self.model.layers * heads * shape.d_head * self.settings.context * 4
         return max(1, min(_ROWS_AT_ONCE, _CACHE_BYTES // row))
 
     def keep(self, folder: Path, progress: Progress) -> Samples:
