@@ -25,7 +25,9 @@ def test_the_default_suite_is_the_whole_cross() -> None:
     cells = expand(suite, load_registry())
     assert len(cells) == len(set(cells))
     main = [cell for cell in cells if not beside(cell)]
-    assert len(main) == 9 * 10 * 5
+    assert len([cell for cell in main if cell.method in suite.methods]) == 9 * 10 * 5
+    further = {(cell.task, cell.basis, cell.method) for cell in main if cell.method not in suite.methods}
+    assert further == {(task, basis, "gim") for task in suite.tasks for basis in ("mlp_act", "mlp_out")}
     assert {cell.family for cell in cells} == {"mlp", "resid", "attn"}
 
 

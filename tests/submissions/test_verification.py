@@ -15,6 +15,7 @@ import pytest
 from basisbench.errors import RecordError
 from basisbench.results.record import write_whole
 from basisbench.results.store import VERIFICATION_FILE
+from basisbench.submissions.sampling import sample_cells
 from basisbench.submissions.verification import (
     SupersededError,
     Verification,
@@ -125,7 +126,6 @@ def _set(*path: str | int, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("cells", to=[]), "cells: "),
         (_set("cells_in_folder", to=2), "cells: 3 cells, but cells_in_folder is 2"),
         (_set("cells_in_folder", to=7), "cells_in_folder is 7, but there are 6 records"),
-        (_set("sampling", "seed", to=6), "cells are not the 3 that sampling.seed draws from the records"),
         (_set("sampling", "cells", to=4), "cells are not the 4 that sampling.seed draws from the records"),
         (_set("tolerances", to={}), "has dtype float32, for which tolerances has nothing"),
         (_set("surprise", to=1), "surprise: "),
@@ -143,6 +143,18 @@ def test_a_file_that_contradicts_itself_is_told_and_counts_for_nothing(
     assert line.startswith(f"{folder / VERIFICATION_FILE}: ")
     assert expected in line
     assert "\n" not in line
+
+
+def test_cells_that_another_seed_draws_are_told(folder: Path) -> None:
+    content = verification_of(folder).model_dump(mode="json")
+    files, own = [path.stem for path in list_records(folder)], content["sampling"]["seed"]
+    drawn = set(sample_cells(files, 3, own))
+    # Ids change with the version, and with them what a seed draws.
+    content["sampling"]["seed"] = next(seed for seed in range(100) if set(sample_cells(files, 3, seed)) != drawn)
+    (folder / VERIFICATION_FILE).write_text(json.dumps(content), encoding="utf-8")
+    assert standing(folder) == "self-reported"
+    (line,) = check_verification(folder)
+    assert "cells are not the 3 that sampling.seed draws from the records" in line
 
 
 @pytest.mark.parametrize(
