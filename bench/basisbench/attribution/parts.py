@@ -119,7 +119,7 @@ class RunningMean:
         self._total: Tensor | None = None
         self._rows = 0
 
-    def add(self, values: Float[Tensor, row * d]) -> None:
+    def add(self, values: Float[Tensor, " row *d"]) -> None:
         """Take some more rows."""
         if self._first is None:
             self._first = values[:1].clone()
@@ -127,7 +127,7 @@ class RunningMean:
         self._total = moved if self._total is None else self._total.add_(moved)
         self._rows += len(values)
 
-    def mean(self) -> Float[Tensor, 1 * d]:
+    def mean(self) -> Float[Tensor, " 1 *d"]:
         """Return the mean, in the type of the rows."""
         if self._first is None or self._total is None:
             raise ValueError("there is no mean of no rows")

@@ -158,7 +158,7 @@ def _evenly(count: int, parts: int) -> list[slice]:
 
 def kl_divergence(
     full: Float[Tensor, "*row vocab"], others: Float[Tensor, "case *row vocab"]
-) -> Float[Tensor, case * row]:
+) -> Float[Tensor, " case *row"]:
     """Return KL(full || other) over the vocabulary, in nats.
 
     Args:
