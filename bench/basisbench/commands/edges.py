@@ -5,16 +5,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
-from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, seed
+from basisbench.commands.options import (
+    Commands,
+    absolute,
+    add_basis_on_task,
+    add_command,
+    add_edge_options,
+    add_pairs,
+    add_plugin,
+    positive,
+)
 from basisbench.errors import BasisBenchError
-from basisbench.types import Ablation
 
 if TYPE_CHECKING:
+    from basisbench.explore import NodeScores
     from basisbench.explore_edges import EdgeCurve, Edges
+    from basisbench.protocols import BasisSpec
     from basisbench.results.bootstrap import Estimate
     from basisbench.results.edge_file import GroupEdgeList
+    from basisbench.runs.session import Session
 
 
 def add(commands: Commands) -> None:
@@ -31,14 +42,8 @@ def add(commands: Commands) -> None:
         "  basisbench edges sva_rc --basis mlp_act -k 500 --json edges.json\n"
         "  basisbench edges sva_rc --basis mlp_act --nodes 100 --curve\n",
     )
-    parser.add_argument("task", metavar="TASK", help="name of a task")
-    parser.add_argument("--basis", metavar="BASIS", required=True, help="basis of the nodes")
-    parser.add_argument("--model", metavar="MODEL", help=(
-        "a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (default: the model that ships with BasisBench)"
-    ))  # fmt: skip
-    parser.add_argument("--method", metavar="METHOD", default="relp", help=(
-        "how edges are scored: relp, ixg, ig_inputs or path_patching, which is exact and slow (default: relp)"
-    ))  # fmt: skip
+    add_basis_on_task(parser)
+    add_edge_options(parser)
     parser.add_argument("--nodes", metavar="N", type=positive, default=100, help=(
         "nodes per aligned group, the best under RelP (default: 100)"
     ))  # fmt: skip
@@ -47,34 +52,19 @@ def add(commands: Commands) -> None:
     ))  # fmt: skip
     parser.add_argument("--curve", action="store_true", help="measure circuits of edges on the evaluation pairs")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the k edges of each group to a file")
-    parser.add_argument("--ablation", choices=get_args(Ablation), default="mean", help=(
-        "reference of nodes and tokens (default: mean)"
-    ))  # fmt: skip
-    parser.add_argument("--examples", metavar="N", type=positive, default=100, help="pairs to make per split (100)")
-    parser.add_argument("--seed", type=seed, default=0, help="seed of the pairs (default: 0)")
+    add_pairs(parser)
     add_plugin(parser)
 
 
 def execute(options: argparse.Namespace) -> None:
     """Score edges, print the best of each group, and what was asked for besides."""
-    from basisbench.attribution.edge_scores import edge_methods
-    from basisbench.errors import unknown_name
-    from basisbench.explore import load_pairs, score
     from basisbench.explore_edges import edges
-    from basisbench.models.load import load_model
-    from basisbench.registry import load_registry
     from basisbench.results.record import write_whole
-    from basisbench.runs.model_names import find_model
 
-    registry = load_registry(absolute(options.plugin))
-    task, spec = registry.get("task", options.task), registry.get("basis", options.basis)
-    if options.method not in edge_methods():
-        raise unknown_name("edge method", options.method, edge_methods())
     if options.json is not None and not options.json.resolve().parent.is_dir():
         raise BasisBenchError(f"--json {options.json}: there is no folder {options.json.resolve().parent}")
-    model = load_model(find_model(options.model, registry))
-    pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=options.seed)
-    circuit = score(pairs, spec, registry.get("method", "relp"), ablation=options.ablation).circuit(options.nodes)
+    pairs, scores, spec = scored_for_edges(options)
+    circuit = scores.circuit(options.nodes)
     found = edges(circuit, pairs, options.method, basis=spec)
     listed = found.best(options.count)
     for group in listed.groups:
@@ -92,6 +82,24 @@ def execute(options: argparse.Namespace) -> None:
     if options.curve:
         for line in _curve_lines(found, found.curve(pairs)):
             print(line)
+
+
+def scored_for_edges(options: argparse.Namespace) -> tuple[Session, NodeScores, BasisSpec]:
+    """Return pairs, the scores of their nodes under RelP, and the basis; unknown names are refused before any work."""
+    from basisbench.attribution.edge_scores import edge_methods
+    from basisbench.errors import unknown_name
+    from basisbench.explore import load_pairs, score
+    from basisbench.models.load import load_model
+    from basisbench.registry import load_registry
+    from basisbench.runs.model_names import find_model
+
+    registry = load_registry(absolute(options.plugin))
+    task, spec = registry.get("task", options.task), registry.get("basis", options.basis)
+    if options.method not in edge_methods():
+        raise unknown_name("edge method", options.method, edge_methods())
+    model = load_model(find_model(options.model, registry))
+    pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=options.seed)
+    return pairs, score(pairs, spec, registry.get("method", "relp"), ablation=options.ablation), spec
 
 
 def _lines(group: GroupEdgeList) -> Iterator[str]:

@@ -7,7 +7,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, get_args
+
+from basisbench.types import Ablation
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -32,6 +34,31 @@ def add_command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     return parser
+
+
+def add_basis_on_task(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments `TASK`, `--basis` and `--model` of a command that runs one basis on one task."""
+    parser.add_argument("task", metavar="TASK", help="name of a task")
+    parser.add_argument("--basis", metavar="BASIS", required=True, help="basis of the nodes")
+    parser.add_argument("--model", metavar="MODEL", help=(
+        "a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (default: the model that ships with BasisBench)"
+    ))  # fmt: skip
+
+
+def add_edge_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options `--method` and `--ablation` of edges."""
+    parser.add_argument("--method", metavar="METHOD", default="relp", help=(
+        "how edges are scored: relp, ixg, ig_inputs or path_patching, which is exact and slow (default: relp)"
+    ))  # fmt: skip
+    parser.add_argument("--ablation", choices=get_args(Ablation), default="mean", help=(
+        "reference of nodes and tokens (default: mean)"
+    ))  # fmt: skip
+
+
+def add_pairs(parser: argparse.ArgumentParser) -> None:
+    """Add the options `--examples` and `--seed`."""
+    parser.add_argument("--examples", metavar="N", type=positive, default=100, help="pairs to make per split (100)")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the pairs (default: 0)")
 
 
 def add_plugin(parser: argparse._ActionsContainer) -> None:

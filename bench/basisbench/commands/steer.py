@@ -6,7 +6,16 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, seed, terminal_width
+from basisbench.commands.options import (
+    Commands,
+    absolute,
+    add_basis_on_task,
+    add_command,
+    add_plugin,
+    positive,
+    seed,
+    terminal_width,
+)
 from basisbench.errors import BasisBenchError
 from basisbench.types import Ablation
 
@@ -27,11 +36,7 @@ def add(commands: Commands) -> None:
         "  basisbench steer sva_rc --basis sae_mlp_out --node '3:last:error 7' --operation add --doses 0 2 4 \\\n"
         "      --prompt 'The knights that the engineer respects' --at last\n",
     )
-    parser.add_argument("task", metavar="TASK", help="name of a task")
-    parser.add_argument("--basis", metavar="BASIS", required=True, help="basis of the nodes")
-    parser.add_argument("--model", metavar="MODEL", help=(
-        "a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (default: the model that ships with BasisBench)"
-    ))  # fmt: skip
+    add_basis_on_task(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--node", metavar="LAYER:ROLE:UNIT", action="append", dest="nodes", help=(
         "a node (repeatable); UNIT may be 'error N'; ROLE as `basisbench nodes` has it, or last, or all"
@@ -126,12 +131,9 @@ def execute(options: argparse.Namespace) -> None:
 def _lines(path: Path | None) -> list[str]:
     if path is None:
         return []
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise BasisBenchError(f"--prompts {path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise BasisBenchError(f"--prompts {path}: expected UTF-8 text") from error
+    from basisbench.pairs.plain_text import read_text
+
+    lines = [line for line in read_text(path, f"--prompts {path}").splitlines() if line.strip()]
     if not lines:
         raise BasisBenchError(f"--prompts {path}: it has no prompts")
     return lines

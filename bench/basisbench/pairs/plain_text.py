@@ -34,18 +34,32 @@ def read_windows(
     Raises:
         BasisBenchError: the file cannot be read, or is no text.
     """
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            text = file.read(32 * TEXT_TOKENS)
-    except OSError as error:
-        raise BasisBenchError(f"text {path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise BasisBenchError(f"text {path}: expected UTF-8 text") from error
+    text = read_text(path, f"text {path}", 32 * TEXT_TOKENS)
     ids, front = _ids(text, tokenizer, bos, f"text {path}")
     width = max(1, min(WINDOW, longest or WINDOW) - front)
     body = ids[front : front + TEXT_TOKENS]
     windows = [body[start : start + width] for start in range(0, len(body), width)]
     return [ids[:front] + window for window in windows if len(window) == len(windows[0])], front
+
+
+def read_text(path: str | os.PathLike[str], owner: str, characters: int = -1) -> str:
+    """Read a file of UTF-8 text.
+
+    Args:
+        path: the file.
+        owner: what messages call it.
+        characters: how many to read from its beginning; -1 for all.
+
+    Raises:
+        BasisBenchError: the file cannot be read, or is no text.
+    """
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            return file.read(characters)
+    except OSError as error:
+        raise BasisBenchError(f"{owner}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise BasisBenchError(f"{owner}: expected UTF-8 text") from error
 
 
 def read_prompt(prompt: str, tokenizer: Any, bos: Bos, longest: int | None) -> tuple[list[int], int]:
