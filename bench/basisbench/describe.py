@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from basisbench.attribution.context import seeded_generator
 from basisbench.attribution.direct_effect import DIRECT, direct_residuals
 from basisbench.attribution.projection import projected_scores
 from basisbench.circuits.merged import RolePosition, merge, places, rank_merged
 from basisbench.circuits.node_values import NodeValues, node_values
 from basisbench.circuits.ranking import Ranking, node_name
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, hold
 from basisbench.models.model import at_least_float32
 from basisbench.pairs.tokens import token_texts
 from basisbench.protocols import PublishedBasis
@@ -75,20 +74,17 @@ def describe_nodes(
         BasisBenchError: the scores are of other pairs, another model or another dictionary, or a number is below 1.
     """
     for name, number in (("k", k), ("draws", draws)):
-        if not isinstance(number, int) or number < 1:
-            raise BasisBenchError(f"{name}: expected a whole number from 1, found {number!r:.60}")
+        hold(name, number, isinstance(number, int) and number >= 1, "a whole number from 1")
     cell, registry = scores.cell, load_registry()
     spec = basis or registry.get("basis", cell.basis)
     way = method or registry.get("method", cell.method)
-    here = pairs.identity(spec, layers=cell.layers)
-    for what in ("model", "dictionary", "data"):
-        if getattr(here, what) != getattr(scores.identities, what):
-            raise BasisBenchError(f"scores of other weights or pairs: {what} differs; score these pairs anew")
+    if what := pairs.identity(spec, layers=cell.layers).first_difference(scores.identities):
+        raise BasisBenchError(f"scores of other weights or pairs: {what} differs; score these pairs anew")
     built = pairs.basis(spec, cell.layers).basis
     wanted = places(scores.roles)
-    counts = _pair_counts(pairs)
+    counts = pairs.pair_counts
     merged = merge(scores.groups, counts, wanted)
-    ranking = _ranked(scores, merged)
+    ranking = rank_merged(merged, scores.cell)
     top = [node for node in ranking.top(k) if node[3]]
     found = [_Found(*node[:3], wanted[node[1]]) for node in top]
     others = [_drawn(pairs.redrawn(draw), built, way, scores, wanted) for draw in range(1, draws)]
@@ -130,25 +126,14 @@ def describe_nodes(
     )
 
 
-def _pair_counts(pairs: Session) -> dict[str, int]:
-    """Return the attribution pairs of each aligned group."""
-    return {group.attribution.pairs.group: len(group.attribution.pairs) for group in pairs.groups}
-
-
-def _ranked(scores: NodeScores, merged: Scores) -> Ranking:
-    """Rank merged nodes; a place that a draw does not have comes last."""
-    cell = scores.cell
-    return rank_merged(merged, policy=cell.error_policy, ties=seeded_generator(cell.seed, cell.task, "merged", "ties"))
-
-
 def _drawn(
     pairs: Session, basis: Basis, method: Method, scores: NodeScores, wanted: Sequence[RolePosition]
 ) -> tuple[Scores, Ranking]:
     """Score another attribution draw."""
-    counts = _pair_counts(pairs)
+    counts = pairs.pair_counts
     own = dict(zip(counts, pairs.scores(basis, method, scores.cell), strict=True))
     merged = merge(own, counts, wanted)
-    return merged, _ranked(scores, merged)
+    return merged, rank_merged(merged, scores.cell)
 
 
 def _score(scores: Scores, index: int, place: int, unit: int) -> float:

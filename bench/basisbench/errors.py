@@ -22,6 +22,22 @@ class RecordError(BasisBenchError):
     """A record or suite file is malformed; the message names the file and the field."""
 
 
+def hold(name: str, found: object, right: bool, expected: str) -> None:
+    """Refuse what a public function was given.
+
+    Args:
+        name: of the argument.
+        found: what was given.
+        right: whether it is as it should be.
+        expected: what it should be, in words.
+
+    Raises:
+        BasisBenchError: it is not right.
+    """
+    if not right:
+        raise BasisBenchError(f"{name}: expected {expected}, found {' '.join(repr(found).split()):.60}")
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> BasisBenchError:
     """Build the error for a name that is not registered, with the nearest known names.
 

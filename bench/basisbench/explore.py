@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.curve import GroupMeasurement
 from basisbench.circuits.ranking import Ranking, node_name, rank
-from basisbench.errors import BasisBenchError, RecordError
+from basisbench.errors import BasisBenchError, RecordError, hold
 from basisbench.models.load import load_model as _load
 from basisbench.protocols import BasisSpec, Method
 from basisbench.registry import load_registry
@@ -62,7 +62,7 @@ def load_model(name: str, *, device: str = "cpu", dtype: str | None = None) -> M
     Raises:
         BasisBenchError: there is no such model, or it cannot be had or used.
     """
-    _hold("name", name, isinstance(name, str), "a model's name, repository or folder")
+    hold("name", name, isinstance(name, str), "a model's name, repository or folder")
     return _load(find_model(name, load_registry()), device=device, dtype=dtype)
 
 
@@ -98,10 +98,10 @@ def load_pairs(
     """
     from basisbench.models.model import Model
 
-    _hold("model", model, isinstance(model, Model), "a loaded model (load_model)")
+    hold("model", model, isinstance(model, Model), "a loaded model (load_model)")
     for name, count in (("attribution", attribution), ("evaluation", evaluation)):
-        _hold(name, count, isinstance(count, Integral) and count >= 1, "a whole number of pairs, at least 1")
-    _hold("seed", seed, isinstance(seed, Integral), "a whole number")
+        hold(name, count, isinstance(count, Integral) and count >= 1, "a whole number of pairs, at least 1")
+    hold("seed", seed, isinstance(seed, Integral), "a whole number")
     found = load_registry().get("task", task) if isinstance(task, str) else task
     return open_session(
         model, found, attribution_pairs=attribution, evaluation_pairs=evaluation, seed=seed, bos=bos, metric=metric
@@ -135,9 +135,9 @@ def score(
     """
     spec = load_registry().get("basis", basis) if isinstance(basis, str) else basis
     way = load_registry().get("method", method) if isinstance(method, str) else method
-    _hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
-    _hold("basis", basis, isinstance(spec, BasisSpec), "a name or a BasisSpec")
-    _hold("method", method, isinstance(way, Method) and not isinstance(way, type), "a name or a method")
+    hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
+    hold("basis", basis, isinstance(spec, BasisSpec), "a name or a BasisSpec")
+    hold("method", method, isinstance(way, Method) and not isinstance(way, type), "a name or a method")
     first = pairs.attribution[0]
     kept = shared_layers([spec], pairs.model.layers, read_layers(layers))[spec.family]
     cell = _cell(
@@ -171,11 +171,6 @@ def score(
         roles={context.pairs.group: context.pairs.roles for context in contexts},
         groups=dict(zip(keys, scores, strict=True)),
     )
-
-
-def _hold(name: str, found: object, right: bool, expected: str) -> None:
-    if not right:
-        raise BasisBenchError(f"{name}: expected {expected}, found {' '.join(repr(found).split()):.60}")
 
 
 def _cell(**fields: Any) -> CellConfig:
@@ -288,10 +283,10 @@ class Circuit(Frozen):
         """
         import numpy as np
 
-        _hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
+        hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
         cell = _cell(**{**dict(self.cell), "ablation": ablation or self.cell.ablation})
         spec = basis or load_registry().get("basis", cell.basis)
-        _hold("basis", spec, isinstance(spec, BasisSpec), "a BasisSpec")
+        hold("basis", spec, isinstance(spec, BasisSpec), "a BasisSpec")
         self.check(pairs, spec)
         built = pairs.basis(spec, cell.layers).basis
         curves = [self._measured(cell, built, group) for group in pairs.groups]

@@ -15,7 +15,8 @@ from basisbench.attribution.cost import now
 from basisbench.attribution.edge_scores import EdgeScores, choose_nodes, edge_scores
 from basisbench.circuits.edge_curve import EdgeRanking, GroupEdges, edge_curve, rank_edges
 from basisbench.circuits.edge_pass import edge_pass
-from basisbench.errors import BasisBenchError
+from basisbench.circuits.ranking import node_unit
+from basisbench.errors import BasisBenchError, hold
 from basisbench.explore import Circuit
 from basisbench.models.memory import peak_memory, reset_peak_memory
 from basisbench.protocols import BasisSpec
@@ -47,9 +48,8 @@ def edges(circuit: Circuit, pairs: Session, method: str = "relp", *, basis: Basi
         BasisBenchError: the circuit is of another task, model or dictionary; there is no such method; or under the
             circuit's error policy errors are not in nodes of one coordinate each.
     """
-    for name, given, kind in (("circuit", circuit, Circuit), ("pairs", pairs, Session)):
-        if not isinstance(given, kind):
-            raise BasisBenchError(f"{name}: expected a {kind.__name__}, found {' '.join(repr(given).split()):.60}")
+    hold("circuit", circuit, isinstance(circuit, Circuit), "a Circuit")
+    hold("pairs", pairs, isinstance(pairs, Session), "a Session")
     cell = circuit.cell
     spec = basis or load_registry().get("basis", cell.basis)
     circuit.check(pairs, spec)
@@ -78,7 +78,7 @@ def _chosen(circuit: Circuit, basis: Basis, group: GroupPair) -> ChosenNodes:
     circuit.ranking(basis, group)  # refuses nodes that the basis does not have
     index = {site.layer: place for place, site in enumerate(basis.sites)}
     nodes = [
-        (index[node.layer], node.position or 0, -1 - (node.coordinate or 0) if node.unit == "error" else node.unit)
+        (index[node.layer], node.position or 0, node_unit(node.unit, node.coordinate))
         for node in circuit.nodes
         if node.group == group.attribution.pairs.group
     ]
@@ -138,9 +138,11 @@ class Edges:
             nodes = tuple(node for node in self.circuit.nodes if node.group == key)
             length = scores.score.shape[0] - len(nodes)
             listed = [
-                Edge(
-                    source=f"token:{source}" if source < length else f"node:{source - length}",
-                    target="logits" if target == len(nodes) else f"node:{target}",
+                Edge.between(
+                    source,
+                    target,
+                    tokens=length,
+                    nodes=len(nodes),
                     score=float(scores.score[source, target]),
                     weight=None if scores.weight is None else float(scores.weight[source, target]),
                 )

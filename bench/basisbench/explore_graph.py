@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from basisbench.attribution.edge_scores import choose_nodes, edge_scores
 from basisbench.circuits.merged import places
-from basisbench.errors import BasisBenchError
+from basisbench.circuits.ranking import node_unit
+from basisbench.errors import BasisBenchError, hold
 from basisbench.registry import load_registry
 from basisbench.results.circuit_graph import CircuitGraph
 from basisbench.results.circuit_nodes import CircuitNodes, place_name
@@ -48,17 +49,13 @@ def graph(
         BasisBenchError: there are no nodes, or they are of other pairs, another model or another dictionary; there is
             no such method; or under the nodes' error policy errors are not in nodes of one coordinate each.
     """
-    for name, given, kind in (("nodes", nodes, CircuitNodes), ("pairs", pairs, Session)):
-        if not isinstance(given, kind):
-            raise BasisBenchError(f"{name}: expected a {kind.__name__}, found {' '.join(repr(given).split()):.60}")
-    if not isinstance(edges, Integral) or edges < 1:
-        raise BasisBenchError(f"edges: expected a whole number from 1, found {edges!r:.60}")
+    hold("nodes", nodes, isinstance(nodes, CircuitNodes), "a CircuitNodes")
+    hold("pairs", pairs, isinstance(pairs, Session), "a Session")
+    hold("edges", edges, isinstance(edges, Integral) and edges >= 1, "a whole number from 1")
     cell = nodes.cell
     spec = basis or load_registry().get("basis", cell.basis)
-    here = pairs.identity(spec, layers=cell.layers)
-    for what in ("model", "dictionary", "data"):
-        if getattr(here, what) != getattr(nodes.identities, what):
-            raise BasisBenchError(f"nodes of other weights or pairs: {what} differs; describe the nodes of these pairs")
+    if what := pairs.identity(spec, layers=cell.layers).first_difference(nodes.identities):
+        raise BasisBenchError(f"nodes of other weights or pairs: {what} differs; describe the nodes of these pairs")
     if not nodes.nodes:
         raise BasisBenchError("nodes: a graph has at least one; no node has a score other than zero")
     built = pairs.basis(spec, cell.layers).basis
@@ -75,9 +72,11 @@ def graph(
         possible=int(possible.sum()),
         scored=int(score.count_nonzero()),
         edges=tuple(
-            Edge(
-                source=f"token:{source}" if source < rows else f"node:{source - rows}",
-                target="logits" if target == width else f"node:{target}",
+            Edge.between(
+                source,
+                target,
+                tokens=rows,
+                nodes=width,
                 score=float(score[source, target]),
                 weight=None if weight is None else float(weight[source, target]),
             )
@@ -137,7 +136,7 @@ def _chosen(
         at: (
             index[node.layer],
             positions[place_name(node.role, node.token)],
-            -1 - (node.coordinate or 0) if node.unit == "error" else node.unit,
+            node_unit(node.unit, node.coordinate),
         )
         for at, node in enumerate(nodes.nodes)
         if place_name(node.role, node.token) in positions

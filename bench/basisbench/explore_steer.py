@@ -23,7 +23,7 @@ from basisbench.circuits.merged import RolePosition, merge, places, rank_merged
 from basisbench.circuits.moves import UNCHANGED, Operation
 from basisbench.circuits.ranking import node_name
 from basisbench.circuits.steered_nodes import Activations, MeanSize, SteeredNode, named_node, places_of
-from basisbench.errors import BasisBenchError, TaskError, unknown_name
+from basisbench.errors import BasisBenchError, TaskError, hold, unknown_name
 from basisbench.explore import NodeScores, load_pairs, score
 from basisbench.pairs.plain_text import read_prompt, read_windows
 from basisbench.pairs.tokens import token_texts
@@ -178,8 +178,7 @@ def _checked(
     pairs: Session, operation: Operation, doses: Sequence[float] | None, draws: int, at: str, error_policy: str
 ) -> tuple[float, ...]:
     """Refuse what cannot be asked; return the doses, ascending."""
-    if not isinstance(pairs, Session):
-        raise BasisBenchError(f"pairs: expected what load_pairs returns, found {' '.join(repr(pairs).split()):.60}")
+    hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
     if pairs.metric != "logit":
         raise BasisBenchError("steer: answers of several tokens (metric logprob) cannot be steered; use metric logit")
     if error_policy in ("node", "ablate"):
@@ -191,8 +190,7 @@ def _checked(
         raise unknown_name("operation", str(operation), get_args(Operation))
     if at not in ("all", "last"):
         raise unknown_name("place to steer at", str(at), ("all", "last"))
-    if not isinstance(draws, int) or not 1 <= draws <= 1000:
-        raise BasisBenchError(f"draws: expected a whole number from 1 to 1000, found {draws!r:.60}")
+    hold("draws", draws, isinstance(draws, int) and 1 <= draws <= 1000, "a whole number from 1 to 1000")
     given = DOSES.get(operation) if doses is None else doses
     if given is None:
         raise BasisBenchError(f"doses: '{operation}' needs them, in the units of the nodes' values, for example 0 2 4")
@@ -226,17 +224,14 @@ class _Nodes:
 
     @cached_property
     def activations(self) -> Activations:
-        counts = {group.attribution.pairs.group: len(group.attribution.pairs) for group in self.pairs.groups}
-        return Activations(self.sizes.groups, counts)
+        return Activations(self.sizes.groups, self.pairs.pair_counts)
 
     def best(self, scores: NodeScores, count: int) -> tuple[SteeredNode, ...]:
         """Return the nodes of the largest |score|, merged by role; those without a score are left out."""
         if not 1 <= count <= 10**6:
             raise BasisBenchError(f"nodes: expected a whole number from 1 to a million, found {count}")
-        cell = scores.cell
-        merged = merge(scores.groups, self.activations.pairs, self.places)
-        ties = seeded_generator(cell.seed, cell.task, "merged", "ties")
-        top = rank_merged(merged, policy=cell.error_policy, ties=ties).top(count)
+        merged = merge(scores.groups, self.pairs.pair_counts, self.places)
+        top = rank_merged(merged, scores.cell).top(count)
         return tuple(self._node(index, place, unit) for index, place, unit, value in top if value)
 
     def _node(self, index: int, row: int, unit: int) -> SteeredNode:

@@ -143,6 +143,12 @@ class Mixed:
         order = torch.randperm(count, generator=seeded(self.samples.settings.seed, 5))
         return order < self.contexts
 
+    @cached_property
+    def _before(self) -> list[int]:
+        """Samples up to each context, itself included."""
+        counts: list[int] = self._drawn.cumsum(0).tolist()
+        return counts
+
     @property
     def source(self) -> str:
         """Where it comes from, in words."""
@@ -159,7 +165,7 @@ class Mixed:
 
     def rows(self, places: Sequence[int]) -> Int[Tensor, "row pos"]:
         """Return the contexts at some places."""
-        before = self._drawn.cumsum(0).tolist()  # samples up to each place, itself included
+        before = self._before
         drawn = [place for place in places if place >= 0 and self._drawn[place]]
         found = (
             dict(zip(drawn, self.samples.rows([before[place] - 1 for place in drawn]), strict=True)) if drawn else {}

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.results.circuit_nodes import role_tokens
 from basisbench.types import Scores
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
-    from basisbench.types import ErrorPolicy
+    from basisbench.results.record import CellConfig
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,12 @@ def merge(scores: Mapping[str, Scores], pairs: Mapping[str, int], wanted: Sequen
     )
 
 
-def rank_merged(merged: Scores, *, policy: ErrorPolicy, ties: Generator) -> Ranking:
+def rank_merged(merged: Scores, cell: CellConfig) -> Ranking:
     """Rank merged nodes; a place that none of the groups has comes last.
 
     Args:
         merged: what `merge` returns.
-        policy: what happens to errors.
-        ties: source of the order of nodes of equal |score|, on the CPU.
+        cell: what was asked: its error policy, and the seed of the order of nodes of equal |score|.
     """
     import torch
 
@@ -94,4 +94,5 @@ def rank_merged(merged: Scores, *, policy: ErrorPolicy, ties: Generator) -> Rank
         return tuple(torch.nan_to_num(table) for table in tables)
 
     known = Scores(whole(merged.units), None if merged.errors is None else whole(merged.errors))
-    return rank(known, policy=policy, ties=ties)
+    ties = seeded_generator(cell.seed, cell.task, "merged", "ties")
+    return rank(known, policy=cell.error_policy, ties=ties)

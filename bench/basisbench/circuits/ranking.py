@@ -151,6 +151,11 @@ def node_name(unit: int, policy: ErrorPolicy) -> tuple[int | Literal["error"], i
     return "error", None if policy == "node" else -1 - unit
 
 
+def node_unit(unit: int | Literal["error"], coordinate: int | None) -> int:
+    """Return the number of what a record names: the inverse of `node_name`; a whole error is its node 0."""
+    return -1 - (coordinate or 0) if unit == "error" else unit
+
+
 def pooled_scores(scores: Sequence[Scores], pairs: Sequence[int]) -> Scores:
     """Add scores over positions, and average over aligned groups weighted by pairs: one score per unit.
 

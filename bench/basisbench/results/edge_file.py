@@ -27,6 +27,21 @@ class Edge(Frozen):
         "own units; null where the method does not tell it"
     )
 
+    @classmethod
+    def between(cls, source: int, target: int, *, tokens: int, nodes: int, score: float, weight: float | None) -> Edge:
+        """Return an edge by its place in a table: rows are tokens, then nodes; columns nodes, then the logits.
+
+        Args:
+            source: the row.
+            target: the column.
+            tokens: how many rows are tokens.
+            nodes: how many nodes there are.
+            score: its score.
+            weight: its weight.
+        """
+        start = f"token:{source}" if source < tokens else f"node:{source - tokens}"
+        return cls(source=start, target="logits" if target == nodes else f"node:{target}", score=score, weight=weight)
+
 
 class GroupEdgeList(Frozen):
     """The edges of one aligned group."""

@@ -164,6 +164,11 @@ class Identities(Frozen):
         "records of versions before 0.5",
     )
 
+    def first_difference(self, other: Identities) -> str | None:
+        """Return which of model, dictionary and data differs first; None where weights and pairs are the same."""
+        names = ("model", "dictionary", "data")
+        return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
+
 
 class Record(Frozen):
     """Everything measured in one cell."""

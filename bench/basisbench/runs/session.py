@@ -95,6 +95,11 @@ class Session:
     def _contexts(self) -> list[GroupContext]:
         return [context for group in self.groups for context in (group.attribution, group.evaluation)]
 
+    @property
+    def pair_counts(self) -> dict[str, int]:
+        """Attribution pairs of each aligned group, by its key."""
+        return {group.attribution.pairs.group: len(group.attribution.pairs) for group in self.groups}
+
     @cached_property
     def data_hash(self) -> str:
         """SHA-256 over the tokenised pairs of both splits."""
