@@ -13,7 +13,7 @@ from basisbench.models.hooks import edited, observed
 from basisbench.models.start_at_layer import block_inputs
 from conftest import Workload
 from figures import Figures
-from workload import random_model
+from workload import partial_passes, random_model
 
 
 @pytest.mark.parametrize("rule", ["ixg", "relp"])
@@ -87,32 +87,20 @@ def test_integrated_gradients_of_a_family(benchmark: BenchmarkFixture, figures: 
     vars(plain)["onednn_linears"] = {}
     with torch.no_grad():
         entered = block_inputs(plain, batch.clean)
-        acts = {layer: plain.place(plain.hook("mlp_act", layer)) for layer in range(model.layers)}
-        with observed(plain.body, {str(layer): place for layer, place in acts.items()}) as other:
+        acts = {
+            plain.hook("mlp_act", layer): plain.place(plain.hook("mlp_act", layer)) for layer in range(model.layers)
+        }
+        with observed(plain.body, acts) as other:
             plain.logits(batch.counterfactual)
 
     with torch.no_grad(), observed(model.fast_body, {hook: model.place(hook) for hook in hooks}) as ends:
         model.logits(batch.counterfactual, fast=True)
 
-    def partial_passes() -> None:
-        for layer, place in acts.items():
-            for step in range(steps):
-                leaves: list[Tensor] = []
-
-                def interpolate(
-                    x: Tensor, layer: int = layer, step: int = step, leaves: list[Tensor] = leaves
-                ) -> Tensor:
-                    leaves.append(torch.lerp(x.detach(), other[str(layer)], step / steps).requires_grad_())
-                    return leaves[0]
-
-                logits = entered.logits_from(layer, {place: interpolate})
-                torch.autograd.grad(batch.metric(logits).sum(), leaves)
-
     figures.ratio(
         benchmark,
         "ig with 10 steps, mlp family (activations and outputs)",
         lambda: gradient_field("ig", model, batch, hooks, steps=steps, ends=ends),
-        {"partial passes": partial_passes},
+        {"partial passes": partial_passes(entered, batch, acts, other, steps)},
         bound=1.2,
         what="10 x layers plain partial forward and backward passes from the interpolated layer on",
     )

@@ -34,6 +34,7 @@ from basisbench.runs.model_names import find_model
 from basisbench.runs.session import Session, open_session
 from figures import Figures
 from helpers.passes import masks_of
+from workload import partial_passes
 
 pytestmark = pytest.mark.measured
 
@@ -145,29 +146,18 @@ def test_integrated_gradients_of_a_family(benchmark: BenchmarkFixture, figures: 
     """Against the same partial passes without what shares work between them: a few steps of every layer are enough."""
     model, steps = session.model, 2
     batch = session.groups[0].attribution.batch
-    acts = [model.hook("mlp_act", layer) for layer in range(model.layers)]
-    with torch.no_grad(), observed(model.fast_body, {hook: model.place(hook) for hook in acts}) as ends:
+    hooks = [model.hook("mlp_act", layer) for layer in range(model.layers)]
+    acts = {hook: model.place(hook) for hook in hooks}
+    with torch.no_grad(), observed(model.fast_body, acts) as ends:
         model.logits(batch.counterfactual, fast=True)
     with torch.no_grad():
         entered = block_inputs(model, batch.clean)
 
-    def partial_passes() -> None:
-        for layer, hook in enumerate(acts):
-            for step in range(steps):
-                leaves: list[Tensor] = []
-
-                def interpolate(x: Tensor, hook: str = hook, step: int = step, leaves: list[Tensor] = leaves) -> Tensor:
-                    leaves.append(torch.lerp(x.detach(), ends[hook], step / steps).requires_grad_())
-                    return leaves[0]
-
-                logits = entered.logits_from(layer, {model.place(hook): interpolate})
-                torch.autograd.grad(batch.metric(logits).sum(), leaves)
-
     figures.ratio(
         benchmark,
         f"ig with {steps} steps, mlp_act, {NAME}, sva_simple",
-        lambda: gradient_field("ig", model, batch, acts, steps=steps, ends=ends),
-        {"partial passes": partial_passes},
+        lambda: gradient_field("ig", model, batch, hooks, steps=steps, ends=ends),
+        {"partial passes": partial_passes(entered, batch, acts, ends, steps)},
         bound=1.1,
         what="its own partial forward and backward passes, one at a time",
         rounds=3,

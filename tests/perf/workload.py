@@ -7,17 +7,22 @@ few pairs of prompts share a prefix (none do here).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from basisbench.attribution.batch import Batch
 from basisbench.attribution.context import GroupContext
 from basisbench.circuits.group import GroupPair
+from basisbench.models.hooks import Place
 from basisbench.models.load import wrap
 from basisbench.models.model import Model
 from basisbench.models.sites import SiteKind
+from basisbench.models.start_at_layer import BlockInputs
 from basisbench.types import Family, ModelSpec, Pairs, Site, Split
 from basisbench_baselines.bases.saelens import DictionaryBasis
 
@@ -150,3 +155,31 @@ def random_dictionaries(
         dictionaries.append(dictionary.eval().requires_grad_(False))
         sites.append(site)
     return DictionaryBasis(name, family, tuple(sites), tuple(dictionaries))
+
+
+def partial_passes(
+    entered: BlockInputs, batch: Batch, acts: Mapping[str, Place], ends: Mapping[str, Tensor], steps: int
+) -> Callable[[], None]:
+    """Return work that takes integrated gradients by a forward and backward pass for each layer and step.
+
+    Args:
+        entered: what enters the blocks for the clean prompts.
+        batch: the prompts.
+        acts: the places that are interpolated by hook, in the order of the layers.
+        ends: what each runs to.
+        steps: points on each path.
+    """
+
+    def work() -> None:
+        for layer, (hook, place) in enumerate(acts.items()):
+            for step in range(steps):
+                leaves: list[Tensor] = []
+
+                def interpolate(x: Tensor, hook: str = hook, step: int = step, leaves: list[Tensor] = leaves) -> Tensor:
+                    leaves.append(torch.lerp(x.detach(), ends[hook], step / steps).requires_grad_())
+                    return leaves[0]
+
+                logits = entered.logits_from(layer, {place: interpolate})
+                torch.autograd.grad(batch.metric(logits).sum(), leaves)
+
+    return work
