@@ -21,6 +21,7 @@ from basisbench.types import ErrorPolicy
 from helpers import cross_layer_oracle as cross
 from helpers import oracle
 from helpers.oracle import Where
+from helpers.oracle_evaluator import Values
 
 pytestmark = pytest.mark.usefixtures("double_precision")
 
@@ -100,6 +101,16 @@ def agree(group: GroupPair, found: SteeredValues, slow: oracle.Naive, logits: Ca
     assert len(torch.unique(found.metric.mean(1).round(decimals=6))) == len(CASES)
 
 
+def references_of(values: Values | cross.Values, nodes: Sequence[Node], policy: ErrorPolicy) -> dict[Node, float]:
+    """Return what the slow twin has at each node: a unit, or a coordinate of the error along the policy's axes."""
+    found = {}
+    for layer, position, unit in nodes:
+        error = values.errors[layer][position]
+        turned = oracle.rotation(layer) @ error if policy == "rotated" else error
+        found[layer, position, unit] = float(values.units[layer][position, unit] if unit >= 0 else turned[-1 - unit])
+    return found
+
+
 @pytest.mark.parametrize(("name", "policy"), [
     ("mlp_act", "coordinates"), ("sae_mlp_out", "coordinates"), ("transcoder", "rotated"), ("sae_resid", "keep"),
 ])  # fmt: skip
@@ -115,13 +126,7 @@ def test_it_equals_plain_hooks_on_one_prompt_at_a_time(architecture: str, name: 
 
     def logits(index: int, change: Change) -> Tensor:
         values = slow.values(twin, pairs.counterfactual[index])
-        references = {}
-        for layer, position, unit in nodes:
-            error = values.errors[layer][position]
-            turned = oracle.rotation(layer) @ error if policy == "rotated" else error
-            references[layer, position, unit] = float(
-                values.units[layer][position, unit] if unit >= 0 else turned[-1 - unit]
-            )
+        references = references_of(values, nodes, policy)
         return slow_logits(name, architecture, pairs.clean[index], references, change, policy)
 
     agree(group, found, slow, logits)
@@ -137,13 +142,7 @@ def test_units_that_write_at_later_layers_equal_plain_hooks(architecture: str, p
 
     def logits(index: int, change: Change) -> Tensor:
         values = slow.values(pairs.counterfactual[index])
-        references = {}
-        for layer, position, unit in nodes:
-            error = values.errors[layer][position]
-            turned = oracle.rotation(layer) @ error if policy == "rotated" else error
-            references[layer, position, unit] = float(
-                values.units[layer][position, unit] if unit >= 0 else turned[-1 - unit]
-            )
+        references = references_of(values, nodes, policy)
         live: list[Tensor] = []
         moved: list[Tensor] = []
 
