@@ -31,10 +31,11 @@ from basisbench_baselines.training.activations import Recorder, record
 from basisbench_baselines.training.cross_layer import CrossLayer
 from basisbench_baselines.training.dictionary import Dictionary, InTraining, Placed
 from basisbench_baselines.training.progress import Progress
-from basisbench_baselines.training.saelens_classes import QuickBatchTopK
+from basisbench_baselines.training.saelens_classes import AutoencoderInTraining
 from basisbench_baselines.training.samples import Mixed, Samples
 from basisbench_baselines.training.scaling import Scaling
 from basisbench_baselines.training.settings import Settings
+from basisbench_baselines.training.sparse_units import largest
 from basisbench_baselines.training.text import Packed, pack
 from basisbench_baselines.training.train import train
 
@@ -284,7 +285,7 @@ def test_one_pass_up_to_the_last_hook_gives_what_the_whole_model_has(model: Mode
     assert (ids[:, 0] == 0).all()
 
 
-def test_a_step_of_a_cross_layer_transcoder_has_the_loss_of_a_plain_formula() -> None:
+def test_a_step_of_a_cross_layer_transcoder_has_loss_and_gradients_of_a_plain_formula() -> None:
     draw = torch.Generator().manual_seed(0)
     batch = {
         hook: torch.randn(40, 6 if hook < "y" else 4, generator=draw) for hook in ("x0", "x1", "x2", "y0", "y1", "y2")
@@ -293,12 +294,16 @@ def test_a_step_of_a_cross_layer_transcoder_has_the_loss_of_a_plain_formula() ->
     settings = replace(SETTINGS, k=3, width="12")
     across = CrossLayer([Placed("clt", layer, f"x{layer}", f"y{layer}") for layer in range(3)], scales, settings, 0)
     sae = across.trainer.sae
+    found: dict[torch.Tensor, torch.Tensor] = {}
+    for parameter in sae.parameters():  # before they are clipped
+        parameter.register_post_accumulate_grad_hook(lambda each: found.update({each: each.grad.double()}))
     dead = torch.arange(36) % 12 < 3
     for _ in range(3):
         across.trainer.n_forward_passes_since_fired[dead] = 1000
         u, v = ([(batch[f"{name}{layer}"].double() - 0.1) / 1.5 for layer in range(3)] for name in "xy")
-        encoders, biases = sae.W_enc.detach().double().split(12, 1), sae.b_enc.detach().double().split(12)
-        decoders = [part.detach().double() for part in sae.W_dec.split([12, 8, 4], 1)]
+        twins = {parameter: parameter.detach().double().requires_grad_() for parameter in sae.parameters()}
+        encoders, biases = twins[sae.W_enc].split(12, 1), twins[sae.b_enc].split(12)
+        decoders = twins[sae.W_dec].split([12, 8, 4], 1)
         befores, codes = [], []
         for layer in range(3):
             before = (u[layer] @ encoders[layer] + biases[layer]) * decoders[layer].norm(dim=1)
@@ -307,7 +312,7 @@ def test_a_step_of_a_cross_layer_transcoder_has_the_loss_of_a_plain_formula() ->
             codes.append(torch.where((before >= least) & (before > 0), before, 0.0))
         errors = []
         for target in range(3):
-            output = sae.b_dec.detach().double()[4 * target : 4 * target + 4].expand(40, 4)
+            output = twins[sae.b_dec][4 * target : 4 * target + 4].expand(40, 4)
             for source in range(target + 1):
                 rows = decoders[source] / decoders[source].norm(dim=1, keepdim=True)
                 offset = 4 * (target - source)
@@ -315,12 +320,15 @@ def test_a_step_of_a_cross_layer_transcoder_has_the_loss_of_a_plain_formula() ->
             errors.append(v[target] - output)
         loss = sum(error.square().sum(1).mean() for error in errors)
         for layer in range(3):
-            left = torch.cat(errors[layer:], 1)
+            left = torch.cat(errors[layer:], 1).detach()
             rows = decoders[layer][:3] / decoders[layer][:3].norm(dim=1, keepdim=True)
             values, places = befores[layer][:, :3].topk(2)  # half of what one layer writes
             rebuilt = torch.stack([values[token] @ rows[places[token]] for token in range(40)])
             loss = loss + (rebuilt - left).square().sum(1).mean()
-        assert across.step(batch)().loss == pytest.approx(float(loss), rel=1e-5)
+        loss.backward()
+        assert across.step(batch)().loss == pytest.approx(loss.item(), rel=1e-5)
+        for parameter, twin in twins.items():
+            torch.testing.assert_close(found[parameter], twin.grad, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["transcoder", "skip-transcoder"])
@@ -357,7 +365,7 @@ def test_a_step_of_a_transcoder_is_that_of_a_plain_formula(kind: Any) -> None:
             twin[name] = (twin[name] - rate * first / (1 - 0.9 ** (step + 1)) / scale).detach()
         for name, parameter in sae.named_parameters():
             torch.testing.assert_close(parameter.detach().double(), twin[name], rtol=1e-4, atol=2e-5)
-        assert bool((output.feature_acts > 0).double().eq((kept > 0).double()).all())
+        assert bool((output.feature_acts.to_dense() > 0).eq(kept > 0).all())
 
 
 def plain_loss(
@@ -511,12 +519,42 @@ def test_what_does_not_fit_is_one_line(model: Model, text: Packed, tmp_path: Pat
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, -1.0])
-def test_quick_batch_topk_keeps_what_saelens_keeps(scale: float) -> None:
+def test_the_largest_are_what_saelens_keeps(scale: float) -> None:
     from sae_lens.saes.batchtopk_sae import BatchTopK
 
     before = torch.randn(50, 130, generator=torch.Generator().manual_seed(1)) + scale * torch.arange(130) / 20
     for k in (0.5, 3.0, 40.0, 130.0):
-        assert torch.equal(QuickBatchTopK(k)(before), BatchTopK(k)(before))
+        kept = torch.zeros_like(before)
+        places, values = largest(before, int(50 * k))
+        kept.view(-1)[places] = values
+        assert torch.equal(kept, BatchTopK(k)(before))
+
+
+@pytest.mark.parametrize("dead", [0, 3, 30])
+def test_a_step_of_an_autoencoder_has_saelens_s_losses_and_gradients(dead: int) -> None:
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+    from sae_lens.saes.sae import TrainStepInput
+
+    shape = {"d_in": 10, "d_sae": 70, "k": 4.0, "dtype": "float64", "apply_b_dec_to_input": False}
+    ours, theirs = (each(BatchTopKTrainingSAEConfig(**shape)) for each in (AutoencoderInTraining, BatchTopKTrainingSAE))
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw, dtype=torch.float64))
+            theirs.get_parameter(name).copy_(parameter)
+    x = torch.randn(90, 10, generator=draw, dtype=torch.float64)
+    outputs = [
+        sae.training_forward_pass(TrainStepInput(x, {}, torch.arange(70) < dead, 0, False)) for sae in (ours, theirs)
+    ]
+    for output in outputs:
+        output.loss.backward()
+    assert set(outputs[0].losses) == set(outputs[1].losses)
+    for name, loss in outputs[1].losses.items():
+        torch.testing.assert_close(outputs[0].losses[name], loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(outputs[0].feature_acts.to_dense(), outputs[1].feature_acts, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.topk_threshold, theirs.topk_threshold)
+    for name, parameter in theirs.named_parameters():
+        torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad, rtol=1e-9, atol=1e-9)
 
 
 def test_recordings_take_no_new_memory(model: Model, text: Packed) -> None:
@@ -544,12 +582,11 @@ def test_products_of_dead_units_have_few_shapes() -> None:
             return function(*arguments, **(named or {}))
 
     scale = Scaling(torch.zeros(8), 1.0)
-    dictionary = Dictionary(Placed("sae", 0, "x", "x"), scale, scale, replace(SETTINGS, width="300"), seed=0)
+    sae = Dictionary(Placed("sae", 0, "x", "x"), scale, scale, replace(SETTINGS, width="300"), seed=0).trainer.sae
     for dead in range(1, 120):
         with Watch():
-            rows, error = dictionary.trainer.sae.W_dec[:dead], torch.zeros(16, 8)
-            dictionary.trainer.sae.revive(torch.ones(16, dead), rows, error, 4)
-    assert shapes == {(64, 8), (128, 8)}
+            sae.auxiliary_loss(torch.ones(16, 8), torch.zeros(16, 8), torch.arange(300) < dead)
+    assert shapes == {(8, 64), (8, 128), (64, 8), (128, 8)}
 
 
 def test_progress_where_there_is_no_terminal(

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,11 @@ import torch
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAEConfig
 from torch import nn
 
-from basisbench_baselines.training.saelens_classes import AutoencoderInTraining
+from basisbench_baselines.training.saelens_classes import AutoencoderInTraining, sparse
+from basisbench_baselines.training.sparse_units import SparseUnits
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
 
@@ -49,11 +50,9 @@ class CrossLayerInTraining(AutoencoderInTraining):
 
     cfg: CrossLayerTrainingConfig
     topk_threshold: Tensor
-    _least: Sequence[float]
 
     def __init__(self, cfg: CrossLayerTrainingConfig) -> None:
         super().__init__(cfg)
-        self.mse_loss_fn = self._squared_error
         self.topk_threshold = self.topk_threshold.repeat(cfg.layers)
 
     @property
@@ -80,56 +79,38 @@ class CrossLayerInTraining(AutoencoderInTraining):
         parts: tuple[Tensor, ...] = self.W_dec.split([targets * self.cfg.d_out for targets in self._targets], dim=1)
         return parts
 
-    def encode_with_hidden_pre(
-        self, x: Float[Tensor, "token d_both"]
-    ) -> tuple[Float[Tensor, "token layer_unit"], Float[Tensor, "token layer_unit"]]:
-        """Return the units' activations, and what they were before BatchTopK."""
-        reads = self.process_sae_in(x[:, : self.cfg.layers * self.cfg.d_in]).split(self.cfg.d_in, dim=1)
-        encoders, biases = self.W_enc.split(self._units, dim=1), self.b_enc.split(self._units)
-        before = [
-            torch.addmm(bias, part, encoder) * rows.norm(dim=1)
-            for part, encoder, bias, rows in zip(reads, encoders, biases, self.decoders(), strict=True)
-        ]
-        features: list[Tensor] = []
-        least: list[float] = []
-        for part in before:
-            features.append(self.activation_fn(part))
-            least.append(self.activation_fn.threshold)
-        self._least = least
-        return self.hook_sae_acts_post(torch.cat(features, dim=1)), torch.cat(before, dim=1)
-
-    def decode(self, feature_acts: Float[Tensor, "token layer_unit"]) -> Float[Tensor, "token layer_d"]:
-        """Return the reconstructions of all layers side by side."""
-        output = self.b_dec.expand(len(feature_acts), -1)
-        for layer, (f, rows) in enumerate(zip(feature_acts.split(self._units, dim=1), self.decoders(), strict=True)):
-            written = (f / rows.norm(dim=1)) @ rows
+    def reconstruct(self, x: Float[Tensor, "token layer_d_in"]) -> tuple[Float[Tensor, "token layer_d"], Tensor]:
+        """Return the reconstructions of all layers side by side and all units' activations; follow the thresholds."""
+        output = self.b_dec.expand(len(x), -1)
+        found: list[tuple[Tensor, Tensor]] = []
+        count = int(self.cfg.k * len(x))
+        for layer, (part, encoder, bias, rows) in enumerate(self._layers(x)):
+            written, places, f = SparseUnits.apply(part, encoder, bias, rows, count)
             output = output + nn.functional.pad(written, (layer * self.cfg.d_out, 0))
-        return output
+            found.append((places, f))
+        self.follow([f for _, f in found])
+        return output, sparse([places for places, _ in found], [f for _, f in found], len(x), self.cfg.d_sae)
 
-    @torch.no_grad()
-    def update_topk_threshold(self, acts_topk: Tensor) -> None:  # noqa: ARG002 -- SAELens gives it
-        """Follow the smallest activation that was kept in each layer."""
-        found = self.topk_threshold.new_tensor(self._least)
-        self.topk_threshold += self.cfg.topk_threshold_lr * (found - self.topk_threshold)
+    def _layers(self, x: Float[Tensor, "token layer_d_in"]) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Return by layer what is read, encoder, its bias and what the units write."""
+        encoders, biases = self.W_enc.split(self._units, dim=1), self.b_enc.split(self._units)
+        return zip(x.split(self.cfg.d_in, dim=1), encoders, biases, self.decoders(), strict=True)
 
-    def calculate_topk_aux_loss(
-        self, sae_in: Tensor, sae_out: Tensor, hidden_pre: Tensor, dead_neuron_mask: Tensor | None
-    ) -> Tensor:
+    def auxiliary_loss(
+        self, both: Tensor, error: Float[Tensor, "token layer_d"], dead: Bool[Tensor, " layer_unit"]
+    ) -> Float[Tensor, ""]:
         """Return the auxiliary loss, computed on the dead units alone, summed over layers."""
-        loss = sae_out.new_tensor(0.0)
-        if dead_neuron_mask is None or not dead_neuron_mask.any():
-            return loss
-        error = (self.target(sae_in) - sae_out).detach()
-        masks, befores = (part.split(self._units, dim=-1) for part in (dead_neuron_mask, hidden_pre))
-        for layer, (mask, before, rows) in enumerate(zip(masks, befores, self.decoders(), strict=True)):
-            if len(dead := mask.nonzero().flatten()):
-                written = error[:, layer * self.cfg.d_out :]
-                loss = loss + self.revive(before[:, dead], rows[dead], written, self.cfg.d_out // 2)
+        loss = error.new_tensor(0.0)
+        masks = dead.split(self._units)
+        for layer, (mask, weights) in enumerate(zip(masks, self._layers(self.process_sae_in(both)), strict=True)):
+            if mask.any():
+                loss = loss + self.revive(*weights, error[:, layer * self.cfg.d_out :], mask, self.cfg.d_out // 2)
         return loss
+
+    def process_sae_in(self, sae_in: Float[Tensor, "token d_both"]) -> Float[Tensor, "token layer_d_in"]:
+        """Return what is encoded, of all layers side by side."""
+        return super().process_sae_in(sae_in[:, : self.cfg.layers * self.cfg.d_in])
 
     def target(self, both: Float[Tensor, "token d_both"]) -> Float[Tensor, "token layer_d"]:
         """Return what is written."""
         return both[:, self.cfg.layers * self.cfg.d_in :]
-
-    def _squared_error(self, output: Tensor, both: Tensor) -> Tensor:
-        return (output - self.target(both)).square()

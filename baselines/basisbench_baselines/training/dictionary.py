@@ -181,7 +181,7 @@ class InTraining(ABC):
         self.trainer.n_training_steps += 1
         # Only what is asked for is kept: the activations of all dictionaries together are large.
         loss, error = output.loss.detach(), output.losses["mse_loss"].detach() / output.sae_out.shape[-1]
-        active = output.feature_acts.detach().count_nonzero() / (len(output.feature_acts) * len(self.names))
+        active = output.feature_acts._nnz() / (len(output.feature_acts) * len(self.names))
         return lambda: Step(float(loss), float(active), float(error))
 
     @abstractmethod

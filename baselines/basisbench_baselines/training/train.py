@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,7 @@ class Training:
         self.dictionaries: list[InTraining] = []
         self.scales: dict[str, Scaling] = {}
         self.stopping = Stopping()
+        self._pool: ThreadPoolExecutor | None = None
         self.began = self.saved = time.monotonic()
         self.state: dict[str, Any] = {"chunk": 0, "batch": 0, "seconds": 0.0, "runs": 0, "tokens": 0, "measured": {}}
 
@@ -181,7 +183,7 @@ class Training:
             with self.stopping.held():
                 chosen = indices.to(self.model.device)
                 batch = {hook: x[chosen] for hook, x in activations.items()}
-                tell = [dictionary.step(batch) for dictionary in self.dictionaries]
+                tell = self._step(batch)
                 self.state["tokens"] += len(indices)
                 self.state["batch"] += 1
                 if self.state["batch"] == len(batches):
@@ -192,6 +194,20 @@ class Training:
             if time.monotonic() - self.saved >= self.checkpoint_seconds:
                 self._checkpoint()
         trim_memory()  # of a chunk's many sizes of tensors, holes are left that the next chunk's do not fill
+
+    def _step(self, batch: Mapping[str, Tensor]) -> list[Callable[[], Step]]:
+        """Let every dictionary take a step.
+
+        On processors each thread takes whole dictionaries: steps are rows of small operations, in which threads would
+        wait for each other (two cores, SmolLM2-135M: two thirds of the time).
+        """
+        if self.model.device.type != "cpu":
+            return [dictionary.step(batch) for dictionary in self.dictionaries]
+        if self._pool is None:
+            workers = min(torch.get_num_threads(), len(self.dictionaries))
+            share = (torch.get_num_threads() // workers,)
+            self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=share)
+        return list(self._pool.map(lambda dictionary: dictionary.step(batch), self.dictionaries))
 
     def _note(self, steps: Sequence[Step]) -> str:
         """Return how steps went, in a few words."""
