@@ -54,6 +54,14 @@ def test_the_default_suite_has_other_conditions_where_they_tell_something() -> N
         assert {cell.basis for cell in cells[condition,]} == set(suite.bases)
 
 
+def test_the_quick_suite_is_a_part_of_the_default_one_with_every_basis() -> None:
+    registry = load_registry()
+    quick, whole = (expand(load_suite(name), registry) for name in ("pocket-quick", "pocket"))
+    assert set(quick) < set(whole)
+    assert {cell.basis for cell in quick} == {cell.basis for cell in whole}
+    assert {cell.method for cell in quick} >= {"relp", "random"}
+
+
 def test_cells_that_share_model_task_and_seed_are_adjacent() -> None:
     cells = expand(Suite.model_validate(CONTENT), load_registry())
     assert len(cells) == 2 * 2 * 2 * 2
