@@ -8,6 +8,6 @@ from __future__ import annotations
 COMMANDS = (
     *("run", "list", "show", "nodes", "edges", "graph", "steer", "compare", "plot", "report"),
     *("new", "check", "validate", "verify", "submit"),
-    *("pin", "train", "pocket"),
+    *("pin", "findings", "train", "pocket"),
 )
 """Modules of this package, in the order of the help page."""

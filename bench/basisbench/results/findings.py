@@ -1,0 +1,161 @@
+"""Numbers of a text that come from records, and are written anew from them.
+
+A number stands between two comments, which a reader of the rendered page does not see:
+
+    <!-- nodes_to_80 smollm2-135m task=sva_simple basis=mlp_act method=relp -->50 [38, 81]<!-- / -->
+    <!-- nodes_to_80 pocket basis=mlp_act_rotated method=relp / basis=mlp_act -->5.0 [4.1, 6.0]<!-- / -->
+
+1. First a column of `frame.summarise`, then a folder, seen from the text's own; without a task it is the median over
+   the tasks of the folder's suite (`basisbench.results.medians`).
+2. The rest names the cell by columns of `frame.summarise`. Conditions that are not named are the usual ones (`USUAL`).
+3. After a slash stands another cell, by what differs, and the number is the ratio of both: paired, with its interval
+   over shared resamples.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pandas as pd
+
+from basisbench.errors import BasisBenchError
+from basisbench.results.bootstrap import Estimate, interval_ends
+from basisbench.results.columns import Draws
+from basisbench.results.compare import compare_table
+from basisbench.results.frame import summarise
+from basisbench.results.medians import median_table
+from basisbench.results.metrics import STATISTICS, not_reached_bound
+from basisbench.results.tables import interval_text, number_text
+
+USUAL: Mapping[str, str] = MappingProxyType({
+    "ablation": "mean",
+    "error_policy": "coordinates",
+    "score_reference": "ablation",
+    "score_split": "attribution",
+    "granularity": "position",
+    "bos": "auto",
+    "metric": "logit",
+    "attribution_draw": "0",
+})  # fmt: skip
+"""Conditions of a cell of which nothing else is said."""
+
+_MARKED = re.compile(r"<!-- (?P<what>[a-z][a-z0-9_]* [^\n]*?) -->(?P<text>[^\n]*?)<!-- / -->")
+
+
+def written_anew(text: str, folder: Path) -> str:
+    """Return a text with every number between comments as the records have it.
+
+    Args:
+        text: Markdown.
+        folder: where the folders that it names are.
+
+    Raises:
+        BasisBenchError: a comment names no cell, or several, or a column that there is not; the message has the line.
+        RecordError: a folder holds no record, or a malformed one.
+    """
+    rows = cache(lambda name: compare_table(summarise(folder / name)))
+    medians = cache(lambda name: median_table(rows(name)))
+
+    def number(found: re.Match[str]) -> str:
+        what = found["what"]
+        try:
+            return f"<!-- {what} -->{_number(what, rows, medians)}<!-- / -->"
+        except BasisBenchError as error:
+            line = text.count("\n", 0, found.start()) + 1
+            raise BasisBenchError(f"line {line}: '{what}': {error}") from error
+
+    return _MARKED.sub(number, text)
+
+
+def _number(what: str, rows: Callable[[str], pd.DataFrame], medians: Callable[[str], pd.DataFrame]) -> str:
+    column, name, *rest = what.split()
+    own, _, other = (part.strip() for part in " ".join(rest).partition("/"))
+    asked = _keys(own)
+    over = {**asked, **_keys(other)} if other else None
+    tables = [(rows if "task" in each else medians)(name) for each in (asked, over) if each is not None]
+    first, *second = (_row(table, each, column) for table, each in zip(tables, (asked, over), strict=False) if each)
+    return _text(first, column) if not second else _ratio_text(first, second[0], column)
+
+
+def _keys(text: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split()]
+    if not pairs or not all(value for _, _, value in pairs):
+        raise BasisBenchError("expected COLUMN FOLDER KEY=VALUE ..., and after a slash KEY=VALUE ...")
+    return {key: value for key, _, value in pairs}
+
+
+def _row(table: pd.DataFrame, asked: Mapping[str, str], column: str) -> pd.Series:
+    """Return the one row that is asked for."""
+    for name in (column, *asked):
+        if name not in table:
+            raise BasisBenchError(f"there is no column '{name}'")
+    for name, value in {**USUAL, **asked}.items():
+        table = table[table[name].astype(str) == value]
+    if len(table) != 1:
+        raise BasisBenchError(f"{len(table)} cells are so, expected one; name more or other columns")
+    if pd.isna(table.iloc[0][column]):
+        raise BasisBenchError("that cell has no value there")
+    return table.iloc[0]
+
+
+def _bound(row: pd.Series, column: str) -> float:
+    """Return what "not reached" is known to exceed."""
+    if f"{column}_bound" in row:
+        return float(row[f"{column}_bound"])
+    return not_reached_bound(int(row["scored_nodes"]), column, int(row["total_nodes"]))
+
+
+def _text(row: pd.Series, column: str) -> str:
+    value = row[column]
+    if column not in STATISTICS:
+        return _with_commas(number_text(float(value), column)) if pd.api.types.is_number(value) else str(value)
+    bound = f">{number_text(_bound(row, column), column)}"
+    ends = (float(row[f"{column}_low"]), float(row[f"{column}_high"]))
+    return _with_commas(interval_text(float(value), *ends, column, bound))
+
+
+def ratio(a: Draws, b: Draws, column: str) -> Estimate:
+    """Return the ratio of a statistic of two rows of `summarise` or of medians, over the same resamples.
+
+    Where a target is not reached, only bounds are known; the interval is that of the bounds, and the value NaN where
+    neither is reached.
+
+    Raises:
+        BasisBenchError: they are not of the same examples.
+    """
+    if a.pairing != b.pairing:
+        raise BasisBenchError("the two cells are not of the same examples, so their ratio has no interval")
+    x, y = a.rows[column], b.rows[column]
+    least_x, least_y = (np.where(np.isposinf(each), draws.bounds[column], each) for each, draws in ((x, a), (y, b)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = interval_ends((least_x / y)[1:], (x / least_y)[1:])
+        value = math.nan if math.isinf(x[0]) and math.isinf(y[0]) else float(x[0] / y[0])
+    return Estimate(value, min(float(low), value), max(float(high), value))
+
+
+def _ratio_text(first: pd.Series, second: pd.Series, column: str) -> str:
+    if column not in STATISTICS:
+        return _short(float(first[column]) / float(second[column]))
+    found = ratio(first["draws"], second["draws"], column)
+    if math.isinf(found.value):  # the first does not get there: at least so many times as many
+        return f">{_short(_bound(first, column) / float(second[column]))}"
+    return f"{_short(found.value)} [{_short(found.low)}, {_short(found.high)}]"
+
+
+def _short(value: float) -> str:
+    """Write a ratio with two digits or more."""
+    if math.isnan(value):
+        return "n/a"
+    if math.isinf(value):
+        return "unbounded"
+    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
+
+
+def _with_commas(text: str) -> str:
+    return re.sub(r"\d{5,}|(?<![\d.])\d{4}(?![\d.])", lambda found: f"{int(found[0]):,}", text)

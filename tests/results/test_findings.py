@@ -1,0 +1,126 @@
+"""Numbers of a text: they are the records', ratios are paired, and what names no cell is told with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from basisbench.cli import main
+from basisbench.errors import BasisBenchError
+from basisbench.results.columns import Draws
+from basisbench.results.findings import ratio, written_anew
+from basisbench.results.frame import summarise
+from helpers.synthetic_records import synthetic_suite, write_suite
+
+TASKS = ("ioi", "sva_rc")
+RESULTS = Path(__file__).parents[2] / "results"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with results of two tasks, bases and two methods in `mine`."""
+    folder = tmp_path_factory.mktemp("findings")
+    bases = ("mlp_act", "mlp_out")
+    write_suite(folder / "mine", list(synthetic_suite(tasks=TASKS, bases=bases, methods=("relp", "ixg"), examples=6)))
+    return folder
+
+
+def filled(folder: Path, what: str) -> str:
+    """Return what stands in a text for a comment."""
+    text = written_anew(f"so <!-- {what} -->old<!-- / -->.", folder)
+    assert text.startswith(f"so <!-- {what} -->")
+    assert text.endswith("<!-- / -->.")
+    return text[len(f"so <!-- {what} -->") : -len("<!-- / -->.")]
+
+
+def test_a_number_is_that_of_the_summary(folder: Path) -> None:
+    rows = summarise(folder / "mine").set_index(["task", "basis", "method"])
+    row = rows.loc["sva_rc", "mlp_out", "relp"]
+    text = filled(folder, "nodes_to_80 mine task=sva_rc basis=mlp_out method=relp")
+    assert text == f"{row['nodes_to_80']:.0f} [{row['nodes_to_80_low']:.0f}, {row['nodes_to_80_high']:.0f}]"
+    assert filled(folder, "total_nodes mine task=sva_rc basis=mlp_out method=relp") == f"{row['total_nodes']:,}"
+    assert filled(folder, "model mine task=ioi basis=mlp_act method=relp") == "pocket-llama"
+
+
+def test_without_a_task_it_is_the_median_over_tasks(folder: Path) -> None:
+    rows = summarise(folder / "mine")
+    own = rows[(rows["basis"] == "mlp_act") & (rows["method"] == "relp")]["nodes_to_80"]
+    text = filled(folder, "nodes_to_80 mine basis=mlp_act method=relp")
+    assert float(text.split()[0]) == pytest.approx(own.median(), abs=0.5)
+
+
+def test_a_ratio_is_that_of_each_resample() -> None:
+    draw = np.random.default_rng(0)
+    x, y = draw.uniform(10, 20, 1001), draw.uniform(1, 2, 1001)
+    a, b = (Draws("same", {"nodes_to_80": rows}, {"nodes_to_80": 100.0}) for rows in (x, y))
+    found = ratio(a, b, "nodes_to_80")
+    ordered = np.sort(x[1:] / y[1:])
+    assert found.value == x[0] / y[0]
+    assert (found.low, found.high) == (min(ordered[24], found.value), max(ordered[975], found.value))
+
+
+def test_a_ratio_of_what_is_not_reached_is_one_of_bounds() -> None:
+    def rows(value: float, resampled: float) -> Draws:
+        return Draws("same", {"nodes_to_80": np.array([value] + [resampled] * 1000)}, {"nodes_to_80": 100.0})
+
+    found = ratio(rows(np.inf, np.inf), rows(10.0, 10.0), "nodes_to_80")
+    assert (found.value, found.low, found.high) == (np.inf, 10.0, np.inf)
+    found = ratio(rows(20.0, 20.0), rows(10.0, np.inf), "nodes_to_80")
+    assert (found.value, found.low, found.high) == (2.0, 0.0, 2.0)
+    found = ratio(rows(np.inf, np.inf), rows(np.inf, np.inf), "nodes_to_80")
+    assert np.isnan(found.value)
+    assert (found.low, found.high) == (0.0, np.inf)
+
+
+def test_cells_of_other_examples_have_no_ratio(folder: Path) -> None:
+    with pytest.raises(BasisBenchError, match=r"line 1: .*not of the same examples"):
+        filled(folder, "nodes_to_80 mine task=ioi basis=mlp_act method=relp / task=sva_rc")
+
+
+def test_a_ratio_in_the_text(folder: Path) -> None:
+    rows = summarise(folder / "mine").set_index(["task", "basis", "method"])
+    expected = rows.loc["ioi", "mlp_out", "relp"]["nodes_to_80"] / rows.loc["ioi", "mlp_act", "relp"]["nodes_to_80"]
+    text = filled(folder, "nodes_to_80 mine task=ioi basis=mlp_out method=relp / basis=mlp_act")
+    assert float(text.split()[0]) == pytest.approx(expected, rel=0.05)
+    assert text.endswith("]")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("nodes_to_80 mine task=ioi basis=mlp_act", "2 cells are so"),
+        ("nodes_to_80 mine task=ioi basis=nowhere method=relp", "0 cells are so"),
+        ("nodes mine task=ioi basis=mlp_act method=relp", "no column 'nodes'"),
+        ("nodes_to_80 mine task=ioi colour=red", "no column 'colour'"),
+        ("nodes_to_80 mine ioi", "expected COLUMN FOLDER KEY=VALUE"),
+        ("nodes_to_80 yours task=ioi basis=mlp_act method=relp", "yours"),
+        ("fvu_max mine task=ioi basis=mlp_act method=relp", "no value there"),
+    ],
+)
+def test_what_names_no_cell_is_told_with_its_line(folder: Path, what: str, message: str) -> None:
+    with pytest.raises(BasisBenchError, match=rf"line 3: .*{message}"):
+        written_anew(f"\n\n<!-- {what} -->0<!-- / -->", folder)
+
+
+def test_the_command_tells_what_differs_and_writes_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = folder / "findings.md"
+    file.write_text(
+        "# A\n\n<!-- nodes_to_80 mine task=ioi basis=mlp_act method=relp -->7<!-- / -->\n", encoding="utf-8"
+    )
+    assert main(["findings", str(file), "--check"]) == 1
+    assert "line 3: is not what the records say" in capsys.readouterr().out
+    assert "-->7<" in file.read_text(encoding="utf-8")
+    assert main(["findings", str(file)]) == 0
+    assert "-->7<" not in file.read_text(encoding="utf-8")
+    assert main(["findings", str(file), "--check"]) == 0
+    assert main(["findings", str(folder / "none.md")]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_numbers_of_the_findings_are_those_of_the_records() -> None:
+    text = (RESULTS / "FINDINGS.md").read_text(encoding="utf-8")
+    assert text.count("<!-- / -->") > 20
+    assert written_anew(text, RESULTS) == text
