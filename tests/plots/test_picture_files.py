@@ -12,7 +12,7 @@ from PIL import Image
 from basisbench.errors import BasisBenchError
 from basisbench.plots.cost import plot_cost
 from basisbench.plots.curves import plot_curves
-from basisbench.plots.pictures import plot_results
+from basisbench.plots.pictures import MOST_LINES, _parts, plot_results
 from basisbench.plots.style import basis_styles
 from basisbench.results.frame import frame_of, read_results, summarise
 from basisbench.results.record_fields import SuiteTasks
@@ -125,6 +125,18 @@ def test_all_pictures_of_a_suite(tmp_path: Path) -> None:
             assert image.format == "PNG"
             assert min(image.size) > 500
         assert path.stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 11, 12])
+def test_names_are_shared_out_evenly_and_the_first_is_in_every_part(count: int) -> None:
+    names = [f"method {number}" for number in range(count)]
+    parts = _parts(names)
+    assert {name for _, part in parts for name in part} == set(names)
+    assert len({suffix for suffix, _ in parts}) == len(parts)
+    sizes = [len(part) for _, part in parts]
+    assert max(sizes) <= MOST_LINES
+    assert max(sizes) - min(sizes) <= 1
+    assert all(part[0] == names[0] for _, part in parts)
 
 
 def test_other_formats_and_small_results(tmp_path: Path) -> None:

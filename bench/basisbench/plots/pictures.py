@@ -134,6 +134,14 @@ def checked_formats(formats: Sequence[str] | None, style: StyleName) -> tuple[st
     return chosen
 
 
+def _parts(names: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
+    """Return names in parts of at most six, each with a suffix; every part keeps the first, to compare with."""
+    if len(names) <= MOST_LINES:
+        return [("", names)]
+    count = -(-(len(names) - 1) // (MOST_LINES - 1))
+    return [(f"_{part + 1}", [names[0], *names[1:][part::count]]) for part in range(count)]
+
+
 def _basis_pictures(part: pd.DataFrame, beside: pd.DataFrame, display: Display, draw: Draw) -> Pictures:
     """Yield the pictures with a line per basis, at most six to a panel."""
     method = display.first_method(part)
@@ -141,13 +149,9 @@ def _basis_pictures(part: pd.DataFrame, beside: pd.DataFrame, display: Display, 
     for family in sorted(unique(shown, "family"), key=family_order):
         own = shown[shown["family"] == family]
         names = sorted(unique(own, "basis"), key=display.basis_order)
-        count = 1 if len(names) <= MOST_LINES else -(-(len(names) - 1) // (MOST_LINES - 1))
-        for number in range(count):
-            # Every picture keeps the first basis to compare with.
-            chunk = names[:1] + names[1:][number::count]
+        for suffix, chunk in _parts(names):
             others = beside[(beside["family"] == family) & beside["basis"].isin(chunk)]
             rows = pd.concat([own[own["basis"].isin(chunk)], others])
-            suffix = f"_{number + 1}" if count > 1 else ""
             views: list[tuple[Quantity, Horizontal, str]] = [
                 ("faithfulness", "size", f"faithfulness_{family}{suffix}"),
                 ("completeness", "size", f"completeness_{family}{suffix}"),
@@ -168,9 +172,8 @@ def _method_pictures(
     for basis in sorted(unique(part, "basis"), key=display.basis_order):
         rows = part[part["basis"] == basis]
         names = sorted(unique(rows, "method"), key=display.method_order)
-        for start in range(0, len(names), MOST_LINES) if len(names) > 1 else ():
-            chunk = rows[rows["method"].isin(names[start : start + MOST_LINES])]
-            suffix = f"_{start // MOST_LINES + 1}" if len(names) > MOST_LINES else ""
+        for suffix, names_of_part in _parts(names) if len(names) > 1 else ():
+            chunk = rows[rows["method"].isin(names_of_part)]
             name = f"methods_{_safe(labels[basis])}{suffix}"
             while name in pictures:  # two names that differ in what no file system takes
                 name += "_"
