@@ -285,3 +285,21 @@ def test_tasks_and_methods_can_be_selected() -> None:
     assert len(select(summary, [], [])) == len(summary)
     with pytest.raises(BasisBenchError, match="no task of these results named 'ioy'; did you mean ioi"):
         select(summary, ["ioy"], [])
+
+
+# --- controls ---
+
+
+def test_bases_stand_beside_their_controls() -> None:
+    records = [synthetic_record("ioi", "transcoder", examples=12)]
+    worse = synthetic_record("ioi", "mlp_act_rotated", name="permuted:transcoder", examples=12)
+    records.append(changed(worse, record={"control": True}))
+    records.append(synthetic_record("ioi", "mlp_out", name="permuted:mlp_act", examples=12))  # no control by itself
+    text = render_text(summarise(records))
+    (line,) = [line for line in text[text.index("Beside controls") :].splitlines() if line.startswith("ioi")]
+    rows = summarise(records).set_index("basis")
+    basis, control = (rows.loc[name, "nodes_to_80"] for name in ("transcoder", "permuted:transcoder"))
+    assert line.split()[:3] == ["ioi", "transcoder", "permuted:transcoder"]
+    assert [float(each) for each in line.split()[3:6]] == pytest.approx([basis, control, basis / control], rel=0.1)
+    assert "Beside controls" in render_markdown(summarise(records))
+    assert "Beside controls" not in render_text(summarise(records[:1]))

@@ -10,7 +10,8 @@ import pytest
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.results.columns import Draws
-from basisbench.results.findings import ratio, written_anew
+from basisbench.results.controls import ratio
+from basisbench.results.findings import written_anew
 from basisbench.results.frame import summarise
 from helpers.synthetic_records import synthetic_suite, write_suite
 

@@ -103,7 +103,7 @@ class Placement:
     def widths(self, model: Model) -> tuple[int, int]:
         """Return the width of what is read and of what is written."""
         site = self.site(model)
-        return _width(site.read, self.layer, model), _width(site.write, self.layer, model)
+        return hook_width(site.read, self.layer, model), hook_width(site.write, self.layer, model)
 
     def gain(self, model: Model) -> Float[Tensor, " d_read"] | None:
         """Return what the activation must be divided by before it is encoded; None for nothing.
@@ -273,7 +273,8 @@ def _processing(arguments: Mapping[str, Any] | None) -> bool:
     return "center_writing_weights" in on
 
 
-def _width(hook: str, layer: int, model: Model) -> int:
+def hook_width(hook: str, layer: int, model: Model) -> int:
+    """Return the width of what is read or written at a hook."""
     if hook not in (model.hook("mlp_act", layer), model.hook("attn_z", layer)):
         return int(model.bridge.cfg.d_model)
     module = model.body.get_submodule(model.place(hook).module)

@@ -19,7 +19,7 @@ from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAEConfig
 from torch import nn
 
 from basisbench_baselines.training.saelens_classes import AutoencoderInTraining, sparse
-from basisbench_baselines.training.sparse_units import SparseUnits
+from basisbench_baselines.training.sparse_units import sparse_units
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -85,7 +85,7 @@ class CrossLayerInTraining(AutoencoderInTraining):
         found: list[tuple[Tensor, Tensor]] = []
         count = int(self.cfg.k * len(x))
         for layer, (part, encoder, bias, rows) in enumerate(self._layers(x)):
-            written, places, f = SparseUnits.apply(part, encoder, bias, rows, count)
+            written, places, f = sparse_units(part, encoder, bias, rows, count)
             output = output + nn.functional.pad(written, (layer * self.cfg.d_out, 0))
             found.append((places, f))
         self.follow([f for _, f in found])

@@ -17,7 +17,7 @@ from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingS
 from sae_lens.saes.sae import TrainStepInput, TrainStepOutput
 from torch import nn
 
-from basisbench_baselines.training.sparse_units import SparseUnits
+from basisbench_baselines.training.sparse_units import sparse_units
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -56,7 +56,7 @@ class AutoencoderInTraining(BatchTopKTrainingSAE):  # type: ignore[misc] # SAELe
 
     def reconstruct(self, x: Float[Tensor, "token d_in"]) -> tuple[Float[Tensor, "token d_out"], Tensor]:
         """Return the reconstruction and the units' activations, and follow the smallest that was kept."""
-        written, places, f = SparseUnits.apply(x, self.W_enc, self.b_enc, self.W_dec, int(self.cfg.k * len(x)))
+        written, places, f = sparse_units(x, self.W_enc, self.b_enc, self.W_dec, int(self.cfg.k * len(x)))
         self.follow([f])
         return written + self.b_dec, sparse([places], [f], len(x), self.cfg.d_sae)
 

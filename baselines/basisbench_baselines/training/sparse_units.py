@@ -43,22 +43,32 @@ def largest(values: Float[Tensor, "token unit"], count: int) -> tuple[Int[Tensor
     return places, chosen
 
 
-class SparseUnits(torch.autograd.Function):
-    """Encode, keep the largest, decode; see the module.
-
-    Call it as `written, places, f = SparseUnits.apply(x, W_enc, b_enc, W_dec, count)`.
+def sparse_units(
+    x: Float[Tensor, "token d_in"],
+    w_enc: Float[Tensor, "d_in unit"],
+    b_enc: Float[Tensor, " unit"],
+    w_dec: Float[Tensor, "unit d_out"],
+    count: int,
+) -> tuple[Float[Tensor, "token d_out"], Int[Tensor, " active"], Float[Tensor, " active"]]:
+    """Encode, keep the largest, decode; see the module. Under autocast the five products are in its type.
 
     Args:
-        x: what is read, (token, d_in). It gets no gradient.
-        W_enc: (d_in, unit).
-        b_enc: (unit).
-        W_dec: (unit, d_out).
+        x: what is read; it gets no gradient.
+        w_enc: encoder.
+        b_enc: its bias.
+        w_dec: decoder.
         count: how many values are kept in all.
 
     Returns:
-        What is written, (token, d_out) in `x`'s type; flat places of active units, (active); their activations, scaled
-        by the norms, (active). Only the first has a gradient. Under autocast the five products are in its type.
+        What is written, in `x`'s type; flat places of active units; their activations, scaled by the norms. Only the
+        first has a gradient.
     """
+    written, places, f = _SparseUnits.apply(x, w_enc, b_enc, w_dec, count)  # type: ignore[no-untyped-call]
+    return written, places, f
+
+
+class _SparseUnits(torch.autograd.Function):
+    """What `sparse_units` computes, with the gradients of encoder, bias and decoder."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, w_dec: Tensor, count: int) -> Any:

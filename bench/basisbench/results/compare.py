@@ -23,6 +23,7 @@ from basisbench.errors import RecordError, unknown_name
 from basisbench.results.bootstrap import Estimate
 from basisbench.results.columns import TASK_SEPARATOR, normalised
 from basisbench.results.conditions import CONDITIONS, join_policies, split_conditions
+from basisbench.results.controls import control_of, control_tables
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.headlines import HEADLINES, headline_tables, median_tables, task_table, unfit_lines
 from basisbench.results.labels import label_notes, short_labels
@@ -141,6 +142,7 @@ def render_text(
         shown = part[part["method"] == chosen]
         if len(shown):
             tables.append(detail_table(shown, f"Each task under {chosen}", display))
+        tables += control_tables(part, chosen)
         blocks.append(wrapped(title, width))
         blocks += [_no_medians(part)] if medians.empty else []
         blocks += [plain_text(table, width) for table in tables]
@@ -191,6 +193,7 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
             full_table(group, f"{task} (version {version}), family {family}", display)
             for (task, version, family), group in groups
         ]
+        tables += control_tables(part, display.first_method(part))
         for table in tables:
             lines += [f"### {table.title}", "", *markdown_lines(table), ""]
         if reasons := unfit_lines(part):
@@ -217,6 +220,8 @@ def _parts(summary: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, pd.DataFr
         of_part = part[[*CONDITIONS, "family"]].drop_duplicates()
         own = medians.merge(of_part, how="inner", on=list(of_part.columns))
         labels = short_labels(unique(part, "basis"))
+        of = [control_of(basis, control=control) for basis, control in zip(part["basis"], part["control"], strict=True)]
+        part = part.assign(control_of=[labels.get(basis, "") for basis in of])
         named = [rows.assign(basis=rows["basis"].map(labels)) for rows in (part, own)]
         yield title, named[0], named[1], label_notes(labels)
 

@@ -21,13 +21,11 @@ from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
 import pandas as pd
 
 from basisbench.errors import BasisBenchError
-from basisbench.results.bootstrap import Estimate, interval_ends
-from basisbench.results.columns import Draws
 from basisbench.results.compare import compare_table
+from basisbench.results.controls import ratio, ratio_text, short_text
 from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
 from basisbench.results.metrics import STATISTICS, not_reached_bound
@@ -120,41 +118,13 @@ def _text(row: pd.Series, column: str) -> str:
     return _with_commas(interval_text(float(value), *ends, column, bound))
 
 
-def ratio(a: Draws, b: Draws, column: str) -> Estimate:
-    """Return the ratio of a statistic of two rows of `summarise` or of medians, over the same resamples.
-
-    Where a target is not reached, only bounds are known; the interval is that of the bounds, and the value NaN where
-    neither is reached.
-
-    Raises:
-        BasisBenchError: they are not of the same examples.
-    """
-    if a.pairing != b.pairing:
-        raise BasisBenchError("the two cells are not of the same examples, so their ratio has no interval")
-    x, y = a.rows[column], b.rows[column]
-    least_x, least_y = (np.where(np.isposinf(each), draws.bounds[column], each) for each, draws in ((x, a), (y, b)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = interval_ends((least_x / y)[1:], (x / least_y)[1:])
-        value = math.nan if math.isinf(x[0]) and math.isinf(y[0]) else float(x[0] / y[0])
-    return Estimate(value, min(float(low), value), max(float(high), value))
-
-
 def _ratio_text(first: pd.Series, second: pd.Series, column: str) -> str:
     if column not in STATISTICS:
-        return _short(float(first[column]) / float(second[column]))
+        return short_text(float(first[column]) / float(second[column]))
     found = ratio(first["draws"], second["draws"], column)
     if math.isinf(found.value):  # the first does not get there: at least so many times as many
-        return f">{_short(_bound(first, column) / float(second[column]))}"
-    return f"{_short(found.value)} [{_short(found.low)}, {_short(found.high)}]"
-
-
-def _short(value: float) -> str:
-    """Write a ratio with two digits or more."""
-    if math.isnan(value):
-        return "n/a"
-    if math.isinf(value):
-        return "unbounded"
-    return f"{value:.2f}" if value < 1 else f"{value:.1f}" if value < 10 else f"{value:,.0f}"
+        return f">{short_text(_bound(first, column) / float(second[column]))}"
+    return ratio_text(found)
 
 
 def _with_commas(text: str) -> str:
