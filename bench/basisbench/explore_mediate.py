@@ -61,7 +61,8 @@ def mediate(
     """Measure what part of a response's shift runs through the nodes of a belief (docs/user-model.md).
 
     Both tasks have the same users, pair by pair, whose words stand in front of two continuations. Nodes are swapped:
-    they take the values of the pair's counterfactual run (natural indirect effect, Vig et al. 2020, section 3).
+    they take the values of the pair's counterfactual run (the natural indirect effect of Vig et al. 2020, arXiv
+    2004.12265).
 
     Args:
         belief: what `load_pairs` returns, of the task that states what the model believes.

@@ -2,8 +2,8 @@
 
 Two tasks put the same words of the same users in front of two continuations, the frames: one states what the model
 believes of the user, the other responds. What the response owes to nodes of the belief is a question of causal
-mediation (Vig et al. 2020, "Causal Mediation Analysis for Interpreting Neural NLP", section 3: the natural indirect
-effect), asked of sets of nodes:
+mediation (Vig et al. 2020, arXiv 2004.12265: the natural indirect effect), here of a set of nodes, as a share of the
+total effect:
 
 1. An aligned group of the response is matched with the one of the belief that has the same users, pair by pair. Up to
    where the frames part, a position is the same in both: no token in front of it differs, and models are causal.

@@ -25,6 +25,11 @@ SETS: dict[SetName, str] = {
 """What sets are called in tables and pictures."""
 
 
+def _two(value: float) -> str:
+    """Write a number with two digits behind the point; what rounds to zero has no sign."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
 class Interval(Frozen):
     """A number with its 95% bootstrap interval over what the response's pairs share."""
 
@@ -38,7 +43,7 @@ class Interval(Frozen):
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{_two(self.value)} [{_two(self.low)}, {_two(self.high)}]"
 
 
 class SwappedSet(Frozen):
@@ -182,7 +187,7 @@ def _shares(found: Mediation) -> Table:
     rows = []
     for size in found.sizes:
         for own in size.sets:
-            drawn = f"{min(own.swapped_draws):.2f} to {max(own.swapped_draws):.2f}" if own.draws > 1 else ""
+            drawn = f"{_two(min(own.swapped_draws))} to {_two(max(own.swapped_draws))}" if own.draws > 1 else ""
             beyond = size.beyond.get(own.nodes)
             texts = (
                 str(size.nodes),
