@@ -198,7 +198,7 @@ def test_tasks_of_other_users_are_refused(model: Model, belief: Session) -> None
 
 
 def test_the_command_prints_tables_and_writes_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["mediate", "--belief", "user_age", "--response", "user_age", "--basis", "mlp_act", "--examples", "32"]
+    words = ["mediate", "--belief", "user_age", "--response", "user_age", "--basis", "mlp_act", "--examples", "16"]
     more = ["--sizes", "3,10", "--draws", "2", "--attribution-draws", "1", "--at", "header", "--other", "user_gender"]
     assert main([*words, *more, "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out

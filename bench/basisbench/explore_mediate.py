@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -42,6 +42,8 @@ SIZES = (10, 30, 100, 300)
 """Nodes per aligned group, where none are given."""
 
 MOST_SIZES = 20
+CHOSEN: tuple[SetName, ...] = ("belief", "response")
+CONTROLS: tuple[SetName, ...] = ("random", "alike")
 
 
 def mediate(
@@ -97,16 +99,12 @@ def mediate(
             f"mediate: '{response.attribution[0].task}' has no position '{at}' that both frames share"
         )
     scores, own = scored(belief), scored(response)
-    ranked = {
-        name: [
-            rank_places(found.groups[key], own_places, found.cell, key)
-            for key, own_places in zip(keys, places, strict=True)
-        ]
-        for name, found, keys in (
-            ("belief", scores, [group.evaluation.pairs.group for group in groups]),
-            ("response", own, [group.evaluation.pairs.group for group in response.groups]),
-        )
-    }
+
+    def ranked_at(found: NodeScores, own_groups: Sequence[GroupPair]) -> list[Ranking]:
+        named = zip([group.evaluation.pairs.group for group in own_groups], places, strict=True)
+        return [rank_places(found.groups[key], own_places, found.cell, key) for key, own_places in named]
+
+    ranked = {"belief": ranked_at(scores, groups), "response": ranked_at(own, response.groups)}
     candidates = min(ranking.nodes for ranking in ranked["belief"])
     if wanted[-1] > candidates:
         raise BasisBenchError(f"sizes: {wanted[-1]} nodes asked, but there are {candidates} at the places")
@@ -115,7 +113,8 @@ def mediate(
     gap = _interval(weights @ (clean - other))
     own_clean, own_other = _both(belief)
     own_weights = resample_weights(len(own_clean), clusters_of_groups(belief.groups))
-    refused, whole, every, found = "", None, None, []
+    refused, whole, every = "", None, None
+    found: list[MediationSize] = []
     if gap.excludes_zero:
         shares = _Shares(weights, clean, weights @ (clean - other))
         changes = scored(response, MeanChange())
@@ -138,8 +137,8 @@ def mediate(
         belief_data=belief.data_hash,
         at=at,
         roles={
-            group.evaluation.pairs.group: tuple(group.evaluation.pairs.roles[position] for position in own_places)
-            for group, own_places in zip(response.groups, places, strict=True)
+            pairs.group: tuple(pairs.roles[position] for position in own_places)
+            for pairs, own_places in zip(response.evaluation, places, strict=True)
         },
         candidates=candidates,
         pairs=len(clean),
@@ -193,8 +192,7 @@ def _joined(parts: Iterator[Tensor]) -> np.ndarray:
 
 
 def _interval(rows: np.ndarray) -> Interval:
-    found = estimate_rows(rows)
-    return Interval(value=found.value, low=found.low, high=found.high)
+    return Interval(**vars(estimate_rows(rows)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +227,8 @@ class _Study:
 
     def measured(self, shares: _Shares) -> tuple[Interval, list[MediationSize]]:
         """Return the share of all nodes at the places, and that of each set by size."""
-        named, by_group, metrics = self._named(), [], []
+        names = [*CHOSEN, *(name for name in CONTROLS for _ in range(self.draws))]
+        named, by_group, metrics = list(product(self.sizes, names)), [], []
         for at, group in enumerate(self.response.groups):
             sets, changes = self._sets(at, group)
             by_group.append(changes)
@@ -270,11 +269,6 @@ class _Study:
             found.append(MediationSize(nodes=size, sets=tuple(sets_of_size), beyond=beyond))
         return shares.of(metric[0]), found
 
-    def _named(self) -> list[tuple[int, SetName]]:
-        """Return size and name of each set, in the order of `_sets`."""
-        names: tuple[SetName, ...] = ("belief", "response", *("random",) * self.draws, *("alike",) * self.draws)
-        return list(product(self.sizes, names))
-
     def _sets(self, at: int, group: GroupPair) -> tuple[list[PlacedNodes], list[float]]:
         """Return the sets of one aligned group, and the mean change of the nodes of each."""
         key, cell = group.evaluation.pairs.group, self.changes.cell
@@ -282,7 +276,7 @@ class _Study:
         changes = (*nodes.units, *(nodes.errors or ()))
         found = []
         for size in self.sizes:
-            best = [PlacedNodes.best(self.ranked[name][at], size) for name in ("belief", "response")]
+            best = [PlacedNodes.best(self.ranked[name][at], size) for name in CHOSEN]
             generator = seeded_generator(cell.seed, cell.task, key, "swapped", size)
             found += best
             found += [best[0].random(generator) for _ in range(self.draws)]
@@ -338,14 +332,16 @@ class _Overlaps:
         return found
 
 
-def _overlap(one: str, other: str, level: str, rows: Sequence[Sequence[tuple[float, float]]]) -> CircuitOverlap:
+def _overlap(
+    one: str, other: str, level: Literal["nodes", "units"], rows: Sequence[Sequence[tuple[float, float]]]
+) -> CircuitOverlap:
     """Sum up overlaps: a row for each pair of draws."""
     by_draw = [sum(found for found, _ in row) / len(row) for row in rows]
     chances = [chance for row in rows for _, chance in row]
     return CircuitOverlap(
         one=one,
         other=other,
-        level=level,  # type: ignore[arg-type]
+        level=level,
         compared=sum(map(len, rows)),
         jaccard=sum(by_draw) / len(by_draw),
         low=min(by_draw),
