@@ -11,6 +11,7 @@ The Python interface:
 - `describe_nodes` says of a circuit's nodes what they read, write and do: `CircuitNodes`.
 - `edges(circuit, pairs)` scores the edges between the nodes of a circuit, and measures circuits of edges.
 - `steer(pairs, basis, nodes)` moves nodes by doses, with controls: `Steering`.
+- `mediate(belief, response, basis)` says what part of a response's shift runs through a belief's nodes: `Mediation`.
 - `graph(nodes, pairs)` scores the edges between described nodes: `report.write_graph` draws them.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
     from basisbench.explore_edges import edges
     from basisbench.explore_graph import graph
+    from basisbench.explore_mediate import mediate
     from basisbench.explore_steer import steer
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
@@ -48,6 +50,7 @@ __all__ = [
     "load_model",
     "load_pairs",
     "load_results",
+    "mediate",
     "plot_curves",
     "plot_results",
     "run",
@@ -70,6 +73,7 @@ __getattr__, __dir__ = lazy_names(
         "load_model": "explore",
         "load_pairs": "explore",
         "load_results": "results.frame",
+        "mediate": "explore_mediate",
         "plot_curves": "plots.curves",
         "plot_results": "plots.pictures",
         "run": "runs.run",

@@ -22,7 +22,7 @@ def cells_of(name: str) -> tuple[CellConfig, ...]:
     suite = load_suite(name)
     assert (suite.attribution_pairs, suite.evaluation_pairs) == (50, 50)
     cells = expand(suite, load_registry())
-    assert {cell.model for cell in cells} == {"smollm2-135m-q4" if name == "smollm2-quick" else name}
+    assert {cell.model for cell in cells} == {name if name in LARGE else "smollm2-135m-q4"}
     assert len(cells) == len(set(cells))
     return cells
 
@@ -41,6 +41,16 @@ def test_chats_are_for_the_model_that_has_a_template_and_user_tasks_are_not_the_
     text = {task.name for task in PROVIDES if not task.name.endswith("_chat")}
     assert user["gemma-3-270m-q4"] == text
     assert user["smollm2-135m-q4"] == text | {"user_occupation_statement_chat", "user_country_statement_chat"}
+
+
+def test_the_study_of_the_user_has_belief_and_response_of_each_attribute_in_both_formats() -> None:
+    cells = cells_of("user-model")
+    assert {cell.task for cell in cells} == {task.name for task in PROVIDES}
+    assert Counter((cell.basis, cell.method, cell.ablation) for cell in cells) == {
+        (basis, method, ablation): len(PROVIDES)
+        for basis in MLP
+        for method, ablation in (("relp", "mean"), ("random", "mean"), ("relp", "counterfactual"))
+    }
 
 
 @pytest.mark.parametrize("name", LARGE)
