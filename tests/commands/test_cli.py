@@ -22,7 +22,7 @@ from helpers.synthetic_records import synthetic_suite, write_suite
 
 Write = Callable[..., Path]
 COMMANDS = (
-    *(["run"], ["list"], ["show"], ["steer"], ["compare"], ["plot"], ["report"]),
+    *(["run"], ["list"], ["show"], ["steer"], ["swap"], ["compare"], ["plot"], ["report"]),
     *(["new"], ["check"], ["validate"], ["verify"], ["submit"], ["pin"]),
     *(["train"], ["pocket"], ["pocket", "build"]),
 )
