@@ -72,7 +72,7 @@ def test_it_says_what_it_shows_and_leaves_out_what_is_empty(graph: CircuitGraph)
     assert names[:2] == ["the answer needs it", "works against the answer"]
 
 
-@pytest.mark.parametrize(("nodes", "edges", "layers"), [(1, 1, 1), (40, 100, 4), (300, 900, 30)])
+@pytest.mark.parametrize(("nodes", "edges", "layers"), [(1, 1, 1), (40, 100, 4), (120, 300, 30)])
 def test_it_fits_a_page_whatever_its_size(nodes: int, edges: int, layers: int, tmp_path: Path) -> None:
     hostile = synthetic_graph(nodes, edges, layers=layers, hostile=("$x_1$ " * 30).strip())
     save_figure(plot_graph(hostile), tmp_path / "circuit.png", dpi=100)
