@@ -254,12 +254,12 @@ class _Measured:
         import torch
 
         parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for group, (metric, likeliest) in zip(self.pairs.groups, found, strict=True):
+        for group, (values, likeliest) in zip(self.pairs.groups, found, strict=True):
             batch = group.evaluation.batch
-            own, other = ((likeliest.unsqueeze(-1) == ids).any(-1) for ids in (batch.answers, batch.foils))
-            parts.append((metric, own, other))
-        columns = (torch.cat(each).double().cpu().numpy() for each in zip(*parts, strict=True))
-        return _Row(*columns, alike)
+            told = [(likeliest.unsqueeze(-1) == ids).any(-1) for ids in (batch.answers, batch.foils)]
+            parts.append((values, told[0], told[1]))
+        metric, own, other = (torch.cat(each).double().cpu().numpy() for each in zip(*parts, strict=True))
+        return _Row(metric, own, other, alike)
 
     def _likeness(self, sets: Sequence[Sequence[SteeredNode]]) -> list[float | None]:
         """Return for each set the distance of two prompts of one answer over that of two of different answers."""

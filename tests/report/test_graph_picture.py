@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.colors import to_hex
@@ -23,8 +24,13 @@ def graph() -> CircuitGraph:
     return synthetic_graph(12, 30).model_copy(update={"answer": " is", "foil": " are"})
 
 
-def test_nodes_are_as_large_as_their_scores_and_coloured_by_their_sign(graph: CircuitGraph) -> None:
+def axes_of(graph: CircuitGraph) -> Any:
     (axes,) = plot_graph(graph).axes
+    return axes
+
+
+def test_nodes_are_as_large_as_their_scores_and_coloured_by_their_sign(graph: CircuitGraph) -> None:
+    axes = axes_of(graph)
     dots = [line for line in axes.get_lines() if line.get_marker() in ("o", "D")]
     nodes = graph.nodes.nodes
     assert len(dots) == len(nodes)
@@ -41,7 +47,7 @@ def test_nodes_are_as_large_as_their_scores_and_coloured_by_their_sign(graph: Ci
 
 
 def test_edges_run_from_their_source_to_their_target_and_are_as_wide_as_their_scores(graph: CircuitGraph) -> None:
-    (axes,) = plot_graph(graph).axes
+    axes = axes_of(graph)
     (edges,) = axes.collections
     paths, widths = edges.get_paths(), edges.get_linewidths()
     assert len(paths) == len(graph.edges)
