@@ -141,8 +141,9 @@ def test_what_does_not_fit_is_refused(pairs: Session) -> None:
 
 def test_the_command_writes_three_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["graph", "sva_simple", "--basis", "mlp_act", "--examples", "8", "--nodes", "5", "-k", "9", "--draws", "1"]
-    out = tmp_path / "made" / "graph"
-    assert main([*words, "--out", str(out)]) == 0
+    out, picture = tmp_path / "made" / "graph", tmp_path / "circuit.png"
+    assert main([*words, "--out", str(out), "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
     assert "5 nodes and 9 of " in capsys.readouterr().out
     layout = json.loads((out / "graph.json").read_text(encoding="utf-8"))
     jsonschema.validate(layout, SCHEMA)
@@ -159,8 +160,12 @@ def test_mistakes_are_told_before_a_model_is_loaded(tmp_path: Path, capsys: pyte
     for out in ("file", "file/below"):
         assert main([*words, "--out", str(tmp_path / out)]) == 2
     assert main([*words, "--out", str(tmp_path / "new"), "--method", "relpp"]) == 2
+    for name in ("circuit.gif", "nowhere/circuit.png"):
+        assert main([*words, "--out", str(tmp_path / "new"), "--plot", str(tmp_path / name)]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert len(told) == 3
+    assert len(told) == 5
+    assert "circuit.gif: expected a name that ends in .png, .svg, .pdf" in told[3]
+    assert "circuit.png: there is no folder" in told[4]
     assert all("is a file; --out names a folder for the graph" in line for line in told[:2])
     assert "did you mean relp?" in told[2]
     assert not (tmp_path / "new").exists()

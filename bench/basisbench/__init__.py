@@ -11,6 +11,7 @@ The Python interface:
 - `describe_nodes` says of a circuit's nodes what they read, write and do: `CircuitNodes`.
 - `edges(circuit, pairs)` scores the edges between the nodes of a circuit, and measures circuits of edges.
 - `steer(pairs, basis, nodes)` moves nodes by doses, with controls: `Steering`.
+- `swap(pairs, basis)` sets nodes to what they are on the other prompt of a pair, with controls: `Swap`.
 - `mediate(belief, response, basis)` says what part of a response's shift runs through a belief's nodes: `Mediation`.
 - `graph(nodes, pairs)` scores the edges between described nodes: `report.write_graph` draws them.
 - `BasisBenchError` is what a mistake in the input raises: one line that says what, where and what to do.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from basisbench.explore_graph import graph
     from basisbench.explore_mediate import mediate
     from basisbench.explore_steer import steer
+    from basisbench.explore_swap import swap
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
@@ -57,6 +59,7 @@ __all__ = [
     "score",
     "steer",
     "summarise",
+    "swap",
     "to_dataset",
 ]
 
@@ -80,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
         "score": "explore",
         "steer": "explore_steer",
         "summarise": "results.frame",
+        "swap": "explore_swap",
         "to_dataset": "results.dataset",
     },
 )

@@ -15,6 +15,7 @@ from basisbench.attribution.edge_scores import choose_nodes, edge_scores
 from basisbench.circuits.merged import places
 from basisbench.circuits.ranking import node_unit
 from basisbench.errors import BasisBenchError, hold
+from basisbench.pairs.tokens import token_texts
 from basisbench.registry import load_registry
 from basisbench.results.circuit_graph import CircuitGraph
 from basisbench.results.circuit_nodes import CircuitNodes, place_name
@@ -64,6 +65,8 @@ def graph(
     score, weight, possible = _merged(nodes, pairs, built, wanted, method)
     order = score.abs().flatten().argsort(descending=True, stable=True)[: int(score.count_nonzero())][: int(edges)]
     width, rows = len(nodes.nodes), len(wanted)
+    first = max((group.attribution.pairs for group in pairs.groups), key=lambda own: len(own.token_texts))
+    answer, foil = token_texts(pairs.model.tokenizer, [int(first.answers[0, 0]), int(first.foils[0, 0])])
     kept = [divmod(place, width + 1) for place in order.tolist()]
     return CircuitGraph(
         schema_version=1,
@@ -83,7 +86,9 @@ def graph(
             for source, target in kept
         ),
         tokens=_example(pairs, wanted),
-        prompt=printable(" ".join(pairs.groups[0].attribution.pairs.clean_text[0].split()))[:2000],
+        answer=answer,
+        foil=foil,
+        prompt=printable(" ".join(first.clean_text[0].split()))[:2000],
         probability=_probability(pairs),
     )
 

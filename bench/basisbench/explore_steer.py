@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.dose_response import DoseResponse
-from basisbench.circuits.merged import RolePosition, merge, places, rank_merged
+from basisbench.circuits.merged import RolePosition, places
 from basisbench.circuits.moves import UNCHANGED, Operation
 from basisbench.circuits.ranking import node_name
-from basisbench.circuits.steered_nodes import Activations, MeanSize, SteeredNode, named_node, places_of
+from basisbench.circuits.steered_nodes import Activations, MeanSize, SteeredNode, best_nodes, named_node, places_of
 from basisbench.errors import BasisBenchError, TaskError, hold, unknown_name
 from basisbench.explore import NodeScores, load_pairs, score
 from basisbench.pairs.plain_text import read_prompt, read_windows
@@ -230,13 +230,7 @@ class _Nodes:
         """Return the nodes of the largest |score|, merged by role; those without a score are left out."""
         if not 1 <= count <= 10**6:
             raise BasisBenchError(f"nodes: expected a whole number from 1 to a million, found {count}")
-        merged = merge(scores.groups, self.pairs.pair_counts, self.places)
-        top = rank_merged(merged, scores.cell).top(count)
-        return tuple(self._node(index, place, unit) for index, place, unit, value in top if value)
-
-    def _node(self, index: int, row: int, unit: int) -> SteeredNode:
-        place = self.places[row]
-        return SteeredNode(self.basis.sites[index].layer, index, unit, place.role, place.token, (place,))
+        return best_nodes(scores.groups, self.pairs.pair_counts, scores.cell, self.basis, count, self.places)
 
     def named(self, names: Sequence[str | CircuitNode]) -> tuple[SteeredNode, ...]:
         """Return the nodes of some names, each once."""

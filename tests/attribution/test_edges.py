@@ -12,7 +12,7 @@ import torch
 from basisbench.attribution import error_nodes
 from basisbench.attribution.context import GroupContext
 from basisbench.attribution.edge_effects import _Run
-from basisbench.attribution.edge_scores import EdgeScores, edge_methods, edge_scores
+from basisbench.attribution.edge_scores import EDGE_METHODS, EdgeScores, edge_scores
 from basisbench.errors import BasisBenchError
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
@@ -229,7 +229,7 @@ def test_edges_of_a_linear_model_are_products_of_its_weights(tmp_path: Path) -> 
         onward = to_logits @ blocks[1].mlp.c_proj.weight[second[2]]
         expected = (move[:, position, unit] * reaching * onward).mean()
         ends = (move[:, position, unit] * (to_logits @ (through + (written if position == last else 0)))).mean()
-        for method in edge_methods():
+        for method in EDGE_METHODS:
             score = edge_scores(context, nodes, method).score[PAIRS.length + column]
             torch.testing.assert_close(score[2], expected, rtol=1e-6, atol=1e-12)
             torch.testing.assert_close(score[3], ends, rtol=1e-6, atol=1e-12)

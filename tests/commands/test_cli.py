@@ -14,6 +14,7 @@ import pytest
 
 import basisbench
 from basisbench.cli import EXAMPLES, build_parser, main
+from basisbench.registry import load_registry
 from basisbench.results.record import read_record
 from basisbench.results.store import Store
 from basisbench.types import ModelSpec
@@ -21,7 +22,7 @@ from helpers.synthetic_records import synthetic_suite, write_suite
 
 Write = Callable[..., Path]
 COMMANDS = (
-    *(["run"], ["list"], ["show"], ["steer"], ["mediate"], ["compare"], ["plot"], ["report"]),
+    *(["run"], ["list"], ["show"], ["steer"], ["swap"], ["mediate"], ["compare"], ["plot"], ["report"]),
     *(["new"], ["check"], ["validate"], ["verify"], ["submit"], ["pin"]),
     *(["train"], ["pocket"], ["pocket", "build"]),
 )
@@ -59,10 +60,20 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_listing_gives_a_line_per_thing(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list", "methods"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    assert main(["list", "bases"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if ":" not in line.split()[0]]  # schemes come last
     assert [line.split()[0] for line in lines] == sorted(line.split()[0] for line in lines)
-    assert any(line.startswith("relp ") for line in lines)
+    assert any(line.startswith("mlp_act ") for line in lines)
+
+
+def test_methods_are_listed_by_what_they_score(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "methods"]) == 0
+    nodes, edges = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
+    assert nodes[0] == "nodes of any basis (run, nodes, steer):"
+    names = [line.split()[0] for line in nodes[1:]]
+    assert names == [entry.name for entry in load_registry().of("method")]
+    assert edges[0] == "edges between nodes of any basis, each node one coordinate (edges, graph):"
+    assert [line.split()[0] for line in edges[1:]] == ["ig_inputs", "ixg", "path_patching", "relp"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from basisbench.plots.cost import nice_times
-from basisbench.plots.text import escape, fitted, legend_columns, text_width
+from basisbench.plots.text import escape, fitted, legend_columns, plain, text_width
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -66,3 +66,11 @@ def test_round_times_lie_on_the_axis(low: float, ratio: float, most: int) -> Non
     assert 2 <= len(times) <= most
     assert all(low <= time <= low * ratio for time in times)
     assert times == sorted(set(times))
+
+
+@pytest.mark.parametrize("width", [0.1, 0.5, 0.9, 1.3, 5])
+def test_as_much_of_a_line_is_kept_as_fits(width: float) -> None:
+    text = "some_basis: $of a name$"
+    halves = [f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}" for kept in range(len(text) - 1, 2, -1)]
+    fitting = [line for line in (text, *halves) if text_width(plain(line), 8) <= width]
+    assert fitted(text, 8, width) == (fitting[0] if fitting else halves[-1])

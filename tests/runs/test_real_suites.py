@@ -10,6 +10,7 @@ from basisbench.registry import load_registry
 from basisbench.results.record import CellConfig
 from basisbench.runs.cells import expand
 from basisbench.runs.suite import load_suite
+from basisbench_tasks.known_functions import PROVIDES as KNOWN
 from basisbench_tasks.user_attributes import PROVIDES
 
 AGREEMENT = {"sva_simple", "sva_rc", "sva_nounpp", "sva_within_rc"}
@@ -51,6 +52,14 @@ def test_the_study_of_the_user_has_belief_and_response_of_each_attribute_in_both
         for basis in MLP
         for method, ablation in (("relp", "mean"), ("random", "mean"), ("relp", "counterfactual"))
     }
+
+
+def test_what_models_know_is_asked_of_both_beside_a_floor() -> None:
+    cells = expand(load_suite("known"), load_registry())
+    assert {cell.model for cell in cells} == {*LARGE}
+    assert {cell.task for cell in cells} == {task.name for task in KNOWN}
+    assert {(cell.basis, cell.method) for cell in cells} == {(x, y) for x in MLP for y in ("relp", "random")}
+    assert len(cells) == 2 * 4 * len(KNOWN)
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -42,7 +42,7 @@ from basisbench.models.model import at_least_float32
 from basisbench.models.relp import RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Bool, Float
     from torch import Tensor
@@ -52,10 +52,13 @@ if TYPE_CHECKING:
 
 EXACT = "path_patching"
 
-
-def edge_methods() -> tuple[str, ...]:
-    """Return the names of the methods that score edges."""
-    return (*RULES, "ig_inputs", EXACT)
+EDGE_METHODS: Mapping[str, str] = {
+    "ig_inputs": "gradients at ten points between clean and counterfactual embeddings: EAP-IG (arXiv 2403.17806)",
+    "ixg": "gradients at the clean run: edge attribution patching, EAP (arXiv 2310.10348)",
+    EXACT: "exact path patching, two runs per edge: for few nodes and oracles (arXiv 2304.05969)",
+    "relp": "gradients at the clean run under LRP rules (arXiv 2508.21258)",
+}
+"""What each method that scores edges does, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,7 @@ def edge_scores(context: GroupContext, nodes: ChosenNodes, method: str) -> EdgeS
     Args:
         context: the aligned group; its cell says where nodes move to.
         nodes: the nodes.
-        method: one of `edge_methods`.
+        method: one of `EDGE_METHODS`.
 
     Raises:
         BasisBenchError: there is no such method.
@@ -103,8 +106,8 @@ def edge_scores(context: GroupContext, nodes: ChosenNodes, method: str) -> EdgeS
     """
     import torch
 
-    if method not in edge_methods():
-        raise unknown_name("edge method", method, edge_methods())
+    if method not in EDGE_METHODS:
+        raise unknown_name("edge method", method, EDGE_METHODS)
     possible = possible_edges(nodes, context.batch.clean.shape[1]).to(context.model.device)
     with torch.no_grad():
         clean = coordinates_of(context, nodes, "clean")

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from basisbench.attribution.error_nodes import error_axes, to_nodes
-from basisbench.circuits.merged import RolePosition
+from basisbench.circuits.merged import RolePosition, merge, rank_merged
 from basisbench.errors import BasisBenchError, unknown_name
 from basisbench.pairs.tokens import BOS_ROLE
 from basisbench.results.circuit_nodes import place_name
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from basisbench.circuits.circuit import Reference
     from basisbench.circuits.moves import Node
     from basisbench.protocols import Basis, ScoringContext
-    from basisbench.types import ErrorPolicy
+    from basisbench.results.record import CellConfig
+    from basisbench.types import ErrorPolicy, Site
 
 LAST, ALL = "last", "all"
 """Roles of the last position, and of every one."""
@@ -86,7 +87,7 @@ def named_node(
     if layer not in layers:
         raise BasisBenchError(f"node '{name}': basis '{basis.name}' has the layers {layers[0]} to {layers[-1]}")
     index = layers.index(layer)
-    own = [place for place in places if _called(place, role, roles)]
+    own = [place for place in places if called(place, role, roles)]
     if not own:
         known = {LAST, ALL, *(place.role for place in places), *(place_name(each.role, each.token) for each in places)}
         raise unknown_name("role", role, known)
@@ -100,12 +101,45 @@ def named_node(
     return SteeredNode(layer, index, number if found[3] else -1 - number, role, "", tuple(own))
 
 
-def _called(place: RolePosition, role: str, roles: Mapping[str, Sequence[str]]) -> bool:
+def called(place: RolePosition, role: str, roles: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a position is one that a role names: a role, one of its tokens, `last` or `all`.
+
+    Args:
+        place: the position.
+        role: the name.
+        roles: role of each position, by aligned group.
+    """
     if role == LAST:
         return all(position == len(roles[group]) - 1 for group, position in place.positions.items())
     if role == ALL:
         return place.role != BOS_ROLE
     return role in (place.role, place_name(place.role, place.token))
+
+
+def best_nodes(
+    scores: Mapping[str, Scores],
+    pairs: Mapping[str, int],
+    cell: CellConfig,
+    basis: Basis,
+    count: int,
+    places: Sequence[RolePosition],
+) -> tuple[SteeredNode, ...]:
+    """Return the nodes of the largest |score| at some positions, merged by role, best first.
+
+    Args:
+        scores: by aligned group.
+        pairs: attribution pairs of each.
+        cell: what was asked.
+        basis: the basis.
+        count: how many; those without a score are left out.
+        places: the positions.
+    """
+    top = rank_merged(merge(scores, pairs, places), cell).top(count)
+    return tuple(
+        SteeredNode(basis.sites[index].layer, index, unit, places[row].role, places[row].token, (places[row],))
+        for index, row, unit, value in top
+        if value
+    )
 
 
 def group_nodes(nodes: Sequence[SteeredNode], group: str) -> tuple[Node, ...]:
@@ -146,8 +180,13 @@ def node_references(
 
 @dataclass(frozen=True)
 class MeanSize:
-    """Score a node by its mean |value| on the clean prompts: what controls are to be like."""
+    """Score a node by its mean |value| on the clean prompts, or |change| to the counterfactual ones, for controls.
 
+    Attributes:
+        change: whether it is the change that controls are to be like.
+    """
+
+    change: bool = False
     name: str = "activation"
     summary: str = "mean absolute value on the clean prompts"
     mean_over_pairs: ClassVar[bool] = True
@@ -157,7 +196,7 @@ class MeanSize:
         import torch
 
         with torch.no_grad():
-            found = [context.coordinates(basis, site, "clean") for site in basis.sites]
+            found = [self._values(context, basis, site) for site in basis.sites]
             units = tuple(own.abs().mean(0) for own, _ in found)
             errors = tuple(
                 context.error_nodes(site, error).abs().mean(0)
@@ -166,10 +205,17 @@ class MeanSize:
             )
         return Scores(units, None if basis.exact else errors)
 
+    def _values(self, context: ScoringContext, basis: Basis, site: Site) -> tuple[Tensor, Tensor | None]:
+        units, error = context.coordinates(basis, site, "clean")
+        if not self.change:
+            return units, error
+        other, other_error = context.coordinates(basis, site, "counterfactual")
+        return other - units, None if error is None or other_error is None else other_error - error
+
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """The mean |value| of every node on the clean attribution prompts.
+    """The mean |value| of every node on the clean attribution prompts, or what else `MeanSize` gives.
 
     Attributes:
         groups: by aligned group.
@@ -228,8 +274,8 @@ class Activations:
             nearest = [unit for unit in ranked if unit not in taken][: draws + len(near) - 1]
             if len(nearest) < draws + len(near) - 1:
                 raise BasisBenchError(
-                    f"steer: {len(nearest)} other nodes at layer {node.layer}, role {node.role}, are too few for "
-                    f"{draws} draws of controls beside {len(near)} steered there; ask for fewer draws or fewer nodes"
+                    f"{len(nearest)} other nodes at layer {node.layer}, role {node.role}, are too few for "
+                    f"{draws} draws of controls beside {len(near)} chosen there; ask for fewer draws or fewer nodes"
                 )
             orders.append([nearest[place] for place in torch.randperm(len(nearest), generator=generator).tolist()])
         return [self._draw(nodes, orders, draw) for draw in range(draws)]

@@ -36,13 +36,22 @@ class SteeredValues:
     Attributes:
         metric: mean logit of the answers minus that of the foils.
         divergence: KL(unhooked model || steered) over the vocabulary at the last position, in nats.
+        likeliest: id of the likeliest of some words; None where no words were asked for.
     """
 
     metric: Float[Tensor, "case pair"]
     divergence: Float[Tensor, "case pair"]
+    likeliest: Int[Tensor, "case pair"] | None = None
 
 
-def steered_values(group: GroupPair, basis: Basis, policy: ErrorPolicy, moves: MovesOf, cases: int) -> SteeredValues:
+def steered_values(
+    group: GroupPair,
+    basis: Basis,
+    policy: ErrorPolicy,
+    moves: MovesOf,
+    cases: int,
+    words: Int[Tensor, " word"] | None = None,
+) -> SteeredValues:
     """Measure cases on every evaluation pair of an aligned group, whose metric is in logits.
 
     Args:
@@ -51,6 +60,7 @@ def steered_values(group: GroupPair, basis: Basis, policy: ErrorPolicy, moves: M
         policy: along which axes coordinates of the error are nodes.
         moves: gives the moves of some cases.
         cases: how many cases there are, at least 1.
+        words: ids of words among which the likeliest next one is told.
 
     Raises:
         MemoryExhaustedError: one case on one prompt does not fit into memory.
@@ -61,6 +71,7 @@ def steered_values(group: GroupPair, basis: Basis, policy: ErrorPolicy, moves: M
     dtype = torch.promote_types(model.dtype, torch.float32)
     metric = torch.empty((cases, len(whole.clean)), dtype=dtype, device=model.device)
     nats = torch.empty_like(metric)
+    likeliest = None if words is None else torch.empty_like(metric, dtype=torch.long)
     for part in group.cut("mean", (), 0, logits=True):
         batch, full = whole.pairs(part), group.part(part, ()).full_logits
         enters = _Entering(model, batch.clean)
@@ -77,10 +88,12 @@ def steered_values(group: GroupPair, basis: Basis, policy: ErrorPolicy, moves: M
                     logits = expected.expand(len(own.factor), *expected.shape)
                 metric[chosen, place] = whole.pairs(place).metric(logits)
                 nats[chosen, place] = kl_divergence(expected, logits)
+                if words is not None and likeliest is not None:
+                    likeliest[chosen, place] = words[logits[..., words].argmax(-1)]
 
         rows, length = batch.clean.shape
         model.batching.in_blocks("circuits", cases, rows, length, work, most=_tokens(model, basis, length, 1))
-    return SteeredValues(metric, nats)
+    return SteeredValues(metric, nats, likeliest)
 
 
 def token_divergences(

@@ -86,7 +86,7 @@ def execute(options: argparse.Namespace) -> None:
 
 def scored_for_edges(options: argparse.Namespace) -> tuple[Session, NodeScores, BasisSpec]:
     """Return pairs, the scores of their nodes under RelP, and the basis; unknown names are refused before any work."""
-    from basisbench.attribution.edge_scores import edge_methods
+    from basisbench.attribution.edge_scores import EDGE_METHODS
     from basisbench.errors import unknown_name
     from basisbench.explore import load_pairs, score
     from basisbench.models.load import load_model
@@ -95,8 +95,8 @@ def scored_for_edges(options: argparse.Namespace) -> tuple[Session, NodeScores, 
 
     registry = load_registry(absolute(options.plugin))
     task, spec = registry.get("task", options.task), registry.get("basis", options.basis)
-    if options.method not in edge_methods():
-        raise unknown_name("edge method", options.method, edge_methods())
+    if options.method not in EDGE_METHODS:
+        raise unknown_name("edge method", options.method, EDGE_METHODS)
     model = load_model(find_model(options.model, registry))
     pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=options.seed)
     return pairs, score(pairs, spec, registry.get("method", "relp"), ablation=options.ablation), spec

@@ -57,15 +57,13 @@ def execute(options: argparse.Namespace) -> None:
     import json
 
     from basisbench.plots.node_map import plot_node_map
-    from basisbench.plots.save import FORMATS, save_figure
+    from basisbench.plots.save import refuse_name, save_figure
     from basisbench.results.circuit_nodes import node_table, nodes_csv
     from basisbench.results.overlap import overlap_table
     from basisbench.results.record import write_whole
     from basisbench.results.tables import plain_text
 
-    if options.plot and options.plot.suffix.removeprefix(".") not in FORMATS:
-        endings = ", ".join(f".{name}" for name in FORMATS)
-        raise BasisBenchError(f"--plot {options.plot}: expected a name that ends in {endings}")
+    refuse_name(options.plot, "--plot")
     found = list(_of_records(options) if options.results else _of_model(options))
     if options.plot:
         save_figure(plot_node_map(found), options.plot)

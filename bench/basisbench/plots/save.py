@@ -8,12 +8,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt32
 
+from basisbench.errors import BasisBenchError
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL import Image
 
 FORMATS = ("png", "svg", "pdf")
 """Types of file that pictures are saved as."""
+
+
+def refuse_name(path: Path | None, option: str) -> None:
+    """Refuse a file that no picture can be saved as, before work is done for it.
+
+    Args:
+        path: the file; None where none is asked for.
+        option: by which it was asked for, for the message.
+
+    Raises:
+        BasisBenchError: its name ends in something else than a type, or its folder does not exist.
+    """
+    if path is None:
+        return
+    if path.suffix.removeprefix(".") not in FORMATS:
+        endings = ", ".join(f".{name}" for name in FORMATS)
+        raise BasisBenchError(f"{option} {path}: expected a name that ends in {endings}")
+    if not path.resolve().parent.is_dir():
+        raise BasisBenchError(f"{option} {path}: there is no folder {path.resolve().parent}")
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:

@@ -69,12 +69,21 @@ def fitted(text: str, size: float, width: float) -> str:
         size: of the font, in points.
         width: what there is, in inches.
     """
-    kept = len(text)
-    short = text
-    while text_width(plain(short), size) > width and kept > 3:
-        kept -= 1
-        short = f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
-    return short
+
+    def short(kept: int) -> str:
+        return text if kept == len(text) else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+    def fits(kept: int) -> bool:
+        return text_width(plain(short(kept)), size) <= width
+
+    if len(text) <= 3 or fits(len(text)):
+        return text
+    # Measuring takes as long as the text, so that the longest that fits is bracketed, not tried letter by letter.
+    low, high = 3, len(text)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return short(low)
 
 
 def wrapped(text: str, width: float) -> list[str]:

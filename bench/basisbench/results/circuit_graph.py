@@ -36,7 +36,9 @@ class CircuitGraph(Frozen):
         description="the edges of the largest |score|, best first; means over the pairs of groups that have both ends"
     )
     tokens: tuple[Text, ...] = Field(description="a token at each place, as an example")
-    prompt: Text = Field(description="the first clean prompt")
+    prompt: Text = Field(description="the clean prompt that they are of, as far as it has the places")
+    answer: Text = Field(default="", description="what it calls for, and")
+    foil: Text = Field(default="", description="what it is compared with")
     probability: NotNegative = Field(
         description="mean over the evaluation pairs of the answer's probability, given that it is answer or foil"
     )
