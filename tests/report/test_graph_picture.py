@@ -13,6 +13,7 @@ from basisbench.plots.save import save_figure
 from basisbench.report import plot_graph
 from basisbench.report.graph_picture import AGAINST, NEEDED
 from basisbench.results.circuit_graph import CircuitGraph
+from helpers.drawn_figures import drawn
 from helpers.graphs import synthetic_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("error")]
@@ -81,7 +82,9 @@ def test_it_says_what_it_shows_and_leaves_out_what_is_empty(graph: CircuitGraph)
 @pytest.mark.parametrize(("nodes", "edges", "layers"), [(1, 1, 1), (40, 100, 4), (120, 300, 30)])
 def test_it_fits_a_page_whatever_its_size(nodes: int, edges: int, layers: int, tmp_path: Path) -> None:
     hostile = synthetic_graph(nodes, edges, layers=layers, hostile=("$x_1$ " * 30).strip())
-    save_figure(plot_graph(hostile), tmp_path / "circuit.png", dpi=100)
+    figure = plot_graph(hostile)
+    drawn(figure)  # no text sticks out
+    save_figure(figure, tmp_path / "circuit.png", dpi=100)
     with Image.open(tmp_path / "circuit.png") as image:
         width, height = image.size
     assert width == 830

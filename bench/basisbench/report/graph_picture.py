@@ -220,7 +220,8 @@ def _title(graph: CircuitGraph) -> str:
         f"{len(graph.edges)} strongest edges"
     ]
     if graph.answer:
-        lines.append(f"For example “{graph.prompt}”: “{graph.answer.strip()}”, not “{graph.foil.strip()}”.")
+        answers = f"“{graph.answer.strip()}”, not “{graph.foil.strip()}”"
+        lines.append(f"For example “{graph.prompt}”: {answers}. Numbers name units.")
     return "\n".join(fitted(line, SCREEN.title, WIDTH - 0.2) for line in lines)
 
 
@@ -245,11 +246,11 @@ def _key(figure: Figure, graph: CircuitGraph) -> None:
             marker="o",
             linewidth=0,
             markersize=9,
-            label=f"node and its unit, largest: {node:.2g} logits",
+            label=f"largest node: {node:.2g} logits",
         ),
-        Line2D([], [], color=DARK, linewidth=WIDEST_EDGE, alpha=0.65, label=f"edge, widest: {edge:.2g} logits"),
+        Line2D([], [], color=DARK, linewidth=WIDEST_EDGE, alpha=0.65, label=f"widest edge: {edge:.2g} logits"),
     ]
     figure.legend(
-        handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=SCREEN.label, handlelength=1.8,
+        handles=handles, loc="lower center", ncols=4, frameon=False, fontsize=SCREEN.note, handlelength=1.8,
         columnspacing=1.4, borderaxespad=0.2,
     )  # fmt: skip
