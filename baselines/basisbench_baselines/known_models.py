@@ -5,9 +5,11 @@ Their weights are set by code when a model is loaded; nothing is trained, downlo
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from basisbench.types import ModelSpec, TrueNodes
+from basisbench_baselines.known import ANSWER_FEATURES, ANSWER_UNITS, KIND_FEATURES, KIND_UNITS, Story
 
 Node = tuple[int, str, int]
 
@@ -25,10 +27,40 @@ def _known_neurons(folder: Path) -> None:
     build_known_neurons(folder)
 
 
+def _known_directions(folder: Path) -> None:
+    from basisbench_baselines.known.directions import build_known_directions
+
+    build_known_directions(folder)
+
+
+def _known_skip(folder: Path, story: Story = "true") -> None:
+    from basisbench_baselines.known.skip import build_known_skip
+
+    build_known_skip(folder, story)
+
+
+_SHORTCUT, _DETOUR = partial(_known_skip, story="shortcut"), partial(_known_skip, story="detour")
+
 _IN_NEURONS = (
-    *_nodes(0, _ROLE_OF_THING, (5, 13, 18, 27)),
-    *_nodes(2, _ROLE_OF_ANSWER, (3, 9, 21, 30)),
+    *_nodes(0, _ROLE_OF_THING, KIND_UNITS),
+    *_nodes(2, _ROLE_OF_ANSWER, ANSWER_UNITS),
 )
+
+_IN_DIRECTIONS = (
+    *_nodes(0, _ROLE_OF_THING, KIND_FEATURES),
+    *_nodes(2, _ROLE_OF_ANSWER, ANSWER_FEATURES),
+)
+
+_SKIPPING = (
+    *_nodes(0, _ROLE_OF_ANSWER, KIND_UNITS),
+    *_nodes(3, _ROLE_OF_ANSWER, ANSWER_UNITS),
+)
+_SKIPS = tuple(zip(_SKIPPING[:4], _SKIPPING[4:], strict=True))
+
+
+def _skipping(*bases: str) -> tuple[TrueNodes, ...]:
+    return tuple(TrueNodes(_TASK, basis, _SKIPPING, _SKIPS) for basis in bases)
+
 
 PROVIDES: tuple[ModelSpec, ...] = (
     ModelSpec(
@@ -37,5 +69,33 @@ PROVIDES: tuple[ModelSpec, ...] = (
         "built: eight named MLP neurons compute the answer of known_kind, all others carry something else",
         build=_known_neurons,
         truth=tuple(TrueNodes(_TASK, basis, _IN_NEURONS) for basis in ("mlp_act", "transcoder")),
+    ),
+    ModelSpec(
+        "known-directions",
+        "",
+        "built: eight of 128 directions in 64 axes compute the answer of known_kind, each spread over many neurons",
+        build=_known_directions,
+        truth=tuple(TrueNodes(_TASK, basis, _IN_DIRECTIONS) for basis in ("transcoder", "sae_mlp_out")),
+    ),
+    ModelSpec(
+        "known-skip",
+        "",
+        "built: neurons of layer 3 read what layer 0 writes, nothing in between; a cross-layer transcoder that says so",
+        build=_known_skip,
+        truth=_skipping("mlp_act", "transcoder", "clt"),
+    ),
+    ModelSpec(
+        "known-skip-shortcut",
+        "",
+        "known-skip beside an exact cross-layer transcoder whose units of layer 0 write the answer of layer 3",
+        build=_SHORTCUT,
+        truth=_skipping("clt"),
+    ),
+    ModelSpec(
+        "known-skip-detour",
+        "",
+        "known-skip beside an exact cross-layer transcoder with a step in layer 1, where the model takes none",
+        build=_DETOUR,
+        truth=_skipping("clt"),
     ),
 )

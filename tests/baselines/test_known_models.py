@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import basisbench as bb
 from basisbench.models.made import made
 from basisbench.registry import built_in
+from basisbench.types import ModelSpec
+from basisbench_baselines.known.neurons import NEURONS
 from helpers.known_circuits import MODELS, TASK, pairs_on, true_scores, truth_of
 
 BASES = [
@@ -17,7 +21,11 @@ BASES = [
 ]
 """Every model and basis of which the truth is known."""
 
-GRADIENTS = ("relp", "gim", "ixg", "ig", "ig_inputs")
+OTHER_STORIES = ("known-skip-shortcut", "known-skip-detour")
+"""Models whose dictionary is exact, and tells of another circuit than theirs."""
+
+QUICK, OTHERS = "relp", ("gim", "ixg", "ig", "ig_inputs")
+"""Methods that take gradients; quick tests see one."""
 
 
 def faithfulness(model: str, basis: str, k: int) -> tuple[float, float]:
@@ -44,11 +52,23 @@ def test_models_are_made_once_and_alike(model: str) -> None:
     assert set(one.dictionaries) >= {truth.basis for truth in spec.truth} - {"mlp_act"}
 
 
-@pytest.mark.parametrize(("model", "basis"), BASES)
+def test_code_that_fails_is_told_in_one_line() -> None:
+    def build(folder: Path) -> None:
+        raise ValueError(f"no words\nfor {folder.name[:11]}")
+
+    with pytest.raises(
+        bb.BasisBenchError, match="code, which fails: no words for basisbench-"
+    ):
+        made(ModelSpec("mine", "", "a plug-in's", build=build))
+
+
+@pytest.mark.parametrize(("model", "basis"), [case for case in BASES if case.values[0] not in OTHER_STORIES])
 def test_the_true_nodes_are_enough_and_nothing_is_left_without_them(model: str, basis: str) -> None:
+    """Exactly so where features do not overlap; where they do, true ones read an eighth of what others write."""
     found, left = faithfulness(model, basis, len(truth_of(model, basis).nodes))
-    assert found == pytest.approx(1, abs=1e-3)
-    assert left == pytest.approx(0, abs=1e-3)
+    overlap = 0.15 if model == "known-directions" else 1e-3
+    assert found == pytest.approx(1, abs=overlap)
+    assert left == pytest.approx(0, abs=overlap / 5)
 
 
 @pytest.mark.slow
@@ -57,7 +77,7 @@ def test_exact_patching_finds_the_known_neurons() -> None:
     assert (found.auroc, found.precision, found.true_nodes) == (1, 1, 8)
 
 
-@pytest.mark.parametrize("method", GRADIENTS)
+@pytest.mark.parametrize("method", [QUICK, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 def test_gradients_find_the_known_neurons(method: str) -> None:
     found = bb.agreement_with_truth(bb.score(pairs_on("known-neurons"), "mlp_act", method))
     assert (found.auroc, found.precision) == (1, 1)
@@ -100,6 +120,7 @@ def test_what_is_not_known_is_told_in_one_line() -> None:
         bb.agreement_with_truth(bb.score(pairs_on("known-neurons"), "mlp_act", "relp", layers=[1, 2]), truth)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_agreement(capsys: pytest.CaptureFixture[str]) -> None:
     from basisbench.cli import main
 
@@ -110,3 +131,72 @@ def test_the_command_prints_the_agreement(capsys: pytest.CaptureFixture[str]) ->
     assert ["known_kind", "mlp_out", "ixg", "-", "-", "-", "-"] in rows
     assert main(["nodes", "--truth", *question, "--csv", "-"]) == 2
     assert "writes no file" in capsys.readouterr().err
+
+
+def best(model: str, basis: str, k: int) -> float:
+    """Return the faithfulness of the k best nodes under RelP."""
+    pairs = pairs_on(model)
+    return bb.score(pairs, basis, "relp").circuit(k).evaluate(pairs).faithfulness
+
+
+@pytest.mark.slow
+def test_true_directions_win_over_neurons() -> None:
+    """The benchmark can say that neurons lose: eight directions do what eight times as many neurons do not."""
+    model = "known-directions"
+    for basis in ("transcoder", "sae_mlp_out"):
+        found = bb.agreement_with_truth(bb.score(pairs_on(model), basis, "relp"))
+        assert (found.auroc, found.precision) == (1, 1)
+        assert best(model, basis, 8) >= 0.8
+    for basis in ("mlp_act", "mlp_out"):
+        assert best(model, basis, 64) < 0.8
+
+
+@pytest.mark.slow
+def test_neurons_win_where_the_truth_is_in_neurons() -> None:
+    """Eight neurons do what twice as many axes of the output, or of a rotation of the 32 neurons, do not."""
+    model = "known-neurons"
+    assert best(model, "mlp_act", 8) >= 0.8
+    for basis in ("mlp_out", "mlp_act_rotated"):
+        assert best(model, basis, 16) < 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("basis", ["mlp_act", "transcoder", "clt"])
+def test_what_skips_layers_is_found(basis: str) -> None:
+    """The nodes of layers 0 and 3, and between nodes the four edges that skip the layers in between."""
+    pairs, truth = pairs_on("known-skip"), truth_of("known-skip", basis)
+    scores = bb.score(pairs, basis, "relp")
+    found = bb.agreement_with_truth(scores)
+    assert (found.auroc, found.precision) == (1, 1)
+    circuit = scores.circuit(32)
+    assert {node.layer for node in circuit.nodes} == set(range(4))
+    for group in bb.edges(circuit, pairs, "ixg").best(10_000).groups:
+        ends = {f"node:{place}": (node.layer, node.role, node.unit) for place, node in enumerate(group.nodes)}
+        between = [(ends[e.source], ends[e.target]) for e in group.edges if e.source in ends and e.target in ends]
+        assert set(between[: len(truth.edges)]) == set(truth.edges)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "layer"), [("known-skip-shortcut", 0), ("known-skip-detour", 1)])
+def test_an_exact_transcoder_may_tell_of_steps_that_are_not_there(model: str, layer: int) -> None:
+    """It rebuilds every output, and its circuit is as faithful as the true one; only the truth says that it is not."""
+    pairs = pairs_on(model)
+    spec = built_in().get("basis", "clt")
+    fit = pairs.fit(spec, pairs.basis(spec).basis)
+    assert fit is not None
+    assert max(fit.fvu) < 1e-9
+    scores = bb.score(pairs, "clt", "relp")
+    assert scores.circuit(8).evaluate(pairs).faithfulness == pytest.approx(1, abs=1e-3)
+    first = {(node.layer, node.unit) for node in scores.circuit(4).nodes}
+    assert first == {(layer, NEURONS + kind) for kind in range(4)}
+    found = bb.agreement_with_truth(scores)
+    assert found.precision == 0.5
+    assert found.auroc < 0.8
+
+
+@pytest.mark.slow
+def test_a_shortcut_shows_where_its_circuit_is_taken_out() -> None:
+    """Ablating what it says is enough leaves an error that takes the answer away once more: far from complete."""
+    scores = bb.score(pairs_on("known-skip-shortcut"), "clt", "relp")
+    assert scores.circuit(8).evaluate(pairs_on("known-skip-shortcut")).completeness < -0.5
+    assert abs(scores.circuit(4).evaluate(pairs_on("known-skip-shortcut")).completeness) < 1e-3

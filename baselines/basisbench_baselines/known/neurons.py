@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from basisbench_baselines.known import ANSWER_FEATURES, ANSWER_UNITS, KIND_FEATURES, KIND_UNITS
 from basisbench_baselines.known.circuit import (
     FEATURES,
     WIDTH,
@@ -37,14 +38,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NEURONS = 32
-KIND_UNITS, ANSWER_UNITS = (5, 13, 18, 27), (3, 9, 21, 30)
-"""Units of layer 0 and of layer 2, in the order of the kinds."""
-
-KIND_FEATURES, ANSWER_FEATURES, DECOY_FEATURES = range(4), range(4, 8), range(8, 12)
+DECOY_FEATURES = range(8, 12)
 OTHER_FEATURES = range(12, 64)
 """Features that no answer's logit reads."""
 
-_ANSWER = 8.0
+ANSWER_LOGIT = 8.0
 """Logit of a kind whose feature is 1."""
 
 
@@ -136,5 +134,5 @@ def answers_and_others(lexicon: Lexicon, rng: Random) -> Float[Tensor, "word d"]
     for word in range(len(lexicon.words)):
         unembed[word] = _grid(rng, 1) * direction(OTHER_FEATURES[int(rng.random() * len(OTHER_FEATURES))])
     for answer, feature in zip(lexicon.ids(*lexicon.kinds), ANSWER_FEATURES, strict=True):
-        unembed[answer] = _ANSWER * direction(feature)
+        unembed[answer] = ANSWER_LOGIT * direction(feature)
     return unembed

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, whole_message
 from basisbench.types import ModelSpec
 
 
@@ -22,7 +22,7 @@ def made(spec: ModelSpec) -> ModelSpec:
         spec: the model.
 
     Raises:
-        BasisBenchError: no files can be written here.
+        BasisBenchError: no files can be written here, or the code fails.
     """
     if spec.build is None:
         return spec
@@ -32,6 +32,8 @@ def made(spec: ModelSpec) -> ModelSpec:
         raise BasisBenchError(
             f"model '{spec.name}' is made by code, and its files cannot be written: {error}; TMPDIR names another place"
         ) from error
+    except Exception as error:  # of a plug-in
+        raise BasisBenchError(f"model '{spec.name}' is made by code, which fails: {whole_message(error)}") from error
     dictionaries = {path.name: path for path in sorted((folder / "dictionaries").glob("*"))}
     return replace(spec, path=str(folder / "model"), dictionaries=dictionaries)
 
