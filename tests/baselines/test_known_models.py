@@ -10,7 +10,8 @@ import torch
 import basisbench as bb
 from basisbench.models.made import made
 from basisbench.registry import built_in
-from basisbench.types import ModelSpec
+from basisbench.types import ModelSpec, TrueNodes
+from basisbench_baselines.known import KIND_UNITS
 from basisbench_baselines.known.neurons import NEURONS
 from helpers.known_circuits import MODELS, TASK, pairs_on, true_scores, truth_of
 
@@ -56,9 +57,7 @@ def test_code_that_fails_is_told_in_one_line() -> None:
     def build(folder: Path) -> None:
         raise ValueError(f"no words\nfor {folder.name[:11]}")
 
-    with pytest.raises(
-        bb.BasisBenchError, match="code, which fails: no words for basisbench-"
-    ):
+    with pytest.raises(bb.BasisBenchError, match="code, which fails: no words for basisbench-"):
         made(ModelSpec("mine", "", "a plug-in's", build=build))
 
 
@@ -169,34 +168,45 @@ def test_what_skips_layers_is_found(basis: str) -> None:
     found = bb.agreement_with_truth(scores)
     assert (found.auroc, found.precision) == (1, 1)
     circuit = scores.circuit(32)
-    assert {node.layer for node in circuit.nodes} == set(range(4))
+    assert any(0 < node.layer < 3 for node in circuit.nodes)
     for group in bb.edges(circuit, pairs, "ixg").best(10_000).groups:
         ends = {f"node:{place}": (node.layer, node.role, node.unit) for place, node in enumerate(group.nodes)}
         between = [(ends[e.source], ends[e.target]) for e in group.edges if e.source in ends and e.target in ends]
         assert set(between[: len(truth.edges)]) == set(truth.edges)
 
 
+KINDS = tuple((0, "last", unit) for unit in KIND_UNITS)
+SHORTCUT, DETOUR = (tuple((layer, "last", NEURONS + kind) for kind in range(4)) for layer in (0, 1))
+
+
+def circuit_of(model: str, nodes: tuple[tuple[int, str, int], ...]) -> bb.Evaluation:
+    """Return what a circuit of exactly these units of the cross-layer transcoder is worth."""
+    pairs = pairs_on(model)
+    scores = bb.score(pairs, "clt", "magnitude")
+    return true_scores(scores, TrueNodes(TASK, "clt", nodes)).circuit(len(nodes)).evaluate(pairs)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "layer"), [("known-skip-shortcut", 0), ("known-skip-detour", 1)])
-def test_an_exact_transcoder_may_tell_of_steps_that_are_not_there(model: str, layer: int) -> None:
-    """It rebuilds every output, and its circuit is as faithful as the true one; only the truth says that it is not."""
+@pytest.mark.parametrize(("model", "told"), [("known-skip-shortcut", SHORTCUT), ("known-skip-detour", KINDS + DETOUR)])
+def test_an_exact_transcoder_may_tell_of_steps_that_are_not_there(
+    model: str, told: tuple[tuple[int, str, int], ...]
+) -> None:
+    """It rebuilds every output, and what it tells is as faithful and complete as the truth, which it is not."""
     pairs = pairs_on(model)
     spec = built_in().get("basis", "clt")
     fit = pairs.fit(spec, pairs.basis(spec).basis)
     assert fit is not None
-    assert max(fit.fvu) < 1e-9
-    scores = bb.score(pairs, "clt", "relp")
-    assert scores.circuit(8).evaluate(pairs).faithfulness == pytest.approx(1, abs=1e-3)
-    first = {(node.layer, node.unit) for node in scores.circuit(4).nodes}
-    assert first == {(layer, NEURONS + kind) for kind in range(4)}
-    found = bb.agreement_with_truth(scores)
-    assert found.precision == 0.5
-    assert found.auroc < 0.8
+    assert max(fit.fvu) < 1e-8  # a norm is constant to less than one part in ten thousand
+    found = circuit_of(model, told)
+    assert found.faithfulness == pytest.approx(1, abs=1e-3)
+    assert found.completeness == pytest.approx(0, abs=1e-3)
+    agreement = bb.agreement_with_truth(bb.score(pairs, "clt", "relp"))
+    assert agreement.precision == 0.5
+    assert agreement.auroc < 0.8
 
 
 @pytest.mark.slow
-def test_a_shortcut_shows_where_its_circuit_is_taken_out() -> None:
-    """Ablating what it says is enough leaves an error that takes the answer away once more: far from complete."""
-    scores = bb.score(pairs_on("known-skip-shortcut"), "clt", "relp")
-    assert scores.circuit(8).evaluate(pairs_on("known-skip-shortcut")).completeness < -0.5
-    assert abs(scores.circuit(4).evaluate(pairs_on("known-skip-shortcut")).completeness) < 1e-3
+def test_a_shortcut_is_given_away_by_what_is_left_without_it() -> None:
+    """With the units that it passes over ablated too, its error takes away an answer that is gone already."""
+    assert circuit_of("known-skip-shortcut", KINDS + SHORTCUT).completeness == pytest.approx(-1, abs=0.1)
+    assert circuit_of("known-skip-detour", KINDS + DETOUR).completeness == pytest.approx(0, abs=1e-3)

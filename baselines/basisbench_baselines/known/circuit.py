@@ -3,7 +3,7 @@
 1. The stream has three parts: one axis per word, which the embedding sets; features, which MLPs write and read; and
    marks: a constant, "a thing stands here", "the answer is due here".
 2. The constant is a thousand times larger than anything else, and the gain of every norm is such that what follows
-   reads the stream as it is, up to a few millionths. Its weight divided by a thousand is a bias.
+   reads the stream as it is, to less than one part in ten thousand. Its weight divided by a thousand is a bias.
 3. Activations are rectified (`hidden_act: relu`): a neuron is `relu(gate . x) * (up . x)`, and with an `up` that reads
    the constant alone `relu(gate . x)`.
 4. Features are directions of the stream (`direction`), each of them dense: rows of a Hadamard matrix, and of a second
