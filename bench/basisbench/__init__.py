@@ -8,6 +8,7 @@ The Python interface:
 - `plot_curves(frame)` draws faithfulness or completeness against circuit size; `plot_results(path, out)` every picture.
 - `to_dataset(path)` gives the rows of `load_results` as a Hugging Face dataset.
 - `load_model`, `load_pairs` and `score` do what a run does, step by step: `NodeScores`, `Circuit`, `Evaluation`.
+- `agreement_with_truth(scores)` says how high the true nodes stand, on a model whose circuit is known: `Agreement`.
 - `describe_nodes` says of a circuit's nodes what they read, write and do: `CircuitNodes`.
 - `edges(circuit, pairs)` scores the edges between the nodes of a circuit, and measures circuits of edges.
 - `steer(pairs, basis, nodes)` moves nodes by doses, with controls: `Steering`.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from basisbench.explore_mediate import mediate
     from basisbench.explore_steer import steer
     from basisbench.explore_swap import swap
+    from basisbench.explore_truth import agreement_with_truth
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
@@ -46,6 +48,7 @@ __all__ = [
     "Evaluation",
     "NodeScores",
     "__version__",
+    "agreement_with_truth",
     "describe_nodes",
     "edges",
     "graph",
@@ -68,6 +71,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "BasisBenchError": "errors",
         "Circuit": "explore",
+        "agreement_with_truth": "explore_truth",
         "describe_nodes": "describe",
         "Evaluation": "explore",
         "NodeScores": "explore",

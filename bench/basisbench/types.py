@@ -5,7 +5,7 @@ Nothing in this module imports torch or numpy, so that listing stays quick.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args, overload
@@ -312,6 +312,23 @@ class ModelShape:
 
 
 @dataclass(frozen=True)
+class TrueNodes:
+    """The nodes that compute a task's answer, in a model whose circuit is known because it was built.
+
+    Attributes:
+        task: name of the task.
+        basis: name of the basis that the nodes are of: one in which the model was built.
+        nodes: layer, role of the position, and unit of each; all other nodes bear nothing on the answer.
+        edges: pairs of nodes, the first of which is read by the second, without another MLP in between.
+    """
+
+    task: str
+    basis: str
+    nodes: tuple[tuple[int, str, int], ...]
+    edges: tuple[tuple[tuple[int, str, int], tuple[int, str, int]], ...] = ()
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model before it is loaded.
 
@@ -327,6 +344,9 @@ class ModelSpec:
         default: whether it is the model that is taken where none is named.
         gguf: the GGUF file in that folder or repository that is the model, in place of a checkpoint.
         packages: packages of the Python package index ("NAME==VERSION") that carry the GGUF file, in parts in order.
+        build: writes a model that code makes into an empty folder: a checkpoint into `model`, its dictionaries into
+            `dictionaries/NAME`. `path` is empty then.
+        truth: the nodes that compute a task's answer, of a model whose circuit is known.
     """
 
     name: str
@@ -339,3 +359,5 @@ class ModelSpec:
     default: bool = False
     gguf: str | None = None
     packages: tuple[str, ...] = ()
+    build: Callable[[Path], None] | None = None
+    truth: tuple[TrueNodes, ...] = ()

@@ -12,7 +12,11 @@ from basisbench.commands.options import Commands, add_command, add_plugin, posit
 from basisbench.errors import BasisBenchError
 
 if TYPE_CHECKING:
+    from basisbench.explore import NodeScores
+    from basisbench.protocols import BasisSpec, Method
     from basisbench.results.circuit_nodes import CircuitNodes
+    from basisbench.results.tables import Table
+    from basisbench.runs.session import Session
 
 
 def add(commands: Commands) -> None:
@@ -24,10 +28,12 @@ def add(commands: Commands) -> None:
         "Show the best nodes of a circuit, merged over aligned groups by role: scores with their range over draws\n"
         "of the attribution pairs, values on clean and counterfactual prompts, the direct effect on the metric, the\n"
         "words that a node raises and lowers, its public page. Of several circuits also what they share.\n"
-        "With RESULTS no model is loaded: the nodes that records name (20 each, over all aligned groups), by role.",
+        "With RESULTS no model is loaded: the nodes that records name (20 each, over all aligned groups), by role.\n"
+        "With --truth, of a model whose circuit is known because it was built, how high its true nodes stand.",
         "examples:\n  basisbench nodes --task sva_rc --basis mlp_act\n"
         "  basisbench nodes --task sva_rc --basis transcoder --method relp --method gim -k 30 --json nodes.json\n"
-        "  basisbench nodes results/pocket --task ioi --plot nodes.png\n",
+        "  basisbench nodes results/pocket --task ioi --plot nodes.png\n"
+        "  basisbench nodes --truth --model known-neurons --task known_kind --basis mlp_act --method relp\n",
     )
     parser.add_argument("results", metavar="RESULTS", nargs="*", type=Path, help="where records are; none: run a model")
     parser.add_argument("--model", metavar="MODEL", help=(
@@ -49,6 +55,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--plot", metavar="FILE", type=Path, help=(
         "draw the circuits by layer and role: NAME.png, .svg or .pdf"
     ))  # fmt: skip
+    parser.add_argument("--truth", action="store_true", help=(
+        "in place of the nodes: AUROC and precision of the scores against the nodes that compute the answer"
+    ))  # fmt: skip
     add_plugin(parser)
 
 
@@ -63,6 +72,9 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.results.record import write_whole
     from basisbench.results.tables import plain_text
 
+    if options.truth:
+        print(plain_text(_agreement(options), terminal_width()))
+        return
     refuse_name(options.plot, "--plot")
     found = list(_of_records(options) if options.results else _of_model(options))
     if options.plot:
@@ -101,9 +113,25 @@ def _of_records(options: argparse.Namespace) -> Iterator[CircuitNodes]:
 
 
 def _of_model(options: argparse.Namespace) -> Iterator[CircuitNodes]:
+    from basisbench.describe import describe_nodes
+
+    for pairs, basis, method, scores in _scored(options):
+        yield describe_nodes(pairs, scores, options.k, draws=options.draws, basis=basis, method=method)
+
+
+def _agreement(options: argparse.Namespace) -> Table:
+    """Score a model that was built, and compare each basis and method with the truth."""
+    from basisbench.explore_truth import agreement_table
+
+    if options.results or options.json or options.csv or options.plot:
+        raise BasisBenchError("nodes --truth runs a model and prints a table; it takes no RESULTS, and writes no file")
+    return agreement_table([(pairs.model.spec, scores) for pairs, _, _, scores in _scored(options)])
+
+
+def _scored(options: argparse.Namespace) -> Iterator[tuple[Session, BasisSpec, Method, NodeScores]]:
+    """Run a model: yield the scores of each task, seed, basis and method."""
     if not (options.task and options.basis):
         raise BasisBenchError("nodes needs RESULTS, or --task NAME and --basis NAME to run a model; see --help")
-    from basisbench.describe import describe_nodes
     from basisbench.explore import load_pairs, score
     from basisbench.models.load import load_model
     from basisbench.registry import load_registry
@@ -117,5 +145,4 @@ def _of_model(options: argparse.Namespace) -> Iterator[CircuitNodes]:
     for task, start in product(tasks, options.seed or [0]):
         pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=start)
         for basis, method in product(bases, methods):
-            scores = score(pairs, basis, method)
-            yield describe_nodes(pairs, scores, options.k, draws=options.draws, basis=basis, method=method)
+            yield pairs, basis, method, score(pairs, basis, method)

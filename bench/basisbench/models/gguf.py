@@ -18,6 +18,7 @@ from typing import Any
 from basisbench.errors import BasisBenchError
 from basisbench.models.gguf_header import read_header
 from basisbench.models.hub import Located, locate
+from basisbench.models.made import made
 from basisbench.types import ModelSpec
 
 SUFFIX = ".gguf"
@@ -44,6 +45,7 @@ def locate_model(spec: ModelSpec) -> Located:
     Raises:
         BasisBenchError: it cannot be had, or is no GGUF file that can be read; says why and what to do.
     """
+    spec = made(spec)
     owner = f"model '{spec.name}'"
     if spec.gguf is None and not spec.packages:
         return locate(owner, spec.path, spec.revision)

@@ -21,6 +21,7 @@ from basisbench.models.examine import examine, missing_sites
 from basisbench.models.gguf import GgufFile, describe, locate_model
 from basisbench.models.hub import Located, fetch
 from basisbench.models.hub_errors import one_line
+from basisbench.models.made import made
 from basisbench.models.model import Model
 from basisbench.models.sites import refused
 from basisbench.models.weights import load_body
@@ -47,6 +48,7 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
     """
     owner = f"model '{spec.name}'"
     where = placement(device)
+    spec = made(spec)
     located = locate_model(spec)
     config = read_configuration(owner, located)
     tokenizer = load_tokenizer(owner, located)

@@ -17,6 +17,7 @@ from typing import Any
 from basisbench.errors import BasisBenchError
 from basisbench.models.gguf import locate_model
 from basisbench.models.hub import Located
+from basisbench.models.made import made
 from basisbench.models.onednn import largest_bytes
 from basisbench.models.shape import read_longest, read_shape
 from basisbench.protocols import BasisSpec, Task, no_weights
@@ -135,7 +136,7 @@ class _Model:
 
     def __init__(self, spec: ModelSpec, plan: Plan, jobs: int) -> None:
         self.notes: list[str] = []
-        self._spec, self._plan = spec, plan
+        self._spec, self._plan = made(spec), plan
         self._located: Located | None = None
         try:
             located = locate_model(spec)

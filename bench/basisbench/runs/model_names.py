@@ -82,7 +82,8 @@ def _find(name: str, known: Mapping[str, ModelSpec]) -> ModelSpec:
         raise BasisBenchError(f"model '{name}': expected ORG/NAME:FILE.gguf, a GGUF file of a repository")
     if bare in known:
         if not known[bare].path:
-            raise BasisBenchError(f"model '{name}': '{bare}' comes with the package index and has no revisions")
+            source = "comes with the package index" if known[bare].build is None else "is made by code"
+            raise BasisBenchError(f"model '{name}': '{bare}' {source} and has no revisions")
         return replace(known[bare], name=name, revision=revision)
     if not _REPOSITORY.fullmatch(bare):
         error = unknown_name("model", name, known)
