@@ -154,7 +154,11 @@ def _curve(start: Float[np.ndarray, " xy"], end: Float[np.ndarray, " xy"]) -> Fl
     """Return points of a curve that leaves upward and arrives from below."""
     t = np.linspace(0, 1, POINTS)[:, None]
     bend = np.array([0, 0.55 * (end[1] - start[1])])
-    return (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * (start + bend) + 3 * (1 - t) * t**2 * (end - bend) + t**3 * end
+    first, second = start + bend, end - bend
+    points: Float[np.ndarray, "point xy"] = (
+        (1 - t) ** 3 * start + 3 * (1 - t) ** 2 * t * first + 3 * (1 - t) * t**2 * second + t**3 * end
+    )
+    return points
 
 
 def _colour(score: float) -> str:
@@ -235,7 +239,9 @@ def _key(figure: Figure, graph: CircuitGraph) -> None:
     def dot(colour: str, label: str) -> Line2D:
         return Line2D([], [], color=colour, marker="o", linewidth=2.5, alpha=0.8, markersize=7, label=label)
 
-    signs = {each.score > 0 for each in (*graph.nodes.nodes, *graph.edges)}
+    signs = {
+        score > 0 for score in (*(each.score for each in graph.nodes.nodes), *(each.score for each in graph.edges))
+    }
     handles = [
         *([dot(NEEDED, "the answer needs it")] if False in signs else []),
         *([dot(AGAINST, "works against the answer")] if True in signs else []),
