@@ -228,7 +228,9 @@ class _Measured:
         import torch
 
         batches = [group.evaluation.batch for group in self.pairs.groups]
-        return torch.cat([ids.flatten() for batch in batches for ids in (batch.answers, batch.foils)]).unique()
+        ids: Tensor = torch.cat([ids.flatten() for batch in batches for ids in (batch.answers, batch.foils)])
+        words: Tensor = ids.unique()
+        return words
 
     @cached_property
     def weights(self) -> Weights:

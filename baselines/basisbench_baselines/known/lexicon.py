@@ -64,4 +64,6 @@ def build_tokenizer(lexicon: Lexicon) -> PreTrainedTokenizerFast:
     tokenizer: Any = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, unk_token=UNKNOWN)
+    untyped: Any = PreTrainedTokenizerFast
+    made: PreTrainedTokenizerFast = untyped(tokenizer_object=tokenizer, bos_token=START, unk_token=UNKNOWN)
+    return made

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from basisbench.circuits.moves import Moves, doses_of, in_sequence
 from basisbench.circuits.steered_nodes import SteeredNode, group_nodes, node_references
 from basisbench.circuits.steered_values import SteeredValues, steered_values, values_of_rows
+from basisbench.types import Ablation
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -51,7 +52,7 @@ def swapped_values(
     return steered_values(group, basis, policy, cases, len(sets), words)
 
 
-AT = "counterfactual"
+AT: Ablation = "counterfactual"
 """The prompt whose values are swapped in."""
 
 
