@@ -79,7 +79,7 @@ def test_methods_are_listed_by_what_they_score(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run", "poket"], "no suite named 'poket'; did you mean pocket?"),
+        (["run", "poket"], "no suite named 'poket'; did you mean pocket or pocket-quick?"),
         (["run", "nothing.yaml"], "nothing.yaml: cannot be read: No such file or directory"),
         (["run", "--basis", "mlp_atc", "--model", "tiny-llama"], "no "),
         (["run", "--plugin", "nothing.py"], "nothing.py: no such file"),

@@ -38,6 +38,9 @@ def snapshot(kind: str, at: int, policy: ErrorPolicy, task: str = "ioi", digest:
 
 def records(task: str = "ioi") -> list[Record]:
     neurons = [synthetic_record(task, basis, examples=24) for basis in ("mlp_act", "mlp_out")]
+    last = snapshot("SAE", TOKENS[-1], "coordinates", task)
+    control = changed(last, cell={"basis": f"permuted:{last.cell.basis}"}, record={"control": True})  # of no picture
+    neurons.append(control)
     kinds = ("SAE", "transcoder")
     return neurons + [snapshot(kind, at, policy, task) for kind in kinds for at in TOKENS for policy in POLICIES]
 

@@ -13,7 +13,7 @@ from basisbench.results.columns import Draws
 from basisbench.results.controls import ratio
 from basisbench.results.findings import written_anew
 from basisbench.results.frame import summarise
-from helpers.synthetic_records import synthetic_suite, write_suite
+from helpers.synthetic_records import synthetic_record, synthetic_suite, write_suite
 
 TASKS = ("ioi", "sva_rc")
 RESULTS = Path(__file__).parents[2] / "results"
@@ -24,7 +24,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with results of two tasks, bases and two methods in `mine`."""
     folder = tmp_path_factory.mktemp("findings")
     bases = ("mlp_act", "mlp_out")
-    write_suite(folder / "mine", list(synthetic_suite(tasks=TASKS, bases=bases, methods=("relp", "ixg"), examples=6)))
+    records = list(synthetic_suite(tasks=TASKS, bases=bases, methods=("relp", "ixg"), examples=6))
+    records.append(synthetic_record("ioi", "transcoder", name="sae:mine/transcoder", examples=6))
+    write_suite(folder / "mine", records)
     return folder
 
 
@@ -86,6 +88,11 @@ def test_a_ratio_in_the_text(folder: Path) -> None:
     text = filled(folder, "nodes_to_80 mine task=ioi basis=mlp_out method=relp / basis=mlp_act")
     assert float(text.split()[0]) == pytest.approx(expected, rel=0.05)
     assert text.endswith("]")
+    named = filled(folder, "nodes_to_80 mine task=ioi basis=sae:mine/transcoder method=relp / basis=mlp_act")
+    dictionary = rows.loc["ioi", "sae:mine/transcoder", "relp"]["nodes_to_80"]
+    assert float(named.split()[0]) == pytest.approx(
+        dictionary / rows.loc["ioi", "mlp_act", "relp"]["nodes_to_80"], rel=0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,7 +128,9 @@ def test_the_command_tells_what_differs_and_writes_it(folder: Path, capsys: pyte
 
 
 @pytest.mark.slow
-def test_the_numbers_of_the_findings_are_those_of_the_records() -> None:
-    text = (RESULTS / "FINDINGS.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["FINDINGS.md", "smollm2-dictionaries/README.md"])
+def test_the_numbers_of_the_findings_are_those_of_the_records(name: str) -> None:
+    file = RESULTS / name
+    text = file.read_text(encoding="utf-8")
     assert text.count("<!-- / -->") > 20
-    assert written_anew(text, RESULTS) == text
+    assert written_anew(text, file.parent) == text

@@ -10,8 +10,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
     from basisbench.results.record_fields import Training
-    from basisbench.types import Style
+    from basisbench.types import Colour, Style
 
 TARGET = "nodes_to_80"
+_OWN_COLOURS: Sequence[Colour] = ("green", "purple", "sky", "orange", "black")
+"""Colours for a training whose own one is taken by neurons."""
 FVU_TITLE = "fraction of variance unexplained"
 NOT_REACHED = "hollow, at >N: not reached"
 MUCH = 10**9
@@ -75,7 +77,10 @@ def snapshots_of(part: Part, trainings: Mapping[str, Training], display: Display
         Rows with the columns `tokens` and `training`, of tasks on which some training has two snapshots or more.
     """
     rows = pd.concat([part.rows, part.beside])
-    rows = rows[(rows["method"] == display.first_method(part.rows)) & rows["cell_id"].isin(trainings)]
+    # A control that is made of a dictionary has its training, and is none of its snapshots.
+    rows = rows[
+        (rows["method"] == display.first_method(part.rows)) & rows["cell_id"].isin(trainings) & ~rows["control"]
+    ]
     known = [trainings[cell] for cell in rows["cell_id"]]
     rows = rows.assign(
         tokens=[training.tokens for training in known],
@@ -111,7 +116,7 @@ def plot_training(
         beside = beside[beside[name] == first[name]]
     neurons = beside[beside["exact"] & ~beside["control"]]
     neurons = neurons.iloc[sorted(range(len(neurons)), key=lambda at: display.basis_order(neurons["basis"].iloc[at]))]
-    series = _series(snapshots, styles)
+    series = _series(snapshots, styles, {styles[str(name)].colour for name in neurons["basis"]})
     policies = [name for name in ERRORS if name in set(snapshots["error_policy"])]
     most = int(snapshots["tokens"].max())
     seen = short_number(float(f"{most:.2g}"))
@@ -163,14 +168,17 @@ def plot_training(
     return figure
 
 
-def _series(snapshots: pd.DataFrame, styles: Mapping[str, Style]) -> list[Series]:
-    """Return the trainings by kind; digests are named where two are of one kind."""
-    found = []
+def _series(snapshots: pd.DataFrame, styles: Mapping[str, Style], taken: Set[Colour]) -> list[Series]:
+    """Return the trainings by kind, in colours that no neurons have; digests are named where two are of one kind."""
+    found: list[Series] = []
     kinds = [name.rpartition(" ")[0] for name in unique(snapshots, "training")]
     for name, rows in snapshots.sort_values("tokens", kind="stable").groupby("training"):
         kind, _, digest = str(name).rpartition(" ")
         label = kind if kinds.count(kind) == 1 and kind else f"{kind or 'training'} ({digest[:8]})"
-        found.append(Series(label, styles[str(rows["basis"].iloc[-1])], rows))
+        style = styles[str(rows["basis"].iloc[-1])]
+        used = {*taken, *(each.style.colour for each in found)}
+        free: Colour = next((colour for colour in _OWN_COLOURS if colour not in used), style.colour)
+        found.append(Series(label, replace(style, colour=free) if style.colour in used else style, rows))
     return found
 
 

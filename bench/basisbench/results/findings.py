@@ -28,7 +28,7 @@ from basisbench.results.compare import compare_table
 from basisbench.results.controls import ratio, ratio_text, short_text
 from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
-from basisbench.results.metrics import STATISTICS, not_reached_bound
+from basisbench.results.metrics import METRICS, STATISTICS, not_reached_bound
 from basisbench.results.tables import interval_text, number_text
 
 USUAL: Mapping[str, str] = MappingProxyType({
@@ -73,7 +73,7 @@ def written_anew(text: str, folder: Path) -> str:
 
 def _number(what: str, rows: Callable[[str], pd.DataFrame], medians: Callable[[str], pd.DataFrame]) -> str:
     column, name, *rest = what.split()
-    own, _, other = (part.strip() for part in " ".join(rest).partition("/"))
+    own, _, other = f"{' '.join(rest)} ".partition(" / ")  # names of bases may hold a slash, without spaces about it
     asked = _keys(own)
     over = {**asked, **_keys(other)} if other else None
     tables = [(rows if "task" in each else medians)(name) for each in (asked, over) if each is not None]
@@ -111,8 +111,12 @@ def _bound(row: pd.Series, column: str) -> float:
 
 def _text(row: pd.Series, column: str) -> str:
     value = row[column]
+    if not pd.api.types.is_number(value):
+        return str(value)
+    if column not in METRICS:
+        return f"{value:.2f}" if value % 1 and abs(value) < 10 else f"{value:,.0f}"
     if column not in STATISTICS:
-        return _with_commas(number_text(float(value), column)) if pd.api.types.is_number(value) else str(value)
+        return _with_commas(number_text(float(value), column))
     bound = f">{number_text(_bound(row, column), column)}"
     ends = (float(row[f"{column}_low"]), float(row[f"{column}_high"]))
     return _with_commas(interval_text(float(value), *ends, column, bound))
