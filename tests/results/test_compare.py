@@ -21,6 +21,7 @@ from basisbench.results.compare import (
     render_text,
     select,
 )
+from basisbench.results.controls import control_of
 from basisbench.results.display import Display
 from basisbench.results.frame import summarise
 from basisbench.results.headlines import HEADLINES, headline_tables
@@ -295,6 +296,8 @@ def test_bases_stand_beside_their_controls() -> None:
     worse = synthetic_record("ioi", "mlp_act_rotated", name="permuted:transcoder", examples=12)
     records.append(changed(worse, record={"control": True}))
     records.append(synthetic_record("ioi", "mlp_out", name="permuted:mlp_act", examples=12))  # no control by itself
+    assert control_of("random:transcoder (1c9235d3)", control=True) == "transcoder"
+    assert control_of("sae:mine/sae", control=False) == ""
     text = render_text(summarise(records))
     (line,) = [line for line in text[text.index("Beside controls") :].splitlines() if line.startswith("ioi")]
     rows = summarise(records).set_index("basis")

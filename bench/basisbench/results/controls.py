@@ -22,8 +22,13 @@ _WHAT = "nodes_to_80"
 
 
 def control_of(basis: str, *, control: bool) -> str:
-    """Return the name of the basis that a basis is a control of; "" where it is none of one that has a name."""
-    return basis.partition(":")[2] if control else ""
+    """Return the name of the basis that a basis is a control of; "" where it is none of one that has a name.
+
+    Args:
+        basis: its label; a control that is fitted has weights of its own on every task, whose digest is in the label.
+        control: whether it declares itself a control.
+    """
+    return basis.partition(":")[2].partition(" (")[0] if control else ""
 
 
 def ratio(a: Draws, b: Draws, column: str) -> Estimate:

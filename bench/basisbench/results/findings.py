@@ -5,8 +5,8 @@ A number stands between two comments, which a reader of the rendered page does n
     <!-- nodes_to_80 smollm2-135m task=sva_simple basis=mlp_act method=relp -->50 [38, 81]<!-- / -->
     <!-- nodes_to_80 pocket basis=mlp_act_rotated method=relp / basis=mlp_act -->5.0 [4.1, 6.0]<!-- / -->
 
-1. First a column of `frame.summarise`, then a folder, seen from the text's own; without a task it is the median over
-   the tasks of the folder's suite (`basisbench.results.medians`).
+1. First a column of `frame.summarise`, then a folder, or several with commas between, seen from the text's own; without
+   a task it is the median over the tasks of the suite (`basisbench.results.medians`).
 2. The rest names the cell by columns of `frame.summarise`. Conditions that are not named are the usual ones (`USUAL`).
 3. After a slash stands another cell, by what differs, and the number is the ratio of both: paired, with its interval
    over shared resamples.
@@ -57,7 +57,7 @@ def written_anew(text: str, folder: Path) -> str:
         BasisBenchError: a comment names no cell, or several, or a column that there is not; the message has the line.
         RecordError: a folder holds no record, or a malformed one.
     """
-    rows = cache(lambda name: compare_table(summarise(folder / name)))
+    rows = cache(lambda names: compare_table(summarise([folder / name for name in names.split(",")])))
     medians = cache(lambda name: median_table(rows(name)))
 
     def number(found: re.Match[str]) -> str:
