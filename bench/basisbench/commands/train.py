@@ -118,7 +118,8 @@ def _text(options: argparse.Namespace, model: Model, settings: Any) -> Any:
     own = importlib.import_module("basisbench_baselines.training.samples")
     progress = importlib.import_module("basisbench_baselines.training.progress").Progress()
     if options.text:
-        names = ", ".join(map(str, options.text[:3])) + (", ..." if len(options.text) > 3 else "")
+        # Names alone: this stands in the card and in every record, and whose folders they lay in is nobody's business.
+        names = ", ".join(file.name for file in options.text[:3]) + (", ..." if len(options.text) > 3 else "")
         documents, source = sources.read_files(options.text), f"--text {names}"
     elif options.dataset:
         documents, source = sources.read_dataset(options.dataset), f"--dataset {options.dataset}"
