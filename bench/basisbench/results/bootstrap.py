@@ -18,10 +18,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -146,9 +147,28 @@ def difference_of_rows(
     Returns:
         Its value is NaN where neither reached the target; the interval is that of the bounds.
     """
+    return _of_bounds(operator.sub, a, b, bound_a, bound_b)
+
+
+def ratio_of_rows(
+    a: Float[np.ndarray, " row"], b: Float[np.ndarray, " row"], bound_a: float, bound_b: float
+) -> Estimate:
+    """Return the ratio of two statistics over the same resamples, as `difference_of_rows` does their difference."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _of_bounds(operator.truediv, a, b, bound_a, bound_b)
+
+
+def _of_bounds(
+    compared: Callable[[Any, Any], Any],
+    a: Float[np.ndarray, " row"],
+    b: Float[np.ndarray, " row"],
+    bound_a: float,
+    bound_b: float,
+) -> Estimate:
+    """Compare two statistics, growing with the first and falling with the second."""
     least_a = np.where(np.isposinf(a), bound_a, a)
     least_b = np.where(np.isposinf(b), bound_b, b)
-    low, high = interval_ends((least_a - b)[1:], (a - least_b)[1:])
-    value = math.nan if math.isinf(a[0]) and math.isinf(b[0]) else float(a[0] - b[0])
+    low, high = interval_ends(compared(least_a, b)[1:], compared(a, least_b)[1:])
+    value = math.nan if math.isinf(a[0]) and math.isinf(b[0]) else float(compared(a[0], b[0]))
     # As in `estimate_rows`; a value that is NaN leaves the ends as they are.
     return Estimate(value=value, low=min(float(low), value), high=max(float(high), value))

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from basisbench.errors import RecordError
-from basisbench.results.bootstrap import Estimate, interval_ends
+from basisbench.results.bootstrap import Estimate, ratio_of_rows
 from basisbench.results.columns import Draws
-from basisbench.results.metrics import not_reached_bound
 from basisbench.results.tables import Entry, Table, interval_text, number_text, task_name
 
 _WHAT = "nodes_to_80"
@@ -42,12 +40,7 @@ def ratio(a: Draws, b: Draws, column: str) -> Estimate:
     """
     if a.pairing != b.pairing:
         raise RecordError("the two cells are not of the same examples, so their ratio has no interval")
-    x, y = a.rows[column], b.rows[column]
-    least_x, least_y = (np.where(np.isposinf(each), draws.bounds[column], each) for each, draws in ((x, a), (y, b)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low, high = interval_ends((least_x / y)[1:], (x / least_y)[1:])
-        value = math.nan if math.isinf(x[0]) and math.isinf(y[0]) else float(x[0] / y[0])
-    return Estimate(value, min(float(low), value), max(float(high), value))
+    return ratio_of_rows(a.rows[column], b.rows[column], a.bounds[column], b.bounds[column])
 
 
 def ratio_text(found: Estimate) -> str:
@@ -88,5 +81,5 @@ def control_tables(part: pd.DataFrame, method: str) -> Sequence[Table]:
 
 
 def _nodes(row: pd.Series) -> str:
-    bound = f">{number_text(not_reached_bound(int(row['scored_nodes']), _WHAT, int(row['total_nodes'])), _WHAT)}"
+    bound = f">{number_text(row['draws'].bounds[_WHAT], _WHAT)}"
     return interval_text(float(row[_WHAT]), math.nan, math.nan, _WHAT, bound)

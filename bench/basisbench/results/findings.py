@@ -28,7 +28,7 @@ from basisbench.results.compare import compare_table
 from basisbench.results.controls import ratio, ratio_text, short_text
 from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
-from basisbench.results.metrics import METRICS, STATISTICS, not_reached_bound
+from basisbench.results.metrics import METRICS, STATISTICS
 from basisbench.results.tables import interval_text, number_text
 
 USUAL: Mapping[str, str] = MappingProxyType({
@@ -102,13 +102,6 @@ def _row(table: pd.DataFrame, asked: Mapping[str, str], column: str) -> pd.Serie
     return table.iloc[0]
 
 
-def _bound(row: pd.Series, column: str) -> float:
-    """Return what "not reached" is known to exceed."""
-    if f"{column}_bound" in row:
-        return float(row[f"{column}_bound"])
-    return not_reached_bound(int(row["scored_nodes"]), column, int(row["total_nodes"]))
-
-
 def _text(row: pd.Series, column: str) -> str:
     value = row[column]
     if not pd.api.types.is_number(value):
@@ -117,7 +110,7 @@ def _text(row: pd.Series, column: str) -> str:
         return f"{value:.2f}" if value % 1 and abs(value) < 10 else f"{value:,.0f}"
     if column not in STATISTICS:
         return _with_commas(number_text(float(value), column))
-    bound = f">{number_text(_bound(row, column), column)}"
+    bound = f">{number_text(row['draws'].bounds[column], column)}"
     ends = (float(row[f"{column}_low"]), float(row[f"{column}_high"]))
     return _with_commas(interval_text(float(value), *ends, column, bound))
 
@@ -127,7 +120,7 @@ def _ratio_text(first: pd.Series, second: pd.Series, column: str) -> str:
         return short_text(float(first[column]) / float(second[column]))
     found = ratio(first["draws"], second["draws"], column)
     if math.isinf(found.value):  # the first does not get there: at least so many times as many
-        return f">{short_text(_bound(first, column) / float(second[column]))}"
+        return f">{short_text(first['draws'].bounds[column] / float(second[column]))}"
     return ratio_text(found)
 
 
