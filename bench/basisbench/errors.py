@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class BasisBenchError(Exception):
@@ -20,6 +21,21 @@ class BasisError(BasisBenchError):
 
 class RecordError(BasisBenchError):
     """A record or suite file is malformed; the message names the file and the field."""
+
+
+def refuse_file(out: Path, expected: str = "expected a folder for --out") -> None:
+    """Refuse a path that cannot be a folder, before work is done for it.
+
+    Args:
+        out: the path.
+        expected: what is to be given instead, for the message.
+
+    Raises:
+        BasisBenchError: it is a file, or a file lies on the way to it.
+    """
+    standing = next((path for path in (out, *out.absolute().parents) if path.exists()), out)
+    if standing.exists() and not standing.is_dir():
+        raise BasisBenchError(f"{standing}: is a file; {expected}")
 
 
 def hold(name: str, found: object, right: bool, expected: str) -> None:

@@ -19,15 +19,18 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from basisbench.attribution.context import seeded_generator
-from basisbench.circuits.placed_nodes import DistinctUnits, MeanChange, PlacedNodes, at_places, rank_places
+from basisbench.circuits.moves import refuse_policy
+from basisbench.circuits.placed_nodes import DistinctUnits, PlacedNodes, at_places, rank_places
 from basisbench.circuits.ranking import Ranking
+from basisbench.circuits.steered_nodes import MeanSize
 from basisbench.circuits.swapped import At, Swaps, matched, swap_positions, swapped_places
 from basisbench.errors import BasisBenchError, hold, unknown_name
 from basisbench.explore import NodeScores, score
 from basisbench.protocols import BasisSpec, Method
 from basisbench.registry import load_registry
-from basisbench.results.bootstrap import estimate_rows, resample_weights
-from basisbench.results.mediation import CircuitOverlap, Interval, Mediation, MediationSize, SetName, SwappedSet
+from basisbench.results.bootstrap import resample_weights
+from basisbench.results.interval import Interval
+from basisbench.results.mediation import CircuitOverlap, Mediation, MediationSize, SetName, SwappedSet
 from basisbench.runs.cell_record import clusters_of_groups
 from basisbench.runs.session import Session
 from basisbench.types import ErrorPolicy
@@ -110,14 +113,14 @@ def mediate(
         raise BasisBenchError(f"sizes: {wanted[-1]} nodes asked, but there are {candidates} at the places")
     clean, other = _both(response)
     weights = resample_weights(len(clean), clusters_of_groups(response.groups))
-    gap = _interval(weights @ (clean - other))
+    gap = Interval.of_rows(weights @ (clean - other))
     own_clean, own_other = _both(belief)
     own_weights = resample_weights(len(own_clean), clusters_of_groups(belief.groups))
     refused, whole, every = "", None, None
     found: list[MediationSize] = []
     if gap.excludes_zero:
         shares = _Shares(weights, clean, weights @ (clean - other))
-        changes = scored(response, MeanChange())
+        changes = scored(response, MeanSize(change=True))
         built = response.basis(spec, own.cell.layers).basis
         study = _Study(response, built, places, ranked, changes, wanted, draws)
         whole = shares.of(_joined(swapped_places(*each) for each in zip(response.groups, places, strict=True)))
@@ -143,9 +146,9 @@ def mediate(
         candidates=candidates,
         pairs=len(clean),
         follows=float((clean > other).mean()),
-        clean=_interval(weights @ clean),
+        clean=Interval.of_rows(weights @ clean),
         gap=gap,
-        belief_gap=_interval(own_weights @ (own_clean - own_other)),
+        belief_gap=Interval.of_rows(own_weights @ (own_clean - own_other)),
         refused=refused,
         whole=whole,
         every=every,
@@ -168,11 +171,7 @@ def _checked(
         raise BasisBenchError("mediate: belief and response are pairs on two models; load both on one")
     if at not in get_args(At):
         raise unknown_name("place", str(at), get_args(At))
-    if policy in ("node", "ablate"):
-        raise BasisBenchError(
-            f"mediate: under the error policy '{policy}' what a basis leaves out is no live nodes of one coordinate "
-            "each; choose coordinates, rotated or keep"
-        )
+    refuse_policy("mediate", policy)
     for name, number in (("draws", draws), ("attribution_draws", attribution_draws)):
         hold(name, number, isinstance(number, int) and 1 <= number <= 1000, "a whole number from 1 to 1000")
     whole = [size for size in sizes if isinstance(size, int) and not isinstance(size, bool) and 1 <= size <= 10**6]
@@ -191,10 +190,6 @@ def _joined(parts: Iterator[Tensor]) -> np.ndarray:
     return np.concatenate([part.double().cpu().numpy() for part in parts], axis=-1)
 
 
-def _interval(rows: np.ndarray) -> Interval:
-    return Interval(**vars(estimate_rows(rows)))
-
-
 @dataclass(frozen=True, eq=False)
 class _Shares:
     """Shares of the shift, over the same resamples."""
@@ -210,7 +205,7 @@ class _Shares:
 
     def of(self, metric: np.ndarray) -> Interval:
         """Return the same with its interval."""
-        return _interval(self.rows(metric))
+        return Interval.of_rows(self.rows(metric))
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,13 +254,13 @@ class _Study:
                         nodes=name,
                         draws=len(at_rows),
                         change=float(change[at_rows].mean()),
-                        swapped=_interval(rows[name]),
-                        rest=_interval(np.mean([own for _, own in drawn], axis=0)),
+                        swapped=Interval.of_rows(rows[name]),
+                        rest=Interval.of_rows(np.mean([own for _, own in drawn], axis=0)),
                         swapped_draws=tuple(float(own[0]) for own, _ in drawn),
                         rest_draws=tuple(float(own[0]) for _, own in drawn),
                     )
                 )
-            beyond = {name: _interval(rows["belief"] - own) for name, own in rows.items() if name != "belief"}
+            beyond = {name: Interval.of_rows(rows["belief"] - own) for name, own in rows.items() if name != "belief"}
             found.append(MediationSize(nodes=size, sets=tuple(sets_of_size), beyond=beyond))
         return shares.of(metric[0]), found
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.dose_response import DoseResponse
 from basisbench.circuits.merged import RolePosition, places
-from basisbench.circuits.moves import UNCHANGED, Operation
+from basisbench.circuits.moves import UNCHANGED, Operation, refuse_policy
 from basisbench.circuits.ranking import node_name
 from basisbench.circuits.steered_nodes import Activations, MeanSize, SteeredNode, best_nodes, named_node, places_of
 from basisbench.errors import BasisBenchError, TaskError, hold, unknown_name
@@ -181,11 +181,7 @@ def _checked(
     hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
     if pairs.metric != "logit":
         raise BasisBenchError("steer: answers of several tokens (metric logprob) cannot be steered; use metric logit")
-    if error_policy in ("node", "ablate"):
-        raise BasisBenchError(
-            f"steer: under the error policy '{error_policy}' what a basis leaves out is no live nodes of one "
-            "coordinate each; choose coordinates, rotated or keep"
-        )
+    refuse_policy("steer", error_policy)
     if operation not in get_args(Operation):
         raise unknown_name("operation", str(operation), get_args(Operation))
     if at not in ("all", "last"):

@@ -21,6 +21,7 @@ import numpy as np
 
 from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.merged import RolePosition, places
+from basisbench.circuits.moves import refuse_policy
 from basisbench.circuits.ranking import node_name
 from basisbench.circuits.steered_nodes import (
     ALL,
@@ -37,9 +38,10 @@ from basisbench.explore import NodeScores, score
 from basisbench.pairs.tokens import token_texts
 from basisbench.protocols import BasisSpec, Method
 from basisbench.registry import load_registry
-from basisbench.results.bootstrap import Weights, estimate_rows, interval_ends, resample_weights
+from basisbench.results.bootstrap import Weights, interval_ends, resample_weights
 from basisbench.results.circuit_nodes import place_name
-from basisbench.results.swapping import Answers, Interval, Swap, SwappedNode, SwapSize
+from basisbench.results.interval import Interval
+from basisbench.results.swapping import Answers, Swap, SwappedNode, SwapSize
 from basisbench.runs.cell_record import clusters_of_groups
 from basisbench.runs.session import Session
 from basisbench.types import ErrorPolicy
@@ -107,7 +109,7 @@ def swap(
     everything = best(scores, 10**7)
     if not everything:
         raise BasisBenchError(f"swap: no node at {', '.join(_names(where))} has a score under {ways[0].name}")
-    changes = Activations(scored(MeanSize(change=True, name="change")).groups, counts)
+    changes = Activations(scored(MeanSize(change=True)).groups, counts)
     ties = seeded_generator(pairs.seed, cell.task, "merged", "controls of swaps")
     beside = {way.name: scored(way) for way in ways[1:] if way.name != ways[0].name}
     fitting = [size for size in wanted if size < len(everything)]
@@ -156,11 +158,7 @@ def _checked(pairs: Session, sizes: Sequence[int], draws: int, error_policy: str
     hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
     if pairs.metric != "logit":
         raise BasisBenchError("swap: answers of several tokens (metric logprob) cannot be swapped; use metric logit")
-    if error_policy in ("node", "ablate"):
-        raise BasisBenchError(
-            f"swap: under the error policy '{error_policy}' what a basis leaves out is no live nodes of one "
-            "coordinate each; choose coordinates, rotated or keep"
-        )
+    refuse_policy("swap", error_policy)
     hold("draws", draws, isinstance(draws, int) and 1 <= draws <= 1000, "a whole number from 1 to 1000")
     given = list(sizes) if isinstance(sizes, Sequence) and not isinstance(sizes, str) else [sizes]
     for size in given:
@@ -296,10 +294,5 @@ class _Ends:
         low, high = interval_ends(rows[1:])
         way = None
         if low > 0 or high < 0:
-            way = _interval(self.weights @ (self.full.metric - row.metric) / rows)
-        return {"swapped": row.told(), "way": way, "other": _interval(self.weights @ row.other)}
-
-
-def _interval(rows: Float[np.ndarray, " row"]) -> Interval:
-    found = estimate_rows(rows)
-    return Interval(value=found.value, low=found.low, high=found.high)
+            way = Interval.of_rows(self.weights @ (self.full.metric - row.metric) / rows)
+        return {"swapped": row.told(), "way": way, "other": Interval.of_rows(self.weights @ row.other)}

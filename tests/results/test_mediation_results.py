@@ -6,9 +6,9 @@ import csv
 import io
 
 from basisbench.plots.mediation import plot_mediation
+from basisbench.results.interval import Interval
 from basisbench.results.mediation import (
     CircuitOverlap,
-    Interval,
     Mediation,
     MediationSize,
     SwappedSet,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
+from basisbench.results.interval import Interval
 from basisbench.results.record import CellConfig, Identities
-from basisbench.results.swapping import Answers, Interval, Swap, SwappedNode, SwapSize, swap_tables
+from basisbench.results.swapping import Answers, Swap, SwappedNode, SwapSize, swap_tables
 from basisbench.results.tables import plain_text
 
 

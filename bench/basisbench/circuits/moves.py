@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from basisbench.errors import BasisBenchError
 from basisbench.models.model import at_least_float32
 
 if TYPE_CHECKING:
@@ -20,6 +21,23 @@ Node: TypeAlias = tuple[int, int, int]
 
 UNCHANGED: dict[Operation, float | None] = {"scale": 1.0, "set": None, "add": 0.0, "ablate": 0.0}
 """The dose that changes nothing."""
+
+
+def refuse_policy(command: str, policy: str) -> None:
+    """Refuse an error policy under which coordinates of the error cannot be moved, everything else being live.
+
+    Args:
+        command: what was asked for, for the message.
+        policy: the error policy.
+
+    Raises:
+        BasisBenchError: the whole error is one node, or is always ablated.
+    """
+    if policy in ("node", "ablate"):
+        raise BasisBenchError(
+            f"{command}: under the error policy '{policy}' what a basis leaves out is no live nodes of one coordinate "
+            "each; choose coordinates, rotated or keep"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.ranking import Ranking, rank
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Generator, Tensor
 
-    from basisbench.protocols import Basis, ScoringContext
     from basisbench.results.record import CellConfig
 
 NEAREST = 20
@@ -145,30 +144,6 @@ def _counts(own: Bool[Tensor, "place node"]) -> Int[Tensor, "place 1"]:
             "there are too few others beside them to draw controls from; ask for smaller sizes"
         )
     return counts
-
-
-@dataclass(frozen=True)
-class MeanChange:
-    """Score a node by its mean |counterfactual value - clean value|: what controls are to be like."""
-
-    name: str = "change"
-    summary: str = "mean absolute change from the clean to the counterfactual prompt"
-    mean_over_pairs: ClassVar[bool] = True
-
-    def score(self, context: ScoringContext, basis: Basis) -> Scores:
-        """Return the mean over the pairs of the group."""
-        import torch
-
-        units, errors = [], []
-        with torch.no_grad():
-            for site in basis.sites:
-                (clean, left), (other, other_left) = (
-                    context.coordinates(basis, site, side) for side in ("clean", "counterfactual")
-                )
-                units.append((other - clean).abs().mean(0))
-                if left is not None and other_left is not None:
-                    errors.append(context.error_nodes(site, other_left - left).abs().mean(0))
-        return Scores(tuple(units), None if basis.exact else tuple(errors))
 
 
 def at_places(scores: Scores, places: Sequence[int], cell: CellConfig) -> Scores:

@@ -187,9 +187,13 @@ class MeanSize:
     """
 
     change: bool = False
-    name: str = "activation"
-    summary: str = "mean absolute value on the clean prompts"
+    summary: ClassVar[str] = "mean absolute value or change"
     mean_over_pairs: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """What cells call it."""
+        return "change" if self.change else "activation"
 
     def score(self, context: ScoringContext, basis: Basis) -> Scores:
         """Return the mean over the pairs of the group."""

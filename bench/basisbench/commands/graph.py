@@ -15,6 +15,7 @@ from basisbench.commands.options import (
     add_plugin,
     positive,
 )
+from basisbench.errors import refuse_file
 
 
 def add(commands: Commands) -> None:
@@ -50,10 +51,10 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.describe import describe_nodes
     from basisbench.explore_graph import graph
     from basisbench.plots.save import refuse_name, save_figure
-    from basisbench.report.graph_page import refuse_file, write_graph
+    from basisbench.report.graph_page import write_graph
     from basisbench.report.graph_picture import plot_graph
 
-    refuse_file(options.out)
+    refuse_file(options.out, "--out names a folder for the graph")
     refuse_name(options.plot, "--plot")
     pairs, scores, spec = scored_for_edges(options)
     nodes = describe_nodes(pairs, scores, options.nodes, draws=options.draws, basis=spec)

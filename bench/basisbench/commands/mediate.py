@@ -8,13 +8,16 @@ from pathlib import Path
 from basisbench.commands.options import (
     Commands,
     absolute,
+    add_basis,
     add_command,
+    add_device,
+    add_live_errors,
     add_pairs,
     add_plugin,
     positive,
     terminal_width,
 )
-from basisbench.errors import BasisBenchError
+from basisbench.errors import refuse_file
 
 
 def add(commands: Commands) -> None:
@@ -35,10 +38,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--belief", metavar="TASK", required=True, help="the task that states what the model believes")
     parser.add_argument("--response", metavar="TASK", required=True, help="the task that responds to the same users")
-    parser.add_argument("--basis", metavar="BASIS", required=True, help="basis of the nodes")
-    parser.add_argument("--model", metavar="MODEL", help=(
-        "a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (default: the model that ships with BasisBench)"
-    ))  # fmt: skip
+    add_basis(parser)
     parser.add_argument("--method", metavar="METHOD", default="relp", help="what ranks nodes (default: relp)")
     parser.add_argument("--sizes", metavar="K,K", type=_sizes, default=(10, 30, 100, 300), help=(
         "nodes per aligned group (default: 10,30,100,300)"
@@ -47,9 +47,7 @@ def add(commands: Commands) -> None:
         "whose nodes: those of the user's turn behind the cue, of the turn from the cue on, or of all positions behind "
         "the cue up to where the frames part (default: after)"
     ))  # fmt: skip
-    parser.add_argument("--errors", choices=["coordinates", "rotated", "keep"], default="coordinates", help=(
-        "which coordinates of a dictionary's error are nodes; others are live (default: coordinates)"
-    ))  # fmt: skip
+    add_live_errors(parser)
     parser.add_argument("--draws", metavar="N", type=positive, default=10, help=(
         "draws of each kind of random nodes (default: 10)"
     ))  # fmt: skip
@@ -60,10 +58,7 @@ def add(commands: Commands) -> None:
         "another attribute's task, for what its circuits have in common with the belief's (repeatable)"
     ))  # fmt: skip
     add_pairs(parser)
-    parser.add_argument(
-        "--device", metavar="DEVICE", default="cpu", help="torch device, for example cuda (default: cpu)"
-    )
-    parser.add_argument("--dtype", metavar="TYPE", help="type of the weights, for example bfloat16")
+    add_device(parser)
     parser.add_argument("--out", metavar="DIR", type=Path, help=(
         "write mediation.json, mediation.csv and, where there are shares, mediation.png into a folder"
     ))  # fmt: skip
@@ -91,8 +86,8 @@ def execute(options: argparse.Namespace) -> None:
     names = (options.belief, options.response, *options.others)
     tasks = {name: registry.get("task", name) for name in names}
     spec, way = registry.get("basis", options.basis), registry.get("method", options.method)
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
-        raise BasisBenchError(f"--out {options.out}: is a file; expected a folder")
+    if options.out is not None:
+        refuse_file(options.out)
     model = load_model(find_model(options.model, registry), device=options.device, dtype=options.dtype)
     pairs = {
         name: load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=options.seed)

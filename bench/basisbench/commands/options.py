@@ -39,10 +39,37 @@ def add_command(
 def add_basis_on_task(parser: argparse.ArgumentParser) -> None:
     """Add the arguments `TASK`, `--basis` and `--model` of a command that runs one basis on one task."""
     parser.add_argument("task", metavar="TASK", help="name of a task")
+    add_basis(parser)
+
+
+def add_basis(parser: argparse.ArgumentParser) -> None:
+    """Add the options `--basis` and `--model` of a command that runs one basis."""
     parser.add_argument("--basis", metavar="BASIS", required=True, help="basis of the nodes")
     parser.add_argument("--model", metavar="MODEL", help=(
         "a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (default: the model that ships with BasisBench)"
     ))  # fmt: skip
+
+
+def add_live_errors(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--errors` of a command that moves nodes in a pass that is live otherwise."""
+    parser.add_argument("--errors", choices=["coordinates", "rotated", "keep"], default="coordinates", help=(
+        "which coordinates of a dictionary's error are nodes; all are live (default: coordinates)"
+    ))  # fmt: skip
+
+
+def add_draws_of_controls(parser: argparse.ArgumentParser) -> None:
+    """Add the option `--draws` of controls whose smallest and largest are an interval."""
+    parser.add_argument("--draws", metavar="N", type=positive, default=39, help=(
+        "draws of random nodes like the chosen ones; 39 or more give a 95%% interval (default: 39)"
+    ))  # fmt: skip
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the options `--device` and `--dtype`."""
+    parser.add_argument(
+        "--device", metavar="DEVICE", default="cpu", help="torch device, for example cuda (default: cpu)"
+    )
+    parser.add_argument("--dtype", metavar="TYPE", help="type of the weights, for example bfloat16")
 
 
 def add_edge_options(parser: argparse.ArgumentParser) -> None:

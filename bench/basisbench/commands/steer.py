@@ -11,12 +11,15 @@ from basisbench.commands.options import (
     absolute,
     add_basis_on_task,
     add_command,
+    add_device,
+    add_draws_of_controls,
+    add_live_errors,
     add_plugin,
     positive,
     seed,
     terminal_width,
 )
-from basisbench.errors import BasisBenchError
+from basisbench.errors import BasisBenchError, refuse_file
 from basisbench.types import Ablation
 
 
@@ -50,12 +53,8 @@ def add(commands: Commands) -> None:
         "doses (default: -3 -1 0 .5 1 2 3 to scale, 0 .25 .5 .75 1 to ablate)"
     ))  # fmt: skip
     parser.add_argument("--ablation", choices=get_args(Ablation), default="mean", help="the reference (default: mean)")
-    parser.add_argument("--errors", choices=["coordinates", "rotated", "keep"], default="coordinates", help=(
-        "which coordinates of a dictionary's error are nodes; all are live (default: coordinates)"
-    ))  # fmt: skip
-    parser.add_argument("--draws", metavar="N", type=positive, default=39, help=(
-        "draws of random nodes like the chosen ones; 39 or more give a 95%% interval (default: 39)"
-    ))  # fmt: skip
+    add_live_errors(parser)
+    add_draws_of_controls(parser)
     parser.add_argument("--other", metavar="TASK", action="append", dest="others", help=(
         "another task to measure (repeatable; default: one of each other file of tasks)"
     ))  # fmt: skip
@@ -72,10 +71,7 @@ def add(commands: Commands) -> None:
     ))  # fmt: skip
     parser.add_argument("--examples", metavar="N", type=positive, default=100, help="pairs to make per split (100)")
     parser.add_argument("--seed", type=seed, default=0, help="seed of pairs and draws (default: 0)")
-    parser.add_argument(
-        "--device", metavar="DEVICE", default="cpu", help="torch device, for example cuda (default: cpu)"
-    )
-    parser.add_argument("--dtype", metavar="TYPE", help="type of the weights, for example bfloat16")
+    add_device(parser)
     parser.add_argument("--out", metavar="DIR", type=Path, help=(
         "write steering.json, steering.csv and steering.png into a folder"
     ))  # fmt: skip
@@ -99,8 +95,8 @@ def execute(options: argparse.Namespace) -> None:
     task, spec = registry.get("task", options.task), registry.get("basis", options.basis)
     ways = [registry.get("method", name) for name in (options.method, "random", "magnitude")]
     others = None if options.others is None else [registry.get("task", name) for name in options.others]
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
-        raise BasisBenchError(f"--out {options.out}: is a file; expected a folder")
+    if options.out is not None:
+        refuse_file(options.out)
     prompts = [*options.prompts, *_lines(options.prompt_file)]
     model = load_model(find_model(options.model, registry), device=options.device, dtype=options.dtype)
     pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=options.seed)

@@ -10,6 +10,8 @@ from basisbench.commands.options import (
     absolute,
     add_basis_on_task,
     add_command,
+    add_draws_of_controls,
+    add_live_errors,
     add_pairs,
     add_plugin,
     positive,
@@ -42,12 +44,8 @@ def add(commands: Commands) -> None:
     ))  # fmt: skip
     parser.add_argument("--method", metavar="METHOD", default="relp", help="what ranks them (default: relp)")
     parser.add_argument("--layers", metavar="LAYERS", help="layers that nodes are of, for example 10-20 (default: all)")
-    parser.add_argument("--errors", choices=["coordinates", "rotated", "keep"], default="coordinates", help=(
-        "which coordinates of a dictionary's error are nodes; all are live (default: coordinates)"
-    ))  # fmt: skip
-    parser.add_argument("--draws", metavar="N", type=positive, default=39, help=(
-        "draws of random nodes like the chosen ones; 39 or more give a 95%% interval (default: 39)"
-    ))  # fmt: skip
+    add_live_errors(parser)
+    add_draws_of_controls(parser)
     parser.add_argument("--json", metavar="FILE", type=Path, help="write what was found to a file")
     add_pairs(parser)
     add_plugin(parser)

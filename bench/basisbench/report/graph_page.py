@@ -13,7 +13,7 @@ import os
 from importlib.resources import files
 from pathlib import Path
 
-from basisbench.errors import BasisBenchError
+from basisbench.errors import refuse_file
 from basisbench.report.graph_places import place_nodes
 from basisbench.results.circuit_graph import CircuitGraph, Json, circuit_tracer_layout, graphml, label_of, node_ids
 from basisbench.results.circuit_nodes import CircuitNode, unit_name
@@ -43,7 +43,7 @@ def write_graph(graph: CircuitGraph, out: str | os.PathLike[str]) -> Path:
         BasisBenchError: the folder is a file, or cannot be written.
     """
     out = Path(out)
-    refuse_file(out)
+    refuse_file(out, "--out names a folder for the graph")
     layout = circuit_tracer_layout(graph)
     written = {
         LAYOUT: json.dumps(layout, indent=1, ensure_ascii=False) + "\n",
@@ -53,17 +53,6 @@ def write_graph(graph: CircuitGraph, out: str | os.PathLike[str]) -> Path:
     for name, text in written.items():
         write_whole(out / name, text)
     return out / PAGE
-
-
-def refuse_file(out: Path) -> None:
-    """Refuse a path that cannot be a folder, before work is done for it.
-
-    Raises:
-        BasisBenchError: it is a file, or a file lies on the way to it.
-    """
-    standing = next((path for path in (out, *out.absolute().parents) if path.exists()), out)
-    if standing.exists() and not standing.is_dir():
-        raise BasisBenchError(f"{standing}: is a file; --out names a folder for the graph")
 
 
 def page_data(graph: CircuitGraph, layout: Json) -> Json:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from basisbench.results.interval import Interval, two_digits
 from basisbench.results.record import CellConfig, Identities
 from basisbench.results.schema import Count, Frozen, Name, NotNegative, Positive, Rounded, RoundedRow, Text, VersionOne
 from basisbench.results.tables import Entry, Table
@@ -23,27 +24,6 @@ SETS: dict[SetName, str] = {
     "alike": "random nodes of like change",
 }
 """What sets are called in tables and pictures."""
-
-
-def _two(value: float) -> str:
-    """Write a number with two digits behind the point; what rounds to zero has no sign."""
-    return f"{round(value, 2) + 0.0:.2f}"
-
-
-class Interval(Frozen):
-    """A number with its 95% bootstrap interval over what the response's pairs share."""
-
-    value: Rounded = Field(description="the number")
-    low: Rounded = Field(description="lower end")
-    high: Rounded = Field(description="upper end")
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        return f"{_two(self.value)} [{_two(self.low)}, {_two(self.high)}]"
 
 
 class SwappedSet(Frozen):
@@ -187,7 +167,9 @@ def _shares(found: Mediation) -> Table:
     rows = []
     for size in found.sizes:
         for own in size.sets:
-            drawn = f"{_two(min(own.swapped_draws))} to {_two(max(own.swapped_draws))}" if own.draws > 1 else ""
+            drawn = (
+                f"{two_digits(min(own.swapped_draws))} to {two_digits(max(own.swapped_draws))}" if own.draws > 1 else ""
+            )
             beyond = size.beyond.get(own.nodes)
             texts = (
                 str(size.nodes),

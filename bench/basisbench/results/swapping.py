@@ -11,18 +11,11 @@ from pydantic import Field
 
 from basisbench.results.circuit_nodes import place_name
 from basisbench.results.gates import LEAST_ACCURACY
+from basisbench.results.interval import Interval
 from basisbench.results.record import CellConfig, Identities
 from basisbench.results.schema import Count, Frozen, Name, NotNegative, Positive, Rounded, Text, VersionOne
 from basisbench.results.steering import LEAST_DRAWS
 from basisbench.results.tables import Entry, Table
-
-
-class Interval(Frozen):
-    """A number with its 95% bootstrap interval over what the pairs share."""
-
-    value: Rounded
-    low: Rounded
-    high: Rounded
 
 
 class Answers(Frozen):
