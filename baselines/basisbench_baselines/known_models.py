@@ -1,6 +1,7 @@
 """Models whose circuits are known because they were built: their names, and the nodes that compute the answer.
 
-Their weights are set by code when a model is loaded; nothing is trained, downloaded or shipped (docs/ground-truth.md).
+Their weights are set by code when a model is loaded, those of `known-trained` apart, which was trained to have its
+answer in named neurons and ships with the package (docs/ground-truth.md).
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ def _known_neurons(folder: Path) -> None:
     from basisbench_baselines.known.neurons import build_known_neurons
 
     build_known_neurons(folder)
+
+
+def _known_trained(folder: Path) -> None:
+    from basisbench_baselines.known.interchange import build_known_trained
+
+    build_known_trained(folder)
 
 
 def _known_directions(folder: Path) -> None:
@@ -69,6 +76,13 @@ PROVIDES: tuple[ModelSpec, ...] = (
         "built: eight named MLP neurons compute the answer of known_kind",
         build=_known_neurons,
         truth=tuple(TrueNodes(_TASK, basis, _IN_NEURONS) for basis in ("mlp_act", "transcoder")),
+    ),
+    ModelSpec(
+        "known-trained",
+        "",
+        "trained by interchange intervention: eight named MLP neurons carry the answer of known_kind",
+        build=_known_trained,
+        truth=(TrueNodes(_TASK, "mlp_act", _IN_NEURONS),),
     ),
     ModelSpec(
         "known-directions",

@@ -1,4 +1,4 @@
-"""Models with set weights, whose circuits are known because they were built; `known_models` lists them.
+"""Models with set weights, and one trained to order: their circuits are known because they were built (`known_models`).
 
 Here is what their listing shares with the code that builds them; it loads no torch.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 KIND_UNITS, ANSWER_UNITS = (5, 13, 18, 27), (3, 9, 21, 30)
-"""Neurons of `known-neurons` and `known-skip`, in the order of the kinds: those of the first step and of the second."""
+"""Neurons of `known-neurons`, `known-trained` and `known-skip`, in the order of the kinds: of the first and second step."""
 
 KIND_FEATURES, ANSWER_FEATURES = (0, 1, 2, 3), (4, 5, 6, 7)
 """Features that these neurons write, and that `known-directions` has in their place."""
