@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal
 
 KIND_UNITS, ANSWER_UNITS = (5, 13, 18, 27), (3, 9, 21, 30)
-"""Neurons of `known-neurons`, `known-trained` and `known-skip`, in the order of the kinds: of the first and second step."""
+"""Neurons of `known-neurons`, `known-trained` and `known-skip`, in the order of the kinds: of each of the two steps."""
 
 KIND_FEATURES, ANSWER_FEATURES = (0, 1, 2, 3), (4, 5, 6, 7)
 """Features that these neurons write, and that `known-directions` has in their place."""

@@ -167,7 +167,7 @@ def train(seed: int = 0, *, steps: int = STEPS) -> LlamaForCausalLM:
         schedule.step()
         if step % 200 == 0:
             print(f"step {step}: loss {loss.item():.4f}", flush=True)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def interchange_loss(
