@@ -18,7 +18,8 @@ from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
 from basisbench.types import Ablation, ErrorPolicy, Pairs, ScoreReference
-from helpers.oracle_evaluator import LAYERS, Naive, NaiveBasis, Node, Values, Where, all_nodes, error_names, rotation
+from helpers.oracle_evaluator import LAYERS, Naive, NaiveBasis, Node, Values, all_nodes, error_names, rotation
+from helpers.oracle_sites import Where
 
 STEPS = 10
 RULES = ("ixg", "ig", "ig_inputs", "relp")
