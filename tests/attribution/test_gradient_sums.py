@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 
 import pytest
@@ -15,6 +16,30 @@ from basisbench.types import Ablation
 from helpers import oracle
 
 pytestmark = pytest.mark.usefixtures("double_precision")
+
+
+@cache
+def field_along(architecture: str, hook: str, end: Ablation, steps: int) -> Tensor:
+    """Return the field of `ig` at one hook, which is one for all bases that write there."""
+    context = oracle.contexts(architecture)[0].attribution
+    ends = oracle.ends_of(context, [hook], end)
+    return gradient_field("ig", context.model, context.batch, [hook], steps=steps, ends=ends)[hook]
+
+
+@cache
+def effect_of_moving(architecture: str, kind: str, layer: int, end: Ablation) -> tuple[float, float]:
+    """Return by how much the metric changes when a whole site moves, and the change of slope from start to end."""
+    slow, pairs = oracle.naive(architecture), oracle.contexts(architecture)[0].attribution.pairs
+    place, effect, slopes = slow.where(kind, layer), 0.0, 0.0
+    for index in range(len(pairs)):
+        clean = slow.watched(pairs.clean[index], {"": place})[""]
+        other = oracle.path_end(slow, pairs, pairs, index, place, end)
+        patched = slow.logits(pairs.clean[index], {place: lambda _, value=other: value.unsqueeze(0)})
+        plain = slow.logits(pairs.clean[index])
+        effect += float(slow.metric(pairs, index, patched) - slow.metric(pairs, index, plain)) / len(pairs)
+        at_start, at_end = (oracle.place_gradient(slow, pairs, index, place, point) for point in (clean, other))
+        slopes += float(((at_end - at_start) * (other - clean)).sum()) / len(pairs)
+    return effect, slopes
 
 
 @pytest.mark.slow
@@ -44,35 +69,22 @@ def test_ig_sums_over_a_layer_to_the_effect_of_moving_it(
     The path is sampled at its left ends, so the error of n steps is half the change of slope over n, which is known
     from the slopes at both ends: what is left is a thousandth of the effect at most.
     """
-    model, slow = oracle.model(architecture), oracle.naive(architecture)
-    twin, basis = oracle.naive_basis(architecture, name), oracle.basis(architecture, name)
-    context = oracle.contexts(architecture)[0].attribution
-    pairs = context.pairs
+    basis, context = oracle.basis(architecture, name), oracle.contexts(architecture)[0].attribution
     for layer, site in enumerate(basis.sites):
-        place = slow.where(twin.write, layer)
-        effect, slopes = torch.zeros(()), 0.0
-        for index in range(len(pairs)):
-            clean = slow.watched(pairs.clean[index], {"": place})[""]
-            other = oracle.path_end(slow, pairs, pairs, index, place, end)
-            patched = slow.logits(pairs.clean[index], {place: lambda _, value=other: value.unsqueeze(0)})
-            plain = slow.logits(pairs.clean[index])
-            effect = effect + (slow.metric(pairs, index, patched) - slow.metric(pairs, index, plain)) / len(pairs)
-            at_start, at_end = (oracle.place_gradient(slow, pairs, index, place, point) for point in (clean, other))
-            slopes += float(((at_end - at_start) * (other - clean)).sum()) / len(pairs)
+        effect, slopes = effect_of_moving(architecture, oracle.WRITES[name], layer, end)
         shortfall = []
         for steps in numbers:
             # A context that holds this field and no other.
-            fresh = GroupContext(model, pairs, 0)
+            fresh = GroupContext(context.model, context.pairs, 0)
             fresh.start(end)
-            ends = oracle.ends_of(context, [site.write], end)
-            field = gradient_field("ig", model, context.batch, [site.write], steps=steps, ends=ends)[site.write]
+            field = field_along(architecture, site.write, end, steps)
             for each in basis.sites:
                 fresh._fields[f"ig to {end}", each.write] = field if each == site else torch.zeros_like(field)
             scores = oracle.gradient_method("ig").score(fresh, basis)
             total = scores.units[layer].sum()
             if scores.errors is not None:
                 total = total + scores.errors[layer].sum()
-            shortfall.append(float(effect - total))
+            shortfall.append(effect - float(total))
         assert abs(shortfall[0]) > 1e-6
         rests = [found - slopes / (2 * steps) for found, steps in zip(shortfall, numbers, strict=True)]
         assert abs(rests[2]) < 1e-3 * abs(effect)

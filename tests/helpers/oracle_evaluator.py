@@ -96,9 +96,9 @@ def kept_error(circuit: set[Node], layer: int, position: int, live: Tensor, refe
     if (layer, position, "error") in circuit:
         return live
     moved = reference.clone()
+    kept = [index for index in range(D_MODEL) if (layer, position, f"error {index}") in circuit]
+    moved[kept] = live[kept]
     for index in range(D_MODEL):
-        if (layer, position, f"error {index}") in circuit:
-            moved[index] = live[index]
         if (layer, position, f"rotated error {index}") in circuit:
             axis = rotation(layer)[index]
             moved += (axis @ (live - reference)) * axis
@@ -206,15 +206,13 @@ class Naive:
 
     def watched(self, prompt: Any, places: Mapping[str, Where]) -> dict[str, Tensor]:
         """Return the activations of one prompt at some places, ``pos d`` each."""
-        seen: dict[str, Tensor] = {}
+        seen: dict[Where, Tensor] = {}
 
-        def note(activation: Tensor, key: str) -> None:
-            seen[key] = activation[0].detach()
+        def note(activation: Tensor, place: Where) -> None:
+            seen[place] = activation[0].detach()
 
-        # Several keys may name one place, so run once per key: slow, and nothing to get wrong.
-        for key, place in places.items():
-            self.logits(prompt, {place: lambda activation, key=key: note(activation, key)})
-        return seen
+        self.logits(prompt, {place: lambda x, place=place: note(x, place) for place in places.values()})
+        return {key: seen[place] for key, place in places.items()}
 
     def values(self, twin: NaiveBasis, prompt: Any) -> Values:
         """Return coordinates and errors of one prompt in every layer; the same tensors when asked again."""
@@ -253,10 +251,8 @@ class Naive:
             error = vectors - twin.decode(layer, coordinates)
             rows = []
             for position in range(len(vectors)):
-                mixed = coordinates[position].clone()
-                for unit in range(twin.units[layer]):
-                    if (layer, position, unit) not in circuit:
-                        mixed[unit] = reference.units[layer][position, unit]
+                kept = torch.tensor([(layer, position, unit) in circuit for unit in range(twin.units[layer])])
+                mixed = torch.where(kept, coordinates[position], reference.units[layer][position])
                 row = twin.decode(layer, mixed)
                 if twin.has_error:
                     row = row + kept_error(circuit, layer, position, error[position], reference.errors[layer][position])
@@ -273,12 +269,10 @@ class Naive:
 
 @cache
 def _values(slow: Naive, twin: NaiveBasis, prompt: tuple[int, ...]) -> Values:
-    units, errors = [], []
-    for layer in range(LAYERS):
-        seen = slow.watched(prompt, {"read": slow.where(twin.read, layer), "write": slow.where(twin.write, layer)})
-        coordinates = twin.encode(layer, seen["read"])
-        units.append(coordinates)
-        errors.append(seen["write"] - twin.decode(layer, coordinates))
+    layers, kinds = range(LAYERS), (twin.read, twin.write)
+    seen = slow.watched(prompt, {f"{kind} {layer}": slow.where(kind, layer) for kind in kinds for layer in layers})
+    units = [twin.encode(layer, seen[f"{twin.read} {layer}"]) for layer in layers]
+    errors = [seen[f"{twin.write} {layer}"] - twin.decode(layer, units[layer]) for layer in layers]
     return Values(units, errors)
 
 

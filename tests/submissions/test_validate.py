@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -29,15 +30,21 @@ RESULTS = Path(__file__).parents[2] / "results"
 BASES = ("mlp_act", "mlp_out", "transcoder")
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """A results folder with twelve records: two tasks, three bases, two methods."""
-    folder = tmp_path / "results"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with twelve records, to be read only: two tasks, three bases, two methods."""
+    folder = tmp_path_factory.mktemp("written") / "results"
     write_suite(
         folder,
         list(synthetic_suite(tasks=("ioi", "sva_rc"), bases=BASES, methods=("relp", "random"), examples=6)),
     )
     return folder
+
+
+@pytest.fixture
+def results(written: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(copytree(written, tmp_path / "results"))
 
 
 def file_of(folder: Path, basis: str, method: str = "relp", task: str = "ioi") -> Path:
@@ -97,6 +104,7 @@ def test_performance_figures_beside_the_records_are_not_read(results: Path) -> N
     assert list(validate([results]).problems) == [results / "other" / "figures.json"]
 
 
+@pytest.mark.slow
 def test_a_users_own_runs_are_no_part_of_a_tree_of_results(tmp_path: Path) -> None:
     tree, cells = tmp_path / "results", [synthetic_record(examples=6), synthetic_record(basis="mlp_out", examples=6)]
     write_suite(tree / "pocket", cells)

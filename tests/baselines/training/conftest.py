@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import pytest
-import torch
+from typing import TYPE_CHECKING
 
-from basisbench.models.load import load_model
-from basisbench.models.model import Model
-from basisbench.types import ModelSpec
-from basisbench_baselines.training.text import Packed, pack
-from helpers.tiny_training import SETTINGS, WORDS, some_text
+import pytest
+
+if TYPE_CHECKING:
+    from basisbench.models.model import Model
+    from basisbench_baselines.training.text import Packed
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     """A random Llama of three layers whose tokenizer puts `<s>` in front."""
+    import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from basisbench.models.load import load_model
+    from basisbench.types import ModelSpec
+    from helpers.tiny_training import WORDS
 
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(["<s>", "?", *WORDS])}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -40,4 +44,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
 @pytest.fixture(scope="session")
 def text(model: Model) -> Packed:
+    """A text in the words that the model knows."""
+    from basisbench_baselines.training.text import pack
+    from helpers.tiny_training import SETTINGS, some_text
+
     return pack("words", [some_text(5000)], model.tokenizer, SETTINGS, all_of_it=True)

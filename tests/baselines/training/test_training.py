@@ -161,6 +161,7 @@ class _KilledError(BaseException):
     """Stands for a kill, which nothing can answer."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kinds", "end"), [(("sae", "skip-transcoder"), _KilledError), (("clt",), KeyboardInterrupt)], ids=["kill", "stop"]
 )

@@ -56,10 +56,10 @@ def test_recordings_take_no_new_memory(model: Model, text: Packed) -> None:
 
 def test_samples_are_a_function_of_their_place(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples_module, "_ROWS_AT_ONCE", 4)
-    samples = Samples(model, SETTINGS, 10)
+    samples = Samples(model, replace(SETTINGS, context=6), 10)
     kept = samples.keep(tmp_path, Progress(enabled=False))
     everything = samples.rows(range(10))
-    assert everything.shape == (10, 16)
+    assert everything.shape == (10, 6)
     assert (everything[:, 0] == 0).all()
     assert len({tuple(row) for row in everything.tolist()}) == 10
     assert torch.equal(kept.rows([9, 2, 3, -4]), everything[[9, 2, 3, 6]])
