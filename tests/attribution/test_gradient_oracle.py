@@ -161,54 +161,55 @@ def test_ixg_fields_equal_one_backward_pass_per_place(architecture: str) -> None
 
 @pytest.mark.slow
 @oracle.on_architectures(
-    ("end", "tokens", "together"),
+    ("end", "tokens", "together", "number"),
     # Each number of steps and of pairs to a pass; paths to zero, which are asked for apart, in one part and in many.
+    # The groups take turns.
     whole=[
-        ("mean", 1, 100_000),
-        ("counterfactual", 70, 100_000),
-        ("zero", 100_000, 100_000),
-        ("mean", 70, 10),
-        ("zero", 70, 10),
+        ("mean", 1, 100_000, 1),
+        ("counterfactual", 70, 100_000, 0),
+        ("zero", 100_000, 100_000, 1),
+        ("mean", 70, 10, 0),
+        ("zero", 70, 10, 1),
     ],
-    part=[("mean", 70, 10)],
+    part=[("mean", 70, 10, 0)],
 )
 def test_ig_equals_a_loop_over_steps_and_places(
-    architecture: str, end: Ablation, tokens: int, together: int, monkeypatch: pytest.MonkeyPatch
+    architecture: str, end: Ablation, tokens: int, together: int, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many steps go into one pass, and whether all pairs fit into one."""
     monkeypatch.setattr("basisbench.attribution.gradients.TOKENS_PER_SWEEP", tokens)
     monkeypatch.setattr("basisbench.attribution.gradients.gradient_tokens", lambda _: together)
     model, slow, steps = oracle.model(architecture), oracle.naive(architecture), 5
-    for group in oracle.contexts(architecture):
-        pairs, hooks = group.attribution.pairs, hooks_of_all_sites(model)
-        ends = oracle.ends_of(group.attribution, hooks, end)
-        # Activations at zero give an output at its bias: the two paths are no longer one, and are asked for apart.
-        sweeps = [hooks] if end != "zero" else [[hook] for hook in hooks]
-        fields: dict[str, Tensor] = {}
-        for sweep in sweeps:
-            fields |= gradient_field("ig", model, group.attribution.batch, sweep, steps=steps, ends=ends)
-        for layer in range(oracle.LAYERS):
-            for kind in KINDS:
-                place = slow.where(kind, layer)
-                for index in range(len(pairs)):
-                    expected = oracle.mean_gradient("ig", slow, pairs, pairs, index, place, end, steps)
-                    found = fields[model.hook(kind, layer)][index]  # type: ignore[arg-type]
-                    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    group = oracle.contexts(architecture)[number]
+    pairs, hooks = group.attribution.pairs, hooks_of_all_sites(model)
+    ends = oracle.ends_of(group.attribution, hooks, end)
+    # Activations at zero give an output at its bias: the two paths are no longer one, and are asked for apart.
+    sweeps = [hooks] if end != "zero" else [[hook] for hook in hooks]
+    fields: dict[str, Tensor] = {}
+    for sweep in sweeps:
+        fields |= gradient_field("ig", model, group.attribution.batch, sweep, steps=steps, ends=ends)
+    for layer in range(oracle.LAYERS):
+        for kind in KINDS:
+            place = slow.where(kind, layer)
+            for index in range(len(pairs)):
+                expected = oracle.mean_gradient("ig", slow, pairs, pairs, index, place, end, steps)
+                found = fields[model.hook(kind, layer)][index]  # type: ignore[arg-type]
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
 @pytest.mark.slow
 def test_ig_inputs_equals_a_loop_over_steps(architecture: str) -> None:
     model, slow, steps = oracle.model(architecture), oracle.naive(architecture), 4
-    for group in oracle.contexts(architecture):
-        pairs = group.attribution.pairs
-        fields = gradient_field("ig_inputs", model, group.attribution.batch, hooks_of_all_sites(model), steps=steps)
-        for index in range(len(pairs)):
-            for layer in range(oracle.LAYERS):
-                for kind in KINDS:
-                    place = slow.where(kind, layer)
-                    expected = oracle.mean_gradient("ig_inputs", slow, pairs, pairs, index, place, "mean", steps)
-                    found = fields[model.hook(kind, layer)][index]  # type: ignore[arg-type]
-                    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+    group = oracle.contexts(architecture)[1]  # of both groups the shorter one: it is a run for every step and place
+    pairs = group.attribution.pairs
+    fields = gradient_field("ig_inputs", model, group.attribution.batch, hooks_of_all_sites(model), steps=steps)
+    for index in range(len(pairs)):
+        for layer in range(oracle.LAYERS):
+            for kind in KINDS:
+                place = slow.where(kind, layer)
+                expected = oracle.mean_gradient("ig_inputs", slow, pairs, pairs, index, place, "mean", steps)
+                found = fields[model.hook(kind, layer)][index]  # type: ignore[arg-type]
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
 
 
 def test_ten_steps_unless_asked_otherwise(architecture: str) -> None:
