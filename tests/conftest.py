@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -35,6 +36,8 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Prepare a process that runs tests; one that hands them to workers never loads torch."""
     if session.config.pluginmanager.hasplugin("dsession"):
         return
+    # What imports and collection make stays: looking for garbage among it again and again finds none.
+    gc.disable()
     from hypothesis import settings
 
     from helpers.shapes import check_shapes
@@ -53,6 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         other = parameters.get("architecture", ARCHITECTURES[0]) != ARCHITECTURES[0]
         if other or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("slow")
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage be collected from now on, and not be looked for in what is there."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -251,12 +260,18 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("basisbench.plots.pictures.plot_results", lambda *_, **__: [])
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A tree of results: a reference run, and a submission of another basis."""
+@pytest.fixture(scope="session")
+def written_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tree of results, to be read only: a reference run, and a submission of another basis."""
     from helpers.submissions import write_results
 
-    return write_results(tmp_path)
+    return write_results(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture
+def tree(written_tree: Path, tmp_path: Path) -> Path:
+    """A copy of that tree."""
+    return Path(copytree(written_tree, tmp_path / "results"))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from basisbench.circuits.edge_pass import edge_pass
 from helpers import cross_layer_oracle as across
 from helpers import oracle
 from helpers.edge_oracle import chosen
-from helpers.oracle_evaluator import Where
 from helpers.oracle_scores import relp_rules
+from helpers.oracle_sites import Where
 from helpers.passes import metric_of_nodes, twice
 
 pytestmark = pytest.mark.usefixtures("double_precision")

@@ -43,7 +43,7 @@ def read(name: str, layer: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "name",
-    ["permuted:transcoder", "permuted:clt", "random:sae_mlp_out", "random:transcoder", "pca:attn_out", "rotated:resid"],
+    ["permuted:transcoder", "permuted:clt", "random:transcoder", "pca:attn_out", "rotated:resid"],
 )
 def test_they_keep_the_contract(name: str) -> None:
     spec = load_registry().get("basis", name)

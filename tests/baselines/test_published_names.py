@@ -16,7 +16,7 @@ from basisbench.models.load import load_model
 from basisbench.registry import load_registry
 from basisbench.types import ModelSpec
 from basisbench_baselines.dictionaries.releases import find_release, layer_of, templates
-from helpers.hub_replica import MODELS, replica
+from helpers.hub_replica import MODELS, pythia_replica
 
 ALL = get_pretrained_saes_directory()
 
@@ -173,12 +173,12 @@ def test_listing_shows_the_scheme_and_imports_neither_torch_nor_saelens() -> Non
 
 
 def pythia() -> ModelSpec:
-    return ModelSpec("tiny pythia", str(replica().snapshot(MODELS["pythia"].repository)), "tiny")
+    return ModelSpec("tiny pythia", str(pythia_replica().snapshot(MODELS["pythia"].repository)), "tiny")
 
 
 def download(release: str, folder: Path) -> Path:
     """Copy a repository's files out of the cache, as a user who downloaded it has them."""
-    shutil.copytree(replica().snapshot(find_release(release).repository), folder)
+    shutil.copytree(pythia_replica().snapshot(find_release(release).repository), folder)
     return folder
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
+from basisbench.checks import basis as checks_of_bases
 from basisbench.checks import basis_circuits, basis_claims, basis_functions, basis_promises, left_behind
-from basisbench.checks.check import check, iterate
+from basisbench.checks.check import check
 from basisbench.checks.finding import Property
 from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.registry import load_registry
 from basisbench.types import ModelSpec
 from helpers.cheating_bases import SPECS, Cheat, Unitwise, UnitwiseAcross, made, spec_of
+from helpers.one_check import property_of
 
 REGISTRY = load_registry()
 POCKET = REGISTRY.get("model", "pocket-llama")
@@ -67,7 +69,7 @@ def test_what_every_cheat_is_made_from_is_honest(tiny: Model, kind: type) -> Non
 @pytest.mark.parametrize("name", list(SPECS))
 def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, name: str) -> None:
     fails, spec = SPECS[name]
-    found = next(each for each in iterate(spec, tiny) if each.name == fails)
+    found = property_of(spec, tiny, fails, checks_of_bases)
     assert found.outcome == "FAILED", found
     assert found.bound != "no exception", "it is caught by what is measured, not by an error on the way"
 

@@ -20,6 +20,7 @@ from basisbench.models.model import Model
 from basisbench.protocols import Basis, ScoringContext
 from basisbench.registry import load_registry
 from basisbench.types import ModelSpec, Scores
+from helpers.one_check import property_of
 
 REGISTRY = load_registry()
 
@@ -151,7 +152,7 @@ def test_what_every_cheat_is_made_from_is_honest(tiny: Model) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "fails"), CHEATS, ids=[type(method).__name__ for method, _ in CHEATS])
 def test_a_cheat_fails_on_the_property_that_names_it(tiny: Model, method: Honest, fails: str) -> None:
-    found = next(each for each in iterate(method, tiny) if each.name == fails)
+    found = property_of(method, tiny, fails, checks)
     assert found.outcome == "FAILED", found
     assert (found.bound == "no exception") == isinstance(method, LooksAtThePairs), found
 
@@ -166,8 +167,10 @@ class Leaves(Honest):
 
 
 def test_an_exit_is_a_failed_property_and_no_end(tiny: Model) -> None:
-    found = {each.name: each for each in iterate(Leaves(), tiny)}
-    assert (found["scores of neurons"].outcome, found["scores of neurons"].measured) == ("FAILED", "SystemExit: 3")
+    properties = iterate(Leaves(), tiny)
+    found = next(each for each in properties if each.name == "scores of neurons")
+    assert (found.outcome, found.measured) == ("FAILED", "SystemExit: 3")
+    assert next(properties).name == "scores of a dictionary"
 
 
 @pytest.mark.slow

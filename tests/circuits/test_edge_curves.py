@@ -47,9 +47,9 @@ def named(kept: Tensor, nodes: Sequence[Node]) -> set[tuple[object, object]]:
     ("name", "question"),
     [
         ("mlp_act", Question()),
-        ("mlp_out", Question("counterfactual")),
-        ("attn_z", Question("zero")),
-        ("transcoder", Question()),
+        pytest.param("mlp_out", Question("counterfactual"), marks=pytest.mark.slow),
+        pytest.param("attn_z", Question("zero"), marks=pytest.mark.slow),
+        pytest.param("transcoder", Question(), marks=pytest.mark.slow),
         ("sae_mlp_out", Question("counterfactual", error_policy="rotated")),
     ],
 )

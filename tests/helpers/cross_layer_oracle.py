@@ -241,11 +241,8 @@ class Slow:
             assert len(live) == layer
             f = self.parts.encode(layer, x[0])
             live.append(f)
-            mixed.append(f.clone())
-            for position in range(len(f)):
-                for unit in range(f.shape[1]):
-                    if (layer, position, unit) not in circuit:
-                        mixed[layer][position, unit] = reference.units[layer][position, unit]
+            kept = [[(layer, position, unit) in circuit for unit in range(f.shape[1])] for position in range(len(f))]
+            mixed.append(torch.where(torch.tensor(kept), f, reference.units[layer]))
 
         def write(y: Tensor, layer: int) -> Tensor:
             error = y[0] - self.parts.rebuilt(layer, live)

@@ -23,8 +23,9 @@ from basisbench.models.model import Model
 from basisbench.protocols import Basis
 from basisbench.types import ModelSpec, Pairs
 from helpers import oracle
-from helpers.oracle_evaluator import D_MLP, D_MODEL, Naive, NaiveBasis, Node, Where
+from helpers.oracle_evaluator import D_MLP, D_MODEL, Naive, NaiveBasis, Node
 from helpers.oracle_scores import Question, error_axes, path_end, relp_rules
+from helpers.oracle_sites import Where
 
 LAYERS = 3
 

@@ -151,34 +151,40 @@ def _blob_name(path: str, content: bytes) -> str:
     return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
 
 
+def _add_with_releases(made: HubReplica, models: Sequence[str]) -> None:
+    from helpers.tiny_models import build_tiny_tokenizer
+
+    tokenizer = build_tiny_tokenizer()
+    with made.in_use():
+        for model in models:
+            made.add_model(model, tokenizer)
+        for name, release in RELEASES.items():
+            if release.model in models:
+                made.add_release(name)
+
+
+@cache
+def pythia_replica() -> HubReplica:
+    """Return the replica that `replica` goes on with: Pythia and its releases, which is all that many tests need."""
+    made = HubReplica(Path(_storage.name) / "home")
+    _add_with_releases(made, ["pythia"])
+    return made
+
+
 @cache
 def replica() -> HubReplica:
     """Return a replica with every model and release but Gemma 2's; written once per process."""
-    from helpers.tiny_models import build_tiny_tokenizer
-
-    made = HubReplica(Path(_storage.name) / "home")
-    tokenizer = build_tiny_tokenizer()
-    with made.in_use():
-        for model in MODELS:
-            if model != "gemma-2":
-                made.add_model(model, tokenizer)
-        for name, release in RELEASES.items():
-            if release.model != "gemma-2":
-                made.add_release(name)
+    made = pythia_replica()
+    _add_with_releases(made, [model for model in MODELS if model not in ("pythia", "gemma-2")])
     return made
 
 
 @cache
 def gemma_2_replica() -> HubReplica:
     """Return a replica of Gemma 2 with its dictionaries."""
-    from helpers.tiny_models import build_tiny_tokenizer
-
     made = HubReplica(Path(_storage.name) / "gemma-2")
+    _add_with_releases(made, ["gemma-2"])
     with made.in_use():
-        made.add_model("gemma-2", build_tiny_tokenizer())
-        for name, release in RELEASES.items():
-            if release.model == "gemma-2":
-                made.add_release(name)
         made.add_cross_layer_transcoder()
     return made
 

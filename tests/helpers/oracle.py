@@ -19,7 +19,7 @@ from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import Basis, BasisSpec
 from basisbench.results.record import CellConfig
-from basisbench.types import ModelSpec, Scores
+from basisbench.types import Ablation, ModelSpec, Scores
 from basisbench_baselines.methods.gradient import PROVIDES, GradientMethod
 from helpers.oracle_evaluator import (
     ABLATIONS,
@@ -39,7 +39,6 @@ from helpers.oracle_evaluator import (
     Naive,
     NaiveBasis,
     Node,
-    Where,
     all_nodes,
     error_names,
     kept_error,
@@ -75,6 +74,7 @@ from helpers.oracle_scores import (
     spliced_scores,
     target,
 )
+from helpers.oracle_sites import Where
 
 __all__ = [
     "ABLATIONS",
@@ -111,6 +111,7 @@ __all__ = [
     "contexts",
     "dictionaries",
     "dictionary_folder",
+    "ends_of",
     "error_names",
     "gradient_method",
     "gradient_with",
@@ -224,6 +225,14 @@ def contexts(architecture: str, dtype: str = "float64") -> tuple[GroupPair, ...]
         GroupPair(GroupContext(loaded, first, 0), GroupContext(loaded, second, 0))
         for first, second in zip(groups.attribution, groups.evaluation, strict=True)
     )
+
+
+def ends_of(context: GroupContext, hooks: Sequence[str], end: Ablation = "counterfactual") -> dict[str, Tensor]:
+    """Return the activations that paths of `ig` run to."""
+    values = {hook: context.activation(hook, "counterfactual") for hook in hooks}
+    if end == "counterfactual":
+        return values
+    return {hook: (end == "mean") * value.mean(0, keepdim=True) for hook, value in values.items()}
 
 
 def cell(name: str, **changes: Any) -> CellConfig:

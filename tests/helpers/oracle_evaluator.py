@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from basisbench.types import Pairs
+from helpers.oracle_sites import SITES, Where
 
 POST_NORMS = ("gemma2", "gemma3")
 """With a norm between the projection and what is added to the residual stream."""
@@ -37,56 +38,6 @@ FAMILIES = {
 }
 FAMILY = {basis: family for family, bases in FAMILIES.items() for basis in bases}
 FAMILY_OUTPUT = {"mlp": "mlp_out", "attn": "attn_out", "resid": "resid_post"}
-
-Where = tuple[str, str]
-"""A module's dotted name and which of its ends: "in" or "out"."""
-
-_LLAMA: Mapping[str, Where] = {
-    "mlp_in": ("model.layers.{layer}.mlp", "in"),
-    "mlp_act": ("model.layers.{layer}.mlp.down_proj", "in"),
-    "mlp_out": ("model.layers.{layer}.mlp", "out"),
-    "attn_z": ("model.layers.{layer}.self_attn.o_proj", "in"),
-    "attn_out": ("model.layers.{layer}.self_attn", "out"),
-    "resid_post": ("model.layers.{layer}", "out"),
-    "embed": ("model.embed_tokens", "out"),
-}
-_GEMMA: Mapping[str, Where] = {
-    **_LLAMA,
-    "mlp_out": ("model.layers.{layer}.post_feedforward_layernorm", "out"),
-    "attn_out": ("model.layers.{layer}.post_attention_layernorm", "out"),
-}
-_NEOX: Mapping[str, Where] = {
-    "mlp_in": ("gpt_neox.layers.{layer}.mlp", "in"),
-    "mlp_act": ("gpt_neox.layers.{layer}.mlp.dense_4h_to_h", "in"),
-    "mlp_out": ("gpt_neox.layers.{layer}.mlp", "out"),
-    "attn_z": ("gpt_neox.layers.{layer}.attention.dense", "in"),
-    "attn_out": ("gpt_neox.layers.{layer}.attention", "out"),
-    "resid_post": ("gpt_neox.layers.{layer}", "out"),
-    "embed": ("gpt_neox.embed_in", "out"),
-}
-
-SITES: Mapping[str, Mapping[str, Where]] = {
-    "llama": _LLAMA,
-    "qwen3": _LLAMA,
-    "gemma2": _GEMMA,
-    "gemma3": _GEMMA,
-    "gpt2": {
-        "mlp_in": ("transformer.h.{layer}.mlp", "in"),
-        "mlp_act": ("transformer.h.{layer}.mlp.c_proj", "in"),
-        "mlp_out": ("transformer.h.{layer}.mlp", "out"),
-        "attn_z": ("transformer.h.{layer}.attn.c_proj", "in"),
-        "attn_out": ("transformer.h.{layer}.attn", "out"),
-        "resid_post": ("transformer.h.{layer}", "out"),
-        "embed": ("transformer.wte", "out"),
-    },
-    "neox": _NEOX,
-    "neox_sequential": _NEOX,
-}
-"""Modules of transformers 5.23, from `models/{gpt2,gpt_neox,llama,qwen3,gemma2,gemma3}/modeling_*.py`: what each block
-calls, in its own names. What a kind of site is, is TransformerLens's word: `hook_mlp_out` and `hook_attn_out` come
-after a post-norm (HookedTransformer: `ln2_post`, `ln1_post` in components/transformer_block.py; the bridge: the alias
-in model_bridge/generalized_components/block.py), where Gemma Scope's dictionaries were trained; `hook_z` is the input
-of the output projection (model_bridge/generalized_components/attention.py)."""
 
 READS = {
     "mlp_act": "mlp_act",
@@ -145,9 +96,9 @@ def kept_error(circuit: set[Node], layer: int, position: int, live: Tensor, refe
     if (layer, position, "error") in circuit:
         return live
     moved = reference.clone()
+    kept = [index for index in range(D_MODEL) if (layer, position, f"error {index}") in circuit]
+    moved[kept] = live[kept]
     for index in range(D_MODEL):
-        if (layer, position, f"error {index}") in circuit:
-            moved[index] = live[index]
         if (layer, position, f"rotated error {index}") in circuit:
             axis = rotation(layer)[index]
             moved += (axis @ (live - reference)) * axis
@@ -255,15 +206,13 @@ class Naive:
 
     def watched(self, prompt: Any, places: Mapping[str, Where]) -> dict[str, Tensor]:
         """Return the activations of one prompt at some places, ``pos d`` each."""
-        seen: dict[str, Tensor] = {}
+        seen: dict[Where, Tensor] = {}
 
-        def note(activation: Tensor, key: str) -> None:
-            seen[key] = activation[0].detach()
+        def note(activation: Tensor, place: Where) -> None:
+            seen[place] = activation[0].detach()
 
-        # Several keys may name one place, so run once per key: slow, and nothing to get wrong.
-        for key, place in places.items():
-            self.logits(prompt, {place: lambda activation, key=key: note(activation, key)})
-        return seen
+        self.logits(prompt, {place: lambda x, place=place: note(x, place) for place in places.values()})
+        return {key: seen[place] for key, place in places.items()}
 
     def values(self, twin: NaiveBasis, prompt: Any) -> Values:
         """Return coordinates and errors of one prompt in every layer; the same tensors when asked again."""
@@ -302,10 +251,8 @@ class Naive:
             error = vectors - twin.decode(layer, coordinates)
             rows = []
             for position in range(len(vectors)):
-                mixed = coordinates[position].clone()
-                for unit in range(twin.units[layer]):
-                    if (layer, position, unit) not in circuit:
-                        mixed[unit] = reference.units[layer][position, unit]
+                kept = torch.tensor([(layer, position, unit) in circuit for unit in range(twin.units[layer])])
+                mixed = torch.where(kept, coordinates[position], reference.units[layer][position])
                 row = twin.decode(layer, mixed)
                 if twin.has_error:
                     row = row + kept_error(circuit, layer, position, error[position], reference.errors[layer][position])
@@ -322,12 +269,10 @@ class Naive:
 
 @cache
 def _values(slow: Naive, twin: NaiveBasis, prompt: tuple[int, ...]) -> Values:
-    units, errors = [], []
-    for layer in range(LAYERS):
-        seen = slow.watched(prompt, {"read": slow.where(twin.read, layer), "write": slow.where(twin.write, layer)})
-        coordinates = twin.encode(layer, seen["read"])
-        units.append(coordinates)
-        errors.append(seen["write"] - twin.decode(layer, coordinates))
+    layers, kinds = range(LAYERS), (twin.read, twin.write)
+    seen = slow.watched(prompt, {f"{kind} {layer}": slow.where(kind, layer) for kind in kinds for layer in layers})
+    units = [twin.encode(layer, seen[f"{twin.read} {layer}"]) for layer in layers]
+    errors = [seen[f"{twin.write} {layer}"] - twin.decode(layer, units[layer]) for layer in layers]
     return Values(units, errors)
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from basisbench.types import Pairs
-from helpers.oracle_evaluator import D_MLP, D_MODEL, KINDS, LAYERS, READS, VOCABULARY, WRITES, Naive, Where
+from helpers.oracle_evaluator import D_MLP, D_MODEL, KINDS, LAYERS, READS, VOCABULARY, WRITES, Naive
+from helpers.oracle_sites import Where
 
 _storage = tempfile.TemporaryDirectory(prefix="basisbench-oracle-")
 

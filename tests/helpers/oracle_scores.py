@@ -18,7 +18,8 @@ from torch import Tensor
 
 from basisbench.attribution.context import GroupContext
 from basisbench.types import Ablation, ErrorPolicy, Pairs, ScoreReference
-from helpers.oracle_evaluator import LAYERS, Naive, NaiveBasis, Node, Values, Where, all_nodes, error_names, rotation
+from helpers.oracle_evaluator import LAYERS, Naive, NaiveBasis, Node, Values, all_nodes, error_names, rotation
+from helpers.oracle_sites import Where
 
 STEPS = 10
 RULES = ("ixg", "ig", "ig_inputs", "relp")
@@ -153,11 +154,21 @@ def relp_rules(slow: Naive) -> Iterator[None]:
         yield
 
 
+@cache
+def _seen(slow: Naive, prompt: tuple[int, ...], place: Where) -> Tensor:
+    return slow.watched(prompt, {"": place})[""]
+
+
+def seen_at(slow: Naive, prompt: Any, place: Where) -> Tensor:
+    """Return the activation of one prompt at one place, ``pos d``; the same tensor when asked again."""
+    return _seen(slow, tuple(int(token) for token in prompt), place)
+
+
 def path_end(slow: Naive, pairs: Pairs, means: Pairs, index: int, place: Where, end: Ablation) -> Tensor:
     """Return what one place holds when all of its nodes have moved, ``pos d``."""
     if end == "counterfactual":
-        return slow.watched(pairs.counterfactual[index], {"": place})[""]
-    seen = [slow.watched(prompt, {"": place})[""] for prompt in means.counterfactual]
+        return seen_at(slow, pairs.counterfactual[index], place)
+    seen = [seen_at(slow, prompt, place) for prompt in means.counterfactual]
     return sum(seen[1:], seen[0]) * (0.0 if end == "zero" else 1.0 / len(seen))
 
 
@@ -171,10 +182,10 @@ def mean_gradient(
             return place_gradient(slow, pairs, index, place)
     embed, gradients = slow.where("embed"), []
     if rule == "ig":
-        start = slow.watched(pairs.clean[index], {"": place})[""]
+        start = seen_at(slow, pairs.clean[index], place)
         stop = path_end(slow, pairs, means, index, place, end)
     else:
-        start, stop = (slow.watched(prompts[index], {"": embed})[""] for prompts in (pairs.clean, pairs.counterfactual))
+        start, stop = (seen_at(slow, prompts[index], embed) for prompts in (pairs.clean, pairs.counterfactual))
     for step in range(steps):
         point = start + (step / steps) * (stop - start)
         if rule == "ig":
@@ -301,15 +312,10 @@ def _over_pairs(
     units: list[Tensor] = []
     errors: list[Tensor] = []
     for layer in range(LAYERS):
-        found = [
-            score(
-                slow.values(twin, pairs.clean[index]),
-                target(slow, twin, pairs, pairs if means is None else means, index, question),
-                layer,
-                index,
-            )
-            for index in range(len(pairs))
-        ]
+        found = []
+        for index in range(len(pairs)):
+            other = target(slow, twin, pairs, pairs if means is None else means, index, question)
+            found.append(score(slow.values(twin, pairs.clean[index]), other, layer, index))
         units.append(sum((unit for unit, _ in found[1:]), found[0][0]) / len(found))
         errors.append(sum((error for _, error in found[1:]), found[0][1]) / len(found))
     return NaiveScores(units, errors)

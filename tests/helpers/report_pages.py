@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
 from basisbench.results.record import Record
 from basisbench.results.record_fields import TopNode
@@ -25,7 +24,10 @@ from helpers.altered_records import scored_to, with_cell, without_effect
 from helpers.synthetic_records import BASES, METHODS, synthetic_record, write_suite
 from helpers.synthetic_records import TASKS as ALL_TASKS
 
-Opened = Callable[..., Page]
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
+
+Opened = Callable[..., "Page"]
 VIEWS = ("leaderboard", "curves", "cost", "about")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 TASKS = ("ioi", "sva_rc", "user_gender")

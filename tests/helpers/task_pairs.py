@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 from basisbench.pairs.alignment import align, load_splits
+from basisbench.pairs.lexicon import PORTIONS, word_lists
 from basisbench.registry import load_registry
 from basisbench.types import SPLITS, ContrastPair, PairSet, Segment, Split
 from basisbench_baselines.pocket.corpus.stream import build_tokenizer
@@ -54,6 +55,10 @@ def pair(
 
 NOUNS = ("doctor", "boy", "driver", "writer", "dancer", "king", "judge", "player", "friend", "worker")
 GOOD = [pair(noun, f"{noun}s") for noun in NOUNS]
+
+
+def all_nouns() -> list[Any]:
+    return [noun for portion in PORTIONS for noun in word_lists(portion).nouns]
 
 
 def aligned(pairs: list[ContrastPair], count: int = 100, **options: int) -> PairSet:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from helpers.pocket_tasks import pocket_tasks
 
 START, UNKNOWN = "<s>", "<unk>"
+
+
+def words_of(task: Any) -> set[str]:
+    """Return the words of all candidates of a task, as `Whitespace` below splits texts."""
+    texts: set[str] = set()
+    for split in ("attribution", "evaluation"):
+        for pair in task.candidates(split, seed=0):
+            texts.update((pair.clean_text, pair.counterfactual_text, *pair.answers, *pair.foils))
+    return set(re.findall(r"\w+|[^\w\s]+", "\n".join(texts)))
+
+
+@cache
+def pocket_words() -> frozenset[str]:
+    """Return the words of the pocket model's tasks."""
+    return frozenset().union(*map(words_of, pocket_tasks()))
 
 
 def build_tiny_tokenizer(*tasks: Any) -> Any:
@@ -18,16 +35,10 @@ def build_tiny_tokenizer(*tasks: Any) -> Any:
     from tokenizers.processors import TemplateProcessing
     from transformers import PreTrainedTokenizerFast
 
-    splitter = Whitespace()
-    words: set[str] = set()
-    for task in (*pocket_tasks(), *tasks):
-        for split in ("attribution", "evaluation"):
-            for pair in task.candidates(split, seed=0):
-                text = " ".join((pair.clean_text, pair.counterfactual_text, *pair.answers, *pair.foils))
-                words.update(word for word, _ in splitter.pre_tokenize_str(text))
+    words = pocket_words().union(*map(words_of, tasks))
     vocabulary = {word: index for index, word in enumerate([START, UNKNOWN, *sorted(words)])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = splitter
+    tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 0)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=START, unk_token=UNKNOWN)
 

@@ -25,7 +25,7 @@ from basisbench.types import ModelSpec, Site
 from basisbench_baselines.bases.neurons import hook_spec, neurons_at
 from basisbench_baselines.methods.patching import ActivationPatching
 from helpers import oracle
-from helpers.oracle_evaluator import SITES
+from helpers.oracle_sites import SITES
 from helpers.passes import circuits_and_complements, measure_group
 
 COMMON: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from basisbench.attribution.gradients import gradient_field
 from basisbench.models import onednn
 from basisbench.models.hooks import observed
 from basisbench.models.load import load_model
+from basisbench.models.model import Model
 from basisbench.models.onednn import OneDnnLinear, onednn_linear, onednn_linears, onednn_twin
 from basisbench.types import ModelSpec
 from basisbench_baselines.dictionaries.fast import independent_units
@@ -88,14 +90,20 @@ def test_gradients_of_a_packed_map_are_those_of_the_linear_map(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@cache
+def packed_and_plain(folder: str) -> tuple[Model, Model]:
+    """Load a model, and once more as on a machine without oneDNN."""
+    packed, plain = (load_model(ModelSpec("tiny", folder, "")) for _ in range(2))
+    vars(plain)["onednn_linears"] = {}
+    return packed, plain
+
+
 @pytest.mark.parametrize("shape", ["tiny_llama", pytest.param("tiny_gpt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["ixg", "ig", "ig_inputs", "relp"])
 def test_gradient_fields_through_packed_weights_are_those_of_the_plain_model(
     shape: str, rule: str, request: pytest.FixtureRequest
 ) -> None:
-    spec: ModelSpec = request.getfixturevalue(shape)
-    packed, plain = load_model(spec), load_model(spec)
-    vars(plain)["onednn_linears"] = {}  # as on a machine without oneDNN
+    packed, plain = packed_and_plain(request.getfixturevalue(shape).path)
     tokens = torch.arange(2, 50).view(2, 4, 6)
     choice = torch.tensor([[3], [9], [14], [20]])
     batch = Batch(clean=tokens[0], counterfactual=tokens[1], answers=choice, foils=choice + 1)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from basisbench.results.store import file_name
@@ -63,6 +62,8 @@ def test_validating_a_thousand_records(benchmark: BenchmarkFixture, figures: Fig
 @pytest.mark.measured
 def test_a_page_of_two_thousand_cells(benchmark: BenchmarkFixture, figures: Figures, tmp_path: Path) -> None:
     """Writing it, as a whole process, and its first view in a browser that has never seen it."""
+    from playwright.sync_api import sync_playwright
+
     path = browser_path()
     write_suite(tmp_path / "run", two_thousand_records(examples=100))
     command = [*CLI, "report", "run", "--out", "page"]

@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-from playwright.sync_api import Browser, Page
 
 from basisbench.report import write_graph
 from basisbench.results.circuit_graph import CircuitGraph, node_ids
@@ -18,10 +17,13 @@ from helpers.graph_schema import SCHEMA
 from helpers.graphs import synthetic_graph
 from helpers.report_pages import HOSTILE, opened_views
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
 pytestmark = pytest.mark.slow
 
 NEXT_FRAME = "() => new Promise(done => requestAnimationFrame(() => setTimeout(done)))"
-Open = Callable[..., Page]
+Open = Callable[..., "Page"]
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser
 
 from basisbench.plots.style import COLOURS
 from basisbench.registry import load_registry
@@ -14,6 +14,9 @@ from basisbench.report.central import median_curve
 from basisbench.results.columns import normalised
 from helpers.report_pages import Opened, all_rows_on_screen, drawn
 from helpers.synthetic_records import synthetic_record
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 def test_the_median_curve_is_the_median_over_tasks_at_the_sizes_of_all() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
-from playwright.sync_api import Page
 
 from basisbench.report.sources import read_sources
 from basisbench.results.frame import frame_of
@@ -23,6 +23,9 @@ from helpers.report_pages import (
     lines_of,
     usual,
 )
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.slow
 

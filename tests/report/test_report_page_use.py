@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from playwright.sync_api import Browser
 
 from basisbench.report import write_report
 from basisbench.results.record import read_record
@@ -23,6 +23,9 @@ from helpers.report_pages import (
     two_thousand_records,
 )
 from helpers.synthetic_records import write_suite
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,6 @@ from basisbench.cli import main
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.results.record import Record, read_record
 from basisbench.results.store import VERIFICATION_FILE, Store
-from basisbench.runs.run import Request, run_request
-from basisbench.runs.runner import RunOptions
 from basisbench.runs.session import Session
 from basisbench.runs.verify import draw_sample, verify
 from basisbench.submissions.sampling import sample_sizes
@@ -31,28 +29,20 @@ from basisbench.submissions.verification import (
 )
 from basisbench.submissions.verification_fields import VerifiedCell
 from basisbench.types import ModelSpec
+from helpers.few_cells import PAIRS, run, store
 from helpers.forgeries import ALL, FORGERIES, MORE, Content, Forge, circuit
 
 pytestmark = pytest.mark.slow
 
 BASES = ("mlp_act", "mlp_act_rotated", "sae_mlp_out", "transcoder", "resid")
 METHODS = ("ixg", "relp", "magnitude", "random")
-PAIRS = 12
-
-
-def run(out: Path, **changes: Any) -> None:
-    """Run cells of one task on the pocket model, with few pairs."""
-    chosen = {"tasks": ["sva_simple"], "bases": BASES, "methods": METHODS, "attribution_pairs": PAIRS}
-    chosen |= {"error_policies": ["coordinates"]}
-    request = Request("pocket", {**chosen, "evaluation_pairs": PAIRS, **changes}, RunOptions(out=out), progress=False)
-    run_request(request).raise_failures()
 
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder: every basis and method above, and one cell with divergence and random halves."""
     folder = tmp_path_factory.mktemp("honest")
-    run(folder)
+    run(folder, bases=BASES, methods=METHODS)
     run(folder, bases=["mlp_out"], methods=["ixg", "magnitude"])
     run(folder, bases=["mlp_out"], methods=["relp"], kl=True, subset_sizes=(20,), subset_draws=3)
     return folder
@@ -63,13 +53,6 @@ def contents(honest: Path) -> dict[tuple[str, str], Content]:
     """The records by basis and method."""
     read = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(Store(honest).records.glob("*.json"))]
     return {(content["cell"]["basis"], content["cell"]["method"]): content for content in read}
-
-
-def store(content: Content, folder: Path) -> str:
-    """Write a record under the id that follows from it, as a careful forger would; return the id."""
-    record = Record.model_validate_json(json.dumps(content), strict=True)
-    Store(folder).write(record)
-    return record.id
 
 
 def few(honest: Path, folder: Path, count: int = 2) -> Path:
@@ -181,47 +164,6 @@ def test_an_earlier_version_is_verified_by_its_numbers(
     assert "verified: 1 of 1 cells agree" in text
 
 
-def test_a_record_of_schema_1_is_for_the_version_that_ranked_as_it_did(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "records").mkdir()
-    (old,) = (Path(__file__).parents[1] / "data" / "0.2.0").glob("*.json")
-    shutil.copy(old, tmp_path / "records")
-    assert main(["verify", str(tmp_path), "--by", "Ada"]) == 2
-    assert f"cell {old.stem} cannot be re-run: BasisBench 0.2.0 ranked nodes of equal score" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["records"]
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "expected"),
-    [
-        ("basis", "mine", "no basis named 'mine'"),
-        ("method", "mine", "no method named 'mine'"),
-        ("task", "mine", "no task named 'mine'"),
-        ("model", "mine", "--model mine=FOLDER says where it is"),
-        ("task_version", "7", "it has version 7 of task 'sva_simple', here is version "),
-        ("basis", "sae:./nowhere", "nowhere"),
-    ],
-)
-def test_what_cannot_be_re_run_is_one_line_and_nothing_is_written(
-    contents: dict[tuple[str, str], Content],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    field: str,
-    value: str,
-    expected: str,
-) -> None:
-    content = json.loads(json.dumps(contents["resid", "ixg"]))
-    content["cell"][field] = value
-    identifier = store(content, tmp_path)
-    assert main(["verify", str(tmp_path), "--by", "Ada"]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"basisbench: error: cell {identifier} cannot be re-run: ")
-    assert expected in line
-    assert "--plugin FILE" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["records"]
-
-
 def test_a_model_of_ones_own_is_found_where_it_is_said_to_be(tiny_llama: ModelSpec, tmp_path: Path) -> None:
     mine = f"mine={tiny_llama.path}"
     run(tmp_path, models=[mine], bases=["resid"], methods=["ixg"])
@@ -316,40 +258,3 @@ def test_a_killed_command_leaves_what_was_there(honest: Path, tmp_path: Path) ->
     assert {path.name for path in folder.iterdir()} == {"records", VERIFICATION_FILE}
     assert (folder / VERIFICATION_FILE).read_text(encoding="utf-8") == "of yesterday"
     assert {path.suffix for path in (folder / "records").iterdir()} == {".json"}
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ([], "verify needs --by NAME"),
-        (["--by", "  "], "verify needs --by NAME"),
-        (["--by", "Ada", "--out", "nowhere/file.json"], "nowhere: cannot be written"),
-        (["--by", "Ada", "--out", "."], "is a folder; give the name of a file"),
-        (["--by", "Ada", "--plugin", "nothing.py"], "nothing.py: no such file"),
-        (["--by", "Ada", "--device", "cuda:77"], "device 'cuda:77' cannot be used"),
-    ],
-)
-def test_a_mistake_is_one_line(
-    honest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
-) -> None:
-    folder = few(honest, tmp_path / "few", count=1)
-    assert main(["verify", str(folder), *words]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert expected in line
-    assert [path.name for path in folder.iterdir()] == ["records"]
-
-
-def test_damaged_folders_are_one_line(honest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = few(honest, tmp_path / "few", count=1)
-    (record,) = Store(folder).records.glob("*.json")
-    renamed = record.rename(record.with_name("0123456789abcdef01234567.json"))
-    assert main(["verify", str(folder), "--by", "Ada"]) == 2
-    assert f"expected the name {record.name}" in capsys.readouterr().err
-    renamed.write_text("{", encoding="utf-8")
-    assert main(["verify", str(folder), "--by", "Ada"]) == 2
-    assert f"{renamed}: " in capsys.readouterr().err
-    renamed.unlink()
-    assert main(["verify", str(folder), "--by", "Ada"]) == 2
-    assert "holds no records" in capsys.readouterr().err
-    assert main(["verify", str(tmp_path / "nowhere"), "--by", "Ada"]) == 2
-    assert "cannot be read: No such file or directory" in capsys.readouterr().err

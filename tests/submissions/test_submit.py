@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -25,12 +26,19 @@ from helpers.synthetic_records import synthetic_record, write_suite
 COMMON = ("--name", "mine", "--author", "Ada Lovelace", "--licence", "cc-by-4.0")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results of a run, to be read only."""
+    folder = tmp_path_factory.mktemp("written")
+    write_suite(folder, some_records())
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Results of a run; the working directory is beside them."""
+def run(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of those results; the working directory is beside them."""
     monkeypatch.chdir(tmp_path)
-    write_suite(tmp_path / "run", some_records())
-    return Path("run")
+    return Path(copytree(written, "run"))
 
 
 def with_basis(record: Record, name: str, **identities: str | None) -> Record:

@@ -7,21 +7,17 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 
 from basisbench.cli import main
-from basisbench.errors import RecordError
-from basisbench.report import write_report
-from basisbench.report.sources import read_sources
-from basisbench.results.frame import read_results
 from basisbench.results.record import Record, read_record, write_record
 from basisbench.results.store import Store
 from basisbench.submissions.invariants import NARROW_TOLERANCE
 from basisbench.submissions.validate import validate
 from basisbench.types import Ablation
-from helpers.submissions import make_submission
 from helpers.synthetic_records import synthetic_record, synthetic_suite, with_endpoint_moved, write_suite
 from helpers.verifications import write_verification
 
@@ -29,15 +25,21 @@ RESULTS = Path(__file__).parents[2] / "results"
 BASES = ("mlp_act", "mlp_out", "transcoder")
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """A results folder with twelve records: two tasks, three bases, two methods."""
-    folder = tmp_path / "results"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with twelve records, to be read only: two tasks, three bases, two methods."""
+    folder = tmp_path_factory.mktemp("written") / "results"
     write_suite(
         folder,
         list(synthetic_suite(tasks=("ioi", "sva_rc"), bases=BASES, methods=("relp", "random"), examples=6)),
     )
     return folder
+
+
+@pytest.fixture
+def results(written: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(copytree(written, tmp_path / "results"))
 
 
 def file_of(folder: Path, basis: str, method: str = "relp", task: str = "ioi") -> Path:
@@ -95,37 +97,6 @@ def test_performance_figures_beside_the_records_are_not_read(results: Path) -> N
     (results / "other").mkdir()
     (results / "other" / "figures.json").write_text("{}", encoding="utf-8")
     assert list(validate([results]).problems) == [results / "other" / "figures.json"]
-
-
-def test_a_users_own_runs_are_no_part_of_a_tree_of_results(tmp_path: Path) -> None:
-    tree, cells = tmp_path / "results", [synthetic_record(examples=6), synthetic_record(basis="mlp_out", examples=6)]
-    write_suite(tree / "pocket", cells)
-    for own in ("local", "local/mine"):  # the same cells again, as a run of the same suite leaves them
-        write_suite(tree / own, cells)
-    for _ in range(2):
-        report = validate([tree])
-        assert (report.valid, report.problems) == (2, {})
-        (source,) = read_sources(tree)
-        assert (source.name, len(source.cells)) == ("pocket", 2)
-        assert write_report(tree, tmp_path / "page").is_file()
-    assert len(read_results(tree)) == 2
-    assert validate([tree / "local" / "mine"]).valid == len(read_results(tree / "local" / "mine")) == 2
-
-
-def test_only_the_folder_directly_in_the_tree_is_a_users_own(tmp_path: Path) -> None:
-    make_submission(tmp_path, [synthetic_record("ioi", "mlp_out", examples=6)], name="local")
-    write_suite(tmp_path / "deep" / "runs" / "local", [synthetic_record(examples=6)])
-    for tree in (tmp_path / "results" / "submissions", tmp_path / "deep"):
-        assert validate([tree]).valid == len(read_results(tree)) == 1
-
-
-def test_a_tree_with_nothing_but_a_users_own_runs_says_where_they_are(tmp_path: Path) -> None:
-    write_suite(tmp_path / "local", [synthetic_record(examples=6)])
-    with pytest.raises(RecordError, match=f"holds no records.*your own runs are in {tmp_path}/local"):
-        read_results(tmp_path)
-    (line,) = validate([tmp_path]).lines()
-    assert "holds no records" in line
-    assert f"your own runs are in {tmp_path}/local" in line
 
 
 def test_a_cell_occurs_once_under_all_paths(results: Path, tmp_path: Path) -> None:

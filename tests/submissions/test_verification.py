@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
@@ -28,14 +29,20 @@ from helpers.synthetic_records import synthetic_suite, write_suite
 from helpers.verifications import verification_of, write_verification
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A verified submission of six cells."""
-    folder = tmp_path / "submission"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A verified submission of six cells, to be read only."""
+    folder = tmp_path_factory.mktemp("written") / "submission"
     write_suite(folder, list(synthetic_suite(tasks=("ioi", "sva_rc"), bases=("mlp_act", "transcoder", "resid"),
                                              methods=("relp",), examples=12)))  # fmt: skip
     write_verification(folder)
     return folder
+
+
+@pytest.fixture
+def folder(written: Path, tmp_path: Path) -> Path:
+    """A copy of that submission."""
+    return Path(copytree(written, tmp_path / "submission"))
 
 
 def test_a_verified_folder_is_shown_as_verified(folder: Path) -> None:

@@ -26,7 +26,6 @@ REGISTRY = load_registry()
 TASKS = [REGISTRY.get("task", entry.name) for entry in REGISTRY.of("task")]
 NAMES = {task.name for task in TASKS}
 
-every_task = pytest.mark.parametrize("task", TASKS, ids=[task.name for task in TASKS])
 QUICK = ("ioi", "sva_rc", "user_occupation")
 some_quick = pytest.mark.parametrize(
     "task",
@@ -95,7 +94,7 @@ def test_splits_share_no_word_that_the_task_varies(task: Task) -> None:
             assert not foreign.intersection(words_of(pair.clean_text + " " + pair.counterfactual_text))
 
 
-@every_task
+@some_quick
 @every_split
 def test_words_names_everything_that_differs_between_the_prompts(task: Task, split: Split) -> None:
     for pair in candidates(task, split):
@@ -118,7 +117,7 @@ def test_candidates_are_distinct_finite_and_the_same_on_every_call(task: Task, s
     assert len({(pair.clean_text, pair.counterfactual_text) for pair in first}) == len(first)
 
 
-@every_task
+@some_quick
 @every_split
 def test_pairs_are_minimal(task: Task, split: Split) -> None:
     for pair in candidates(task, split):
@@ -193,7 +192,7 @@ FACTORS = {
 }
 
 
-@every_task
+@some_quick
 @every_split
 def test_levels_are_words_of_the_pair_that_decide_its_answer(task: Task, split: Split) -> None:
     for pair in candidates(task, split):
