@@ -195,7 +195,8 @@ def rank(scores: Scores, *, policy: ErrorPolicy, ties: Generator | None = None) 
         for index, values in enumerate(units)
     ]
     flat = torch.cat([row.flatten() for row in rows])
-    shuffled = torch.arange(len(flat)) if ties is None else torch.randperm(len(flat), generator=ties)
+    count = {"dtype": torch.int32}  # half of what the usual type takes, and these are the largest tensors of a cell
+    shuffled = torch.arange(len(flat), **count) if ties is None else torch.randperm(len(flat), generator=ties, **count)
     shuffled = shuffled.to(flat.device)
     order = shuffled[flat[shuffled].abs().argsort(descending=True, stable=True)]
     places = torch.empty(len(order), dtype=torch.int32, device=order.device)

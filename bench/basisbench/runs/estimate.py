@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from basisbench.attribution.gradients import GRAPH_WIDTHS
+from basisbench.attribution.graph_size import GRAPH_WIDTHS
 from basisbench.attribution.parts import all_kept, tokens_of_a_part
 from basisbench.models.batching import BUDGETS
 from basisbench.models.onednn import largest_bytes
