@@ -25,12 +25,17 @@ GRAPH_WIDTHS = 10
 """Activations of the model's and the MLP's width that autograd keeps per block (tests/models/test_memory_limits.py)."""
 
 
+def graph_bytes(tokens: int, layers: int, width: int, mlp_width: int, item: int) -> int:
+    """Return the bytes that autograd keeps of a pass over so many tokens, which is the inside of all blocks."""
+    return tokens * layers * GRAPH_WIDTHS * (width + mlp_width) * max(4, item)
+
+
 def gradient_tokens(model: Model) -> int:
     """Return how many tokens one gradient pass holds: autograd keeps the inside of every block until the way back."""
     configuration = model.bridge.cfg
-    widths = GRAPH_WIDTHS * (int(configuration.d_model) + int(configuration.d_mlp))
-    bytes_of_a_token = model.layers * widths * max(4, model.dtype.itemsize)
-    return max(1, BUDGETS["gradients"].on(model.device.type) // bytes_of_a_token)
+    widths = int(configuration.d_model), int(configuration.d_mlp)
+    of_a_token = graph_bytes(1, model.layers, *widths, model.dtype.itemsize)
+    return max(1, BUDGETS["gradients"].on(model.device.type) // of_a_token)
 
 
 def is_too_long(model: Model, length: int) -> bool:
