@@ -33,7 +33,7 @@ _RUNTIME_BYTES = 700 * 2**20
 _CELL_BYTES, _CELLS_KEPT = 8 * 2**20, 64
 """What oneDNN and the allocator keep of ever new shapes, up to a number of cells (peaks of results/pocket)."""
 
-_HELD, _SORTED = 16, 28
+_HELD, _SORTED = 16, 16
 """Bytes of a node while scores are averaged over parts of the pairs (sums in float64, scores of a part, references)
 or circuits are run (scores, places, references and their copies, masks); and what sorting takes besides."""
 
