@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 import torch
 
+from basisbench.attribution.graph_size import graph_bytes
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
+from basisbench.models.batching import BUDGETS
 from basisbench.registry import load_registry
 from basisbench.results.metrics import sizes_grid
-from basisbench.results.record import Record, read_record
+from basisbench.results.record import CellConfig, Record, read_record
 from basisbench.runs.cells import expand
 from basisbench.runs.dry_run import Estimate, estimate_run, render
-from basisbench.runs.estimate import SOUGHT_CIRCUITS, BasisSize, dictionary_size
+from basisbench.runs.estimate import SOUGHT_CIRCUITS, BasisSize, Prompts, Workload, dictionary_size
 from basisbench.runs.run import Plan, Request, plan_request
 from basisbench.runs.runner import Runner, RunOptions
 from basisbench.runs.suite import load_suite
@@ -221,6 +223,34 @@ def test_a_basis_needs_room_for_one_layer_at_least(tmp_path: Path) -> None:
     assert estimate.memory.dictionary == 32 * layer
     assert estimate.memory.smallest == estimate.memory.total - 30 * layer
     assert "where layers of a basis are freed and loaded anew in every pass" in render(estimate, plan)
+
+
+def workload_of(pairs: int, positions: int) -> Workload:
+    """Return the work of one cell on one group, in the shape of SmolLM2-135M."""
+    registry = load_registry()
+    cell = CellConfig(
+        model="m", task="t", task_version="1", basis="mlp_act", family="mlp", method="relp",
+        attribution_pairs=pairs, evaluation_pairs=pairs,
+    )  # fmt: skip
+    shape = ModelShape(30, 576, 1536, 49_152, 134_515_008, "float32")
+    sizes, methods = {"mlp_act": BasisSize((1536,) * 30)}, {"relp": registry.get("method", "relp")}
+    return Workload([cell], [Prompts(pairs, pairs, positions)], shape, sizes, methods, "cpu", "float32", 1e11)
+
+
+def test_memory_of_long_prompts_is_that_of_one_prompt_and_its_nodes() -> None:
+    few, more, half = (workload_of(*case).memory for case in ((8, 2700), (24, 2700), (8, 1350)))
+    assert few == more, "pairs are gone through one by one"
+    nodes = 30 * 1536 * 2700
+    for memory, each in ((few, nodes), (half, nodes // 2)):
+        assert memory.kept > 16 * each, "scores, places and references of every node"
+        assert memory.passing >= 16 * each, "and their order"
+    assert half.kept == pytest.approx(few.kept / 2, rel=0.01)
+    assert few.total < 8 * 2**30
+    inside = graph_bytes(300, 30, 576, 1536, 4)
+    assert inside > BUDGETS["gradients"].cpu > workload_of(8, 300)._gradient_pass(2400), "blocks are run again"
+    assert workload_of(8, 200)._gradient_pass(1600) == BUDGETS["gradients"].cpu
+    # What tokens attend to, and blocks that are run twice.
+    assert workload_of(8, 2700).seconds > 2.2 * workload_of(8, 1350).seconds
 
 
 def test_bytes_of_dictionaries() -> None:

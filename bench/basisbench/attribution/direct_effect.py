@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from basisbench.attribution.gradients import gradient_tokens
+from basisbench.attribution.graph_size import gradient_tokens
 from basisbench.attribution.own_pass import Put, run_once
 from basisbench.models.model import at_least_float32
 from basisbench.types import BackwardRules
@@ -75,7 +75,7 @@ def _sums(context: GroupContext, writes: Sequence[Write], chosen: slice) -> Floa
     seen: dict[str, Tensor] = {}
     hooks = sorted({hook for write in writes for hook in write.rows})
     with torch.enable_grad():
-        run_once(model, tokens, Put(), DIRECT, (*hooks, _FINAL), seen, leaves=False)
+        run_once(model, tokens, Put(), DIRECT, (*hooks, _FINAL), seen.__setitem__, leaves=False)
         model.meter.forward_equivalents += len(tokens)
         final = seen.pop(_FINAL)
         wanted = torch.zeros_like(final, requires_grad=True)

@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING
 
 from basisbench.attribution.chosen_nodes import ChosenNodes
 from basisbench.attribution.edge_effects import effects_at
-from basisbench.attribution.gradients import STEPS, gradient_tokens
+from basisbench.attribution.gradients import STEPS
+from basisbench.attribution.graph_size import gradient_tokens
 from basisbench.attribution.own_pass import EMBEDDINGS
 from basisbench.attribution.path_patching import path_patched
 from basisbench.errors import unknown_name

@@ -17,18 +17,20 @@ does not depend on the basis. Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.batch import Batch, answer_logits_only
+from basisbench.attribution.graph_size import blocks_run_again, gradient_tokens, is_too_long
 from basisbench.attribution.own_pass import Put, gradients_at
 from basisbench.errors import unknown_name
-from basisbench.models.batching import BUDGETS, joined_rows
-from basisbench.models.hooks import Edit, Place, edited, observed
+from basisbench.models.batching import joined_rows
+from basisbench.models.hooks import Edit, Place, edited, watched
 from basisbench.models.model import Model
 from basisbench.models.relp import RELP
-from basisbench.models.start_at_layer import BlockInputs, block_inputs
+from basisbench.models.start_at_layer import BlockInputs, block_inputs, plain_blocks
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -38,9 +40,6 @@ if TYPE_CHECKING:
 
 TOKENS_PER_SWEEP = 2048
 """Bound on rows times positions in one pass of integrated gradients that takes several steps."""
-
-GRAPH_WIDTHS = 10
-"""Activations of the model's and the MLP's width that autograd keeps per block (tests/models/test_memory_limits.py)."""
 
 STEPS = 10
 """Points on the paths of `ig` and `ig_inputs`."""
@@ -91,17 +90,10 @@ def gradient_field(
     return joined_rows(model.batching.in_parts("gradients", rows, length, run_part, most=most))
 
 
-def gradient_tokens(model: Model) -> int:
-    """Return how many tokens one gradient pass holds: autograd keeps the inside of every block until the way back."""
-    configuration = model.bridge.cfg
-    widths = GRAPH_WIDTHS * (int(configuration.d_model) + int(configuration.d_mlp))
-    bytes_of_a_token = model.layers * widths * max(4, model.dtype.itemsize)
-    return BUDGETS["gradients"].on(model.device.type) // bytes_of_a_token
-
-
 def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: Edit) -> Field:
     """One forward and one backward pass of the plain model; `embed` starts the graph at the embeddings."""
     import torch
+    from torch.autograd.graph import get_gradient_edge
 
     embedding = model.place("embed.hook_out")
     body = model.fast_body
@@ -109,20 +101,20 @@ def _gradients(model: Model, batch: Batch, places: Mapping[str, Place], embed: E
         torch.enable_grad(),
         answer_logits_only(body.get_submodule(model.head), batch) as narrowed,
         edited(body, {embedding: embed}),
-        observed(body, places) as seen,
+        # Where gradients are taken, not the activations, which autograd need not keep.
+        watched(body, places, get_gradient_edge) as seen,
+        _with_little_kept(model, batch, 0),
     ):
-        metric = narrowed.metric(model.logits(batch.clean, fast=True, keep=batch.keep))
-    return _backward(model, metric, seen)
-
-
-def _backward(model: Model, metric: Tensor, seen: Mapping[str, Tensor]) -> Field:
-    import torch
-
-    with torch.enable_grad():  # the caller may have switched gradients off
-        total = metric.sum()
+        total = narrowed.metric(model.logits(batch.clean, fast=True, keep=batch.keep)).sum()
     gradients = torch.autograd.grad(total, list(seen.values()))
-    model.meter.forward_equivalents += 2 * len(metric)
+    model.meter.forward_equivalents += 2 * len(batch.clean)
     return {hook: gradient.detach().to(model.device) for hook, gradient in zip(seen, gradients, strict=True)}
+
+
+def _with_little_kept(model: Model, batch: Batch, layer: int) -> AbstractContextManager[None]:
+    """Return the context of a pass whose blocks from a layer on are run again where its prompts are too long."""
+    too_long = is_too_long(model, batch.clean.shape[1])
+    return blocks_run_again(plain_blocks(model)[layer:]) if too_long else nullcontext()
 
 
 def _leaf(embeddings: Tensor) -> Tensor:
@@ -188,6 +180,7 @@ class _Path:
     def gradients(self, end: Float[Tensor, "pair_or_1 pos d"], shares: Sequence[float]) -> Field:
         """Return the sum of the gradients at several points of the path, evaluated in one batch."""
         import torch
+        from torch.autograd.graph import get_gradient_edge
 
         leaves: list[Tensor] = []
         count = len(shares)
@@ -204,7 +197,9 @@ class _Path:
         with (
             torch.enable_grad(),
             answer_logits_only(body.get_submodule(self.model.head), self.batch) as narrowed,
-            observed(body, others) as seen,
+            watched(body, others, get_gradient_edge) as seen,
+            # The first of its blocks is edited inside.
+            _with_little_kept(self.model, self.batch, self.layer + 1),
         ):
             edits = {self.model.place(self.start): edit}
             logits = self.entered.repeated(count).logits_from(self.layer, edits, keep=self.batch.keep)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, cast
 
 from basisbench.attribution.batch import Batch, readable_logits
-from basisbench.attribution.gradients import gradient_tokens
+from basisbench.attribution.graph_size import gradient_tokens
 from basisbench.attribution.own_pass import Put, gradients_at, metric_of, rules_named
 from basisbench.attribution.patching import patched_metric
 from basisbench.models.batching import joined_rows

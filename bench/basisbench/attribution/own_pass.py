@@ -7,12 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.batch import answer_logits_only
+from basisbench.attribution.graph_size import blocks_run_again, is_too_long
 from basisbench.errors import BasisBenchError, unknown_name
 from basisbench.models.model import Model, at_least_float32
 from basisbench.models.onednn import running_onednn
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.attribution.batch import Batch
+
+Watch = Callable[[str, "Tensor"], None]
+"""Is shown a hook and the activation there."""
 
 EMBEDDINGS = "embed.hook_out"
 """Hook of the token embeddings, before positions are added."""
@@ -90,26 +94,34 @@ def gradients_at(model: Model, batch: Batch, hooks: Sequence[str], put: Put, rul
         rules: how gradients go back.
     """
     import torch
+    from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-    seen: dict[str, Tensor] = {}
+    seen: dict[str, tuple[Tensor, GradientEdge | None]] = {}
+
+    def watch(hook: str, value: Tensor) -> None:
+        # Its shape, and where its gradient is taken: autograd need not keep the activation. A rule may have made it a
+        # constant.
+        seen[hook] = value.detach().to("meta"), get_gradient_edge(value) if value.requires_grad else None
+
+    again = is_too_long(model, batch.clean.shape[1])
     with torch.enable_grad():
-        metric = _metric(model, batch, put, rules, hooks, seen, leaves=True)
+        metric = _metric(model, batch, put, rules, hooks, watch, leaves=True, again=again)
         total = metric.sum()
-    followed = {
-        hook: value for hook, value in seen.items() if value.requires_grad
-    }  # a rule may have made it a constant
+    followed = {hook: edge for hook, (_, edge) in seen.items() if edge is not None}
     taken = torch.autograd.grad(total, list(followed.values()), allow_unused=True) if followed else ()
     model.meter.forward_equivalents += 2 * len(metric)
     gradients = dict(zip(followed, taken, strict=True))
     return {
-        hook: (torch.zeros_like(value) if gradients.get(hook) is None else gradients[hook]).to(model.device)
-        for hook, value in seen.items()
+        hook: torch.zeros_like(shape, device=model.device)
+        if gradients.get(hook) is None
+        else gradients[hook].to(model.device)
+        for hook, (shape, _) in seen.items()
     }
 
 
 def metric_of(model: Model, batch: Batch, put: Put, rules: BackwardRules) -> Float[Tensor, " pair"]:
     """Return the metric of the clean prompts, differentiable in what is put at hooks; a backward pass is counted."""
-    metric = _metric(model, batch, put, rules, (), {}, leaves=False)
+    metric = _metric(model, batch, put, rules, (), lambda _hook, _value: None, leaves=False)
 
     def count(_gradient: Tensor) -> None:
         model.meter.forward_equivalents += 2 * len(metric)
@@ -125,7 +137,7 @@ def activation_inside(model: Model, tokens: Int[Tensor, "pair pos"], hook: str) 
 
     seen: dict[str, Tensor] = {}
     with torch.no_grad(), running_onednn(model.bridge, model.onednn_linears):
-        run_once(model, tokens, Put(), BackwardRules(), (hook,), seen, leaves=False)
+        run_once(model, tokens, Put(), BackwardRules(), (hook,), seen.__setitem__, leaves=False)
     if hook not in seen:
         raise BasisBenchError(f"hook '{hook}' of model '{model.name}' is not reached in a pass")
     return seen[hook].to(model.device)
@@ -137,15 +149,16 @@ def _metric(
     put: Put,
     rules: BackwardRules,
     hooks: Sequence[str],
-    seen: dict[str, Tensor],
+    watch: Watch,
     *,
     leaves: bool,
+    again: bool = False,
 ) -> Float[Tensor, " pair"]:
     head: dict[str, Tensor] = {}
     unembedding = model.component("unembed").original_component
     # In this order: the head that gives the answers' logits alone takes the place of oneDNN's, which gives all.
     with running_onednn(model.bridge, model.onednn_linears), answer_logits_only(unembedding, batch) as narrowed:
-        run_once(model, batch.clean, put, rules, hooks, seen, leaves=leaves, head=head, keep=batch.keep)
+        run_once(model, batch.clean, put, rules, hooks, watch, leaves=leaves, head=head, keep=batch.keep, again=again)
     # Before any final soft-cap, as everywhere.
     return narrowed.metric(at_least_float32(head[HEAD][:, -1].to(model.device)))
 
@@ -156,11 +169,12 @@ def run_once(
     put: Put,
     rules: BackwardRules,
     hooks: Sequence[str],
-    seen: dict[str, Tensor],
+    watch: Watch,
     *,
     leaves: bool,
     head: dict[str, Tensor] | None = None,
     keep: int = 1,
+    again: bool = False,
 ) -> None:
     """Run the model once.
 
@@ -169,12 +183,37 @@ def run_once(
         tokens: the prompts.
         put: what is put at hooks.
         rules: how gradients go back.
-        hooks: whose activations are kept, and
-        seen: where.
+        hooks: whose activations are looked at, and
+        watch: what looks at them.
         leaves: start a graph at the embeddings and at whatever replaces an activation.
         head: where the logits are kept; None where they are not.
         keep: how many of the last positions have logits.
+        again: whether blocks are run again on the way back instead of being kept (`attribution.graph_size`).
     """
+
+    def call(hook: str, watch: Watch) -> Callable[[object, object, Tensor], None]:
+        return lambda _module, _arguments, output: watch(hook, output)
+
+    @contextmanager
+    def run_again() -> Iterator[None]:
+        with running_onednn(model.bridge, model.onednn_linears), _changed(model, put, rules, leaves=leaves):
+            yield
+
+    with _changed(model, put, rules, leaves=leaves), ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(model.hook_point(hook).register_forward_hook(call(hook, watch)).remove)
+        if head is not None:
+            stack.callback(model.hook_point(HEAD).register_forward_hook(call(HEAD, head.__setitem__)).remove)
+        if again:
+            blocks = [model.component(f"blocks.{layer}").original_component for layer in range(model.layers)]
+            stack.enter_context(blocks_run_again(blocks, run_again))
+        model.bridge(tokens, use_cache=False, logits_to_keep=keep)
+    model.meter.forward_equivalents += len(tokens)
+
+
+@contextmanager
+def _changed(model: Model, put: Put, rules: BackwardRules, *, leaves: bool) -> Iterator[None]:
+    """Let passes of the model be as a method shapes them."""
 
     def change(hook: str) -> Callable[[object, object, Tensor], Tensor]:
         def edit(_module: object, _arguments: object, own: Tensor) -> Tensor:
@@ -184,19 +223,7 @@ def run_once(
 
         return edit
 
-    def watch(hook: str, kept: dict[str, Tensor]) -> Callable[[object, object, Tensor], None]:
-        def keep(_module: object, _arguments: object, output: Tensor) -> None:
-            kept[hook] = output
-
-        return keep
-
-    with ExitStack() as stack:
-        stack.enter_context(backward_rules(model, rules))
+    with backward_rules(model, rules), ExitStack() as stack:
         for hook in dict.fromkeys((EMBEDDINGS, *put.replace, *put.add)):
             stack.callback(model.hook_point(hook).register_forward_hook(change(hook)).remove)
-        for hook in hooks:
-            stack.callback(model.hook_point(hook).register_forward_hook(watch(hook, seen)).remove)
-        if head is not None:
-            stack.callback(model.hook_point(HEAD).register_forward_hook(watch(HEAD, head)).remove)
-        model.bridge(tokens, use_cache=False, logits_to_keep=keep)
-    model.meter.forward_equivalents += len(tokens)
+        yield

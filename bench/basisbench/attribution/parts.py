@@ -22,6 +22,7 @@ from basisbench.protocols import ScoringContext
 from basisbench.types import Scores
 
 if TYPE_CHECKING:
+    import torch
     from jaxtyping import Float
     from torch import Tensor
 
@@ -142,13 +143,19 @@ def mean_scores(score: Callable[[Part], Scores], parts: Iterable[Part]) -> Score
         parts: the parts, one after the other.
     """
     total: list[Tensor] = []
-    like: list[Tensor] = []
+    types: list[torch.dtype] = []
     pairs = sites = 0
     for part in parts:
         scores = score(part)
-        sites, like = len(scores.units), [*scores.units, *(scores.errors or ())]
-        weighted = [values.detach().double() * part.pair_count for values in like]
-        total = [more.add_(so_far) for more, so_far in zip(weighted, total, strict=True)] if total else weighted
+        values = [*scores.units, *(scores.errors or ())]
+        sites, types = len(scores.units), [each.dtype for each in values]
+        del scores
+        weights = (values.pop(0).detach().double() * part.pair_count for _ in types)  # one by one: they are as large
+        if total:
+            for so_far, more in zip(total, weights, strict=True):
+                so_far.add_(more)
+        else:
+            total = list(weights)
         pairs += part.pair_count
-    means = tuple((each / pairs).to(values.dtype) for each, values in zip(total, like, strict=True))
+    means = tuple((total.pop(0) / pairs).to(dtype) for dtype in types)
     return Scores(means[:sites], means[sites:] or None)

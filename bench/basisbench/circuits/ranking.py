@@ -179,6 +179,22 @@ def pooled_scores(scores: Sequence[Scores], pairs: Sequence[int]) -> Scores:
     return Scores(units, tuple(pooled([(score.errors or ())[site] for score in scores]) for site in sites))
 
 
+def _descending(sizes: Float[Tensor, " node"]) -> Int[Tensor, " node"]:
+    """Return the places of values that are not negative, largest first and equal ones as they come."""
+    import numpy as np
+    import torch
+
+    if sizes.dtype != torch.float32 or sizes.device.type != "cpu":
+        return sizes.argsort(descending=True, stable=True)
+    # Bits of such numbers are in their order: with the place behind them, whole numbers sort in a fraction of the time
+    # and memory, the same way.
+    keys = (~sizes.detach().numpy().view(np.uint32)).astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.arange(len(keys), dtype=np.uint32)
+    keys.sort()
+    return torch.from_numpy(keys.astype(np.uint32).view(np.int32))
+
+
 def rank(scores: Scores, *, policy: ErrorPolicy, ties: Generator | None = None) -> Ranking:
     """Rank the nodes of one aligned group.
 
@@ -195,9 +211,10 @@ def rank(scores: Scores, *, policy: ErrorPolicy, ties: Generator | None = None) 
         for index, values in enumerate(units)
     ]
     flat = torch.cat([row.flatten() for row in rows])
-    shuffled = torch.arange(len(flat)) if ties is None else torch.randperm(len(flat), generator=ties)
+    count = {"dtype": torch.int32}  # half of what the usual type takes, and these are the largest tensors of a cell
+    shuffled = torch.arange(len(flat), **count) if ties is None else torch.randperm(len(flat), generator=ties, **count)
     shuffled = shuffled.to(flat.device)
-    order = shuffled[flat[shuffled].abs().argsort(descending=True, stable=True)]
+    order = shuffled[_descending(flat[shuffled].abs_())]
     places = torch.empty(len(order), dtype=torch.int32, device=order.device)
     places[order] = torch.arange(len(order), dtype=torch.int32, device=order.device)
     by_site = [

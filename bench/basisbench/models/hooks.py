@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+Kept = TypeVar("Kept")
 
 Edit = Callable[["Tensor"], "Tensor | None"]
 """Takes the activation at a place; returns its replacement, or None to leave it as it is."""
@@ -127,7 +129,20 @@ def observed(body: nn.Module, places: Mapping[str, Place]) -> Iterator[dict[str,
         A dictionary that holds each key's activation once the forward pass has gone by it, on the device where it was
         computed: gradients can be taken there.
     """
-    seen: dict[str, Tensor] = {}
+    with watched(body, places, lambda activation: activation) as seen:
+        yield seen
+
+
+@contextmanager
+def watched(body: nn.Module, places: Mapping[str, Place], keep: Callable[[Tensor], Kept]) -> Iterator[dict[str, Kept]]:
+    """Collect something of the activations at named places, as `observed` does of all of them.
+
+    Args:
+        body: the plain model.
+        places: the places to watch, by any key.
+        keep: makes of an activation what is kept of it.
+    """
+    seen: dict[str, Kept] = {}
     by_place: dict[Place, list[str]] = {}
     for key, place in places.items():
         by_place.setdefault(place, []).append(key)
@@ -135,7 +150,7 @@ def observed(body: nn.Module, places: Mapping[str, Place]) -> Iterator[dict[str,
     def watch(keys: list[str]) -> Edit:
         def edit(activation: Tensor) -> None:
             for key in keys:
-                seen[key] = activation
+                seen[key] = keep(activation)
 
         return edit
 

@@ -202,8 +202,10 @@ def activation_ratio(activation: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
         x: pre-activations of any shape, without gradient.
     """
     import torch
+    from torch.autograd.graph import saved_tensors_hooks
 
-    with torch.enable_grad():
+    # Of a block that is run again on the way back, this small way back is none.
+    with torch.enable_grad(), saved_tensors_hooks(lambda kept: kept, lambda kept: kept):
         zero = torch.zeros((), dtype=x.dtype, device=x.device, requires_grad=True)
         (slope,) = torch.autograd.grad(activation(zero), zero)
     small = x.abs() < _SMALL

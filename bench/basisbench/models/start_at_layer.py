@@ -60,7 +60,7 @@ class BlockInputs:
         body = self.model.fast_body
         hidden = self.residual[layer]
         with edited(body, edits):
-            called = zip(_blocks(self.model), self.positional, self.arguments, strict=True)
+            called = zip(plain_blocks(self.model), self.positional, self.arguments, strict=True)
             for block, positional, arguments in list(called)[layer:]:
                 output = block(hidden, *positional, **arguments)
                 hidden = output[0] if isinstance(output, tuple) else output
@@ -126,7 +126,7 @@ def block_inputs(model: Model, tokens: Int[Tensor, "row pos"]) -> BlockInputs:
         positional.append(given[1:])
         arguments.append(keywords)
 
-    handles = [block.register_forward_pre_hook(watch, with_kwargs=True) for block in _blocks(model)]
+    handles = [block.register_forward_pre_hook(watch, with_kwargs=True) for block in plain_blocks(model)]
     try:
         model.logits(tokens, fast=True)
     finally:
@@ -135,7 +135,8 @@ def block_inputs(model: Model, tokens: Int[Tensor, "row pos"]) -> BlockInputs:
     return BlockInputs(model, tokens, tuple(residual), tuple(positional), tuple(arguments))
 
 
-def _blocks(model: Model) -> list[nn.Module]:
+def plain_blocks(model: Model) -> list[nn.Module]:
+    """Return the blocks of the model that runs curves and ordinary gradients (`Model.fast_body`)."""
     return [
         model.fast_body.get_submodule(model.place(model.hook("resid_post", layer)).module)
         for layer in range(model.layers)

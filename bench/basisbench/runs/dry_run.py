@@ -201,7 +201,7 @@ class _Model:
                         seconds.append(process_time() - busy)
         finally:
             torch.set_num_threads(threads)
-        return pass_operations(self._shape, _TIMED_TOKENS) / min(seconds)
+        return pass_operations(self._shape, _TIMED_TOKENS, positions) / min(seconds)
 
     def work(self, block: CellBlock) -> Workload:
         """Return what is to be done for cells of this model and one task.

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from basisbench.attribution.gradients import GRAPH_WIDTHS
+from basisbench.attribution.graph_size import graph_bytes
 from basisbench.attribution.parts import all_kept, tokens_of_a_part
 from basisbench.models.batching import BUDGETS
 from basisbench.models.onednn import largest_bytes
@@ -32,6 +32,13 @@ _RUNTIME_BYTES = 700 * 2**20
 
 _CELL_BYTES, _CELLS_KEPT = 8 * 2**20, 64
 """What oneDNN and the allocator keep of ever new shapes, up to a number of cells (peaks of results/pocket)."""
+
+_HELD, _SORTED = 16, 16
+"""Bytes of a node while scores are averaged over parts of the pairs (sums in float64, scores of a part, references)
+or circuits are run (scores, places, references and their copies, masks); and what sorting takes besides."""
+
+_HEAD_WIDTH, _SCORES = 64, 4
+"""Width of a head, where scores of attention are tensors, and how many such tensors there are at once in a block."""
 
 _KEPT_WIDTHS = 5
 """Activations of the model's width that are kept per layer: MLP input and output, heads, attention output, residual
@@ -85,8 +92,8 @@ class Memory:
         model: weights, packed copies included.
         dictionary: the largest basis, packed copies included.
         least: what it must have at least: one layer, and as much again to load it.
-        kept: activations, gradient fields and reference values.
-        passing: the largest pass.
+        kept: activations and gradient fields of pairs; scores, places and reference values of nodes.
+        passing: the largest pass, or the sorting of nodes.
     """
 
     runtime: int
@@ -203,13 +210,27 @@ class Workload:
         dictionary = largest * (2 if largest <= packed else 1)
         least = min(dictionary, 2 * max(size.layer for size in self.sizes.values()))
         kept, most = self._pairs_kept(fields)
-        # Coordinates of one layer, clean and counterfactual, and what is computed from them.
+        nodes = [[sum(size.units) * group.positions for group in self.prompts] for size in self.sizes.values()]
+        # Coordinates of one layer, clean and counterfactual, and what is computed from them; or places of nodes.
         passing = 3 * most * max(max(size.units) for size in self.sizes.values()) * item
-        if fields:
-            graph = most * shape.layers * GRAPH_WIDTHS * (shape.width + shape.mlp_width) * max(4, item)
-            passing = max(passing, min(BUDGETS["gradients"].on(self.device), graph))
+        passing = max(passing, _SORTED * max(map(max, nodes)), self._gradient_pass(most) if fields else 0)
+        kept += _HELD * max(map(sum, nodes))
         runtime = _RUNTIME_BYTES + _CELL_BYTES * min(len(self.cells), _CELLS_KEPT) if on_cpu else 0
         return Memory(runtime, model, dictionary, least, kept, passing)
+
+    def _gradient_pass(self, tokens: int) -> int:
+        """Return the bytes of a gradient pass, of a group or a part of one that has so many tokens."""
+        shape, item = self.shape, max(4, item_bytes(self.dtype))
+        longest, budget = max(group.positions for group in self.prompts), BUDGETS["gradients"].on(self.device)
+        if self._graph_of(longest, shape.layers) <= budget:
+            return min(budget, self._graph_of(tokens, shape.layers))
+        # One prompt, of which every block keeps what enters it, and one block at a time its inside.
+        scores = _SCORES * max(1, shape.width // _HEAD_WIDTH) * longest
+        return self._graph_of(longest, 1) + longest * (shape.layers * shape.width + scores) * item
+
+    def _graph_of(self, tokens: int, layers: int) -> int:
+        """Return the bytes that autograd keeps of so many tokens in so many blocks."""
+        return graph_bytes(tokens, layers, self.shape.width, self.shape.mlp_width, item_bytes(self.dtype))
 
     def _pairs_kept(self, fields: int) -> tuple[int, int]:
         """Return the bytes that are kept of pairs, and the tokens of one side of a group, or of a part of one.
@@ -241,9 +262,12 @@ class Workload:
         operations = 0.0
         for group, (forward, gradients, circuits) in zip(self.prompts, self._passes_by_group, strict=True):
             one, part = (
-                pass_operations(self.shape, each) for each in (group.positions, group.positions - group.shared)
+                pass_operations(self.shape, each, group.positions)
+                for each in (group.positions, group.positions - group.shared)
             )
-            operations += one * (forward + 2 / 3 * gradients) + cut * part * circuits
+            # Where one prompt fills a gradient pass, its blocks are run twice.
+            again = self._graph_of(group.positions, self.shape.layers) > BUDGETS["gradients"].on(self.device)
+            operations += one * (forward + (3 if again else 2) / 3 * gradients) + cut * part * circuits
             for cell in self.cells:
                 size = self.sizes[cell.basis]
                 if size.stored:
@@ -258,9 +282,17 @@ def item_bytes(dtype: str) -> int:
     return _BYTES.get(dtype, 4)
 
 
-def pass_operations(shape: ModelShape, tokens: float) -> float:
-    """Return the multiplications and additions of a forward pass over so many tokens, the head left out."""
-    return 2 * (shape.parameters - shape.vocabulary * shape.width) * tokens
+def pass_operations(shape: ModelShape, tokens: float, positions: int) -> float:
+    """Return the multiplications and additions of a forward pass over so many tokens, the head left out.
+
+    Args:
+        shape: of the model.
+        tokens: of all prompts.
+        positions: of one prompt: what each token attends to.
+    """
+    return (
+        2 * (shape.parameters - shape.vocabulary * shape.width) + 4 * shape.layers * shape.width * positions
+    ) * tokens
 
 
 def dictionary_size(units: int, shape: ModelShape, *, cross_layer: bool) -> BasisSize:
