@@ -149,6 +149,21 @@ def test_cells_of_one_session_and_of_one_basis_in_it_are_adjacent_whatever_is_ad
         assert len(list(groupby(bases))) == len(set(bases))
 
 
+def test_also_takes_scores_from_other_numbers_of_pairs_in_sessions_of_their_own() -> None:
+    also = [{"tasks": ["ioi"], "bases": ["mlp_act"], "attribution_pairs": [4, 10, 16]}, {"ablations": ["zero"]}]
+    cells = expand(suite_with(also=also, methods=["relp"]), load_registry())
+    few = {cell.attribution_pairs: cell for cell in cells if cell.attribution_pairs != CONTENT["attribution_pairs"]}
+    assert set(few) == {4, 16}
+    assert len(cells) == 2 * 2 + 2 + 2 * 2
+    assert {(cell.task, cell.basis, cell.evaluation_pairs) for cell in few.values()} == {("ioi", "mlp_act", 20)}
+    blocks = cell_blocks(cells)
+    sizes = [(cell.task, cell.attribution_pairs) for block in blocks for cell in block.cells[:1]]
+    assert sorted(sizes) == [("ioi", 4), ("ioi", 10), ("ioi", 16), ("sva_rc", 10)]
+    assert len({block.title for block in blocks}) == len(blocks)
+    left = suite_with(also=also).changed({"attribution_pairs": 6})
+    assert left.also == Suite.model_validate({**CONTENT, "also": also[1:]}).also
+
+
 def test_cells_of_different_beginnings_share_no_session() -> None:
     one, other = (expand(suite_with(bos=bos, tasks=["ioi"], seeds=[0]), load_registry()) for bos in ("auto", "never"))
     assert {cell.bos for cell in (*one, *other)} == {"auto", "never"}
