@@ -107,12 +107,13 @@ def test_a_change_of_a_choice_and_the_spread_of_draws_in_the_text(folder: Path) 
     found = robustness([folder / "mine"])
     found = found[(found["choice"] == "method") & (found["value"] == "ixg")].set_index(["task", "basis"])
     tau = filled(folder, "tau mine choice=method value=ixg")
-    assert tau == tau_text(found.loc["", ""].iloc[0]) == "1.00 [1.00, 1.00]"
+    row = found.loc["", ""]
+    assert tau == tau_text(row) == f"{row['tau']:.2f} [{row['tau_low']:.2f}, {row['tau_high']:.2f}]"
     assert filled(folder, "tau mine choice=method value=ixg task=ioi").startswith(
-        f"{found.loc['ioi', '']['tau'].iloc[0]:.2f} ["
+        f"{found.loc['ioi', '']['tau']:.2f} ["
     )
     assert filled(folder, "tasks mine choice=method value=ixg") == "2"
-    ratio = found.loc["", "mlp_out"]["ratio"].iloc[0]
+    ratio = found.loc["", "mlp_out"]["ratio"]
     assert float(filled(folder, "ratio mine choice=method value=ixg basis=mlp_out").split()[0]) == pytest.approx(
         ratio, rel=0.05
     )
