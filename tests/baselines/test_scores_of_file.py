@@ -146,7 +146,7 @@ def cut_position(tensors: dict[str, torch.Tensor]) -> None:
         (cut_units, "expected"),
         (cut_layer, r"has scores of layers \(0, 1, 2\), the cell of \(0, 1, 2, 3\)"),
         (add_nan, "does not hold finite numbers"),
-        (drop_one, "is missing"),
+        (drop_one, "scores of layers"),
         (cut_position, "has the shape .*, with .* positions"),
     ],
 )

@@ -100,7 +100,7 @@ PROVIDES: tuple[MethodScheme, ...] = (
     MethodScheme(
         PREFIX,
         f"{PREFIX}:FILE",
-        "scores of a safetensors file, as basisbench.score(...).save writes them: anybody's ranking of the same nodes",
+        "scores of a safetensors file that basisbench.score(...).save wrote: anybody's ranking of nodes",
         resolve,
     ),
 )

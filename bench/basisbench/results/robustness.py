@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from types import MappingProxyType
 
@@ -207,11 +208,11 @@ def reference_of(part: pd.DataFrame, display: Display, method: str | None = None
     found: dict[str, object] = {}
     for name in CHOICES:
         counts = cells[name].value_counts()
-
-        def order(value: object, name: str = name) -> object:
-            return display.method_order(str(value)) if name == "method" else place_of(name, value)
-
-        found[name] = min((value for value, count in counts.items() if count == counts.max()), key=order)
+        most = [value for value, count in counts.items() if count == counts.max()]
+        if name == "method":
+            found[name] = min(map(str, most), key=display.method_order)
+        else:
+            found[name] = min(most, key=partial(place_of, name))
     return found | ({"method": method} if method is not None else {})
 
 
