@@ -206,3 +206,26 @@ def test_of_names_that_a_suite_adds_for_those_stay_that_are_run() -> None:
     assert suite.changed({"tasks": ["sva_rc", "sva_simple"]}).also == (
         Also(tasks=("sva_rc",), error_policies=("node",)),
     )
+
+
+@pytest.mark.parametrize(("name", "bases"), [("robust", 5), ("smollm2-robust", 4)])
+def test_suites_of_robustness_change_one_choice_at_a_time(name: str, bases: int) -> None:
+    suite = load_suite(name)
+    cells = expand(suite, load_registry())
+    usual = {
+        "method": "relp", "ablation": "mean", "error_policy": "coordinates", "score_reference": "ablation",
+        "score_split": "attribution", "granularity": "position", "attribution_draw": 0, "seed": 0,
+        "attribution_pairs": suite.attribution_pairs,
+    }  # fmt: skip
+    changes: dict[tuple[str, object], set[tuple[str, str]]] = {}
+    for cell in cells:
+        own = [(choice, getattr(cell, choice)) for choice in usual if getattr(cell, choice) != usual[choice]]
+        assert len(own) <= 1
+        for each in own:
+            changes.setdefault(each, set()).add((cell.task, cell.basis))
+    assert {choice for choice, _ in changes} >= {*usual} - {"seed", "error_policy"}
+    assert {value for choice, value in changes if choice == "attribution_draw"} == {1, 2, 3, 4}
+    pairs = [value for choice, value in changes if choice == "attribution_pairs"]
+    assert (min(pairs), max(pairs)) == (8, 256)
+    assert all(len({basis for _, basis in found}) >= 3 for found in changes.values())
+    assert len({cell.basis for cell in cells}) == bases
