@@ -23,7 +23,7 @@ from basisbench.results.record import Record
 from basisbench.results.robustness import SUMMARIES, robustness
 from basisbench.results.robustness_tables import robustness_tables
 from basisbench.results.tables import plain_text
-from helpers.synthetic_records import changed, synthetic_record, write_suite
+from helpers.synthetic_records import changed, synthetic_record, with_endpoint_moved, write_suite
 
 TASKS = ("ioi", "sva_rc", "user_age")
 BASES = ("mlp_act", "mlp_out", "mlp_act_rotated")
@@ -184,6 +184,13 @@ def test_what_is_not_reached_stands_behind_all_that_is_and_has_no_ratio() -> Non
     row = whole(robustness([*cross(), *none]), "ablation", "zero")
     assert math.isnan(row["tau"])
     assert (row["best_stays"], row["turned"]) == (0, 0)
+
+
+def test_other_evaluation_pairs_are_told_and_rounding_is_none() -> None:
+    other = [with_endpoint_moved(record, "full", [1e-4] * EXAMPLES) for record in cross(ablation="zero")]
+    assert whole(robustness([*cross(), *other]), "ablation", "zero")["other_examples"] == 0
+    other = [with_endpoint_moved(record, "full", [0.5, *[0.0] * (EXAMPLES - 1)]) for record in cross(ablation="zero")]
+    assert whole(robustness([*cross(), *other]), "ablation", "zero")["other_examples"] == 3
 
 
 def named(record: Record, units: Sequence[int]) -> list[dict[str, object]]:
