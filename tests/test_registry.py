@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import BasisScheme, BasisSpec, Method, Task
+from basisbench.protocols import BasisScheme, BasisSpec, Method, MethodScheme, Task
 from basisbench.registry import PLURALS, Kind, Registry, load_registry
 from basisbench.types import ModelSpec
 
@@ -38,7 +38,13 @@ def test_built_ins_are_found_by_file(kind: Kind, names: set[str]) -> None:
 
 
 def test_everything_registered_has_its_type_and_a_summary_of_one_line() -> None:
-    types = {"model": ModelSpec, "task": Task, "basis": BasisSpec, "method": Method, "scheme": BasisScheme}
+    types = {
+        "model": ModelSpec,
+        "task": Task,
+        "basis": BasisSpec,
+        "method": Method,
+        "scheme": BasisScheme | MethodScheme,
+    }
     for entry in load_registry().entries:
         assert isinstance(entry.item, types[entry.kind])
         assert entry.summary

@@ -161,12 +161,13 @@ def score(
     contexts = [group.attribution for group in pairs.groups]
     keys = [context.pairs.group for context in contexts]
     pairs.fit(spec, built, kept)
+    identities = pairs.identity(spec, way, kept)
     scores = pairs.scores(built, way, cell)
     for group, found in zip(pairs.groups, scores, strict=True):
         check_widths(found.units, found.errors, way, built, group.reference_of_few(built, ablation), error_policy)
     return NodeScores(
         cell=cell,
-        identities=pairs.identity(spec, way, kept),
+        identities=identities,
         layers=tuple(site.layer for site in built.sites),
         roles={context.pairs.group: context.pairs.roles for context in contexts},
         groups=dict(zip(keys, scores, strict=True)),

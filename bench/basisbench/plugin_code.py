@@ -12,7 +12,7 @@ from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
-from basisbench.protocols import BasisSpec, Method, Task
+from basisbench.protocols import BasisSpec, Method, Task, fingerprint_of
 
 _OWN = ("basisbench", "basisbench_tasks", "basisbench_baselines")
 
@@ -38,6 +38,12 @@ def code_digest(item: Task | BasisSpec | Method) -> str | None:
     """Return the SHA-256 of the source of the module that defines a plug-in, cut to 16 digits; None without source."""
     module = module_of(item)
     return None if module is None else _source_digest(module)
+
+
+def method_digest(method: Method) -> str | None:
+    """Return the `code_digest` of a method, of one that reads a file together with the digest of what it read."""
+    code, read = code_digest(method), fingerprint_of(method)
+    return hashlib.sha256(f"{code} {read}".encode()).hexdigest()[:16] if read else code
 
 
 @cache

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from basisbench.models.model import Model
+    from basisbench.results.record import CellConfig, Identities
 
 __all__ = [
     "ORDER",
@@ -54,12 +55,15 @@ __all__ = [
     "CrossLayerPart",
     "FittedBasis",
     "Method",
+    "MethodScheme",
     "PublishedBasis",
     "ScoringContext",
     "StreamedBasis",
     "Task",
     "Training",
     "UnitwiseBasis",
+    "fingerprint_of",
+    "made_for",
     "no_weights",
     "order_of",
     "passes_of",
@@ -125,6 +129,11 @@ class ScoringContext(Protocol):
     @property
     def model(self) -> Model:
         """The model under study: its shape and hook names; nothing of it may be changed."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """Key of the group, the same in both splits."""
         ...
 
     @property
@@ -268,7 +277,8 @@ class Method(Protocol):
 
     A method may also have the attributes `order`, `style`, `passes` and `mean_over_pairs`, which `order_of`,
     `style_of`, `passes_of` and `averages_pairs` read: where it stands in tables, how pictures draw it, what estimates
-    of a run's work count for it, and whether it may be given few pairs at a time.
+    of a run's work count for it, and whether it may be given few pairs at a time. One that reads a file has a
+    `fingerprint`, the digest of what it read, and may say what its scores are `made_for`.
     """
 
     @property
@@ -293,12 +303,12 @@ ORDER = 100
 """Place in tables and legends of what declares none: behind all that does, by name."""
 
 
-def order_of(item: BasisSpec | BasisScheme | Method) -> float:
+def order_of(item: BasisSpec | BasisScheme | MethodScheme | Method) -> float:
     """Return where a basis or a method stands in tables and legends: small numbers first, equal ones by name."""
     return float(getattr(item, "order", ORDER))
 
 
-def style_of(item: BasisSpec | BasisScheme | Method) -> Style | None:
+def style_of(item: BasisSpec | BasisScheme | MethodScheme | Method) -> Style | None:
     """Return how pictures draw a basis or a method; None lets them choose among the free styles."""
     return getattr(item, "style", None)
 
@@ -315,6 +325,20 @@ def averages_pairs(method: Method) -> bool:
     method is given all pairs at once.
     """
     return bool(getattr(method, "mean_over_pairs", False))
+
+
+def fingerprint_of(method: Method) -> str:
+    """Return the digest of what a method read from a file; "" where it is all code."""
+    return str(getattr(method, "fingerprint", ""))
+
+
+def made_for(method: Method) -> tuple[CellConfig, Identities] | None:
+    """Return the question and the digests that a method's scores belong to; None where it scores whatever it is given.
+
+    Scores that were made before are of one model, task and basis; used with others they end in an error.
+    """
+    found: tuple[CellConfig, Identities] | None = getattr(method, "made_for", None)
+    return found
 
 
 def no_weights(_model: ModelSpec) -> None:
@@ -382,6 +406,28 @@ class BasisScheme:
     form: str
     summary: str
     resolve: Callable[[str], BasisSpec]
+
+    @property
+    def name(self) -> str:
+        """How its names are built."""
+        return self.form
+
+
+@dataclass(frozen=True)
+class MethodScheme:
+    """Methods that are too many to list: a name that begins with `prefix:` says which one is meant.
+
+    Attributes:
+        prefix: what comes before the first colon.
+        form: how such names are built, for listings, for example "scores:FILE".
+        summary: one line for listings.
+        resolve: makes the method of a full name; may raise BasisBenchError.
+    """
+
+    prefix: str
+    form: str
+    summary: str
+    resolve: Callable[[str], Method]
 
     @property
     def name(self) -> str:

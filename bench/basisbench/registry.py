@@ -5,9 +5,9 @@
    object or a tuple of them.
 3. `--plugin FILE` loads a Python file that defines `PROVIDES`, through the same door.
 
-What an object is follows from its type: a `ModelSpec`, a `BasisSpec`, a `BasisScheme`, or something with the methods of
-a task or a method. Two objects of one kind and one name are refused. A basis that is not listed by its name is looked
-up by its scheme, the part of the name before the first colon.
+What an object is follows from its type: a `ModelSpec`, a `BasisSpec`, a scheme, or something with the methods of a task
+or a method. Two objects of one kind and one name are refused. A basis or a method that is not listed by its name is
+looked up by its scheme, the part of the name before the first colon.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from typing import Literal, TypeAlias, overload
 
 from basisbench.errors import BasisBenchError, unknown_name
 from basisbench.models.torch_settings import unchanged_settings
-from basisbench.protocols import ORDER, BasisScheme, BasisSpec, Method, Task, order_of, style_of
+from basisbench.protocols import ORDER, BasisScheme, BasisSpec, Method, MethodScheme, Task, order_of, style_of
 from basisbench.results.display import Display
 from basisbench.types import ModelSpec, Style
 
 Kind = Literal["model", "task", "basis", "method", "scheme"]
-Provided: TypeAlias = ModelSpec | Task | BasisSpec | Method | BasisScheme
+Provided: TypeAlias = ModelSpec | Task | BasisSpec | Method | BasisScheme | MethodScheme
 
 PLURALS: Mapping[Kind, str] = {"model": "models", "task": "tasks", "basis": "bases", "method": "methods"}
-"""Kinds that are listed, and their entry-point groups; schemes are listed with, and installed as, bases."""
+"""Kinds that are listed, and their entry-point groups; schemes are listed with, and installed as, what they name."""
 BUILT_IN = (
     "basisbench_tasks",
     "basisbench_baselines",
@@ -94,8 +94,8 @@ class Registry:
         return tuple(sorted((entry for entry in self.entries if entry.kind == kind), key=lambda entry: entry.name))
 
     def listing(self, kind: Kind) -> tuple[Entry, ...]:
-        """Return what to show of a kind: its entries, and for bases the schemes that name more of them."""
-        return self.of(kind) + (self.of("scheme") if kind == "basis" else ())
+        """Return what to show of a kind: its entries, and the schemes that name more of them."""
+        return self.of(kind) + tuple(entry for entry in self.of("scheme") if _names(entry.item) == kind)
 
     @overload
     def get(self, kind: Literal["model"], name: str) -> ModelSpec: ...
@@ -106,7 +106,7 @@ class Registry:
     @overload
     def get(self, kind: Literal["method"], name: str) -> Method: ...
     def get(self, kind: Kind, name: str) -> Provided:
-        """Return the object of that kind and name; a basis that is not listed is made by its scheme.
+        """Return the object of that kind and name; a basis or method that is not listed is made by its scheme.
 
         Raises:
             BasisBenchError: there is none; the nearest names are suggested.
@@ -114,10 +114,9 @@ class Registry:
         for entry in self.entries:
             if entry.kind == kind and entry.name == name:
                 return entry.item
-        if kind == "basis":
-            for entry in self.of("scheme"):
-                if isinstance(entry.item, BasisScheme) and name.startswith(f"{entry.item.prefix}:"):
-                    return entry.item.resolve(name)
+        for scheme in (entry.item for entry in self.of("scheme") if _names(entry.item) == kind):
+            if isinstance(scheme, BasisScheme | MethodScheme) and name.startswith(f"{scheme.prefix}:"):
+                return scheme.resolve(name)
         raise unknown_name(kind, name, [entry.name for entry in self.of(kind)])
 
     def display(self) -> Display:
@@ -187,7 +186,7 @@ def _installed() -> Registry:
             before = len(registry.entries)
             registry = registry.adding(items, source)
             for entry in registry.entries[before:]:
-                if entry.kind != kind and (entry.kind, kind) != ("scheme", "basis"):
+                if kind not in (entry.kind, _names(entry.item)):
                     raise BasisBenchError(f"{source} is in the group basisbench.{plural} but gives a {entry.kind}")
     return registry
 
@@ -265,7 +264,7 @@ def _entry(item: object, source: str) -> Entry:
         kind = "model"
     elif isinstance(item, BasisSpec):
         kind = "basis"
-    elif isinstance(item, BasisScheme):
+    elif isinstance(item, BasisScheme | MethodScheme):
         kind = "scheme"
     elif isinstance(item, Task):
         kind = "task"
@@ -273,18 +272,23 @@ def _entry(item: object, source: str) -> Entry:
         kind = "method"
     else:
         raise BasisBenchError(
-            f"{source}: provides {type(item).__name__} {item!r:.60}, which is no ModelSpec, BasisSpec or BasisScheme, "
+            f"{source}: provides {type(item).__name__} {item!r:.60}, which is no ModelSpec, BasisSpec or scheme, "
             "and lacks the members of a Task (name, version, summary, candidates) or a Method (name, summary, "
             "score)"
         )
     name = item.name
     if not isinstance(name, str) or not name or not name.isprintable():
         raise BasisBenchError(f"{source}: provides a {kind} whose name is {name!r}; expected a printable string")
-    if isinstance(item, BasisSpec | BasisScheme | Method):
+    if isinstance(item, BasisSpec | BasisScheme | MethodScheme | Method):
         order_of(item)
         if not isinstance(style := style_of(item), Style | None):
             raise BasisBenchError(f"{source}: the style of '{name}' is {style!r:.60}, expected a Style")
     return Entry(kind, name, item, source)
+
+
+def _names(item: Provided) -> Kind | None:
+    """Return the kind of what a scheme names; None of what is no scheme."""
+    return "basis" if isinstance(item, BasisScheme) else "method" if isinstance(item, MethodScheme) else None
 
 
 def _places(items: Iterable[BasisSpec | Method]) -> dict[str, float]:

@@ -13,7 +13,9 @@ from basisbench.results.columns import Draws
 from basisbench.results.controls import ratio
 from basisbench.results.findings import written_anew
 from basisbench.results.frame import summarise
-from helpers.synthetic_records import synthetic_record, synthetic_suite, write_suite
+from basisbench.results.robustness import robustness
+from basisbench.results.robustness_tables import tau_text
+from helpers.synthetic_records import changed, synthetic_record, synthetic_suite, write_suite
 
 TASKS = ("ioi", "sva_rc")
 RESULTS = Path(__file__).parents[2] / "results"
@@ -95,6 +97,28 @@ def test_a_ratio_in_the_text(folder: Path) -> None:
     )
 
 
+def test_a_change_of_a_choice_and_the_spread_of_draws_in_the_text(folder: Path) -> None:
+    first = synthetic_record("ioi", "mlp_act", examples=6)
+    other = changed(synthetic_record("ioi", "mlp_act", examples=6, ceiling=0.9), cell={"attribution_draw": 1})
+    write_suite(folder / "draws", [first, other])
+    rows = summarise([folder / "draws"])["nodes_to_80"]
+    assert filled(folder, "most draws task=ioi basis=mlp_act") == f"{rows.max():.0f}"
+    assert filled(folder, "inside draws task=ioi basis=mlp_act") in "01"
+    found = robustness([folder / "mine"])
+    found = found[(found["choice"] == "method") & (found["value"] == "ixg")].set_index(["task", "basis"])
+    tau = filled(folder, "tau mine choice=method value=ixg")
+    row = found.loc["", ""]
+    assert tau == tau_text(row) == f"{row['tau']:.2f} [{row['tau_low']:.2f}, {row['tau_high']:.2f}]"
+    assert filled(folder, "tau mine choice=method value=ixg task=ioi").startswith(
+        f"{found.loc['ioi', '']['tau']:.2f} ["
+    )
+    assert filled(folder, "tasks mine choice=method value=ixg") == "2"
+    ratio = found.loc["", "mlp_out"]["ratio"]
+    assert float(filled(folder, "ratio mine choice=method value=ixg basis=mlp_out").split()[0]) == pytest.approx(
+        ratio, rel=0.05
+    )
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -104,6 +128,9 @@ def test_a_ratio_in_the_text(folder: Path) -> None:
         ("nodes_to_80 mine task=ioi colour=red", "no column 'colour'"),
         ("nodes_to_80 mine ioi", "expected COLUMN FOLDER KEY=VALUE"),
         ("nodes_to_80 yours task=ioi basis=mlp_act method=relp", "yours"),
+        ("tau mine choice=method value=gim", "0 cells are so"),
+        ("tau mine choice=method value=ixg basis=mlp_act", "no value there"),
+        ("most mine task=ioi basis=mlp_act", "there is no column 'most'"),
         ("fvu_max mine task=ioi basis=mlp_act method=relp", "no value there"),
     ],
 )
@@ -128,7 +155,9 @@ def test_the_command_tells_what_differs_and_writes_it(folder: Path, capsys: pyte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["FINDINGS.md", "pocket-controls/README.md", "smollm2-dictionaries/README.md"])
+@pytest.mark.parametrize(
+    "name", ["FINDINGS.md", "pocket-controls/README.md", "pocket-robust/README.md", "smollm2-dictionaries/README.md"]
+)
 def test_the_numbers_of_the_findings_are_those_of_the_records(name: str) -> None:
     file = RESULTS / name
     text = file.read_text(encoding="utf-8")

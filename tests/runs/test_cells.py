@@ -149,6 +149,21 @@ def test_cells_of_one_session_and_of_one_basis_in_it_are_adjacent_whatever_is_ad
         assert len(list(groupby(bases))) == len(set(bases))
 
 
+def test_also_takes_scores_from_other_numbers_of_pairs_in_sessions_of_their_own() -> None:
+    also = [{"tasks": ["ioi"], "bases": ["mlp_act"], "attribution_pairs": [4, 10, 16]}, {"ablations": ["zero"]}]
+    cells = expand(suite_with(also=also, methods=["relp"]), load_registry())
+    few = {cell.attribution_pairs: cell for cell in cells if cell.attribution_pairs != CONTENT["attribution_pairs"]}
+    assert set(few) == {4, 16}
+    assert len(cells) == 2 * 2 + 2 + 2 * 2
+    assert {(cell.task, cell.basis, cell.evaluation_pairs) for cell in few.values()} == {("ioi", "mlp_act", 20)}
+    blocks = cell_blocks(cells)
+    sizes = [(cell.task, cell.attribution_pairs) for block in blocks for cell in block.cells[:1]]
+    assert sorted(sizes) == [("ioi", 4), ("ioi", 10), ("ioi", 16), ("sva_rc", 10)]
+    assert len({block.title for block in blocks}) == len(blocks)
+    left = suite_with(also=also).changed({"attribution_pairs": 6})
+    assert left.also == Suite.model_validate({**CONTENT, "also": also[1:]}).also
+
+
 def test_cells_of_different_beginnings_share_no_session() -> None:
     one, other = (expand(suite_with(bos=bos, tasks=["ioi"], seeds=[0]), load_registry()) for bos in ("auto", "never"))
     assert {cell.bos for cell in (*one, *other)} == {"auto", "never"}
@@ -191,3 +206,26 @@ def test_of_names_that_a_suite_adds_for_those_stay_that_are_run() -> None:
     assert suite.changed({"tasks": ["sva_rc", "sva_simple"]}).also == (
         Also(tasks=("sva_rc",), error_policies=("node",)),
     )
+
+
+@pytest.mark.parametrize(("name", "bases"), [("robust", 5), ("smollm2-robust", 4)])
+def test_suites_of_robustness_change_one_choice_at_a_time(name: str, bases: int) -> None:
+    suite = load_suite(name)
+    cells = expand(suite, load_registry())
+    usual = {
+        "method": "relp", "ablation": "mean", "error_policy": "coordinates", "score_reference": "ablation",
+        "score_split": "attribution", "granularity": "position", "attribution_draw": 0, "seed": 0,
+        "attribution_pairs": suite.attribution_pairs,
+    }  # fmt: skip
+    changes: dict[tuple[str, object], set[tuple[str, str]]] = {}
+    for cell in cells:
+        own = [(choice, getattr(cell, choice)) for choice in usual if getattr(cell, choice) != usual[choice]]
+        assert len(own) <= 1
+        for each in own:
+            changes.setdefault(each, set()).add((cell.task, cell.basis))
+    assert {choice for choice, _ in changes} >= {*usual} - {"seed", "error_policy"}
+    assert {value for choice, value in changes if choice == "attribution_draw"} == {1, 2, 3, 4}
+    pairs = [value for choice, value in changes if choice == "attribution_pairs"]
+    assert (min(pairs), max(pairs)) == (8, 256)
+    assert all(len({basis for _, basis in found}) >= 3 for found in changes.values())
+    assert len({cell.basis for cell in cells}) == bases

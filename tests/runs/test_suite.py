@@ -134,6 +134,8 @@ def test_an_unknown_name_is_told_with_a_suggestion(field: str) -> None:
         ("also", [{"seeds": [1]}, {"tasks": []}], "also[1].tasks: tuple should have at least 1 item"),
         ("also", [{"tasks": ["user_age"]}], "also: entry 1 names 'user_age', which is not among the suite's tasks"),
         ("also", [{"error_policies": ["drop"]}], "also[0].error_policies[0]: input should be 'coordinates'"),
+        ("also", [{"attribution_pairs": 8}], "also[0].attribution_pairs: input should be a valid tuple, found 8"),
+        ("also", [{"attribution_pairs": [8, 0]}], "also[0].attribution_pairs[1]: input should be greater than"),
         ("granularities", ["token"], "granularities[0]: input should be 'position' or 'unit', found 'token'"),
         ("seeds", [0.5], "seeds[0]: input should be a valid integer"),
         ("evaluation_pairs", 0, "evaluation_pairs: input should be greater than or equal to 1, found 0"),

@@ -346,6 +346,11 @@ class GroupContext(MethodPasses):
         likes = sorted(in_every_layer(model, (wanted,)))
         return f"field:{path}:{likes[0]}", likes
 
+    @property
+    def group(self) -> str:
+        """Key of the group, the same in both splits."""
+        return self.pairs.group
+
     def generator(self, *key: str | int) -> torch.Generator:
         """Return a generator on the CPU, seeded from the cell's seed, the group and `key`."""
         return seeded_generator(self._seed, self.pairs.task, self.pairs.group, *key)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from basisbench.errors import BasisBenchError, unknown_name
-from basisbench.protocols import BasisScheme
+from basisbench.protocols import BasisScheme, MethodScheme
 from basisbench.registry import Kind, Registry, as_tuple, load_module
 from basisbench.types import ModelSpec
 
@@ -35,8 +35,9 @@ def find_things(name: str | None, registry: Registry, plugins: Sequence[Path]) -
     registered = [entry.item for kind in _KINDS for entry in registry.of(kind) if entry.name == name]
     if registered:
         return tuple(registered)
-    if _is_of_a_scheme(name, registry):
-        return (registry.get("basis", name),)
+    for scheme in (entry.item for entry in registry.of("scheme")):
+        if isinstance(scheme, BasisScheme | MethodScheme) and name.startswith(f"{scheme.prefix}:"):
+            return (scheme.resolve(name),)
     where, colon, attribute = name.rpartition(":")
     if not colon:
         if name.endswith(".py"):
@@ -44,11 +45,6 @@ def find_things(name: str | None, registry: Registry, plugins: Sequence[Path]) -
         names = {entry.name for kind in _KINDS for entry in registry.of(kind)}
         raise unknown_name("task, basis or method", name, names)
     return _attribute(where, attribute)
-
-
-def _is_of_a_scheme(name: str, registry: Registry) -> bool:
-    prefix = name.partition(":")[0]
-    return any(isinstance(entry.item, BasisScheme) and entry.item.prefix == prefix for entry in registry.of("scheme"))
 
 
 def _attribute(where: str, attribute: str) -> tuple[object, ...]:

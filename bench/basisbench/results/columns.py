@@ -15,6 +15,7 @@ from basisbench.results.bisection import scored_nodes
 from basisbench.results.bootstrap import estimate_rows, few_clusters, resample_weights
 from basisbench.results.conditions import layers_text
 from basisbench.results.gates import gate_of, no_mark, unfit
+from basisbench.results.halves import halves_columns
 from basisbench.results.metrics import (
     STATISTICS,
     CurveValues,
@@ -147,6 +148,7 @@ def statistic_columns(record: Record) -> dict[str, Column]:
     curve = record.curve
     units = dict(zip(curve.sizes, curve.all_units or (), strict=False))
     columns["units_to_80"] = float(units.get(rows["nodes_to_80"][0], np.nan))
+    columns |= halves_columns(record, float(rows["nodes_to_80"][0]))
     identities = record.identities
     same = (identities.model, identities.data, len(record.endpoints.full), sorted(record.clusters.items()))
     columns["draws"] = Draws(

@@ -25,6 +25,7 @@ from basisbench.results.columns import TASK_SEPARATOR, normalised
 from basisbench.results.conditions import CONDITIONS, join_policies, split_conditions
 from basisbench.results.controls import control_of, control_tables
 from basisbench.results.display import Display, family_order, unique
+from basisbench.results.halves import halves_tables
 from basisbench.results.headlines import HEADLINES, headline_tables, median_tables, task_table, unfit_lines
 from basisbench.results.labels import label_notes, short_labels
 from basisbench.results.marks import mark_best
@@ -142,7 +143,7 @@ def render_text(
         shown = part[part["method"] == chosen]
         if len(shown):
             tables.append(detail_table(shown, f"Each task under {chosen}", display))
-        tables += control_tables(part, chosen)
+        tables += [*control_tables(part, chosen), *halves_tables(part, chosen)]
         blocks.append(wrapped(title, width))
         blocks += [_no_medians(part)] if medians.empty else []
         blocks += [plain_text(table, width) for table in tables]
@@ -193,7 +194,8 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
             full_table(group, f"{task} (version {version}), family {family}", display)
             for (task, version, family), group in groups
         ]
-        tables += control_tables(part, display.first_method(part))
+        first = display.first_method(part)
+        tables += [*control_tables(part, first), *halves_tables(part, first)]
         for table in tables:
             lines += [f"### {table.title}", "", *markdown_lines(table), ""]
         if reasons := unfit_lines(part):

@@ -83,7 +83,9 @@ def split_conditions(frame: pd.DataFrame, *, repeated: bool = False) -> list[tup
     layers: list[list[str]] = []
     frame = join_policies(frame)
     nodes = frame.groupby("model")["total_nodes"].max()
-    for _, whole in sorted(frame.groupby(shared), key=lambda item: [-nodes[item[0][0]], *map(_place, shared, item[0])]):
+    for _, whole in sorted(
+        frame.groupby(shared), key=lambda item: [-nodes[item[0][0]], *map(place_of, shared, item[0])]
+    ):
         split = _split_layers(whole)
         parts += split
         layers += [_layer_pieces(part, always=len(split) > 1) for part in split]
@@ -113,15 +115,17 @@ def join_policies(frame: pd.DataFrame) -> pd.DataFrame:
     beside = {key: unique(rows, "error_policy") for key, rows in dictionaries.groupby(alike)}
     pieces = [dictionaries]
     for key, rows in exact.groupby(alike):
-        own = rows["error_policy"].map(lambda policy: _place("error_policy", policy))
+        own = rows["error_policy"].map(lambda policy: place_of("error_policy", policy))
         twins = [rows[name] for name in ("task", "task_version", "basis", "layers")]
-        for policy in beside.get(key) or [min(rows["error_policy"], key=lambda policy: _place("error_policy", policy))]:
+        for policy in beside.get(key) or [
+            min(rows["error_policy"], key=lambda policy: place_of("error_policy", policy))
+        ]:
             place = own.where(rows["error_policy"] != policy, -1)
             pieces.append(rows[place == place.groupby(twins).transform("min")].assign(error_policy=policy))
     return pd.concat(pieces).sort_index(kind="stable").reset_index(drop=True)
 
 
-def _place(name: str, value: Any) -> Any:
+def place_of(name: str, value: Any) -> Any:
     """Return the sort key of a condition's value."""
     order = _ORDER.get(name, ())
     return order.index(value) if value in order else value

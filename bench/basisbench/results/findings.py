@@ -10,6 +10,10 @@ A number stands between two comments, which a reader of the rendered page does n
 2. The rest names the cell by columns of `frame.summarise`. Conditions that are not named are the usual ones (`USUAL`).
 3. After a slash stands another cell, by what differs, and the number is the ratio of both: paired, with its interval
    over shared resamples.
+4. With `choice` and `value` it is a column of `robustness.robustness`, over all tasks unless one is named, and `least`,
+   `middle`, `most`, `inside` and `curve_spread` are those of `draw_spread.draw_spread`:
+
+    <!-- tau pocket-robust choice=ablation value=zero -->0.71 [0.53, 0.93]<!-- / -->
 """
 
 from __future__ import annotations
@@ -26,9 +30,13 @@ import pandas as pd
 from basisbench.errors import BasisBenchError
 from basisbench.results.compare import compare_table
 from basisbench.results.controls import ratio, ratio_text, short_text
-from basisbench.results.frame import summarise
+from basisbench.results.display import Display
+from basisbench.results.draw_spread import draw_spread
+from basisbench.results.frame import read_results, summarise
 from basisbench.results.medians import median_table
 from basisbench.results.metrics import METRICS, STATISTICS
+from basisbench.results.robustness import robustness
+from basisbench.results.robustness_tables import ratio_cell, tau_text
 from basisbench.results.tables import interval_text, number_text
 
 USUAL: Mapping[str, str] = MappingProxyType({
@@ -42,6 +50,8 @@ USUAL: Mapping[str, str] = MappingProxyType({
     "attribution_draw": "0",
 })  # fmt: skip
 """Conditions of a cell of which nothing else is said."""
+
+_OF_DRAWS = ("least", "middle", "most", "inside", "curve_spread")
 
 _MARKED = re.compile(r"<!-- (?P<what>[a-z][a-z0-9_]* [^\n]*?) -->(?P<text>[^\n]*?)<!-- / -->")
 
@@ -59,11 +69,22 @@ def written_anew(text: str, folder: Path) -> str:
     """
     rows = cache(lambda names: compare_table(summarise([folder / name for name in names.split(",")])))
     medians = cache(lambda name: median_table(rows(name)))
+    records = cache(lambda names: read_results([folder / name for name in names.split(",")]))
+    changes = cache(lambda names: robustness(records(names)))
+    spread = cache(lambda names: draw_spread(records(names), Display()))
+
+    def said(what: str) -> str:
+        column, names, *rest = what.split()
+        if column in _OF_DRAWS:
+            return _moved_text(spread(names), _keys(" ".join(rest)), column)
+        if any(part.startswith("choice=") for part in rest):
+            return _moved_text(changes(names), {"task": "", "basis": "", **_keys(" ".join(rest))}, column)
+        return _number(what, rows, medians)
 
     def number(found: re.Match[str]) -> str:
         what = found["what"]
         try:
-            return f"<!-- {what} -->{_number(what, rows, medians)}<!-- / -->"
+            return f"<!-- {what} -->{said(what)}<!-- / -->"
         except BasisBenchError as error:
             line = text.count("\n", 0, found.start()) + 1
             raise BasisBenchError(f"line {line}: '{what}': {error}") from error
@@ -89,17 +110,32 @@ def _keys(text: str) -> dict[str, str]:
 
 
 def _row(table: pd.DataFrame, asked: Mapping[str, str], column: str) -> pd.Series:
+    """Return the one cell or median that is asked for, under the usual conditions unless others are named."""
+    return _only(table, {**USUAL, **asked}, column)
+
+
+def _only(table: pd.DataFrame, asked: Mapping[str, str], column: str) -> pd.Series:
     """Return the one row that is asked for."""
     for name in (column, *asked):
         if name not in table:
             raise BasisBenchError(f"there is no column '{name}'")
-    for name, value in {**USUAL, **asked}.items():
+    for name, value in asked.items():
         table = table[table[name].astype(str) == value]
     if len(table) != 1:
         raise BasisBenchError(f"{len(table)} cells are so, expected one; name more or other columns")
     if pd.isna(table.iloc[0][column]):
         raise BasisBenchError("that cell has no value there")
     return table.iloc[0]
+
+
+def _moved_text(table: pd.DataFrame, asked: Mapping[str, str], column: str) -> str:
+    """Return a number of the one row of rankings or draws that is asked for."""
+    row = _only(table, asked, column)
+    if column in ("tau", "ratio"):
+        return tau_text(row) if column == "tau" else _with_commas(ratio_cell(row))
+    if pd.api.types.is_number(row[column]) and math.isinf(row[column]):
+        return "not reached"
+    return f"{row[column]:.2f}" if column in ("jaccard", "curve_spread") else _text(row, column)
 
 
 def _text(row: pd.Series, column: str) -> str:

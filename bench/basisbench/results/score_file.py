@@ -91,6 +91,32 @@ def read_scores(path: PathLike) -> tuple[CellConfig, Identities, tuple[int, ...]
     return cell, identities, tuple(layers), roles, groups
 
 
+def refuse_others(name: str, made_for: CellConfig, of: Identities, cell: CellConfig, own: Identities) -> None:
+    """Refuse scores that were made for another model, task or basis than a cell's.
+
+    Which pairs they were taken on is not held: they may be other ones of the same aligned groups.
+
+    Args:
+        name: of the method, for the message.
+        made_for: the question that the scores belong to.
+        of: digests of what they were made on.
+        cell: the question that they are used for.
+        own: digests of what that is asked of.
+
+    Raises:
+        RecordError: says what differs, and what the scores are of.
+    """
+    task, asked = (f"{each.task} version {each.task_version}" for each in (made_for, cell))
+    for what, found, expected in (
+        ("task", task, asked),
+        ("basis", made_for.basis, cell.basis),
+        ("weights of the model", of.model, own.model),
+        ("weights of the dictionary", of.dictionary, own.dictionary),
+    ):
+        if found != expected:
+            raise RecordError(f"method '{name}': its scores are of {what} {found}, the cell's is {expected}")
+
+
 def _taken(tensors: dict[str, Tensor], key: str, positions: int, layers: Sequence[int]) -> Scores:
     """Take the scores of an aligned group out of a file's tensors; KeyError or ValueError where one is wrong."""
     exact = f"{key}/layer {layers[0]}/errors" not in tensors

@@ -75,7 +75,7 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
                     score_split=score_split,
                     granularity=granularity,
                     seed=seed,
-                    attribution_pairs=suite.attribution_pairs,
+                    attribution_pairs=part.attribution_pairs,
                     evaluation_pairs=suite.evaluation_pairs,
                     attribution_draw=draw,
                     bos=suite.bos,
@@ -86,13 +86,18 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
                     layers=layers[model][bases[basis].family],
                 )
                 cells.setdefault(cell)
-    draws = {key: at for at, key in enumerate(dict.fromkeys((cell.seed, cell.attribution_draw) for cell in cells))}
+    draws = {key: at for at, key in enumerate(dict.fromkeys(map(_pairs_drawn, cells)))}
 
     def place(cell: CellConfig) -> tuple[int, ...]:
-        pairs = draws[cell.seed, cell.attribution_draw]
+        pairs = draws[_pairs_drawn(cell)]
         return suite.models.index(cell.model), suite.tasks.index(cell.task), pairs, suite.bases.index(cell.basis)
 
     return tuple(sorted(cells, key=place))
+
+
+def _pairs_drawn(cell: CellConfig) -> tuple[int, ...]:
+    """Return what tells the pairs of one task in a run apart."""
+    return cell.seed, cell.attribution_pairs, cell.attribution_draw
 
 
 def pairs_key(cell: CellConfig) -> tuple[object, ...]:
@@ -156,7 +161,15 @@ def _cell(**fields: Any) -> CellConfig:
         raise BasisBenchError(f"a cell cannot be recorded: {describe_problem(error)}") from error
 
 
-CONDITIONS = ("ablation", "error_policy", "score_reference", "score_split", "granularity", "attribution_draw")
+CONDITIONS = (
+    "ablation",
+    "error_policy",
+    "score_reference",
+    "score_split",
+    "granularity",
+    "attribution_draw",
+    "attribution_pairs",
+)
 """Fields of a cell that say how it is done, of which a suite has lists."""
 
 

@@ -70,7 +70,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class CellBlock:
-    """Cells that share a model and its pairs: task, seed, attribution draw and beginning of sequence.
+    """Cells that share a model and its pairs: task, seed, draw and number of pairs, and beginning of sequence.
 
     Attributes:
         cells: the cells, in order; never empty.
@@ -82,8 +82,12 @@ class CellBlock:
     def title(self) -> str:
         """Names the block in a progress line."""
         first = self.cells[0]
-        seed, draw = first.seed, first.attribution_draw
-        return f"{first.model} {first.task}{f' seed {seed}' if seed else ''}{f' draw {draw}' if draw else ''}"
+        words = [first.model, first.task]
+        words += [f"seed {first.seed}"] * bool(first.seed)
+        words += [f"draw {first.attribution_draw}"] * bool(first.attribution_draw)
+        pairs = first.attribution_pairs
+        words += [f"{pairs} attribution pairs"] * (pairs != first.evaluation_pairs)
+        return " ".join(words)
 
 
 def cell_blocks(cells: Sequence[CellConfig]) -> tuple[CellBlock, ...]:

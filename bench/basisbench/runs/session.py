@@ -29,10 +29,11 @@ from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import bit_sum, peak_memory, reset_peak_memory, trim_memory
 from basisbench.models.model import Model
 from basisbench.pairs.alignment import load_splits
-from basisbench.plugin_code import code_digest, is_built_in
-from basisbench.protocols import averages_pairs
+from basisbench.plugin_code import code_digest, is_built_in, method_digest
+from basisbench.protocols import averages_pairs, made_for
 from basisbench.results.record import CellConfig, Identities, PlugIn, Record
 from basisbench.results.record_fields import Cost, Dropped, Seconds, SuiteTasks
+from basisbench.results.score_file import refuse_others
 from basisbench.runs import basis_cache
 from basisbench.runs.basis_cache import CachedBasis
 from basisbench.runs.cell_record import make_record
@@ -134,7 +135,7 @@ class Session:
                 )
             weights = self._fingerprints[spec.name]
         digests: dict[PlugIn, str | None] = {"task": self.task_code, "basis": code_digest(spec)}
-        digests["method"] = None if method is None else code_digest(method)
+        digests["method"] = None if method is None else method_digest(method)
         code = {part: digest for part, digest in digests.items() if digest}
         return Identities(model=self.model.weights_hash, dictionary=weights, data=self.data_hash, code=code or None)
 
@@ -372,6 +373,10 @@ class Session:
             BasisBenchError: the method gives no score for some node, or one that is no finite number.
         """
         contexts = self._scoring(cell)
+        if (belongs := made_for(method)) is not None:
+            weights = getattr(basis, "fingerprint", self._fingerprints.get(basis.name))
+            own = Identities(model=self.model.weights_hash, dictionary=weights, data=self.data_hash)
+            refuse_others(method.name, *belongs, cell, own)
         for context, group in zip(contexts, self.groups, strict=True):
             for each in {group.attribution, context}:
                 each.start(cell.ablation, cell.score_reference, cell.error_policy, means=group.attribution)

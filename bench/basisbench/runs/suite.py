@@ -105,6 +105,7 @@ class Also(Frozen):
     granularities: Several[Granularity] | None = Field(default=None, description="instead of the suite's")
     seeds: Several[Seed] | None = Field(default=None, description="instead of the suite's")
     attribution_draws: Several[Count] | None = Field(default=None, description="instead of the suite's")
+    attribution_pairs: Several[Positive] | None = Field(default=None, description="each instead of the suite's")
 
     @property
     def lists(self) -> dict[str, tuple[Any, ...]]:
@@ -126,6 +127,9 @@ class Also(Frozen):
 
 OWN = ("tasks", "bases")
 """Fields of `also` that take some of the suite's own names."""
+
+_NUMBER = "attribution_pairs"
+"""The field of `also` that is a list there and one number in the suite itself."""
 
 
 class Expected(Frozen):
@@ -176,7 +180,7 @@ class Suite(Frozen):
         "bases cover when null",
     )
     also: tuple[Also, ...] = Field(
-        default=(), description="further cells: fields from `tasks` to here, for each entry in place of the suite's own"
+        default=(), description="further cells: lists of each entry in place of the suite's own, as told below"
     )
     bos: Bos = Field(default="auto", description="whether a beginning-of-sequence token stands in front of prompts")
     metric: Metric = Field(
@@ -245,13 +249,14 @@ class Suite(Frozen):
     @property
     def crossed(self) -> tuple[tuple[Any, ...], ...]:
         """The lists whose cross product its cells are."""
-        return tuple(getattr(self, field) for field in ("models", *Also.model_fields))
+        return tuple(getattr(self, field) for field in ("models", *Also.model_fields) if field != _NUMBER)
 
     @property
     def parts(self) -> tuple[Suite, ...]:
         """Suites of one cross product each: this one's own lists, then those of each entry of `also`."""
         own = self.model_copy(update={"also": ()})
-        return (own, *(own.model_copy(update=entry.lists) for entry in self.also))
+        lists = [(entry.lists, number) for entry in self.also for number in entry.attribution_pairs or (None,)]
+        return (own, *(own.model_copy(update=each | ({_NUMBER: number} if number else {})) for each, number in lists))
 
 
 def first_draws(count: int | None) -> tuple[int, ...] | None:

@@ -1,6 +1,6 @@
 """Plug-ins of a submission and the reports of their contract tests: what was not checked, or failed, is not submitted.
 
-1. A plug-in is a task, basis or method that does not come with BasisBench; a basis of a built-in scheme, such as a
+1. A plug-in is a task, basis or method that does not come with BasisBench; one of a built-in scheme, such as a
    dictionary in somebody's folder, runs BasisBench's own code.
 2. `basisbench submit` runs `basisbench check` on each and keeps the report (`submission.Checked`); this package loads
    no plug-in, so whoever submits is given the checker.
@@ -32,7 +32,7 @@ def plug_ins(records: Iterable[Record]) -> dict[tuple[PlugIn, str], list[Record]
     for record in records:
         for kind in _KINDS:
             name = str(getattr(record.cell, kind))
-            if (kind, name) not in known and not (kind == "basis" and name.partition(":")[0] in schemes):
+            if (kind, name) not in known and not (kind != "task" and name.partition(":")[0] in schemes):
                 found.setdefault((kind, name), []).append(record)
     return found
 
