@@ -71,7 +71,7 @@ def test_methods_are_listed_by_what_they_score(capsys: pytest.CaptureFixture[str
     nodes, edges = (part.splitlines() for part in capsys.readouterr().out.split("\n\n"))
     assert nodes[0] == "nodes of any basis (run, nodes, steer):"
     names = [line.split()[0] for line in nodes[1:]]
-    assert names == [entry.name for entry in load_registry().of("method")]
+    assert names == [*(entry.name for entry in load_registry().of("method")), "scores:FILE"]
     assert edges[0] == "edges between nodes of any basis, each node one coordinate (edges, graph):"
     assert [line.split()[0] for line in edges[1:]] == ["ig_inputs", "ixg", "path_patching", "relp"]
 

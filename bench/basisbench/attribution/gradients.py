@@ -206,7 +206,7 @@ class _Path:
             total = narrowed.metric(logits.unflatten(0, (count, -1))).sum()
         share = (self.model.layers - self.layer) / self.model.layers
         self.model.meter.forward_equivalents += 2 * len(logits) * share
-        gradients = torch.autograd.grad(total, [leaves[0], *seen.values()])
+        gradients = torch.autograd.grad(total, [get_gradient_edge(leaves[0]), *seen.values()])
         return {
             hook: gradient.detach().unflatten(0, (count, -1)).sum(0).to(self.model.device)
             for hook, gradient in zip([self.start, *seen], gradients, strict=True)

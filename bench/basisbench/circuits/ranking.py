@@ -211,9 +211,10 @@ def rank(scores: Scores, *, policy: ErrorPolicy, ties: Generator | None = None) 
         for index, values in enumerate(units)
     ]
     flat = torch.cat([row.flatten() for row in rows])
-    count = {"dtype": torch.int32}  # half of what the usual type takes, and these are the largest tensors of a cell
-    shuffled = torch.arange(len(flat), **count) if ties is None else torch.randperm(len(flat), generator=ties, **count)
-    shuffled = shuffled.to(flat.device)
+    few = torch.int32  # half of what the usual type takes, and these are the largest tensors of a cell
+    nodes = len(flat)
+    drawn = torch.arange(nodes, dtype=few) if ties is None else torch.randperm(nodes, generator=ties, dtype=few)
+    shuffled = drawn.to(flat.device)
     order = shuffled[_descending(flat[shuffled].abs_())]
     places = torch.empty(len(order), dtype=torch.int32, device=order.device)
     places[order] = torch.arange(len(order), dtype=torch.int32, device=order.device)
