@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from basisbench.errors import BasisBenchError, RecordError
 from basisbench.protocols import Basis, MethodScheme, ScoringContext
-from basisbench.results.score_file import read_scores
 from basisbench.types import WITHOUT_ERROR_NODES, Passes, Scores
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ def resolve(name: str) -> ScoresOfFile:
 
 @lru_cache(maxsize=8)
 def _read(name: str, path: Path, _changed: int, _size: int) -> ScoresOfFile:
+    from basisbench.results.score_file import read_scores
+
     cell, identities, layers, _, groups = read_scores(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return ScoresOfFile(name, (cell, identities), digest, layers, groups)
