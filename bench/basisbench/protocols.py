@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from basisbench.basis_protocols import (
     UNTOLD,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from basisbench.models.model import Model
     from basisbench.results.record import CellConfig, Identities
 
+Named = TypeVar("Named", "BasisSpec", "Method")
+
 __all__ = [
     "ORDER",
     "UNTOLD",
@@ -57,6 +59,7 @@ __all__ = [
     "Method",
     "MethodScheme",
     "PublishedBasis",
+    "Scheme",
     "ScoringContext",
     "StreamedBasis",
     "Task",
@@ -303,12 +306,12 @@ ORDER = 100
 """Place in tables and legends of what declares none: behind all that does, by name."""
 
 
-def order_of(item: BasisSpec | BasisScheme | MethodScheme | Method) -> float:
+def order_of(item: BasisSpec | Scheme[Any] | Method) -> float:
     """Return where a basis or a method stands in tables and legends: small numbers first, equal ones by name."""
     return float(getattr(item, "order", ORDER))
 
 
-def style_of(item: BasisSpec | BasisScheme | MethodScheme | Method) -> Style | None:
+def style_of(item: BasisSpec | Scheme[Any] | Method) -> Style | None:
     """Return how pictures draw a basis or a method; None lets them choose among the free styles."""
     return getattr(item, "style", None)
 
@@ -392,20 +395,20 @@ class BasisSpec:
 
 
 @dataclass(frozen=True)
-class BasisScheme:
-    """Bases that are too many to list: a name that begins with `prefix:` says which one is meant.
+class Scheme(Generic[Named]):
+    """What is too much to list: a name that begins with `prefix:` says which one is meant.
 
     Attributes:
         prefix: what comes before the first colon.
         form: how such names are built, for listings, for example "sae:RELEASE[:PATTERN]".
         summary: one line for listings.
-        resolve: makes the basis of a full name; loads no weights, may raise BasisError.
+        resolve: makes what has a full name; may raise BasisBenchError.
     """
 
     prefix: str
     form: str
     summary: str
-    resolve: Callable[[str], BasisSpec]
+    resolve: Callable[[str], Named]
 
     @property
     def name(self) -> str:
@@ -413,23 +416,9 @@ class BasisScheme:
         return self.form
 
 
-@dataclass(frozen=True)
-class MethodScheme:
-    """Methods that are too many to list: a name that begins with `prefix:` says which one is meant.
+class BasisScheme(Scheme[BasisSpec]):
+    """Bases that are named by a prefix; `resolve` loads no weights."""
 
-    Attributes:
-        prefix: what comes before the first colon.
-        form: how such names are built, for listings, for example "scores:FILE".
-        summary: one line for listings.
-        resolve: makes the method of a full name; may raise BasisBenchError.
-    """
 
-    prefix: str
-    form: str
-    summary: str
-    resolve: Callable[[str], Method]
-
-    @property
-    def name(self) -> str:
-        """How its names are built."""
-        return self.form
+class MethodScheme(Scheme[Method]):
+    """Methods that are named by a prefix, for example "scores:FILE"."""

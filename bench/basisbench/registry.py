@@ -114,10 +114,16 @@ class Registry:
         for entry in self.entries:
             if entry.kind == kind and entry.name == name:
                 return entry.item
+        if (scheme := self.scheme_of(kind, name)) is not None:
+            return scheme.resolve(name)
+        raise unknown_name(kind, name, [entry.name for entry in self.of(kind)])
+
+    def scheme_of(self, kind: Kind, name: str) -> BasisScheme | MethodScheme | None:
+        """Return the scheme that names of that kind and form belong to; None where there is none."""
         for scheme in (entry.item for entry in self.of("scheme") if _names(entry.item) == kind):
             if isinstance(scheme, BasisScheme | MethodScheme) and name.startswith(f"{scheme.prefix}:"):
-                return scheme.resolve(name)
-        raise unknown_name(kind, name, [entry.name for entry in self.of(kind)])
+                return scheme
+        return None
 
     def display(self) -> Display:
         """Return the places and styles that bases and methods declare."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from basisbench.checks.finding import Property
 from basisbench.errors import BasisBenchError
-from basisbench.protocols import Basis, BasisScheme, BasisSpec, Method, MethodScheme, Task
+from basisbench.protocols import Basis, BasisSpec, Method, Scheme, Task
 from basisbench.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _one(thing: object, model: Model) -> Iterator[Property]:
     """Tell what a thing is and check it."""
     if isinstance(thing, type):
         raise BasisBenchError(f"check: {thing.__name__} is a class; give an instance, {thing.__name__}(...)")
-    if isinstance(thing, BasisScheme | MethodScheme | ModelSpec):
+    if isinstance(thing, Scheme | ModelSpec):
         kind = "a model" if isinstance(thing, ModelSpec) else "a scheme"
         raise BasisBenchError(f"check: '{thing.name}' is {kind}; tasks, bases and methods are checked")
     if isinstance(thing, BasisSpec):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from basisbench.errors import BasisBenchError, unknown_name
-from basisbench.protocols import BasisScheme, MethodScheme
 from basisbench.registry import Kind, Registry, as_tuple, load_module
 from basisbench.types import ModelSpec
 
@@ -35,8 +34,8 @@ def find_things(name: str | None, registry: Registry, plugins: Sequence[Path]) -
     registered = [entry.item for kind in _KINDS for entry in registry.of(kind) if entry.name == name]
     if registered:
         return tuple(registered)
-    for scheme in (entry.item for entry in registry.of("scheme")):
-        if isinstance(scheme, BasisScheme | MethodScheme) and name.startswith(f"{scheme.prefix}:"):
+    for kind in _KINDS:
+        if (scheme := registry.scheme_of(kind, name)) is not None:
             return (scheme.resolve(name),)
     where, colon, attribute = name.rpartition(":")
     if not colon:

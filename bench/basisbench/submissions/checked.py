@@ -27,12 +27,11 @@ def plug_ins(records: Iterable[Record]) -> dict[tuple[PlugIn, str], list[Record]
     """Return the plug-ins that records name, by kind and name, each with its records."""
     registry = built_in()
     known = {(kind, entry.name) for kind in _KINDS for entry in registry.of(kind)}
-    schemes = {entry.item.prefix for entry in registry.of("scheme")}  # type: ignore[union-attr] # all are
     found: dict[tuple[PlugIn, str], list[Record]] = {}
     for record in records:
         for kind in _KINDS:
             name = str(getattr(record.cell, kind))
-            if (kind, name) not in known and not (kind != "task" and name.partition(":")[0] in schemes):
+            if (kind, name) not in known and registry.scheme_of(kind, name) is None:
                 found.setdefault((kind, name), []).append(record)
     return found
 

@@ -143,12 +143,11 @@ def new_bases(records: Iterable[Record]) -> set[str]:
     """Return the bases that neither come with BasisBench nor are published where everybody can load them."""
     registry = built_in()
     known = {entry.name for entry in registry.of("basis")}
-    schemes = {entry.item.prefix for entry in registry.of("scheme")}  # type: ignore[union-attr]
     return {
         record.cell.basis
         for record in records
         if record.cell.basis not in known
-        and not (record.cell.basis.partition(":")[0] in schemes and (record.sources or record.guard is None))
+        and not (registry.scheme_of("basis", record.cell.basis) and (record.sources or record.guard is None))
     }
 
 
