@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from basisbench_baselines.known.lexicon import Lexicon, build_tokenizer
+from basisbench_baselines.known.lexicon import Lexicon, build_tokenizer, llama_config
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -111,12 +111,9 @@ class Circuit:
 def save_circuit(circuit: Circuit, folder: Path) -> None:
     """Write a circuit as a checkpoint of a Llama, its tokenizer included."""
     from safetensors.torch import save_file
-    from transformers import LlamaConfig
 
-    config = LlamaConfig(
-        architectures=["LlamaForCausalLM"],
-        dtype="float32",
-        vocab_size=len(circuit.lexicon.words),
+    config = llama_config(
+        circuit.lexicon,
         hidden_size=WIDTH,
         intermediate_size=len(circuit.mlps[0].gate),
         num_hidden_layers=len(circuit.mlps),
@@ -124,10 +121,6 @@ def save_circuit(circuit: Circuit, folder: Path) -> None:
         num_key_value_heads=1,
         head_dim=HEAD,
         hidden_act="relu",
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=0,
-        tie_word_embeddings=False,
     )
     config.save_pretrained(folder)
     weights = {name: tensor.contiguous() for name, tensor in _weights(circuit).items()}

@@ -32,12 +32,12 @@ from torch.nn.functional import cross_entropy
 from basisbench.registry import built_in
 from basisbench.types import SPLITS
 from basisbench_baselines.known import ANSWER_UNITS, KIND_UNITS
-from basisbench_baselines.known.lexicon import TASK, Lexicon, build_tokenizer, read_lexicon
+from basisbench_baselines.known.lexicon import TASK, Lexicon, build_tokenizer, llama_config, read_lexicon
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaConfig, LlamaForCausalLM
 
 LAYERS, NEURONS = 3, 64
 KIND_LAYER, ANSWER_LAYER = 0, 2
@@ -47,33 +47,22 @@ _RATE, _WORDS_WEIGHT = 2e-3, 0.3
 
 def build_known_trained(folder: Path) -> None:
     """Copy the trained weights to a folder, and write configuration and tokenizer beside them."""
-    _save_around(read_lexicon(), folder / "model")
+    lexicon = read_lexicon()
+    _config(lexicon).save_pretrained(folder / "model")
+    build_tokenizer(lexicon).save_pretrained(folder / "model")
     with as_file(files(__package__) / "known-trained.safetensors") as weights:
         shutil.copy(weights, folder / "model" / "model.safetensors")
 
 
-def _save_around(lexicon: Lexicon, folder: Path) -> None:
-    _config(lexicon).save_pretrained(folder)
-    build_tokenizer(lexicon).save_pretrained(folder)
-
-
-def _config(lexicon: Lexicon) -> Any:
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        architectures=["LlamaForCausalLM"],
-        dtype="float32",
-        vocab_size=len(lexicon.words),
+def _config(lexicon: Lexicon) -> LlamaConfig:
+    return llama_config(
+        lexicon,
         hidden_size=64,
         intermediate_size=NEURONS,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
         num_key_value_heads=4,
         head_dim=16,
-        max_position_embeddings=64,
-        bos_token_id=0,
-        eos_token_id=0,
-        tie_word_embeddings=False,
     )
 
 

@@ -10,7 +10,7 @@ from basisbench.registry import built_in
 from basisbench.types import SPLITS
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 TASK = "known_kind"
 START, UNKNOWN = "<s>", "<unk>"
@@ -53,6 +53,29 @@ def read_lexicon() -> Lexicon:
             last = pair.clean[-1].text.strip()
     sorted_things = {kind: tuple(sorted(things[kind])) for kind in sorted(things)}
     return Lexicon((START, UNKNOWN, *sorted(words)), sorted_things, last)
+
+
+def llama_config(lexicon: Lexicon, **shape: int | str) -> LlamaConfig:
+    """Return the configuration of a Llama of these words.
+
+    Args:
+        lexicon: the words.
+        shape: its layers, widths, heads and activation, by the names that transformers gives them.
+    """
+    from transformers import LlamaConfig
+
+    untyped: Any = LlamaConfig
+    made: LlamaConfig = untyped(
+        architectures=["LlamaForCausalLM"],
+        dtype="float32",
+        vocab_size=len(lexicon.words),
+        max_position_embeddings=64,
+        bos_token_id=0,
+        eos_token_id=0,
+        tie_word_embeddings=False,
+        **shape,
+    )
+    return made
 
 
 def build_tokenizer(lexicon: Lexicon) -> PreTrainedTokenizerFast:
