@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.ranking import Ranking, rank
 from basisbench.errors import BasisBenchError
-from basisbench.results.overlap import chance_jaccard
+from basisbench.results.overlap import chance_jaccard, jaccard_index
 from basisbench.types import WITHOUT_ERROR_NODES, Scores
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class PlacedNodes:
         """Return the Jaccard index of this set and another of the same places, and what chance gives."""
         common = sum(int((a & b).sum()) for a, b in zip(self.tables, other.tables, strict=True))
         sizes = len(self), len(other)
-        return common / (sum(sizes) - common), chance_jaccard(*sizes, sum(own.numel() for own in self.tables))
+        return jaccard_index(*sizes, common), chance_jaccard(*sizes, sum(own.numel() for own in self.tables))
 
     @property
     def distinct(self) -> DistinctUnits:
@@ -132,8 +132,8 @@ class DistinctUnits:
 
     def overlap(self, other: DistinctUnits) -> tuple[float, float]:
         """Return the Jaccard index with other units of the same basis, and what chance gives."""
-        jaccard = len(self.units & other.units) / len(self.units | other.units)
-        return jaccard, chance_jaccard(len(self.units), len(other.units), self.total)
+        sizes = len(self.units), len(other.units)
+        return jaccard_index(*sizes, len(self.units & other.units)), chance_jaccard(*sizes, self.total)
 
 
 def _counts(own: Bool[Tensor, "place node"]) -> Int[Tensor, "place 1"]:

@@ -6,21 +6,8 @@ Declaring imports nothing heavy; what a command needs is imported when it is exe
 from __future__ import annotations
 
 COMMANDS = (
-    *(
-        "run",
-        "list",
-        "show",
-        "nodes",
-        "edges",
-        "graph",
-        "steer",
-        "swap",
-        "mediate",
-        "compare",
-        "robustness",
-        "plot",
-        "report",
-    ),
+    *("run", "list", "show", "nodes", "edges", "graph", "steer", "swap", "mediate"),
+    *("compare", "robustness", "plot", "report"),
     *("new", "check", "validate", "verify", "submit"),
     *("pin", "findings", "train", "pocket"),
 )

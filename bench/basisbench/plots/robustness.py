@@ -16,7 +16,7 @@ from basisbench.plots.look import SCREEN, add_legend, make_figure, set_frame
 from basisbench.plots.style import COLOURS, DARK, GRID, basis_styles, short_number
 from basisbench.plots.text import plain, wrapped
 from basisbench.results.display import Display, family_order, unique
-from basisbench.results.robustness import CHOICES, SUMMARY
+from basisbench.results.robustness import choice_name, over_tasks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,13 +41,13 @@ def plot_robustness(found: pd.DataFrame, display: Display) -> Figure:
         found.groupby(["model", "model_hash", "family"]), key=lambda item: (item[0][0], family_order(item[0][2]))
     )
     styles = basis_styles(unique(found[found["basis"] != ""], "basis"), display)
-    counts = [len(_over(part)) for _, part in parts]
+    counts = [len(over_tasks(part)) for _, part in parts]
     heights = [LINE * count + 0.5 for count in counts]
     figure = make_figure(WIDTH, sum(heights) + 1.5, SCREEN)
     grid = figure.subplots(len(parts), 2, squeeze=False, height_ratios=heights, width_ratios=(2, 3))
     for (key, part), (left, right) in zip(parts, grid, strict=True):
-        over = _over(part)
-        names = [f"{_choice(row)}: {row['value']}" for _, row in over.iterrows()]
+        over = over_tasks(part)
+        names = [f"{choice_name(row['choice'])}: {row['value']}" for _, row in over.iterrows()]
         _taus(left, over)
         _ratios(right, over, part[part["basis"] != ""], styles)
         for axes in (left, right):
@@ -88,15 +88,6 @@ def plot_robustness(found: pd.DataFrame, display: Display) -> Figure:
     )
     figure.suptitle(plain("\n".join(wrapped(heading, WIDTH))), fontsize=11)
     return figure
-
-
-def _over(part: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of changes over all tasks."""
-    return part[(part["task"] == "") & (part["basis"] == "")]
-
-
-def _choice(row: pd.Series) -> str:
-    return "ranked by" if row["choice"] == SUMMARY else CHOICES[str(row["choice"])]
 
 
 def _taus(axes: Axes, over: pd.DataFrame) -> None:

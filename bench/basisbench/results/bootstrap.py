@@ -51,6 +51,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
 
 def few_clusters(clusters: Mapping[str, Sequence[int]]) -> str:
     """Return the factor that has the fewest levels, if these are too few to resample; "" where none has too few.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence, Set
 from itertools import combinations
 from typing import TypeAlias
@@ -14,6 +13,7 @@ from basisbench.results.columns import Column
 from basisbench.results.conditions import CONDITIONS
 from basisbench.results.display import Display
 from basisbench.results.frame import frame_of, summarise
+from basisbench.results.overlap import jaccard_index
 from basisbench.results.record import Record
 
 Node: TypeAlias = "tuple[object, ...]"
@@ -30,8 +30,7 @@ def named_nodes(record: Record) -> frozenset[Node]:
 
 def jaccard(first: Set[Node], second: Set[Node]) -> float:
     """Return the share of the nodes of either that are of both; NaN where there are none."""
-    either = len(first | second)
-    return len(first & second) / either if either else math.nan
+    return jaccard_index(len(first), len(second), len(first & second))
 
 
 def draw_spread(records: Sequence[Record], display: Display) -> pd.DataFrame:

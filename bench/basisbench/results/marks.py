@@ -70,4 +70,4 @@ class _Column:
         left, right = a.rows[self._name], b.rows[self._name]
         both = np.isposinf(left) & np.isposinf(right)
         number = estimate_rows(np.where(both, 0.0, left - np.where(both, 0.0, right)))
-        return number.low > 0 or number.high < 0
+        return number.excludes_zero

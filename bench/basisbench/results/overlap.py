@@ -38,13 +38,18 @@ class Overlap:
     @property
     def jaccard(self) -> float:
         """Common ones over all that either circuit has, from 0 to 1; NaN of two empty circuits."""
-        either = sum(self.sizes) - self.common
-        return self.common / either if either else math.nan
+        return jaccard_index(*self.sizes, self.common)
 
     @property
     def chance(self) -> float:
         """Expected Jaccard index of two sets of these sizes, drawn at random; NaN where `total` is unknown."""
         return math.nan if self.total is None else chance_jaccard(*self.sizes, self.total)
+
+
+def jaccard_index(first: int, second: int, common: int) -> float:
+    """Return the share of what two sets of these sizes have in common of all that either has; NaN of empty ones."""
+    either = first + second - common
+    return common / either if either else math.nan
 
 
 def chance_jaccard(first: int, second: int, total: int) -> float:

@@ -63,6 +63,17 @@ SUMMARIES = ("nodes_to_90", "bits_to_80", "settled_to_80", "area_faithfulness")
 SUMMARY = "summary"
 """The choice that is a summary."""
 
+
+def choice_name(choice: str) -> str:
+    """Return what a choice is called in tables and pictures."""
+    return "ranked by" if choice == SUMMARY else CHOICES[choice]
+
+
+def over_tasks(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of changes over all tasks, of what `robustness` returned."""
+    return found[(found["task"] == "") & (found["basis"] == "")]
+
+
 _FIXED = [name for name in CONDITIONS if name not in CHOICES]
 
 
@@ -82,7 +93,7 @@ class _Ranking:
         """Return which of two bases has the smaller value (-1: the first, 0: neither), and whether beyond doubt."""
         a, b = self.rows[first], self.rows[second]
         found = difference_of_rows(a, b, self.bounds[first], self.bounds[second])
-        return int(a[0] > b[0]) - int(a[0] < b[0]), found.low > 0 or found.high < 0
+        return int(a[0] > b[0]) - int(a[0] < b[0]), found.excludes_zero
 
     @property
     def best(self) -> set[int]:

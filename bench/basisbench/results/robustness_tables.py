@@ -10,7 +10,7 @@ import pandas as pd
 from basisbench.results.compare import inert
 from basisbench.results.controls import short_text
 from basisbench.results.display import Display, family_order, unique
-from basisbench.results.robustness import CHOICES, MEASURE, SUMMARY
+from basisbench.results.robustness import MEASURE, choice_name, over_tasks
 from basisbench.results.tables import Entry, Table, interval_text, number_text
 
 NOTES = (
@@ -35,7 +35,7 @@ def robustness_tables(found: pd.DataFrame, spread: pd.DataFrame, display: Displa
     tables: list[Table] = []
     for key, part in sorted(found.groupby(list(_WHAT)), key=lambda item: (item[0][0], family_order(item[0][2]))):
         model, _, family, conditions = map(str, key)
-        over, moved = part[(part["task"] == "") & (part["basis"] == "")], part[part["basis"] != ""]
+        over, moved = over_tasks(part), part[part["basis"] != ""]
         title = (
             f"Ranking of bases of the family {family}, {model}; one choice changed at a time\nReference: {conditions}"
         )
@@ -64,7 +64,7 @@ def _rankings(over: pd.DataFrame, tasks: pd.DataFrame, title: str) -> Table:
             "-" if math.isnan(row["jaccard"]) else f"{row['jaccard']:.2f}",
         )
         mark = " !" if row["other_examples"] else ""
-        rows.append(tuple(map(Entry, (_choice(row), f"{row['value']}{mark}", *texts))))
+        rows.append(tuple(map(Entry, (choice_name(row["choice"]), f"{row['value']}{mark}", *texts))))
     header = (
         "choice", "changed to", "tasks", "bases", "tau [95%]", "least", "best\nstays", "pairs\nturn",
         "beyond\ndoubt", "best\n20",
@@ -79,19 +79,13 @@ def tau_text(row: pd.Series) -> str:
     return f"{row['tau']:.2f} [{row['tau_low']:.2f}, {row['tau_high']:.2f}]"
 
 
-def _choice(row: pd.Series) -> str:
-    if row["choice"] == SUMMARY:
-        return "ranked by"
-    return CHOICES[str(row["choice"])]
-
-
 def _numbers(moved: pd.DataFrame, title: str, display: Display) -> Table:
     bases = sorted(unique(moved, "basis"), key=display.basis_order)
     rows = []
-    for (_, value), cells in moved.groupby(["choice", "value"], sort=False):
+    for (choice, value), cells in moved.groupby(["choice", "value"], sort=False):
         own = {str(row["basis"]): row for _, row in cells.iterrows()}
         texts = [ratio_cell(own[name]) if name in own else "-" for name in bases]
-        rows.append(tuple(map(Entry, (_choice(cells.iloc[0]), str(value), *texts))))
+        rows.append(tuple(map(Entry, (choice_name(str(choice)), str(value), *texts))))
     return Table(title, ("choice", "changed to", *bases), tuple(rows))
 
 
@@ -109,7 +103,7 @@ def _turns(tasks: pd.DataFrame) -> tuple[tuple[Entry, ...], ...]:
     places: dict[tuple[str, str], list[str]] = {}
     for _, row in tasks.iterrows():
         for pair in filter(None, str(row["turns"]).split("; ")):
-            places.setdefault((f"{_choice(row)} {row['value']}", pair), []).append(str(row["task"]))
+            places.setdefault((f"{choice_name(row['choice'])} {row['value']}", pair), []).append(str(row["task"]))
     return tuple((Entry(what), Entry(pair), Entry(", ".join(names))) for (what, pair), names in places.items())
 
 
