@@ -33,9 +33,9 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print how rankings move, and write and draw it where asked."""
-    from basisbench.errors import unknown_name
     from basisbench.plots.save import refuse_name, save_figure
     from basisbench.registry import load_registry
+    from basisbench.results.compare import refuse_absent
     from basisbench.results.draw_spread import draw_spread
     from basisbench.results.frame import read_results
     from basisbench.results.record import write_whole
@@ -46,10 +46,7 @@ def execute(options: argparse.Namespace) -> None:
     refuse_name(options.plot, "--plot")
     records = read_results(options.results)
     for column, names in (("task", options.task), ("basis", options.basis)):
-        known = sorted({str(getattr(record.cell, column)) for record in records})
-        for name in names:
-            if name not in known:
-                raise unknown_name(f"{column} of these results", name, known)
+        refuse_absent(column, names, sorted({str(getattr(record.cell, column)) for record in records}))
         records = [record for record in records if not names or getattr(record.cell, column) in names]
     display = load_registry(options.plugin).display()
     found = robustness(records, display, method=options.method)

@@ -14,7 +14,7 @@ have a score: censored, not missing.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pandas as pd
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -155,6 +155,22 @@ def render_text(
     return "\n\n".join([*blocks, "\n".join(notes)]) + "\n"
 
 
+def refuse_absent(column: str, names: Sequence[str], known: Collection[str]) -> None:
+    """Refuse names that results do not have.
+
+    Args:
+        column: what is named, for example "task".
+        names: the names.
+        known: those that results have.
+
+    Raises:
+        BasisBenchError: no result has one of them.
+    """
+    for name in names:
+        if name not in known:
+            raise unknown_name(f"{column} of these results", name, known)
+
+
 def select(rows: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> pd.DataFrame:
     """Return the rows of some tasks and methods; medians are then over these tasks, which no suite fixes.
 
@@ -167,9 +183,7 @@ def select(rows: pd.DataFrame, tasks: Sequence[str], methods: Sequence[str]) -> 
         BasisBenchError: no result has a task or method of that name.
     """
     for column, names in (("task", tasks), ("method", methods)):
-        for name in names:
-            if name not in set(rows[column]):
-                raise unknown_name(f"{column} of these results", name, unique(rows, column))
+        refuse_absent(column, names, unique(rows, column))
         rows = rows[rows[column].isin(names)] if names else rows
     if tasks:
         rows = rows.assign(suite="", suite_tasks=TASK_SEPARATOR.join(sorted(set(tasks))))
