@@ -44,6 +44,15 @@ def test_only_what_does_not_come_with_basisbench_is_a_plug_in() -> None:
     assert plug_ins([*records, synthetic_record(examples=6)]).keys() == {("method", "mine"), ("task", "theirs")}
 
 
+def test_a_scheme_names_things_of_its_own_kind_alone() -> None:
+    def found(**names: str) -> set[tuple[str, str]]:
+        return set(plug_ins([with_cell(synthetic_record(examples=6), **names)]))
+
+    assert not found(method="scores:peer.safetensors")
+    assert found(method="sae:a/b") == {("method", "sae:a/b")}
+    assert found(basis="scores:a/b") == {("basis", "scores:a/b")}
+
+
 def test_the_report_is_kept_and_validate_wants_it(tmp_path: Path) -> None:
     folder = make_submission(tmp_path, [of_a_plug_in(method=CODE)], checker_code=CODE)
     (report,) = read_submission(folder).checks
