@@ -105,12 +105,12 @@ def test_prompts_are_those_on_which_the_unit_is_largest(pairs: Session) -> None:
 def test_the_range_is_that_of_the_scores_on_each_draw(pairs: Session) -> None:
     scores = bb.score(pairs, "mlp_out", "ixg")
     found = bb.describe_nodes(pairs, scores, 5, draws=3)
-    others = [bb.score(pairs.redrawn(draw), "mlp_out", "ixg") for draw in (1, 2)]
+    drawn = [(session, bb.score(session, "mlp_out", "ixg")) for session in map(pairs.redrawn, (1, 2))]
     wanted = places(scores.roles)
     for node in found.nodes:
         row = next(at for at, place in enumerate(wanted) if (place.role, place.token) == (node.role, node.token))
         values = []
-        for each, session in [(scores, pairs), *zip(others, (pairs.redrawn(1), pairs.redrawn(2)), strict=True)]:
+        for session, each in [(pairs, scores), *drawn]:
             counts = {group.attribution.pairs.group: len(group.attribution.pairs) for group in session.groups}
             values.append(float(merge(each.groups, counts, wanted).units[node.layer][row, node.unit]))
         assert (node.low, node.high) == pytest.approx((min(values), max(values)), rel=1e-4)

@@ -113,7 +113,7 @@ def test_a_release_on_the_model_that_it_was_trained_on_is_silent(name: str, capl
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("hub")
+@pytest.mark.usefixtures("hub", "undrawn")
 def test_a_tuned_variant_is_told_once_and_runs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ def run(model: str, bases: list[str], out: Path) -> dict[str, Record]:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:constrained_layout not applied")  # long names leave little room in pictures
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("model", "neurons", "names"),
     [

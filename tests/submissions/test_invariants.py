@@ -16,7 +16,7 @@ SUITE = """
 name: every-setting
 summary: settings that the rules depend on
 models: [pocket-llama]
-tasks: [ioi]
+tasks: [sva_simple]
 bases: [mlp_act, transcoder, clt]
 methods: [relp]
 ablations: [{ablation}]

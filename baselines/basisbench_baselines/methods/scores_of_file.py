@@ -81,19 +81,18 @@ def resolve(name: str) -> ScoresOfFile:
     """
     path = Path(name.partition(":")[2])
     try:
-        status = path.stat()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecordError(f"method '{name}': {path} cannot be read: {reason}; give scores:FILE") from error
-    return _read(name, path.resolve(), status.st_mtime_ns, status.st_size)
+    return _read(name, path.resolve(), digest)
 
 
 @lru_cache(maxsize=8)
-def _read(name: str, path: Path, _changed: int, _size: int) -> ScoresOfFile:
+def _read(name: str, path: Path, digest: str) -> ScoresOfFile:
     from basisbench.results.score_file import read_scores
 
     cell, identities, layers, _, groups = read_scores(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return ScoresOfFile(name, (cell, identities), digest, layers, groups)
 
 

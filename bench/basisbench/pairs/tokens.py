@@ -80,12 +80,12 @@ def collect(
     front = _Front.of(tokenizer, bos, task_name)
     pairs = list(candidates)
     prompts = [(pair.clean_text, pair.counterfactual_text) for pair in pairs]
-    tokens = _tokenize(tokenizer, [text for both in prompts for text in both])
+    tokens = _encode(tokenizer, (text for both in prompts for text in both))
     dropped: Counter[str] = Counter()
     # For each clean prompt the candidates that use it, in order: the first that survives is taken.
     waiting: dict[tuple[int, ...], list[_Prompts]] = {}
     for index, pair in enumerate(pairs):
-        clean, counterfactual = tokens[2 * index], tokens[2 * index + 1]
+        clean, counterfactual = (tokens[text] for text in prompts[index])
         counts = _segment_counts(pair.clean, clean.ends)
         own, other_own = front.own(clean.ids), front.own(counterfactual.ids)
         # Some tokenizers have one token for the unknown and for the beginning.
@@ -188,9 +188,9 @@ def _continuations(tokenizer: Any, entries: Sequence[_Prompts]) -> Iterator[list
         [prompt + word for prompt in (entry.pair.clean_text, entry.pair.counterfactual_text) for word in _words(entry)]
         for entry in entries
     ]
-    encoded = iter(tokenizer([text for row in texts for text in row], add_special_tokens=False)["input_ids"])
+    encoded = _encode(tokenizer, [text for row in texts for text in row])
     for row in texts:
-        yield [tuple(next(encoded)) for _ in row]
+        yield [encoded[text].ids for text in row]
 
 
 def _words(entry: _Prompts) -> tuple[str, ...]:
@@ -277,14 +277,23 @@ class _Tokens:
     ends: tuple[int, ...]
 
 
-def _tokenize(tokenizer: Any, texts: Sequence[str]) -> list[_Tokens]:
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True)
-    return [
-        _Tokens(tuple(ids), tuple(end for _, end in offsets))
-        for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
+def _encode(tokenizer: Any, texts: Iterable[str]) -> dict[str, _Tokens]:
+    """Return the tokens of each text; a text that stands there several times, as many do, is tokenised once."""
+    unique = list(dict.fromkeys(texts))
+    if not unique:
+        return {}
+    # Masks and types would take longer to list than the tokens take to find.
+    encoded = tokenizer(
+        unique,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    return {
+        text: _Tokens(tuple(ids), tuple(end for _, end in offsets))
+        for text, ids, offsets in zip(unique, encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    }
 
 
 def _single_token(prompt: tuple[int, ...], continued: tuple[int, ...]) -> int | None:

@@ -310,7 +310,7 @@ def test_shipped_cross_layer_transcoder_measures_again_as_the_card_says(
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(PROVIDES[0].path).eval()
-    held_out = encode_documents(tokenizer, corpus.documents(0, "held_out"), 200, QUIET)
+    held_out = encode_documents(tokenizer, corpus.documents(0, "held_out"), 100, QUIET)
     sites = cross_layer_sites(4)
     ids = held_out.rows(np.array([0]), pad=0)[0]
     with torch.no_grad():
@@ -318,7 +318,7 @@ def test_shipped_cross_layer_transcoder_measures_again_as_the_card_says(
     by_site: dict[DictionarySite, Any] = rebuilders(sites, shipped)
     for site, found in dictionary_statistics(model, by_site, held_out, QUIET).items():
         stored = card_sites[site.name]
-        # The card measures more documents; these are its first 200.
+        # The card measures more documents; these are its first 100.
         assert found.l0 == pytest.approx(stored["l0"], rel=0.03), site.name
         assert found.fvu == pytest.approx(stored["fraction_of_variance_unexplained"], rel=0.15), site.name
         assert found.recovered == pytest.approx(stored["loss_recovered_from_zero"], abs=0.01), site.name
