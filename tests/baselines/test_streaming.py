@@ -230,7 +230,7 @@ from basisbench.models.load import load_model
 from basisbench.results.record import CellConfig
 from basisbench.registry import load_registry
 
-ROOM = 700 * 2**20
+ROOM = 500 * 2**20
 basis = sys.argv[1]
 registry = load_registry()
 method, spec = registry.get("method", "ixg"), registry.get("basis", basis)
@@ -256,12 +256,12 @@ for limit in (size * 1024 + ROOM, usual[0]):
     print(json.dumps([record.model_dump(mode="json"), built[0].streams, loaded, record.cost.peak_memory_bytes]))
 """
 
-WIDTH, WIDE_UNITS = 128, 98_304
+WIDTH, WIDE_UNITS = 128, 65_536
 
 
 @pytest.fixture(scope="module")
 def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write dictionaries of 96 MiB a layer whose first units are those of the pocket model's, the others silent."""
+    """Write dictionaries of 64 MiB a layer whose first units are those of the pocket model's, the others silent."""
     import sae_lens
 
     folder = tmp_path_factory.mktemp("wide")
@@ -282,7 +282,7 @@ def wide_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
 def test_a_process_under_a_limit_streams_and_ends_with_the_same_record(wide_folder: Path) -> None:
-    """384 MiB of dictionaries and room for fewer: no option says that it must stream, it finds out."""
+    """256 MiB of dictionaries and room for fewer: no option says that it must stream, it finds out."""
     roots = [str(Path(__file__).parents[1]), *sys.path]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, f"sae:{wide_folder}"],
