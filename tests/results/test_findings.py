@@ -156,7 +156,14 @@ def test_the_command_tells_what_differs_and_writes_it(folder: Path, capsys: pyte
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["FINDINGS.md", "pocket-controls/README.md", "pocket-robust/README.md", "smollm2-dictionaries/README.md"]
+    "name",
+    [
+        "FINDINGS.md",
+        "pocket-controls/README.md",
+        "pocket-robust/README.md",
+        "smollm2-dictionaries/README.md",
+        "gemma-3-270m/README.md",
+    ],
 )
 def test_the_numbers_of_the_findings_are_those_of_the_records(name: str) -> None:
     file = RESULTS / name
