@@ -128,6 +128,8 @@ def contradiction(content: Any, random: Random) -> Mutation:
         (("clusters",), {}),
         (("curve", "all_units"), None),
     ]
+    ranked = any(group["error_nodes"] for group in groups)
+    changes.append((("error_share",), random.choice([0.0, 1.5, -0.5]) if ranked else 0.5))  # a top node is an error
     if content["guard"] is not None:
         changes += [
             (("guard", "slope"), random.choice([None, [1.0] * 3])),
@@ -266,6 +268,8 @@ def free_value(content: Any, random: Random) -> Mutation:
         changes.append((("endpoints", "gate_empty", example), random.uniform(-900, 900)))
     if content["endpoints"]["family_empty"] is not None:
         changes.append((("endpoints", "family_empty"), random.uniform(-900, 900)))
+    if any(group["error_nodes"] for group in content["groups"]):
+        changes.append((("error_share",), random.choice([None, random.uniform(0.001, 1)])))
     if content["guard"] is not None:
         changes.append((("guard", "slope", 1), random.uniform(-2, 2)))
         changes.append((("guard", "loss_recovered"), random.choice([None, random.uniform(-2, 1)])))

@@ -125,6 +125,7 @@ def rich_record(
             {"size": 20, "draws": (1.5, 2.5, 0.5)},
             {"size": max(totals), "draws": (float(np.mean(circuit[sizes[-1]])),) * 3},
         ),
+        "error_share": 0.31415 if ranked else None,
         "suite": {"name": "everything", "tasks": ("sva_simple", "ioi")},
         "top_nodes": tuple(
             {

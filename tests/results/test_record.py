@@ -203,6 +203,7 @@ def test_any_single_damage_is_refused_naming_its_place(
         "suite",
         "training",
         "weights_file",
+        "error_share",
     }
     # Without them a record can be read; `validate` asks for them.
     optional |= {"gate_empty", "family_empty", "scored_nodes", "area_end", "all_units", "loss_recovered", "coordinate"}

@@ -52,6 +52,15 @@ class Ranking:
         """Number of nodes with a score other than zero; those behind them come in a random order."""
         return int(self.scores.count_nonzero())
 
+    @property
+    def error_share(self) -> float | None:
+        """Sum of |score| over error nodes, over that of all nodes; None where no node has a score."""
+        import torch
+
+        sizes = self.scores.to("cpu", torch.float64).abs()
+        total = float(sizes.sum())
+        return float(sizes[self._error_places.to("cpu", torch.int64)].sum()) / total if total else None
+
     def mask(self, sizes: Sequence[int], complement: Sequence[bool]) -> CircuitMask:
         """Return which nodes several circuits keep, or their complements.
 

@@ -39,7 +39,17 @@ from basisbench.results.record_fields import (
     WeightsFile,
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
-from basisbench.results.schema import LARGEST, Count, Frozen, Hash, Name, Positive, VersionTwo, describe_problem
+from basisbench.results.schema import (
+    LARGEST,
+    Count,
+    Frozen,
+    Hash,
+    Name,
+    NotNegative,
+    Positive,
+    VersionTwo,
+    describe_problem,
+)
 from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, Metric, ScoreReference, Split
 from basisbench.version import __version__
 
@@ -67,7 +77,7 @@ _SCHEMA_1: Mapping[str, object] = {**BEFORE, "error_policy": "node", "sizes": "1
 """What a record of schema 1 means by a field of its cell that it leaves out."""
 
 _SINCE_SCHEMA_2 = (
-    ("", {"clusters", "control", "suite", "training", "weights_file"}),
+    ("", {"clusters", "control", "error_share", "suite", "training", "weights_file"}),
     ("cell", BEFORE.keys() - {"layers"}),
     ("groups", {"tokens", "scored_nodes"}),
     ("counts", {"area_end"}),
@@ -79,6 +89,7 @@ _SINCE_SCHEMA_2 = (
 """Part of a record to its fields that schema 1 does not have."""
 
 PlugIn = Literal["task", "basis", "method"]
+Share = Annotated[NotNegative, Field(le=1)]
 
 
 class CellConfig(Frozen):
@@ -199,6 +210,12 @@ class Record(Frozen):
         description="random halves of the complement ablated; empty when the suite does not ask for it",
     )
     guard: Guard | None = Field(description="fit of the dictionary on the task's prompts; null for neurons")
+    error_share: Share | None = Field(
+        default=None,
+        description="share of attribution in errors: sum of |score| over error nodes, over that of all nodes; mean "
+        "over groups weighted by evaluation pairs. Null where no errors are ranked or no node has a score, and in "
+        "records from before it was measured",
+    )
     control: bool = Field(
         default=False, description="the basis declares itself a control: it may fit badly, and gets no best mark"
     )
@@ -268,6 +285,8 @@ def _contradictions(record: Record) -> Iterator[str]:
     if draws != wanted:
         asked = "cell.subset_sizes and cell.subset_draws ask for"
         yield f"subset_checks: size and number of draws are {draws}, but {asked} {wanted}"
+    if record.error_share is not None and not any(group.error_nodes for group in groups):
+        yield f"error_share: {record.error_share:g} given, but none of groups[] has error_nodes"
     if record.guard is not None:
         for name in ("fvu", "l0", "slope"):
             numbers = getattr(record.guard, name)

@@ -121,6 +121,7 @@ def make_record(
         guard=None
         if fit is None
         else Guard(fvu=fit.fvu, l0=fit.l0, slope=fit.slope, loss_recovered=fit.loss_recovered),
+        error_share=pooled_error_share(rankings, weights),
         control=control,
         suite=suite,
         top_nodes=_top_nodes(cell, basis, groups, rankings),
@@ -208,6 +209,23 @@ def pooled_curve(
         complement=tuple(None if row is None else next(complements) for row in curves[0].complement),
         kl=None if divergence is None else tuple(divergence),
     )
+
+
+def pooled_error_share(rankings: Sequence[Ranking], weights: Sequence[int]) -> float | None:
+    """Return the share of attribution in errors over groups, weighted by evaluation pairs.
+
+    Args:
+        rankings: of each group; one in which no node has a score says nothing.
+        weights: evaluation pairs of each group.
+
+    Returns:
+        None where no errors are ranked, and where no group says anything.
+    """
+    if not any(ranking.error_nodes for ranking in rankings):
+        return None
+    shares = [(ranking.error_share, weight) for ranking, weight in zip(rankings, weights, strict=True)]
+    known = [(share, weight) for share, weight in shares if share is not None]
+    return sum(share * weight for share, weight in known) / sum(weight for _, weight in known) if known else None
 
 
 def pooled_subset_checks(curves: Sequence[GroupCurve], sizes: Sequence[int]) -> tuple[SubsetCheck, ...]:

@@ -271,6 +271,8 @@ def _violations_of_top_nodes(record: Record) -> Iterator[str]:
             problem = (
                 f"score {node.score:g} after {record.top_nodes[index - 1].score:g}: expected the largest |score| first"
             )
+        if problem is None and node.unit == "error" and node.score and record.error_share == 0:
+            problem = "unit is an error with a score, but error_share is 0"
         if problem is not None:
             yield f"top_nodes[{index}]: {problem}"
             return
