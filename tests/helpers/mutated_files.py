@@ -128,6 +128,7 @@ DEFAULTS = {
     "sizes": "1-2-5, bisected",
     "kl": False,
     "layers": None,
+    "subset_blocks": 0,
 }
 """What the fields of a cell that may be left out say then."""
 

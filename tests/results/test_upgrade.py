@@ -93,6 +93,7 @@ def test_old_and_new_records_are_never_mixed() -> None:
         ("cell", "bos", "always"),
         ("cell", "metric", "logit"),
         ("cell", "ties", "order"),
+        ("cell", "subset_blocks", 0),
         ("groups", "scored_nodes", 5),
         ("groups", "tokens", []),
         ("counts", "area_end", 100),

@@ -206,8 +206,8 @@ def summarise(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> pd.D
         - `units_to_80`: distinct (layer, unit) of all groups together in the circuit of `nodes_to_80`; NaN where that
           is not reached, and in records of schema 1.
         - `faithfulness_all`: faithfulness of the circuit of all nodes, 1 but where errors are always ablated.
-        - `halves_size`, `halves_draws`, `halves_median`, `halves_worst`: what random halves of the complement do to the
-          circuit (`halves.halves_columns`).
+        - `halves_size`, `halves_draws`, `halves_median`, `halves_worst`, `halves_lowest`, `halves_highest`: what halves
+          of the complement do to the circuit, random ones and adversarial ones (`halves.halves_columns`).
         - `degenerate`: F(M) equals F(0), and every statistic is NaN.
         - `draws`: the statistics in every resample (`columns.Draws`), for best marks and medians; not written to files.
         - `seconds_load`, `seconds_gradients`, `seconds_scoring`, `seconds_curve`, and their sum `seconds`. Work that

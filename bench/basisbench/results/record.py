@@ -70,6 +70,7 @@ BEFORE: Mapping[str, object] = {
     "bos": "always",
     "metric": "logit",
     "ties": "order",
+    "subset_blocks": 0,
 }
 """What the fields of a cell that came later say of a record that is older than they are."""
 
@@ -84,6 +85,7 @@ _SINCE_SCHEMA_2 = (
     ("endpoints", {"gate_empty", "family_empty"}),
     ("curve", {"all_units"}),
     ("guard", {"slope", "loss_recovered"}),
+    ("subset_checks", {"adversarial"}),
     ("top_nodes", {"coordinate"}),
 )
 """Part of a record to its fields that schema 1 does not have."""
@@ -154,6 +156,11 @@ class CellConfig(Frozen):
         default=(), description="circuit sizes at which random halves of the complement are ablated"
     )
     subset_draws: Count = Field(default=0, description="random halves at each of these sizes")
+    subset_blocks: Count = Field(
+        default=0,
+        description="blocks of the complement over which its adversarial halves at each of these sizes are searched "
+        "for; 0 where they are not",
+    )
     layers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
         default=None,
         description="layers that the family is restricted to, because some basis of the run covers no others; null for "
@@ -280,6 +287,10 @@ def _contradictions(record: Record) -> Iterator[str]:
         for index, row in enumerate(rows):
             if row is not None and len(row) != found:
                 yield f"curve: {name}[{index}] has {len(row)} values, but endpoints.full has {found}"
+    for index, check in enumerate(record.subset_checks):
+        if (check.adversarial is None) != (cell.subset_blocks == 0):
+            given = "null" if check.adversarial is None else "given"
+            yield f"subset_checks[{index}]: adversarial is {given}, but cell.subset_blocks is {cell.subset_blocks}"
     draws = [(check.size, len(check.draws)) for check in record.subset_checks]
     wanted = [(size, cell.subset_draws) for size in cell.subset_sizes]
     if draws != wanted:

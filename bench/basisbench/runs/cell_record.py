@@ -229,11 +229,14 @@ def pooled_error_share(rankings: Sequence[Ranking], weights: Sequence[int]) -> f
 
 
 def pooled_subset_checks(curves: Sequence[GroupCurve], sizes: Sequence[int]) -> tuple[SubsetCheck, ...]:
-    """Pool the random halves of all groups: for each size and draw, the mean metric over all examples."""
+    """Pool the halves of all groups: for each size and half, the mean metric over all examples."""
+
+    def means(parts: Sequence[Sequence[Sequence[float]]]) -> tuple[float, ...]:
+        return tuple(mean_of([value for part in half for value in part]) for half in zip(*parts, strict=True))
+
     checks = []
     for index, size in enumerate(sizes):
-        draws = zip(*(curve.halves[index] for curve in curves), strict=True)
-        checks.append(
-            SubsetCheck(size=size, draws=tuple(mean_of([value for part in draw for value in part]) for draw in draws))
-        )
+        draws = means([curve.halves[index] for curve in curves])
+        searched = means([curve.adversarial[index] for curve in curves]) if curves[0].adversarial else None
+        checks.append(SubsetCheck(size=size, draws=draws, adversarial=searched))
     return tuple(checks)

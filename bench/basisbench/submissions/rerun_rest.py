@@ -68,6 +68,13 @@ def other_problems(
         deviation = apart(check.draws, repeated.draws, unit)
         if deviation.max() > tolerance.mean:
             yield f"subset_checks: size {check.size} deviates by {deviation.max():.2g}, more than {tolerance.mean:g}"
+        # Near ties decide which blocks are taken in, and where blocks are cut.
+        searched = apart(check.adversarial or (), repeated.adversarial or (), unit)
+        if searched.max(initial=0.0) > tolerance.tied_mean:
+            yield (
+                f"subset_checks: adversarial halves of size {check.size} deviate by {searched.max():.2g}, more than "
+                f"{tolerance.tied_mean:g}"
+            )
     if recorded.error_share is not None:  # null in records from before it was measured
         share = math.nan if found.error_share is None else found.error_share
         if not abs(recorded.error_share - share) <= tolerance.score:
