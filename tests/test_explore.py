@@ -79,6 +79,9 @@ def test_the_values_are_those_of_the_record(
     assert scores.identities == record.identities
     best = sorted(scores.circuit(20).nodes, key=lambda node: -abs(node.score))[:20]
     assert [node.score for node in best] == pytest.approx([node.score for node in record.top_nodes], rel=1e-4)
+    share = scores.error_share(pairs)
+    assert share == (None if record.error_share is None else pytest.approx(record.error_share, rel=1e-4))
+    assert (share is None) == (basis == "mlp_act" or errors in ("keep", "ablate"))
     # A coordinate of the error is told where it is a node of its own.
     for node in scores.circuit(2000).nodes:
         assert (node.coordinate is None) == (node.unit != "error" or errors == "node")
@@ -108,6 +111,13 @@ def test_faithfulness_and_completeness_are_those_of_the_frame(pairs: Session, ru
     found = bb.score(pairs, "mlp_act", "relp").circuit(100).evaluate(pairs)
     assert found.faithfulness == pytest.approx(frame.loc[100, "faithfulness"], abs=1e-4)
     assert found.completeness == pytest.approx(frame.loc[100, "completeness"], abs=1e-4)
+
+
+def test_the_share_of_errors_is_refused_for_other_pairs(pairs: Session) -> None:
+    scores = bb.score(pairs, "sae_mlp_out", "relp")
+    others = bb.load_pairs("sva_simple", pairs.model, attribution=4, evaluation=4)
+    with pytest.raises(bb.BasisBenchError, match=r"^scores of other pairs: give those that they were taken on$"):
+        scores.error_share(others)
 
 
 def test_scores_move_nodes_to_where_they_are_asked_to(pairs: Session) -> None:

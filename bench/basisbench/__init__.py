@@ -9,6 +9,7 @@ The Python interface:
 - `to_dataset(path)` gives the rows of `load_results` as a Hugging Face dataset.
 - `load_model`, `load_pairs` and `score` do what a run does, step by step: `NodeScores`, `Circuit`, `Evaluation`.
 - `agreement_with_truth(scores)` says how high the true nodes stand, on a model whose circuit is known: `Agreement`.
+- `halves(scores, pairs, k)` says whether a circuit hits its target by cancellation: `Halves`.
 - `describe_nodes` says of a circuit's nodes what they read, write and do: `CircuitNodes`.
 - `edges(circuit, pairs)` scores the edges between the nodes of a circuit, and measures circuits of edges.
 - `steer(pairs, basis, nodes)` moves nodes by doses, with controls: `Steering`.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
     from basisbench.explore_edges import edges
     from basisbench.explore_graph import graph
+    from basisbench.explore_halves import halves
     from basisbench.explore_mediate import mediate
     from basisbench.explore_steer import steer
     from basisbench.explore_swap import swap
@@ -52,6 +54,7 @@ __all__ = [
     "describe_nodes",
     "edges",
     "graph",
+    "halves",
     "load_model",
     "load_pairs",
     "load_results",
@@ -77,6 +80,7 @@ __getattr__, __dir__ = lazy_names(
         "NodeScores": "explore",
         "edges": "explore_edges",
         "graph": "explore_graph",
+        "halves": "explore_halves",
         "load_model": "explore",
         "load_pairs": "explore",
         "load_results": "results.frame",

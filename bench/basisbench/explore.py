@@ -32,6 +32,7 @@ from basisbench.results.record import CellConfig, Identities, write_whole
 from basisbench.results.record_fields import TopNode
 from basisbench.results.schema import Frozen, Positive, VersionOne, describe_problem
 from basisbench.results.score_file import read_scores, write_scores
+from basisbench.runs.cell_record import pooled_error_share
 from basisbench.runs.cells import shared_layers
 from basisbench.runs.model_names import find_model
 from basisbench.runs.plugin_failure import check_widths
@@ -227,6 +228,26 @@ class NodeScores:
             for name, coordinate in [node_name(unit, self.cell.error_policy)]
         ]
         return Circuit(schema_version=1, cell=self.cell, identities=self.identities, k=int(k), nodes=tuple(nodes))
+
+    def error_share(self, pairs: Session) -> float | None:
+        """Return the share of attribution in errors, as a record has it: over groups, weighted by evaluation pairs.
+
+        Args:
+            pairs: what `load_pairs` returned, the pairs of these scores.
+
+        Returns:
+            Sum of |score| over error nodes, over that of all nodes; None where no errors are ranked (an exact basis,
+            the policies `keep` and `ablate`), and where no node has a score.
+
+        Raises:
+            BasisBenchError: the pairs are others.
+        """
+        hold("pairs", pairs, isinstance(pairs, Session), "what load_pairs returns")
+        if pairs.data_hash != self.identities.data:
+            raise BasisBenchError("scores of other pairs: give those that they were taken on")
+        counts = [group.evaluation.pair_count for group in pairs.groups]
+        keys = [group.evaluation.group for group in pairs.groups]
+        return pooled_error_share([rank(self.groups[key], policy=self.cell.error_policy) for key in keys], counts)
 
     def save(self, path: PathLike) -> None:
         """Write the scores as safetensors: `GROUP/layer N/units` (pos, unit), `GROUP/layer N/errors` (pos, error)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from basisbench.circuits.circuit import Reference
+from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError
 from basisbench.protocols import Method
 from basisbench.runs.plugin_failure import check_scores, check_widths
@@ -175,6 +176,9 @@ def test_a_dictionary_that_explains_nothing_has_the_write_site_s_scores(architec
                 assert float(units.abs().max()) < 1e-12
             assert float(neuron.abs().max()) > 1e-3
             torch.testing.assert_close(error, neuron, rtol=0, atol=1e-12)
+        if method.name != "magnitude":
+            assert rank(found, policy="coordinates").error_share == pytest.approx(1, abs=1e-9)
+        assert rank(expected, policy="coordinates").error_share == 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
+from basisbench.runs.cell_record import pooled_error_share
 from basisbench.types import ErrorPolicy, Scores
 from helpers import oracle
 
@@ -85,6 +86,10 @@ def test_a_circuit_is_the_k_best_nodes_and_its_complement_the_others(scores: Sco
         assert ranking.error_count(size) == sum(isinstance(unit, str) for _, _, unit in order[:size])
         units = {(site, unit) for site, _, unit in order[:size] if isinstance(unit, int)}
         assert ranking.distinct_units(size) == len(units)
+    sizes_of_scores = {node: abs(score) for node, score in mapping.items()}
+    total = sum(sizes_of_scores.values())
+    in_errors = sum(size for (_, _, unit), size in sizes_of_scores.items() if isinstance(unit, str))
+    assert ranking.error_share == (pytest.approx(in_errors / total) if total else None)
     assert ranking.error_nodes == sum(isinstance(unit, str) for _, _, unit in order)
     assert ranking.scored_nodes == sum(mapping[node] != 0 for node in order)
     assert all(mapping[node] == 0 for node in order[ranking.scored_nodes :])
@@ -105,6 +110,20 @@ def test_the_top_nodes_are_listed_in_order_with_their_signed_scores(
         for site, position, unit in oracle.ranked(mapping, list(mapping))[:count]
     ]
     assert rank(scores, policy=policy).top(count) == expected
+
+
+def test_the_share_of_attribution_in_errors_by_hand() -> None:
+    """Two groups, of 1 and 3 evaluation pairs: 3 of 8 and 1 of 2; a group without any score says nothing."""
+    one = Scores((torch.tensor([[1.0, -4.0]]),), (torch.tensor([[-2.0, 1.0]]),))
+    other = Scores((torch.tensor([[-0.5, 0.0]]),), (torch.tensor([[0.5, 0.0]]),))
+    silent = Scores((torch.zeros(1, 2),), (torch.zeros(1, 2),))
+    ranked = [rank(scores, policy="coordinates") for scores in (one, other, silent)]
+    assert [ranking.error_share for ranking in ranked] == [0.375, 0.5, None]
+    assert pooled_error_share(ranked, [1, 3, 7]) == pytest.approx((0.375 + 3 * 0.5) / 4)
+    assert pooled_error_share(ranked[2:], [7]) is None
+    assert pooled_error_share([rank(one, policy="keep")], [1]) is None
+    exact = rank(Scores(one.units, None), policy="coordinates")
+    assert (exact.error_share, pooled_error_share([exact], [1])) == (0.0, None)
 
 
 def test_without_a_generator_ties_come_by_layer_position_unit_error() -> None:

@@ -226,9 +226,11 @@ def test_run_leaves_records_tables_and_pictures(
     arguments = ["run", "--model", "tiny-llama", "--plugin", str(plugin_with(tiny_llama)), "--jobs", "1"]
     arguments += ["--task", "sva_simple", "--task", "sva_rc", "--basis", "mlp_act", "--basis", "attn_out"]
     arguments += ["--method", "ixg", "--examples", "4", "--out", str(out)]
+    arguments += ["--halves", "2,5", "--adversarial-halves", "4"]
     assert main(arguments) == 0
     first = capsys.readouterr()
     assert "cells: 4 finished" in first.out
+    assert "F, adversarial" in first.out
     assert "[2/2] tiny-llama sva_rc: 2 finished in " in first.err
     assert "\r" not in first.err, "no bar when the output is not a terminal"
     assert len(list((out / "records").iterdir())) == 4

@@ -29,6 +29,8 @@ BIG = "9" * 30
         ["run", "--seed", "-" + BIG],
         ["run", "--seed", "9" * 5000],
         ["show", "ioi", "--seed", BIG],
+        ["run", "--halves", "20," + BIG],
+        ["run", "--halves", "20", "--adversarial-halves", BIG],
     ],
 )
 def test_numbers_that_no_record_holds_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

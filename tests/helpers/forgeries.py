@@ -186,6 +186,10 @@ def halves(content: Content, _all: object) -> None:
     content["subset_checks"][0]["draws"][0] += 0.5
 
 
+def adversarial(content: Content, _all: object) -> None:
+    content["subset_checks"][0]["adversarial"][1] += 0.5
+
+
 FORGERIES: dict[tuple[str, str], tuple[Forge, str]] = {
     ("mlp_act", "ixg"): (full, "endpoints.full: 1 of 12 values deviate by more than 0.001"),
     ("mlp_act", "magnitude"): (empty, "endpoints.empty: 12 of 12 values deviate"),
@@ -213,6 +217,7 @@ FORGERIES: dict[tuple[str, str], tuple[Forge, str]] = {
 MORE: dict[tuple[str, str], tuple[Forge, str]] = {
     ("mlp_act", "ixg"): (older, "made by BasisBench 0.2.9, re-run by "),
     ("mlp_act", "magnitude"): (scores, "top_nodes: a score deviates by "),
+    ("mlp_out", "relp"): (adversarial, "subset_checks: adversarial halves of size 20 deviate by "),
     ("mlp_act", "random"): (clusters, "clusters: differs from the re-run's"),
     ("sae_mlp_out", "relp"): (scored, "groups[0].scored_nodes: "),
     ("sae_mlp_out", "random"): (calibrated, "guard.slope: deviates by more than 0.1%"),

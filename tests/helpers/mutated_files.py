@@ -99,7 +99,7 @@ def dumped(content: Any) -> bytes:
 # --- what the definitions say of a leaf ---
 
 MAPPINGS = ("dropped.attribution", "dropped.evaluation", "environment.packages", "sources", "clusters")
-OPTIONAL_FREE = ("sources", "curve.kl", "subset_checks", "control", "suite", "guard.loss_recovered")
+OPTIONAL_FREE = ("sources", "curve.kl", "subset_checks", "control", "suite", "guard.loss_recovered", "error_share")
 """Keys with a default that no id depends on."""
 
 OPTIONAL_NULL = (
@@ -128,6 +128,7 @@ DEFAULTS = {
     "sizes": "1-2-5, bisected",
     "kl": False,
     "layers": None,
+    "subset_blocks": 0,
 }
 """What the fields of a cell that may be left out say then."""
 

@@ -88,6 +88,9 @@ def checked_number(content: Any, random: Random) -> Mutation:
     if content["subset_checks"]:
         changes += [
             (("subset_checks", 1, "draws", random.randrange(3)), moved),
+            (("subset_checks", 1, "adversarial", 1), abs(moved)),
+            (("subset_checks", 1, "adversarial", 0), -abs(moved)),
+            (("subset_checks", 0, "adversarial", 0), 1000.0),  # the lower one stands first
             (("subset_checks", 0, "size"), step),
         ]
     error = next((index for index, node in enumerate(content["top_nodes"]) if node["coordinate"] is not None), None)
@@ -127,7 +130,10 @@ def contradiction(content: Any, random: Random) -> Mutation:
         (("counts", "area_end"), None),
         (("clusters",), {}),
         (("curve", "all_units"), None),
+        (("subset_checks", 1, "adversarial"), None),
     ]
+    ranked = any(group["error_nodes"] for group in groups)
+    changes.append((("error_share",), random.choice([0.0, 1.5, -0.5]) if ranked else 0.5))  # a top node is an error
     if content["guard"] is not None:
         changes += [
             (("guard", "slope"), random.choice([None, [1.0] * 3])),
@@ -250,6 +256,7 @@ def free_value(content: Any, random: Random) -> Mutation:
         changes.append((("curve", "kl", row), random.uniform(0, 30)))
     if content["subset_checks"]:
         changes.append((("subset_checks", 0, "draws", 1), random.uniform(-30, 30)))
+        changes.append((("subset_checks", 0, "adversarial"), sorted(random.uniform(-30, 30) for _ in range(2))))
     if content["guard"] is not None:
         changes.append((("guard", "fvu", 0), random.uniform(0, 2)))
         changes.append((("guard", "l0", 0), random.uniform(0, 1000)))
@@ -266,6 +273,8 @@ def free_value(content: Any, random: Random) -> Mutation:
         changes.append((("endpoints", "gate_empty", example), random.uniform(-900, 900)))
     if content["endpoints"]["family_empty"] is not None:
         changes.append((("endpoints", "family_empty"), random.uniform(-900, 900)))
+    if any(group["error_nodes"] for group in content["groups"]):
+        changes.append((("error_share",), random.choice([None, random.uniform(0.001, 1)])))
     if content["guard"] is not None:
         changes.append((("guard", "slope", 1), random.uniform(-2, 2)))
         changes.append((("guard", "loss_recovered"), random.choice([None, random.uniform(-2, 1)])))

@@ -80,7 +80,7 @@ def wrong_type(content: Any, random: Random) -> Mutation:
     elif old is None:
         choices = [True, 1.5, {"a": 1}]
     value = random.choice(choices)
-    if pattern(path) == "guard.loss_recovered" and value is None:
+    if pattern(path) in ("guard.loss_recovered", "error_share") and value is None:
         return Mutation(dumped(replaced(content, path, value)), ACCEPT, content=replaced(content, path, value))
     if pattern(path) == "created" and not isinstance(value, str):
         value = {}  # a number counts as seconds

@@ -100,8 +100,9 @@ def rich_record(
     errors = [[count * part for count, part in zip(counts, share, strict=True)] for counts in kept]
     features = [[count - error for count, error in zip(*rows, strict=True)] for rows in zip(kept, errors, strict=True)]
     units = [[min(count, depth * width) for count in counts] for counts in features]
+    whole = float(np.mean(circuit[sizes[-1]]))
     content |= {
-        "cell": {**content["cell"], "kl": kl, "subset_sizes": (20, max(totals)), "subset_draws": 3},
+        "cell": {**content["cell"], "kl": kl, "subset_sizes": (20, max(totals)), "subset_draws": 3, "subset_blocks": 4},
         "groups": groups,
         "counts": {
             "nodes_mean": pooled([float(total) for total in totals]),
@@ -122,9 +123,10 @@ def rich_record(
             "kl": tuple(3.0 / (1 + size) ** 1.2 for size in sizes) if kl else None,
         },
         "subset_checks": (
-            {"size": 20, "draws": (1.5, 2.5, 0.5)},
-            {"size": max(totals), "draws": (float(np.mean(circuit[sizes[-1]])),) * 3},
+            {"size": 20, "draws": (1.5, 2.5, 0.5), "adversarial": (-0.5, 4.5)},
+            {"size": max(totals), "draws": (whole,) * 3, "adversarial": (whole, whole)},
         ),
+        "error_share": 0.31415 if ranked else None,
         "suite": {"name": "everything", "tasks": ("sva_simple", "ioi")},
         "top_nodes": tuple(
             {

@@ -24,5 +24,6 @@ CONTENT: dict[str, Any] = {
     "kl": True,
     "subset_sizes": [5],
     "subset_draws": 2,
+    "subset_blocks": 4,
 }
 """Every list of one suite, and its numbers."""

@@ -191,7 +191,7 @@ def test_any_single_damage_is_refused_naming_its_place(
 ) -> None:
     """Whatever is damaged, the message names the damaged field or the part of the record that it contradicts."""
     optional = {"ablation", "error_policy", "granularity", "seed", "ranking", "sizes", "kl"}
-    optional |= {"subset_sizes", "subset_draws", "layers", "sources", "empty_at", "code"}
+    optional |= {"subset_sizes", "subset_draws", "subset_blocks", "layers", "sources", "empty_at", "code"}
     optional |= {
         "score_reference",
         "score_split",
@@ -203,6 +203,7 @@ def test_any_single_damage_is_refused_naming_its_place(
         "suite",
         "training",
         "weights_file",
+        "error_share",
     }
     # Without them a record can be read; `validate` asks for them.
     optional |= {"gate_empty", "family_empty", "scored_nodes", "area_end", "all_units", "loss_recovered", "coordinate"}
@@ -243,6 +244,7 @@ def test_ids_follow_every_field_of_question_and_things() -> None:
         "kl": True,
         "subset_sizes": (5,),
         "subset_draws": 3,
+        "subset_blocks": 50,
         "layers": (0, 1),
         "score_reference": "counterfactual",
         "score_split": "evaluation",

@@ -84,6 +84,7 @@ def test_old_and_new_records_are_never_mixed() -> None:
     [
         ("", "clusters", {}),
         ("", "control", False),
+        ("", "error_share", 0.5),
         ("", "suite", None),
         ("cell", "score_reference", "ablation"),
         ("cell", "score_reference", "counterfactual"),
@@ -92,6 +93,7 @@ def test_old_and_new_records_are_never_mixed() -> None:
         ("cell", "bos", "always"),
         ("cell", "metric", "logit"),
         ("cell", "ties", "order"),
+        ("cell", "subset_blocks", 0),
         ("groups", "scored_nodes", 5),
         ("groups", "tokens", []),
         ("counts", "area_end", 100),

@@ -35,7 +35,7 @@ CROSS: list[dict[str, Any]] = [
     {"bases": ["mlp_act", "sae_mlp_out"], "methods": ["ixg"], "ablations": ["zero"], "kl": True},
     {
         "bases": ["sae_attn_out", "attn_out"], "methods": ["random"], "error_policies": ["node", "keep", "ablate"],
-        "subset_sizes": [5, 20], "subset_draws": 3,
+        "subset_sizes": [5, 20], "subset_draws": 3, "subset_blocks": 6,
     },
     {"bases": ["resid", "sae_resid"], "methods": ["relp"], "granularities": ["unit"]},
 ]  # fmt: skip

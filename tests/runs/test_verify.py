@@ -40,11 +40,11 @@ METHODS = ("ixg", "relp", "magnitude", "random")
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder: every basis and method above, and one cell with divergence and random halves."""
+    """A results folder: every basis and method above, and one cell with divergence and halves of complements."""
     folder = tmp_path_factory.mktemp("honest")
     run(folder, bases=BASES, methods=METHODS)
     run(folder, bases=["mlp_out"], methods=["ixg", "magnitude"])
-    run(folder, bases=["mlp_out"], methods=["relp"], kl=True, subset_sizes=(20,), subset_draws=3)
+    run(folder, bases=["mlp_out"], methods=["relp"], kl=True, subset_sizes=(20,), subset_draws=3, subset_blocks=6)
     return folder
 
 

@@ -27,6 +27,7 @@ evaluation_pairs: 8
 kl: {kl}
 subset_sizes: [5, 1000000]
 subset_draws: 2
+subset_blocks: 4
 """
 
 

@@ -12,7 +12,7 @@ from basisbench.results.columns import normalised
 from basisbench.results.metrics import STATISTICS
 from basisbench.results.record import Record
 from basisbench.submissions.rerun_agreement import compare_records
-from helpers.synthetic_records import synthetic_record
+from helpers.synthetic_records import changed, synthetic_record
 from helpers.verifications import FLOAT32
 
 TABLES = ("nodes_to_80", "nodes_to_90", "settled_to_80", "settled_to_90")
@@ -165,6 +165,8 @@ def test_a_size_that_was_not_run_again_is_taken_from_the_record() -> None:
             "best marks: the record says 'passed', ",
         ),
         (lambda content: content["guard"].update(loss_recovered=0.9), "guard.loss_recovered: deviates"),
+        (lambda content: content.update(error_share=0.32), "error_share: 0.3, the re-run has 0.32"),
+        (lambda content: content.update(error_share=None), "error_share: 0.3, the re-run has nan"),
         (lambda content: content.update(control=True), "control: differs from the re-run's"),
         (lambda content: content["clusters"].update(noun=(0,) * 100), "clusters: differs from the re-run's"),
         (lambda content: content["counts"].update(area_end=10**6), "counts: differs from the re-run's"),
@@ -177,13 +179,20 @@ def test_a_size_that_was_not_run_again_is_taken_from_the_record() -> None:
     ],
 )
 def test_what_marks_and_intervals_hang_on_is_compared(change: Any, expected: str) -> None:
-    recorded = synthetic_record("ioi", "transcoder", examples=100)
+    recorded = changed(synthetic_record("ioi", "transcoder", examples=100), record={"error_share": 0.3})
     content = recorded.model_dump()
     content["groups"] = [dict(group) for group in content["groups"]]
     change(content)
     content["curve"]["all_units"] = content["curve"]["all_units"][: len(content["curve"]["sizes"])]
     found = problems(recorded, Record.model_validate(content))
     assert any(text.startswith(expected) for text in found), found
+
+
+def test_a_record_from_before_the_share_of_errors_was_measured_is_no_other_one() -> None:
+    before = synthetic_record("ioi", "transcoder", examples=100)
+    again = changed(before, record={"error_share": 0.3})
+    assert (before.id, problems(before, again)) == (again.id, ())
+    assert problems(again, changed(before, record={"error_share": 0.305})) == ()
 
 
 def test_synthetic_records_are_bisected_as_real_ones() -> None:

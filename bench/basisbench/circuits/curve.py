@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from basisbench.circuits.adversarial import adversarial_halves
 from basisbench.circuits.evaluate import evaluate
 from basisbench.results import bisection
 from basisbench.results.bisection import faithfulness_of
@@ -36,6 +37,8 @@ class GroupCurve:
         divergence: KL(full model || circuit) in nats per pair at each size; None unless the cell asks for it.
         halves: for each of the cell's subset sizes, metric with a random half of the complement ablated;
             rows are draws.
+        adversarial: for each of them, metric with the halves live that a search found to lower and to raise it most;
+            empty unless the cell asks for it.
     """
 
     full: list[float]
@@ -47,6 +50,7 @@ class GroupCurve:
     units: list[int]
     divergence: list[list[float]] | None
     halves: list[list[list[float]]]
+    adversarial: list[list[list[float]]]
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,7 @@ class GroupMeasurement:
             if cell.kl
             else None,
             halves=[self._halves(size) for size in cell.subset_sizes],
+            adversarial=[self._adversarial(size) for size in cell.subset_sizes] if cell.subset_blocks else [],
         )
 
     def _halves(self, size: int) -> list[list[float]]:
@@ -150,6 +155,12 @@ class GroupMeasurement:
         mask = self._ranking.mask_with_random_halves(size, self._cell.subset_draws, generator)
         values = evaluate(self._group, self._basis, self._cell.ablation, mask.circuits, len(mask)).metric
         halves: list[list[float]] = values.tolist()
+        return halves
+
+    def _adversarial(self, size: int) -> list[list[float]]:
+        cell = self._cell
+        found = adversarial_halves(self._group, self._basis, cell.ablation, self._ranking, size, cell.subset_blocks)
+        halves: list[list[float]] = found.tolist()
         return halves
 
 

@@ -6,7 +6,7 @@ score is zero among them, come in a seeded random order: by layer and position t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -52,6 +52,15 @@ class Ranking:
         """Number of nodes with a score other than zero; those behind them come in a random order."""
         return int(self.scores.count_nonzero())
 
+    @property
+    def error_share(self) -> float | None:
+        """Sum of |score| over error nodes, over that of all nodes; None where no node has a score."""
+        import torch
+
+        sizes = self.scores.to("cpu", torch.float64).abs()
+        total = float(sizes.sum())
+        return float(sizes[self._error_places.to("cpu", torch.int64)].sum()) / total if total else None
+
     def mask(self, sizes: Sequence[int], complement: Sequence[bool]) -> CircuitMask:
         """Return which nodes several circuits keep, or their complements.
 
@@ -69,11 +78,22 @@ class Ranking:
             shape = (-1,) + (1,) * places.ndim
             return (places < size.view(shape)) ^ flip.view(shape)
 
+        return self.keeping(kept, len(sizes))
+
+    def keeping(
+        self, kept: Callable[[Int[Tensor, "pos unit"]], Bool[Tensor, "circuit pos unit"]], circuits: int
+    ) -> CircuitMask:
+        """Return circuits of which is known at which places they keep a node.
+
+        Args:
+            kept: gives for places of the ranking which of them each circuit keeps.
+            circuits: how many circuits there are.
+        """
         units = tuple(kept(places) for places in self.units)
         if self.errors is not None:
             errors = tuple(kept(places) for places in self.errors)
         else:
-            errors = tuple(self._unranked_errors(len(sizes)) for _ in self.units)
+            errors = tuple(self._unranked_errors(circuits) for _ in self.units)
         return CircuitMask(units, errors, self.policy == "rotated")
 
     def mask_with_random_halves(self, size: int, draws: int, generator: Generator) -> CircuitMask:
@@ -91,11 +111,7 @@ class Ranking:
         for row in live:
             row[size + torch.randperm(rest, generator=generator)[: rest - rest // 2]] = False
         live = live.to(self.units[0].device)
-        units = tuple(live[:, places.long()] for places in self.units)
-        if self.errors is not None:
-            errors = tuple(live[:, places.long()] for places in self.errors)
-            return CircuitMask(units, errors, self.policy == "rotated")
-        return CircuitMask(units, tuple(self._unranked_errors(draws) for _ in self.units))
+        return self.keeping(lambda places: live[:, places.long()], draws)
 
     def _unranked_errors(self, circuits: int) -> Bool[Tensor, "circuit 1 1"]:
         import torch

@@ -15,6 +15,7 @@ from basisbench.commands.options import (
     add_pairs,
     add_plugin,
     positive,
+    sizes,
     terminal_width,
 )
 from basisbench.errors import refuse_file
@@ -40,7 +41,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--response", metavar="TASK", required=True, help="the task that responds to the same users")
     add_basis(parser)
     parser.add_argument("--method", metavar="METHOD", default="relp", help="what ranks nodes (default: relp)")
-    parser.add_argument("--sizes", metavar="K,K", type=_sizes, default=(10, 30, 100, 300), help=(
+    parser.add_argument("--sizes", metavar="K,K", type=sizes, default=(10, 30, 100, 300), help=(
         "nodes per aligned group (default: 10,30,100,300)"
     ))  # fmt: skip
     parser.add_argument("--at", choices=["after", "cue", "header"], default="after", help=(
@@ -63,10 +64,6 @@ def add(commands: Commands) -> None:
         "write mediation.json, mediation.csv and, where there are shares, mediation.png into a folder"
     ))  # fmt: skip
     add_plugin(parser)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(positive(part) for part in text.split(","))
 
 
 def execute(options: argparse.Namespace) -> None:

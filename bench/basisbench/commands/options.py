@@ -100,6 +100,11 @@ def positive(text: str) -> int:
     return _whole(text, 1, 10**6)
 
 
+def sizes(text: str) -> tuple[int, ...]:
+    """Parse circuit sizes such as `20,100`."""
+    return tuple(positive(part) for part in text.split(","))
+
+
 def seed(text: str) -> int:
     """Parse a seed: a whole number that a record can hold."""
     return _whole(text, -(2**53), 2**53)

@@ -7,11 +7,23 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from basisbench.commands.options import Commands, absolute, add_command, add_plugin, positive, seed, terminal_width
+from basisbench.commands.options import (
+    Commands,
+    absolute,
+    add_command,
+    add_plugin,
+    positive,
+    seed,
+    sizes,
+    terminal_width,
+)
 from basisbench.types import SPLITS, Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference
 
 if TYPE_CHECKING:
     from basisbench.results.display import Display
+
+BLOCKS = 50
+"""Over how many blocks of nodes adversarial halves are searched for where no number is given."""
 
 _HELP = """\
 Run a suite: every combination of its models, tasks, bases, methods and settings is a cell.
@@ -86,6 +98,14 @@ def add(commands: Commands) -> None:
     what.add_argument("--draws", metavar="N", type=positive, help=(
         "run N draws of attribution pairs, each with means and rankings of its own, on the same evaluation pairs"
     ))  # fmt: skip
+    what.add_argument("--halves", metavar="SIZES", type=sizes, help=(
+        "ablate random halves of what circuits of these sizes leave out, such as 20,100: do they hit their target by "
+        "cancellation?"
+    ))  # fmt: skip
+    what.add_argument("--adversarial-halves", metavar="BLOCKS", type=positive, nargs="?", const=BLOCKS, help=(
+        f"with --halves: search for the halves that move a circuit furthest too, over so many blocks (default: "
+        f"{BLOCKS}, which take 352 passes a circuit)"
+    ))  # fmt: skip
     how = parser.add_argument_group("how to run it")
     how.add_argument("--out", metavar="DIR", type=Path, default=Path("results/local"), help=(
         "results folder (default: results/local)"
@@ -149,6 +169,8 @@ def execute(options: argparse.Namespace) -> None:
             "metric": options.metric,
             "seeds": None if options.seed is None else (options.seed,),
             "attribution_draws": first_draws(options.draws),
+            "subset_sizes": options.halves,
+            "subset_blocks": options.adversarial_halves,
             "attribution_pairs": options.examples,
             "evaluation_pairs": options.examples,
         },

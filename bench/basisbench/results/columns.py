@@ -147,6 +147,7 @@ def statistic_columns(record: Record) -> dict[str, Column]:
         columns |= {name: number.value, f"{name}_low": number.low, f"{name}_high": number.high}
     curve = record.curve
     units = dict(zip(curve.sizes, curve.all_units or (), strict=False))
+    columns["faithfulness_all"] = float(cell.faithfulness[0][-1])
     columns["units_to_80"] = float(units.get(rows["nodes_to_80"][0], np.nan))
     columns |= halves_columns(record, float(rows["nodes_to_80"][0]))
     identities = record.identities
@@ -186,4 +187,5 @@ def fit_columns(record: Record) -> dict[str, Column]:
         "l0_mean": missing if guard is None else float(np.mean(guard.l0)),
         "slope_min": missing if guard is None or guard.slope is None else min(guard.slope),
         "loss_recovered": missing if recovered is None else recovered,
+        "error_share": missing if record.error_share is None else record.error_share,
     }

@@ -33,7 +33,8 @@ from basisbench.results.medians import SHARED, median_table
 from basisbench.results.metrics import METRICS, STATISTICS
 from basisbench.results.metrics import paired_difference as paired_difference_of_cells
 from basisbench.results.record import Record
-from basisbench.results.tables import detail_table, full_table, markdown_lines, plain_text, wrapped
+from basisbench.results.tables import Table, detail_table, full_table, markdown_lines, plain_text, wrapped
+from basisbench.results.unexplained import unexplained_tables, with_ceiling
 
 BY_NAME = Display()
 """The order of names, where none is declared."""
@@ -97,12 +98,14 @@ def compare_table(summary: pd.DataFrame) -> pd.DataFrame:
           false everywhere when that is all of them, and for cells with a reason in `no_mark`.
         - `nodes_to_80_node`, `nodes_to_80_node_low`, `nodes_to_80_node_high`: `nodes_to_80` of the same basis with its
           whole error as one node (error policy `node`); its own for a basis without errors, NaN where there is no cell.
+        - `ceiling`: faithfulness of all features of the same dictionary with every error ablated (error policy
+          `ablate`); NaN for a basis without errors, and where there is no cell.
 
     Raises:
         RecordError: two cells would stand for the same row of a table.
     """
     split_conditions(summary)
-    return beside_node(mark_best(join_policies(summary), BEST_WITHIN), ["task", "task_version"])
+    return with_ceiling(beside_node(mark_best(join_policies(summary), BEST_WITHIN), ["task", "task_version"]))
 
 
 def beside_node(table: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -143,7 +146,7 @@ def render_text(
         shown = part[part["method"] == chosen]
         if len(shown):
             tables.append(detail_table(shown, f"Each task under {chosen}", display))
-        tables += [*control_tables(part, chosen), *halves_tables(part, chosen)]
+        tables += _further_tables(part, chosen)
         blocks.append(wrapped(title, width))
         blocks += [_no_medians(part)] if medians.empty else []
         blocks += [plain_text(table, width) for table in tables]
@@ -208,8 +211,7 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
             full_table(group, f"{task} (version {version}), family {family}", display)
             for (task, version, family), group in groups
         ]
-        first = display.first_method(part)
-        tables += [*control_tables(part, first), *halves_tables(part, first)]
+        tables += _further_tables(part, display.first_method(part))
         for table in tables:
             lines += [f"### {table.title}", "", *markdown_lines(table), ""]
         if reasons := unfit_lines(part):
@@ -220,6 +222,11 @@ def render_markdown(summary: pd.DataFrame, display: Display = BY_NAME) -> str:
     for metric in METRICS.values():
         lines.append(f"- **{metric.title}** ({metric.unit}, {metric.direction} is better): {metric.meaning}.")
     return "\n".join(lines) + "\n"
+
+
+def _further_tables(part: pd.DataFrame, method: str) -> list[Table]:
+    """Return what stands beside bases under one method: controls, random halves, what dictionaries leave out."""
+    return [*control_tables(part, method), *halves_tables(part, method), *unexplained_tables(part, method)]
 
 
 def _no_medians(part: pd.DataFrame) -> str:

@@ -205,8 +205,9 @@ def summarise(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> pd.D
           reached by nodes that have a score.
         - `units_to_80`: distinct (layer, unit) of all groups together in the circuit of `nodes_to_80`; NaN where that
           is not reached, and in records of schema 1.
-        - `halves_size`, `halves_draws`, `halves_median`, `halves_worst`: what random halves of the complement do to the
-          circuit (`halves.halves_columns`).
+        - `faithfulness_all`: faithfulness of the circuit of all nodes, 1 but where errors are always ablated.
+        - `halves_size`, `halves_draws`, `halves_median`, `halves_worst`, `halves_lowest`, `halves_highest`: what halves
+          of the complement do to the circuit, random ones and adversarial ones (`halves.halves_columns`).
         - `degenerate`: F(M) equals F(0), and every statistic is NaN.
         - `draws`: the statistics in every resample (`columns.Draws`), for best marks and medians; not written to files.
         - `seconds_load`, `seconds_gradients`, `seconds_scoring`, `seconds_curve`, and their sum `seconds`. Work that
@@ -217,6 +218,7 @@ def summarise(results: PathLike | Sequence[PathLike] | Sequence[Record]) -> pd.D
         - `fvu_mean`, `fvu_max`, `l0_mean`, `slope_min`, `loss_recovered`: fit of the dictionary on the task's prompts:
           fraction of variance unexplained (mean and largest over layers), active units per position, smallest
           calibration slope of a layer, loss recovered; NaN for neurons, and where it was not measured.
+        - `error_share`: share of attribution in errors; NaN where no errors are ranked, and where it was not measured.
 
     Raises:
         RecordError: no record is found, or one is malformed.

@@ -39,7 +39,17 @@ from basisbench.results.record_fields import (
     WeightsFile,
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
-from basisbench.results.schema import LARGEST, Count, Frozen, Hash, Name, Positive, VersionTwo, describe_problem
+from basisbench.results.schema import (
+    LARGEST,
+    Count,
+    Frozen,
+    Hash,
+    Name,
+    NotNegative,
+    Positive,
+    VersionTwo,
+    describe_problem,
+)
 from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, Metric, ScoreReference, Split
 from basisbench.version import __version__
 
@@ -60,6 +70,7 @@ BEFORE: Mapping[str, object] = {
     "bos": "always",
     "metric": "logit",
     "ties": "order",
+    "subset_blocks": 0,
 }
 """What the fields of a cell that came later say of a record that is older than they are."""
 
@@ -67,18 +78,20 @@ _SCHEMA_1: Mapping[str, object] = {**BEFORE, "error_policy": "node", "sizes": "1
 """What a record of schema 1 means by a field of its cell that it leaves out."""
 
 _SINCE_SCHEMA_2 = (
-    ("", {"clusters", "control", "suite", "training", "weights_file"}),
+    ("", {"clusters", "control", "error_share", "suite", "training", "weights_file"}),
     ("cell", BEFORE.keys() - {"layers"}),
     ("groups", {"tokens", "scored_nodes"}),
     ("counts", {"area_end"}),
     ("endpoints", {"gate_empty", "family_empty"}),
     ("curve", {"all_units"}),
     ("guard", {"slope", "loss_recovered"}),
+    ("subset_checks", {"adversarial"}),
     ("top_nodes", {"coordinate"}),
 )
 """Part of a record to its fields that schema 1 does not have."""
 
 PlugIn = Literal["task", "basis", "method"]
+Share = Annotated[NotNegative, Field(le=1)]
 
 
 class CellConfig(Frozen):
@@ -143,6 +156,11 @@ class CellConfig(Frozen):
         default=(), description="circuit sizes at which random halves of the complement are ablated"
     )
     subset_draws: Count = Field(default=0, description="random halves at each of these sizes")
+    subset_blocks: Count = Field(
+        default=0,
+        description="blocks of the complement over which its adversarial halves at each of these sizes are searched "
+        "for; 0 where they are not",
+    )
     layers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = Field(
         default=None,
         description="layers that the family is restricted to, because some basis of the run covers no others; null for "
@@ -199,6 +217,12 @@ class Record(Frozen):
         description="random halves of the complement ablated; empty when the suite does not ask for it",
     )
     guard: Guard | None = Field(description="fit of the dictionary on the task's prompts; null for neurons")
+    error_share: Share | None = Field(
+        default=None,
+        description="share of attribution in errors: sum of |score| over error nodes, over that of all nodes; mean "
+        "over groups weighted by evaluation pairs. Null where no errors are ranked or no node has a score, and in "
+        "records from before it was measured",
+    )
     control: bool = Field(
         default=False, description="the basis declares itself a control: it may fit badly, and gets no best mark"
     )
@@ -263,11 +287,17 @@ def _contradictions(record: Record) -> Iterator[str]:
         for index, row in enumerate(rows):
             if row is not None and len(row) != found:
                 yield f"curve: {name}[{index}] has {len(row)} values, but endpoints.full has {found}"
+    for index, check in enumerate(record.subset_checks):
+        if (check.adversarial is None) != (cell.subset_blocks == 0):
+            given = "null" if check.adversarial is None else "given"
+            yield f"subset_checks[{index}]: adversarial is {given}, but cell.subset_blocks is {cell.subset_blocks}"
     draws = [(check.size, len(check.draws)) for check in record.subset_checks]
     wanted = [(size, cell.subset_draws) for size in cell.subset_sizes]
     if draws != wanted:
         asked = "cell.subset_sizes and cell.subset_draws ask for"
         yield f"subset_checks: size and number of draws are {draws}, but {asked} {wanted}"
+    if record.error_share is not None and not any(group.error_nodes for group in groups):
+        yield f"error_share: {record.error_share:g} given, but none of groups[] has error_nodes"
     if record.guard is not None:
         for name in ("fvu", "l0", "slope"):
             numbers = getattr(record.guard, name)

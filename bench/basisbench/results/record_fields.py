@@ -185,7 +185,7 @@ class Curve(Frozen):
 
 
 class SubsetCheck(Frozen):
-    """Metric when a random half of the complement is ablated, against circuits that win by cancellation.
+    """Metric when a half of the complement is ablated, against circuits that win by cancellation.
 
     A faithful circuit leaves the metric where it is, whichever half of the rest is live.
     """
@@ -194,6 +194,18 @@ class SubsetCheck(Frozen):
     draws: tuple[Rounded, ...] = Field(
         min_length=1, description="mean metric over examples, in logits, one value per random half"
     )
+    adversarial: tuple[Rounded, Rounded] | None = Field(
+        default=None,
+        description="the same with the halves live that were searched for: the lowest metric that was found, and the "
+        "highest; null where the suite does not ask for it",
+    )
+
+    @field_validator("adversarial")
+    @classmethod
+    def _lower_first(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and value[0] > value[1]:
+            raise ValueError(f"the lower one stands first, found {value[0]:g} before {value[1]:g}")
+        return value
 
 
 class Guard(Frozen):

@@ -121,6 +121,7 @@ def make_record(
         guard=None
         if fit is None
         else Guard(fvu=fit.fvu, l0=fit.l0, slope=fit.slope, loss_recovered=fit.loss_recovered),
+        error_share=pooled_error_share(rankings, weights),
         control=control,
         suite=suite,
         top_nodes=_top_nodes(cell, basis, groups, rankings),
@@ -210,12 +211,32 @@ def pooled_curve(
     )
 
 
+def pooled_error_share(rankings: Sequence[Ranking], weights: Sequence[int]) -> float | None:
+    """Return the share of attribution in errors over groups, weighted by evaluation pairs.
+
+    Args:
+        rankings: of each group; one in which no node has a score says nothing.
+        weights: evaluation pairs of each group.
+
+    Returns:
+        None where no errors are ranked, and where no group says anything.
+    """
+    if not any(ranking.error_nodes for ranking in rankings):
+        return None
+    shares = [(ranking.error_share, weight) for ranking, weight in zip(rankings, weights, strict=True)]
+    known = [(share, weight) for share, weight in shares if share is not None]
+    return sum(share * weight for share, weight in known) / sum(weight for _, weight in known) if known else None
+
+
 def pooled_subset_checks(curves: Sequence[GroupCurve], sizes: Sequence[int]) -> tuple[SubsetCheck, ...]:
-    """Pool the random halves of all groups: for each size and draw, the mean metric over all examples."""
+    """Pool the halves of all groups: for each size and half, the mean metric over all examples."""
+
+    def means(parts: Sequence[Sequence[Sequence[float]]]) -> tuple[float, ...]:
+        return tuple(mean_of([value for part in half for value in part]) for half in zip(*parts, strict=True))
+
     checks = []
     for index, size in enumerate(sizes):
-        draws = zip(*(curve.halves[index] for curve in curves), strict=True)
-        checks.append(
-            SubsetCheck(size=size, draws=tuple(mean_of([value for part in draw for value in part]) for draw in draws))
-        )
+        draws = means([curve.halves[index] for curve in curves])
+        searched = means([curve.adversarial[index] for curve in curves]) if curves[0].adversarial else None
+        checks.append(SubsetCheck(size=size, draws=draws, adversarial=searched))
     return tuple(checks)

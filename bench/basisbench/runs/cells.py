@@ -83,6 +83,7 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
                     kl=suite.kl,
                     subset_sizes=suite.subset_sizes,
                     subset_draws=suite.subset_draws if suite.subset_sizes else 0,
+                    subset_blocks=suite.subset_blocks,
                     layers=layers[model][bases[basis].family],
                 )
                 cells.setdefault(cell)

@@ -18,6 +18,7 @@ from functools import cached_property
 
 from basisbench.attribution.graph_size import graph_bytes
 from basisbench.attribution.parts import all_kept, tokens_of_a_part
+from basisbench.circuits.adversarial import search_passes
 from basisbench.models.batching import BUDGETS
 from basisbench.models.onednn import largest_bytes
 from basisbench.protocols import Method, passes_of
@@ -174,9 +175,13 @@ class Workload:
         return sharers * shared, passes.per_node * alone
 
     def _circuits(self, cell: CellConfig, group: Prompts) -> int:
-        """Return the passes of a cell over one prompt: points of its curve, and random halves of complements."""
+        """Return the passes of a cell over one prompt: points of its curve, and halves of complements."""
         points = self._points(cell, group) + (cell.ablation == "zero")  # there F(0) is the basis's own
-        return points + len(cell.subset_sizes) * cell.subset_draws
+        points += len(cell.subset_sizes) * cell.subset_draws
+        if not cell.subset_blocks:
+            return points
+        left = [max(0, self._nodes(cell, group) - size) for size in cell.subset_sizes]
+        return points + sum(search_passes(min(cell.subset_blocks, nodes)) for nodes in left)
 
     def _declared(self, method: str) -> Passes:
         return passes_of(self.methods[method]) or Passes()

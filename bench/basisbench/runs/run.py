@@ -136,6 +136,8 @@ def run(
     examples: int | None = None,
     seed: int | None = None,
     draws: int | None = None,
+    subset_sizes: Sequence[int] | None = None,
+    subset_blocks: int | None = None,
     out: PathLike = "results/local",
     device: str = "cpu",
     dtype: str | None = None,
@@ -171,6 +173,9 @@ def run(
         examples: pairs per split and task instead of the suite's.
         seed: seed instead of the suite's seeds.
         draws: how many draws of attribution pairs are run, instead of the suite's.
+        subset_sizes: circuit sizes at which random halves of the complement are ablated, instead of the suite's.
+        subset_blocks: blocks of the complement over which adversarial halves are searched for at these sizes, instead
+            of the suite's: 50, for example, and 0 for no search.
         out: results folder.
         device: device of the models, for example "cpu" or "cuda:0"; "auto" spreads a model over all GPUs.
         dtype: type of the weights, for example "bfloat16"; that of the suite or of the checkpoint when None.
@@ -207,6 +212,8 @@ def run(
             "metric": metric,
             "seeds": None if seed is None else (seed,),
             "attribution_draws": first_draws(draws),
+            "subset_sizes": subset_sizes,
+            "subset_blocks": subset_blocks,
             "attribution_pairs": examples,
             "evaluation_pairs": examples,
         },

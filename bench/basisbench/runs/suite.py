@@ -196,6 +196,9 @@ class Suite(Frozen):
     subset_draws: Annotated[Positive, Field(le=MOST_VALUES)] = Field(
         default=8, description="random halves at each of these sizes"
     )
+    subset_blocks: Annotated[Count, Field(le=MOST_VALUES)] = Field(
+        default=0, description="blocks over which adversarial halves at these sizes are searched for, 50 say; 0: none"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="type of the weights; the checkpoint's own when null. Metrics are float32 in any case"
     )
@@ -212,6 +215,15 @@ class Suite(Frozen):
     def _at_one_position(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("metric") == "logprob":
             raise ValueError("it is of one position, and logprob has several: set kl to false, or metric to logit")
+        return value
+
+    @field_validator("subset_blocks")
+    @classmethod
+    def _of_some_sizes(cls, value: int, info: ValidationInfo) -> int:
+        if value == 1:
+            raise ValueError("a half is of two blocks at least, found 1; 0 for no search")
+        if value and not info.data.get("subset_sizes", (1,)):
+            raise ValueError(f"{value} blocks, but subset_sizes names no circuit sizes")
         return value
 
     @field_validator("also")

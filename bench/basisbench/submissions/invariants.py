@@ -248,16 +248,17 @@ def _violations_of_checks(record: Record) -> Iterator[str]:
         if check.size < record.counts.nodes_max:
             continue
         mean = float(np.mean(curve.circuit[-1]))
-        for draw, value in enumerate(check.draws):
-            if abs(value - mean) > tolerance * max(1.0, abs(mean)):
+        for name, values in (("draws", check.draws), ("adversarial", check.adversarial or ())):
+            far = [draw for draw, value in enumerate(values) if abs(value - mean) > tolerance * max(1.0, abs(mean))]
+            if far:
                 yield (
-                    f"subset_checks[{index}].draws[{draw}]: found {value:g}, but nothing is left to ablate beside all "
-                    f"{check.size} nodes, whose mean is {mean:g}"
+                    f"subset_checks[{index}].{name}[{far[0]}]: found {values[far[0]]:g}, but nothing is left to ablate "
+                    f"beside all {check.size} nodes, whose mean is {mean:g}"
                 )
-                break
     for index, check in enumerate(record.subset_checks):
-        if any(abs(value) > LARGEST_LOGIT for value in check.draws):
-            yield f"subset_checks[{index}].draws: expected logits, found {max(check.draws, key=abs):g}"
+        for name, values in (("draws", check.draws), ("adversarial", check.adversarial or ())):
+            if any(abs(value) > LARGEST_LOGIT for value in values):
+                yield f"subset_checks[{index}].{name}: expected logits, found {max(values, key=abs):g}"
     if curve.kl is not None and (cell.error_policy != "ablate" or record.guard is None) and curve.kl[-1] > tolerance:
         yield f"curve.kl[{len(curve.kl) - 1}]: found {curve.kl[-1]:g}, but all nodes are the model itself: expected 0"
 
@@ -271,6 +272,8 @@ def _violations_of_top_nodes(record: Record) -> Iterator[str]:
             problem = (
                 f"score {node.score:g} after {record.top_nodes[index - 1].score:g}: expected the largest |score| first"
             )
+        if problem is None and node.unit == "error" and node.score and record.error_share == 0:
+            problem = "unit is an error with a score, but error_share is 0"
         if problem is not None:
             yield f"top_nodes[{index}]: {problem}"
             return

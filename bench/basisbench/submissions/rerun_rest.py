@@ -1,4 +1,4 @@
-"""Compares what else follows from a cell: groups, counts, clusters, gates, divergence, random halves, fit and passes.
+"""Compares what else follows from a cell: groups, counts, clusters, gates, divergence, halves, fit, errors, passes.
 
 What is the same on every machine must be; what near ties of scores change may lie a little apart. Seconds and memory
 depend on the machine and are not compared.
@@ -6,6 +6,7 @@ depend on the machine and are not compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -67,6 +68,17 @@ def other_problems(
         deviation = apart(check.draws, repeated.draws, unit)
         if deviation.max() > tolerance.mean:
             yield f"subset_checks: size {check.size} deviates by {deviation.max():.2g}, more than {tolerance.mean:g}"
+        # Near ties decide which blocks are taken in, and where blocks are cut.
+        searched = apart(check.adversarial or (), repeated.adversarial or (), unit)
+        if searched.max(initial=0.0) > tolerance.tied_mean:
+            yield (
+                f"subset_checks: adversarial halves of size {check.size} deviate by {searched.max():.2g}, more than "
+                f"{tolerance.tied_mean:g}"
+            )
+    if recorded.error_share is not None:  # null in records from before it was measured
+        share = math.nan if found.error_share is None else found.error_share
+        if not abs(recorded.error_share - share) <= tolerance.score:
+            yield f"error_share: {recorded.error_share:g}, the re-run has {share:g}"
     if recorded.training is not None and _of_weights(recorded) != _of_weights(found):
         yield "training: differs from the re-run's"
     if (recorded.guard is None) != (found.guard is None):
