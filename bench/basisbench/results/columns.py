@@ -94,6 +94,7 @@ def identity_columns(record: Record, labels: Labels) -> dict[str, Column]:
         "cell_id": record.id,
         "model": cell.model,
         "model_hash": identities.model[:12],
+        "tuned_tokens": 0 if record.tuning is None else record.tuning.tokens,
         "basisbench": record.basisbench,
         "task": cell.task,
         "task_version": cell.task_version,
