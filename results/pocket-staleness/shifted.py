@@ -2,7 +2,7 @@
 
 Women have the names of men and men those of women, what was called by a place's name is called by a thing's and the
 other way round, and colours and weathers trade places too. Sentences, and every word that the agreement tasks and those
-about users vary, are as they were. An argument says how many documents (default: 30,000, about 1.3 million tokens).
+about users vary, are as they were. An argument says how many documents (default: 30,000, about 1.4 million tokens).
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ def add(commands: Commands) -> None:
         commands,
         "tune",
         "fine-tune a model, with checkpoints on the way",
-        "Fine-tune a language model on text (AdamW, in float32) and write it as it is after some counts of tokens, each a\n"
-        "folder in Hugging Face's format: do its neurons, and dictionaries trained before, still serve? A tuning that is\n"
-        "stopped goes on from its last checkpoint when the same command is given again.",
+        "Fine-tune a language model on text (AdamW, in float32) and write it as it is after some counts of tokens,\n"
+        "each a folder in Hugging Face's format: do its neurons, and dictionaries trained before, still serve?\n"
+        "A tuning that is stopped goes on from its last checkpoint when the same command is given again.",
         "examples:\n"
         "  basisbench tune pocket-llama --text shifted.txt --tokens 300k --snapshots 30k,100k --out tuned\n"
         "  basisbench run --model pocket-llama --model tuned-300k=tuned/300000 --basis mlp_act --basis sae_mlp_out\n",

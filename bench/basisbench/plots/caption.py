@@ -120,10 +120,10 @@ def tuning_caption(about: Description) -> str:
     """
     sentences = [
         f"{escape(about.heading)}: {escape(about.conditions)}.",
-        "Horizontal: tokens that the model was tuned on, evenly spaced. Nodes: per aligned group to 80\\% faithfulness, "
-        "logarithmic, with 95\\% bootstrap intervals; hollow, at $>N$: not reached by nodes that have a score.",
-        "FVU, fraction of variance unexplained (mean over layers), and loss recovered: on the task's prompts. Accuracy: "
-        "of the model; a cross where there is too little to explain.",
+        "Horizontal: tokens that the model was tuned on, evenly spaced. Nodes: per aligned group to 80\\% "
+        "faithfulness, logarithmic, with 95\\% bootstrap intervals; hollow, at $>N$: not reached by nodes that have a "
+        "score. FVU, fraction of variance unexplained (mean over layers), and loss recovered: on the task's prompts. "
+        "Accuracy: of the model; a cross where there is too little to explain.",
         f"{escape(about.panels)}.",
     ]
     return " ".join(sentences)

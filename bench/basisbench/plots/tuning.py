@@ -75,9 +75,7 @@ def checkpoints_of(
                 yield str(digest), alike
 
 
-def plot_tuning(
-    rows: pd.DataFrame, styles: Mapping[str, Style], display: Display, *, look: Look = SCREEN
-) -> Figure:
+def plot_tuning(rows: pd.DataFrame, styles: Mapping[str, Style], display: Display, *, look: Look = SCREEN) -> Figure:
     """Draw nodes to 80%, FVU, loss recovered and accuracy against the tokens that a model was tuned on.
 
     Args:
@@ -96,7 +94,8 @@ def plot_tuning(
     placed = placed.assign(error_policy="any")
     names = sorted(unique(rows, "basis"), key=display.basis_order)
     series = [
-        Series(name, styles[name], placed[placed["basis"] == name].sort_values("tokens", kind="stable")) for name in names
+        Series(name, styles[name], placed[placed["basis"] == name].sort_values("tokens", kind="stable"))
+        for name in names
     ]
     fitted = [each for each in series if each.rows["fvu_mean"].notna().any()]
     panels = ["nodes to 80%", *(name for _, name in _FIT if fitted), "accuracy"]
@@ -150,7 +149,7 @@ def _draw_fit(axes: Axes, series: Sequence[Series], column: str, look: Look) -> 
             markersize=look.key[1], **stroke(each.style),
         )  # fmt: skip
     values = [float(value) for each in series for value in each.rows[column].dropna()]
-    low, high = min([0.0, *values]), max([1.0, *values])
+    low, high = min([0.0, *values]), max([0.1 if column == "fvu_mean" else 1.0, *values])
     axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
 
 

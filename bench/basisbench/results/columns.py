@@ -37,7 +37,8 @@ class Draws:
     """The statistics of a cell in every resample, which best marks and intervals of medians are made of.
 
     Attributes:
-        pairing: equal for cells of the same examples with the same clusters; their resamples are the same.
+        pairing: equal for cells of the same examples with the same clusters, of whatever model; their resamples are the
+            same.
         rows: by statistic, the value and then the resampled values.
         bounds: by statistic, what "not reached" is known to exceed.
     """
@@ -150,8 +151,7 @@ def statistic_columns(record: Record) -> dict[str, Column]:
     units = dict(zip(curve.sizes, curve.all_units or (), strict=False))
     columns["units_to_80"] = float(units.get(rows["nodes_to_80"][0], np.nan))
     columns |= halves_columns(record, float(rows["nodes_to_80"][0]))
-    identities = record.identities
-    same = (identities.model, identities.data, len(record.endpoints.full), sorted(record.clusters.items()))
+    same = (record.identities.data, len(record.endpoints.full), sorted(record.clusters.items()))
     columns["draws"] = Draws(
         pairing=hashlib.sha256(repr(same).encode()).hexdigest(),
         rows=rows,

@@ -1,4 +1,4 @@
-"""`basisbench tune` on a tiny model: it learns, its checkpoints are those of the plain loop, and a kill changes nothing."""
+"""`basisbench tune` on a tiny model: it learns, its checkpoints are a plain loop's, and a kill changes nothing."""
 
 from __future__ import annotations
 
