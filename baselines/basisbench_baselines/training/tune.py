@@ -24,6 +24,7 @@ import torch
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.model import TUNING
+from basisbench_baselines.training.card import CARD
 from basisbench_baselines.training.checkpoint import (
     is_finished,
     load_state,
@@ -37,7 +38,7 @@ from basisbench_baselines.training.checkpoint import (
 )
 from basisbench_baselines.training.progress import Bar, Progress
 from basisbench_baselines.training.stopping import Stopping
-from basisbench_baselines.training.tuning_card import CARD, write_tuning_card
+from basisbench_baselines.training.tuning_card import write_tuning_card
 
 if TYPE_CHECKING:
     from jaxtyping import Int
