@@ -87,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 _KEPT = {
     "run": "; finished cells are kept, the same command goes on from here",
     "train": "; the same command goes on from here, or begins again where no step was taken yet",
+    "tune": "; the same command goes on from here",
 }
 """By command, what is left when it is interrupted."""
 

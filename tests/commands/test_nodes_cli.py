@@ -65,6 +65,16 @@ def test_a_model_gives_whole_nodes(tiny_llama: ModelSpec, capsys: pytest.Capture
     assert len(one.nodes[0].raised) == 5
 
 
+@pytest.mark.slow
+def test_two_models_are_compared(tiny_llama: ModelSpec, capsys: pytest.CaptureFixture[str]) -> None:
+    models = ["--model", f"tiny={tiny_llama.path}", "--model", f"twin={tiny_llama.path}"]
+    question = ["--task", "sva_simple", "--basis", "mlp_out", "--method", "ixg", "--examples", "16", "-k", "3"]
+    assert main(["nodes", *models, *question, "--draws", "1"]) == 0
+    table = capsys.readouterr().out.partition("Overlap of circuits")[2]
+    assert "3 of 3, 3" in table
+    assert "1.00" in table
+
+
 @pytest.mark.parametrize(("words", "expected"), [
     ([], "nodes needs RESULTS, or --task NAME and --basis NAME to run a model"),
     (["RECORDS", "--model", "pocket-llama"], "nodes reads RESULTS or runs a --model, not both"),

@@ -109,6 +109,7 @@ OPTIONAL_NULL = (
     "endpoints.family_empty",
     "top_nodes[].coordinate",
     "training",
+    "tuning",
     "weights_file",
 )
 """Keys that say the same where they are left out as where they are null."""

@@ -119,6 +119,26 @@ def test_a_change_of_a_choice_and_the_spread_of_draws_in_the_text(folder: Path) 
     )
 
 
+def test_a_ratio_of_two_models_on_the_same_examples_is_paired(folder: Path) -> None:
+    one = synthetic_record("ioi", "mlp_act", examples=24)
+    tuned = changed(one, cell={"model": "tuned"}, identities={"model": "1" * 64})
+    write_suite(folder / "models", [one, tuned])
+    both = f"model=tuned / model={one.cell.model}"
+    assert filled(folder, f"nodes_to_80 models task=ioi basis=mlp_act {both}") == "1.0 [1.0, 1.0]"
+
+
+def test_what_two_circuits_have_in_common_in_the_text(folder: Path) -> None:
+    one = synthetic_record("ioi", "mlp_act", examples=6)
+    node = {"group": one.groups[0].key, "layer": 0, "position": 0, "role": "subject", "coordinate": None, "score": 1.0}
+    tuned = changed(one, cell={"model": "tuned"}, identities={"model": "1" * 64})
+    of_both = [(one, range(4)), (tuned, range(3, 7))]
+    write_suite(
+        folder / "tuned",
+        [changed(each, record={"top_nodes": [{**node, "unit": unit} for unit in units]}) for each, units in of_both],
+    )
+    assert filled(folder, f"jaccard tuned task=ioi basis=mlp_act model=tuned / model={one.cell.model}") == "0.14"
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
@@ -131,6 +151,7 @@ def test_a_change_of_a_choice_and_the_spread_of_draws_in_the_text(folder: Path) 
         ("tau mine choice=method value=gim", "0 cells are so"),
         ("tau mine choice=method value=ixg basis=mlp_act", "no value there"),
         ("most mine task=ioi basis=mlp_act", "there is no column 'most'"),
+        ("jaccard mine task=ioi basis=mlp_act method=relp / method=gim", "0 cells are so"),
         ("fvu_max mine task=ioi basis=mlp_act method=relp", "no value there"),
     ],
 )
@@ -161,6 +182,7 @@ def test_the_command_tells_what_differs_and_writes_it(folder: Path, capsys: pyte
         "FINDINGS.md",
         "pocket-controls/README.md",
         "pocket-robust/README.md",
+        "pocket-staleness/README.md",
         "smollm2-dictionaries/README.md",
         "gemma-3-270m/README.md",
     ],

@@ -70,3 +70,18 @@ def test_other_families_have_nothing_in_common_and_tables_name_what_differs() ->
     table = overlap_table([first, second])
     assert table is not None
     assert [entry.text for entry in table.rows[0]][:4] == ["0", "3", "nodes", "1 of 3, 4"]
+
+
+def test_a_model_and_what_tuning_made_of_it_are_compared_node_by_node() -> None:
+    before, after = circuit(ONE), circuit(OTHER)
+    tuned = after.model_copy(update={"identities": after.identities.model_copy(update={"model": "1" * 64})})
+    assert overlap(before, tuned) == overlap(before, after)
+    others = {
+        "candidates": [700, None],
+        "roles": [("subject",)],
+        "cell": [after.cell.model_copy(update={"task": "sva_rc"}), after.cell.model_copy(update={"basis": "resid"})],
+        "identities": [tuned.identities.model_copy(update={"dictionary": "2" * 64})],
+    }
+    for name, values in others.items():
+        for value in values:
+            assert overlap(before, tuned.model_copy(update={name: value})) is None, name

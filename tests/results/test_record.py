@@ -202,6 +202,7 @@ def test_any_single_damage_is_refused_naming_its_place(
         "control",
         "suite",
         "training",
+        "tuning",
         "weights_file",
         "error_share",
     }

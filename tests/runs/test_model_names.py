@@ -156,6 +156,18 @@ def test_a_wrong_name_is_one_line(name: str, expected: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_dictionaries_beside_a_checkpoint_are_its_own(tmp_path: Path) -> None:
+    for folder in ("model", "dictionaries/transcoder", "other/model"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "dictionaries/notes.txt").write_text("")
+    for folder in ("model", "other/model"):
+        (tmp_path / folder / "config.json").write_text("{}")
+    registry = load_registry()
+    beside = {"transcoder": tmp_path / "dictionaries/transcoder"}
+    assert find_model(f"mine={tmp_path}/model", registry).dictionaries == beside
+    assert find_model(f"mine={tmp_path}/other/model", registry).dictionaries == {}
+
+
 def test_a_suite_pins_revisions_and_a_name_goes_before_it() -> None:
     revisions = {"openai-community/gpt2": "aaa", "some/saes": "bbb"}
     models = find_models(["gpt2-small", "gpt2-small@ccc", "org/model"], load_registry(), revisions)

@@ -15,6 +15,8 @@ from basisbench.errors import BasisBenchError, BasisError, RecordError
 from basisbench.registry import load_registry
 from basisbench.results.record import Identities, cell_id
 from basisbench.runs.cells import expand
+from basisbench.runs.model_names import find_models
+from basisbench.runs.runner import RunOptions
 from basisbench.runs.suite import Suite, first_draws, list_suites, load_suite, read_layers
 from helpers.suite_content import CONTENT
 
@@ -38,11 +40,22 @@ def refuse(folder: Path, content: object) -> str:
 def test_every_built_in_suite_is_named_as_its_file_and_expands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for suite in list_suites():
+        for model in suite.models:
+            if "=" in model:
+                leave_checkpoint(tmp_path / model.partition("=")[2])
         for basis in suite.bases:
             if basis.startswith("sae:dictionaries/"):
                 leave_dictionaries(tmp_path / basis.removeprefix("sae:"), range(12, 22))
         assert load_suite(suite.name) == suite
-        assert expand(suite, load_registry())
+        models = find_models(suite.models, load_registry(), {})
+        named = suite.changed({"models": [model.name for model in models]})
+        assert expand(named, RunOptions(tmp_path, models=models).registry())
+
+
+def leave_checkpoint(folder: Path) -> None:
+    """Leave what tells that a folder is a checkpoint, as `basisbench tune` does."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
 
 
 def leave_dictionaries(folder: Path, layers: range) -> None:

@@ -36,13 +36,7 @@ def write_card(
     card: dict[str, Any] = {
         "fingerprint": fingerprint,
         "command": command,
-        "model": {
-            "name": model.name,
-            "source": dict(model.sources) or model.spec.path,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "weights_sha256": model.weights_hash,
-            **({"file": asdict(model.file)} if model.file else {}),
-        },
+        "model": describe_model(model),
         "text": {"source": text.source, "digest": text.digest},
         "settings": asdict(settings),
         "machine": describe_machine(),
@@ -53,6 +47,17 @@ def write_card(
     }
     write_json(out / CARD, card)
     write_whole(out / PAGE, render(card))
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Return what a card says of the model that was given."""
+    return {
+        "name": model.name,
+        "source": dict(model.sources) or model.spec.path,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "weights_sha256": model.weights_hash,
+        **({"file": asdict(model.file)} if model.file else {}),
+    }
 
 
 def render(card: Mapping[str, Any]) -> str:

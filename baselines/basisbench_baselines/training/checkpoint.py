@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,33 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise BasisBenchError(f"{path}: not valid JSON ({error}); delete the file to build it again") from error
+
+
+def is_finished(out: Path, marks: Sequence[Path], fingerprint: str, last: str) -> bool:
+    """Tell whether a folder holds a training, finished.
+
+    Args:
+        out: the folder.
+        marks: files with its fingerprint, that of the unfinished training first, then its card.
+        fingerprint: digest of everything that shapes the weights.
+        last: what the card has among `measured` once it is finished.
+
+    Raises:
+        BasisBenchError: it holds something else, or another training.
+    """
+    if out.exists() and not out.is_dir():
+        raise BasisBenchError(f"--out {out}: is a file; choose a folder")
+    for path in marks:
+        if path.exists():
+            if read_json(path).get("fingerprint") != fingerprint:
+                raise BasisBenchError(
+                    f"--out {out}: holds another training (other text, model or settings); choose another "
+                    "folder, or give what it was begun with"
+                )
+            return path == marks[-1] and last in read_json(path)["measured"]
+    if out.exists() and (strange := sorted(path.name for path in out.iterdir())):
+        raise BasisBenchError(f"--out {out}: holds '{strange[0]}', which no training makes; choose an empty folder")
+    return False
 
 
 def save_state(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:

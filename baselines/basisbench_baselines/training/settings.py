@@ -1,4 +1,4 @@
-"""What a training is made of: everything that shapes the weights."""
+"""What a training of dictionaries, or a tuning of a model, is made of: everything that shapes the weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,44 @@ from basisbench.models.sites import SiteKind
 Kind = Literal["sae", "transcoder", "skip-transcoder", "clt"]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """A training.
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How much text is read, and in what pieces.
+
+    Attributes:
+        tokens: tokens of text.
+        snapshots: counts of tokens after which what is trained is written too.
+        seed: everything random is drawn from it.
+        context: tokens of a context.
+        batch_tokens: tokens of a step, about.
+        held_out_contexts: contexts to measure on.
+    """
+
+    tokens: int
+    snapshots: Sequence[int] = ()
+    seed: int = 0
+    context: int = 128
+    batch_tokens: int = 512
+    held_out_contexts: int = 64
+
+    @property
+    def contexts(self) -> int:
+        """Contexts of text to train on."""
+        return math.ceil(self.tokens / self.context)
+
+    def fingerprint(self, model: str, text: str) -> str:
+        """Return a digest of everything that shapes the weights.
+
+        Args:
+            model: digest of the model's weights.
+            text: digest of the text.
+        """
+        return hashlib.sha256(json.dumps((model, text, asdict(self)), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Reading):
+    """A training of dictionaries.
 
     Attributes:
         kinds: which dictionaries are trained, in one pass over the text.
@@ -25,13 +60,7 @@ class Settings:
         layers: in which layers.
         width: units; "4x" is four times the width of what is read.
         k: units that are active per token, on average over a batch.
-        tokens: tokens of text.
-        snapshots: counts of tokens after which dictionaries are written too.
-        seed: everything random is drawn from it.
-        context: tokens of a context.
         chunk_contexts: contexts whose activations are shuffled together.
-        batch_tokens: tokens of a step, about.
-        held_out_contexts: contexts on which dictionaries are measured.
         learning_rate: its peak: linear warm-up over 100 steps or a tenth, linear decay over the last fifth.
         dead_after_steps: a unit that was silent for so many steps is dead, and gets the auxiliary loss.
     """
@@ -41,20 +70,9 @@ class Settings:
     layers: Sequence[int]
     width: str
     k: int
-    tokens: int
-    snapshots: Sequence[int] = ()
-    seed: int = 0
-    context: int = 128
     chunk_contexts: int = 128
-    batch_tokens: int = 512
-    held_out_contexts: int = 64
     learning_rate: float = 1e-3
     dead_after_steps: int = 400
-
-    @property
-    def contexts(self) -> int:
-        """Contexts of text to train on."""
-        return math.ceil(self.tokens / self.context)
 
     @property
     def chunks(self) -> int:
@@ -87,11 +105,31 @@ class Settings:
             )
         return units
 
-    def fingerprint(self, model: str, text: str) -> str:
-        """Return a digest of everything that shapes the weights.
 
-        Args:
-            model: digest of the model's weights.
-            text: digest of the text.
-        """
-        return hashlib.sha256(json.dumps((model, text, asdict(self)), sort_keys=True).encode()).hexdigest()
+@dataclass(frozen=True, kw_only=True)
+class TuningSettings(Reading):
+    """A fine-tuning of a language model.
+
+    Attributes:
+        learning_rate: of AdamW after a linear warm-up. It stays: a snapshot is what a shorter tuning would have left.
+        warmup_steps: steps of the warm-up.
+        gradient_norm: gradients are clipped to this norm.
+    """
+
+    learning_rate: float = 5e-5
+    warmup_steps: int = 20
+    gradient_norm: float = 1.0
+
+    @property
+    def step_contexts(self) -> int:
+        """Contexts of a step; the last step may have fewer."""
+        return max(1, round(self.batch_tokens / self.context))
+
+    @property
+    def steps(self) -> int:
+        """Steps in all."""
+        return math.ceil(self.contexts / self.step_contexts)
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        return self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)

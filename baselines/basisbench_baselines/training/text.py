@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
 
-    from basisbench_baselines.training.settings import Settings
+    from basisbench_baselines.training.settings import Reading
 
 _MANY_UNKNOWN = 0.05
 """Share of unknown tokens from which a text is told to be another one than the model reads."""
@@ -101,7 +101,7 @@ def pack(
     source: str,
     documents: Iterable[str],
     tokenizer: Any,
-    settings: Settings,
+    settings: Reading,
     *,
     all_of_it: bool,
     besides: int = 0,

@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from basisbench.errors import BasisBenchError
 from basisbench.models.memory import trim_memory
 from basisbench_baselines.training.activations import Recorder
 from basisbench_baselines.training.card import CARD, write_card
-from basisbench_baselines.training.checkpoint import read_json, replace_folder, write_json
+from basisbench_baselines.training.checkpoint import is_finished, read_json, replace_folder, write_json
 from basisbench_baselines.training.cross_layer import CrossLayer
 from basisbench_baselines.training.dictionary import Dictionary, InTraining, Step, place_all
 from basisbench_baselines.training.progress import Bar, Progress
@@ -122,22 +121,7 @@ class Training:
         Raises:
             BasisBenchError: it holds something else, or another training.
         """
-        card = self.out / CARD
-        if self.out.exists() and not self.out.is_dir():
-            raise BasisBenchError(f"--out {self.out}: is a file; choose a folder")
-        for path in (self.unfinished, card):
-            if path.exists():
-                if read_json(path).get("fingerprint") != self.fingerprint:
-                    raise BasisBenchError(
-                        f"--out {self.out}: holds another training (other text, model or settings); choose another "
-                        "folder, or give what it was begun with"
-                    )
-                return path == card and END in read_json(card)["measured"]
-        if self.out.exists() and (strange := sorted(path.name for path in self.out.iterdir())):
-            raise BasisBenchError(
-                f"--out {self.out}: holds '{strange[0]}', which no training makes; choose an empty folder"
-            )
-        return False
+        return is_finished(self.out, (self.unfinished, self.out / CARD), self.fingerprint, END)
 
     def run(self) -> None:
         """Do what is left to do."""

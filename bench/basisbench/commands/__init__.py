@@ -9,6 +9,6 @@ COMMANDS = (
     *("run", "list", "show", "nodes", "edges", "graph", "steer", "swap", "mediate"),
     *("compare", "robustness", "plot", "report"),
     *("new", "check", "validate", "verify", "submit"),
-    *("pin", "findings", "train", "pocket"),
+    *("pin", "findings", "train", "tune", "pocket"),
 )
 """Modules of this package, in the order of the help page."""

@@ -36,8 +36,9 @@ def add(commands: Commands) -> None:
         "  basisbench nodes --truth --model known-neurons --task known_kind --basis mlp_act --method relp\n",
     )
     parser.add_argument("results", metavar="RESULTS", nargs="*", type=Path, help="where records are; none: run a model")
-    parser.add_argument("--model", metavar="MODEL", help=(
-        "model to run: a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (default: the one that ships)"
+    parser.add_argument("--model", metavar="MODEL", action="append", default=[], help=(
+        "model to run: a listed name, ORG/NAME[@REVISION], a folder or a GGUF file (repeatable: one and what it became "
+        "by tuning; default: the one that ships)"
     ))  # fmt: skip
     parser.add_argument("--task", metavar="NAME", action="append", default=[], help="task (repeatable)")
     parser.add_argument("--basis", metavar="NAME", action="append", default=[], help="basis (repeatable)")
@@ -135,14 +136,15 @@ def _scored(options: argparse.Namespace) -> Iterator[tuple[Session, BasisSpec, M
     from basisbench.explore import load_pairs, score
     from basisbench.models.load import load_model
     from basisbench.registry import load_registry
-    from basisbench.runs.model_names import find_model
+    from basisbench.runs.model_names import find_model, find_models
 
     registry = load_registry(options.plugin)
     tasks = [registry.get("task", name) for name in options.task]
     bases = [registry.get("basis", name) for name in options.basis]
     methods = [registry.get("method", name) for name in options.method or ["relp"]]
-    model = load_model(find_model(options.model, registry))
-    for task, start in product(tasks, options.seed or [0]):
-        pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=start)
-        for basis, method in product(bases, methods):
-            yield pairs, basis, method, score(pairs, basis, method)
+    specs = find_models(options.model, registry, {}) or (find_model(None, registry),)
+    for model in map(load_model, specs):
+        for task, start in product(tasks, options.seed or [0]):
+            pairs = load_pairs(task, model, attribution=options.examples, evaluation=options.examples, seed=start)
+            for basis, method in product(bases, methods):
+                yield pairs, basis, method, score(pairs, basis, method)

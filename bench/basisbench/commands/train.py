@@ -48,12 +48,10 @@ def add(commands: Commands) -> None:
     parser.add_argument("--tokens", metavar="N", type=count, default="4M", help=(
         "tokens of text, for example 500k or 4M (default: 4M)"
     ))  # fmt: skip
-    parser.add_argument("--snapshots", metavar="N,N", type=_counts, default=(), help=(
+    parser.add_argument("--snapshots", metavar="N,N", type=counts, default=(), help=(
         "counts of tokens after which dictionaries are written too, for example 500k,1M,2M"
     ))  # fmt: skip
-    text = parser.add_mutually_exclusive_group()
-    text.add_argument("--text", metavar="FILE", nargs="+", type=Path, help="UTF-8 text files")
-    text.add_argument("--dataset", metavar="HUB", help="a data set of the Hugging Face hub with a column 'text'")
+    add_sources(parser)
     parser.add_argument("--samples", metavar="N", nargs="?", type=count, const=0, help=(
         "the model's own samples: N of the tokens beside --text or --dataset, else all"
     ))  # fmt: skip
@@ -77,16 +75,8 @@ def execute(options: argparse.Namespace) -> None:
     _check_kinds(kinds, options.site)
     if options.dtype is not None and options.dtype not in DTYPES:
         raise unknown_name("type", options.dtype, DTYPES)
-    if late := [tokens for tokens in options.snapshots if tokens >= options.tokens]:
-        raise BasisBenchError(f"--snapshots {late[0]}: not before the end of the training, --tokens {options.tokens}")
     _check_sources(options)
-    if options.seed < 0:
-        raise BasisBenchError(f"--seed {options.seed}: expected a whole number of at least 0")
-    for file in options.text or ():
-        if not file.is_file():
-            raise BasisBenchError(
-                f"--text {file}: {'is a folder' if file.is_dir() else 'no such file'}; expected a text file"
-            )
+    check_reading(options)
     model = load_model(
         find_model(options.model, load_registry(absolute(options.plugin))), device=options.device, dtype=options.dtype
     )
@@ -112,29 +102,65 @@ def execute(options: argparse.Namespace) -> None:
     )
 
 
-def _text(options: argparse.Namespace, model: Model, settings: Any) -> Any:
-    """Return what is read: files, a data set or samples, or one of the first two with some samples among it."""
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Declare where text comes from."""
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument("--text", metavar="FILE", nargs="+", type=Path, help="UTF-8 text files")
+    text.add_argument("--dataset", metavar="HUB", help="a data set of the Hugging Face hub with a column 'text'")
+
+
+def check_reading(options: argparse.Namespace) -> None:
+    """Refuse snapshots, a seed or text files that cannot be.
+
+    Raises:
+        BasisBenchError: the first of them.
+    """
+    if late := [tokens for tokens in options.snapshots if tokens >= options.tokens]:
+        raise BasisBenchError(f"--snapshots {late[0]}: not before the end of the training, --tokens {options.tokens}")
+    if options.seed < 0:
+        raise BasisBenchError(f"--seed {options.seed}: expected a whole number of at least 0")
+    for file in options.text or ():
+        if not file.is_file():
+            raise BasisBenchError(
+                f"--text {file}: {'is a folder' if file.is_dir() else 'no such file'}; expected a text file"
+            )
+
+
+def read_sources(options: argparse.Namespace, model: Model, settings: Any, besides: int = 0) -> Any:
+    """Return the text of files or of a data set, packed for a model.
+
+    Args:
+        options: with `text` or `dataset`.
+        model: whose tokenizer reads it.
+        settings: how much is read, and in what pieces.
+        besides: contexts to train on that come from elsewhere.
+    """
     sources = importlib.import_module("basisbench_baselines.training.text")
-    own = importlib.import_module("basisbench_baselines.training.samples")
     progress = importlib.import_module("basisbench_baselines.training.progress").Progress()
     if options.text:
         # Names alone: this stands in the card and in every record, and whose folders they lay in is nobody's business.
         names = ", ".join(file.name for file in options.text[:3]) + (", ..." if len(options.text) > 3 else "")
         documents, source = sources.read_files(options.text), f"--text {names}"
-    elif options.dataset:
-        documents, source = sources.read_dataset(options.dataset), f"--dataset {options.dataset}"
     else:
-        return own.Samples(model, settings, settings.contexts + settings.held_out_contexts)
-    contexts = math.ceil((options.samples or 0) / settings.context)
-    text = sources.pack(
+        documents, source = sources.read_dataset(options.dataset), f"--dataset {options.dataset}"
+    return sources.pack(
         source,
         documents,
         model.tokenizer,
         settings,
         all_of_it=bool(options.text),
-        besides=contexts,
+        besides=besides,
         progress=progress,
     )
+
+
+def _text(options: argparse.Namespace, model: Model, settings: Any) -> Any:
+    """Return what is read: files, a data set or samples, or one of the first two with some samples among it."""
+    own = importlib.import_module("basisbench_baselines.training.samples")
+    if not (options.text or options.dataset):
+        return own.Samples(model, settings, settings.contexts + settings.held_out_contexts)
+    contexts = math.ceil((options.samples or 0) / settings.context)
+    text = read_sources(options, model, settings, contexts)
     return own.Mixed(text, own.Samples(model, settings, contexts), contexts) if contexts else text
 
 
@@ -198,7 +224,8 @@ def count(text: str) -> int:
     return value
 
 
-def _counts(text: str) -> tuple[int, ...]:
+def counts(text: str) -> tuple[int, ...]:
+    """Parse counts of tokens with commas between."""
     return tuple(count(part) for part in text.split(","))
 
 

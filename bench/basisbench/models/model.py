@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor, nn
 
+TUNING = "basisbench_tuning"
+"""Name in a checkpoint's configuration under which `basisbench tune` says what it was tuned on."""
+
 
 @dataclass
 class Meter:
@@ -94,6 +97,12 @@ class Model:
     def sources(self) -> Mapping[str, str]:
         """The repository of the hub that the weights came from, with its commit; nothing for a folder."""
         return {} if self.spec.revision is None else {self.spec.path: self.spec.revision}
+
+    @property
+    def tuning(self) -> Mapping[str, Any] | None:
+        """What the checkpoint says of its tuning (`record_fields.Tuning`); None where it was not tuned here."""
+        told = getattr(self.body.config, TUNING, None)
+        return told if isinstance(told, Mapping) and told else None
 
     @property
     def architecture(self) -> str:

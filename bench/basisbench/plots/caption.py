@@ -112,6 +112,23 @@ def training_caption(about: Description, policies: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
+def tuning_caption(about: Description) -> str:
+    """Write the caption of a picture of what is left as a model is tuned.
+
+    Args:
+        about: what the picture shows, in plain text.
+    """
+    sentences = [
+        f"{escape(about.heading)}: {escape(about.conditions)}.",
+        "Horizontal: tokens that the model was tuned on, evenly spaced. Nodes: per aligned group to 80\\% "
+        "faithfulness, logarithmic, with 95\\% bootstrap intervals; hollow, at $>N$: not reached by nodes that have a "
+        "score. FVU, fraction of variance unexplained (mean over layers), and loss recovered: on the task's prompts. "
+        "Accuracy: of the model; a cross where there is too little to explain.",
+        f"{escape(about.panels)}.",
+    ]
+    return " ".join(sentences)
+
+
 def _short_names(about: Description) -> list[str]:
     """Return the sentence that says what short labels stand for."""
     pairs = "; ".join(f"{escape(label)}: {unbroken(name)}" for name, label in about.labels.items() if label != name)

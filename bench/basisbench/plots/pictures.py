@@ -2,7 +2,7 @@
 
 1. Split the results by their conditions, a folder for each.
 2. Draw every basis under the first method, every method on each basis, the first bases and methods crossed, snapshots
-   of dictionaries against training tokens, and cost.
+   of dictionaries against training tokens, and cost; across conditions, checkpoints of a tuned model.
 3. Save each as PNG, SVG or PDF; in print with its caption beside it.
 """
 
@@ -19,11 +19,12 @@ import pandas as pd
 from basisbench.errors import unknown_name
 from basisbench.plots.cost import NoMediansError, plot_cost
 from basisbench.plots.curves import families_text, plot_curves
-from basisbench.plots.look import StyleName, Width, look_of
+from basisbench.plots.look import Look, StyleName, Width, look_of
 from basisbench.plots.panels import Horizontal, Quantity
 from basisbench.plots.save import FORMATS, save_figure
 from basisbench.plots.style import basis_styles, method_styles
 from basisbench.plots.training import plot_training, snapshots_of
+from basisbench.plots.tuning import checkpoints_of, plot_tuning
 from basisbench.registry import load_registry
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import PathLike, frame_of, records_of, summarise
@@ -57,7 +58,8 @@ def plot_results(
     Per family: faithfulness and completeness of all bases under one method (the first in order), and methods side by
     side for each basis. For the mlp family also curves against bits and distinct units, and its first two bases crossed
     with the first two methods. And cost against nodes to 80% faithfulness; where dictionaries are snapshots of a
-    training (`basisbench train --snapshots`), nodes to 80% and FVU against training tokens, task by task. Cells under
+    training (`basisbench train --snapshots`), nodes to 80% and FVU against training tokens, task by task, and where
+    models are checkpoints of a tuning (`basisbench tune`) the same against its tokens. Cells under
     the error policies node and ablate have lines beside those under coordinates, where these are there, and pictures of
     their own where not.
 
@@ -103,21 +105,35 @@ def plot_results(
             **dict(_training_pictures(sums, trainings, display, partial(plot_training, styles=bases, look=look))),
             "cost": partial(plot_cost, sums.rows, bases, display, labels=labels, look=look),
         }
-        for name, make in pictures.items():
-            try:
-                figure = make()
-            except NoMediansError:  # a few cells under conditions of their own have no picture of medians
-                continue
-            files = [folder / f"{name}.{suffix}" for suffix in formats]
+        written += _save_all(pictures, folder, formats, look, progress)
+    tuned = _tuning_pictures(summary, records, display, partial(plot_tuning, styles=bases, display=display, look=look))
+    return written + _save_all(dict(tuned), Path(out), formats, look, progress)
+
+
+def _save_all(
+    pictures: Mapping[str, Callable[[], Figure]],
+    folder: Path,
+    formats: Sequence[str],
+    look: Look,
+    progress: Callable[[Path], None] | None,
+) -> list[Path]:
+    """Draw pictures and save each in every format, in print with its caption; return the files."""
+    written: list[Path] = []
+    for name, make in pictures.items():
+        try:
+            figure = make()
+        except NoMediansError:  # a few cells under conditions of their own have no picture of medians
+            continue
+        files = [folder / f"{name}.{suffix}" for suffix in formats]
+        for path in files:
+            save_figure(figure, path, dpi=look.dpi)
+        if look.width is not None:
+            files.append(folder / f"{name}.tex")
+            files[-1].write_text(f"{figure.get_label()}\n", encoding="utf-8")
+        written += files
+        if progress is not None:
             for path in files:
-                save_figure(figure, path, dpi=look.dpi)
-            if style == "paper":
-                files.append(folder / f"{name}.tex")
-                files[-1].write_text(f"{figure.get_label()}\n", encoding="utf-8")
-            written += files
-            if progress is not None:
-                for path in files:
-                    progress(path)
+                progress(path)
     return written
 
 
@@ -205,6 +221,19 @@ def _training_pictures(part: Part, trainings: Mapping[str, Training], display: D
         several = snapshots.loc[snapshots["task"] == task, "task_version"].nunique() > 1
         name = f"training_{family}_{task}" + (f"_v{version}" if several else "")
         yield _safe(name), partial(draw, rows, part, display=display)
+
+
+def _tuning_pictures(
+    summary: pd.DataFrame, records: Sequence[Record], display: Display, draw: Draw
+) -> dict[str, Callable[[], Figure]]:
+    """Return a picture per task and family of a model that was tuned; of a second tuning or condition with a number."""
+    pictures: dict[str, Callable[[], Figure]] = {}
+    tunings = {record.id: record.tuning for record in records if record.tuning}
+    for _, rows in checkpoints_of(summary, tunings, display):
+        name = _safe(f"tuning_{rows['family'].iloc[0]}_{rows['task'].iloc[0]}")
+        alike = sum(other.partition(".")[0] == name for other in pictures)
+        pictures[f"{name}.{alike + 1}" if alike else name] = partial(draw, rows)
+    return pictures
 
 
 def _folder_name(part: pd.DataFrame) -> str:

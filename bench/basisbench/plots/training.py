@@ -128,17 +128,17 @@ def plot_training(
         f"These dictionaries have seen at most {seen} tokens; published ones have seen billions" if most < MUCH else "",
     )
     width = look.width or 7.6
-    handles = _handles(neurons, series, styles, look)
+    handles = handles_of(neurons, series, styles, look)
     columns = grid_columns(len(policies) + 1, look)
     rows = -(-(len(policies) + 1) // columns)
     room = panel_room(width, columns)
     height = 2.5 * rows + 1.6 if look.width is None else print_height(rows, room, legend_rows(handles, width, look))
     figure = make_figure(width, height, look)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    span = _span(pd.concat([snapshots, neurons]))
+    span = span_of(pd.concat([snapshots, neurons]))
     for index, (axes, policy) in enumerate(zip(grid, [*policies, ""], strict=False)):
         if policy:
-            _draw_nodes(axes, neurons, series, styles, policy, span, look)
+            draw_nodes(axes, neurons, series, styles, policy, span, look)
         else:
             _draw_fit(axes, series, policies[0], look)
         name = policy or "FVU"
@@ -182,7 +182,10 @@ def _series(snapshots: pd.DataFrame, styles: Mapping[str, Style], taken: Set[Col
     return found
 
 
-def _handles(neurons: pd.DataFrame, series: Sequence[Series], styles: Mapping[str, Style], look: Look) -> list[Line2D]:
+def handles_of(
+    neurons: pd.DataFrame, series: Sequence[Series], styles: Mapping[str, Style], look: Look
+) -> list[Line2D]:
+    """Return the entries of a legend: neurons, series, and what is not reached where there is such."""
     from matplotlib.lines import Line2D
 
     width, marker = look.key
@@ -197,13 +200,13 @@ def _handles(neurons: pd.DataFrame, series: Sequence[Series], styles: Mapping[st
     return handles
 
 
-def _span(rows: pd.DataFrame) -> tuple[float, float]:
+def span_of(rows: pd.DataFrame) -> tuple[float, float]:
     """Return the smallest and the largest number of nodes to show, of all values and ends of intervals."""
     values = [float(value) for end in ("", "_low", "_high") for value in rows[TARGET + end] if math.isfinite(value)]
     return max(1.0, min(values, default=1.0)), max([10.0, *values])
 
 
-def _draw_nodes(
+def draw_nodes(
     axes: Axes,
     neurons: pd.DataFrame,
     series: Sequence[Series],

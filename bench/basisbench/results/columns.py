@@ -37,7 +37,8 @@ class Draws:
     """The statistics of a cell in every resample, which best marks and intervals of medians are made of.
 
     Attributes:
-        pairing: equal for cells of the same examples with the same clusters; their resamples are the same.
+        pairing: equal for cells of the same examples with the same clusters, of whatever model; their resamples are the
+            same.
         rows: by statistic, the value and then the resampled values.
         bounds: by statistic, what "not reached" is known to exceed.
     """
@@ -94,6 +95,7 @@ def identity_columns(record: Record, labels: Labels) -> dict[str, Column]:
         "cell_id": record.id,
         "model": cell.model,
         "model_hash": identities.model[:12],
+        "tuned_tokens": 0 if record.tuning is None else record.tuning.tokens,
         "basisbench": record.basisbench,
         "task": cell.task,
         "task_version": cell.task_version,
@@ -150,8 +152,7 @@ def statistic_columns(record: Record) -> dict[str, Column]:
     columns["faithfulness_all"] = float(cell.faithfulness[0][-1])
     columns["units_to_80"] = float(units.get(rows["nodes_to_80"][0], np.nan))
     columns |= halves_columns(record, float(rows["nodes_to_80"][0]))
-    identities = record.identities
-    same = (identities.model, identities.data, len(record.endpoints.full), sorted(record.clusters.items()))
+    same = (record.identities.data, len(record.endpoints.full), sorted(record.clusters.items()))
     columns["draws"] = Draws(
         pairing=hashlib.sha256(repr(same).encode()).hexdigest(),
         rows=rows,

@@ -14,13 +14,17 @@ A number stands between two comments, which a reader of the rendered page does n
    `middle`, `most`, `inside` and `curve_spread` are those of `draw_spread.draw_spread`:
 
     <!-- tau pocket-robust choice=ablation value=zero -->0.71 [0.53, 0.93]<!-- / -->
+
+5. `jaccard` of a cell and of another after a slash is what the nodes that both records name have in common:
+
+    <!-- jaccard mine task=ioi basis=mlp_act method=relp model=tuned / model=pocket-llama -->0.82<!-- / -->
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -31,10 +35,11 @@ from basisbench.errors import BasisBenchError
 from basisbench.results.compare import compare_table
 from basisbench.results.controls import ratio, ratio_text, short_text
 from basisbench.results.display import Display
-from basisbench.results.draw_spread import draw_spread
+from basisbench.results.draw_spread import draw_spread, jaccard, named_nodes
 from basisbench.results.frame import read_results, summarise
 from basisbench.results.medians import median_table
 from basisbench.results.metrics import METRICS, STATISTICS
+from basisbench.results.record import Record
 from basisbench.results.robustness import robustness
 from basisbench.results.robustness_tables import ratio_cell, tau_text
 from basisbench.results.tables import interval_text, number_text
@@ -75,6 +80,8 @@ def written_anew(text: str, folder: Path) -> str:
 
     def said(what: str) -> str:
         column, names, *rest = what.split()
+        if column == "jaccard" and "/" in rest:
+            return _common_text(rest, rows(names), records(names))
         if column in _OF_DRAWS:
             return _moved_text(spread(names), _keys(" ".join(rest)), column)
         if any(part.startswith("choice=") for part in rest):
@@ -100,6 +107,15 @@ def _number(what: str, rows: Callable[[str], pd.DataFrame], medians: Callable[[s
     tables = [(rows if "task" in each else medians)(name) for each in (asked, over) if each is not None]
     first, *second = (_row(table, each, column) for table, each in zip(tables, (asked, over), strict=False) if each)
     return _text(first, column) if not second else _ratio_text(first, second[0], column)
+
+
+def _common_text(rest: Sequence[str], table: pd.DataFrame, records: Sequence[Record]) -> str:
+    """Return the Jaccard index of the nodes that the records of two cells name."""
+    own, _, other = " ".join(rest).partition(" / ")
+    asked = _keys(own)
+    of_cell = {record.id: record for record in records}
+    one, two = (of_cell[_row(table, each, "cell_id")["cell_id"]] for each in (asked, {**asked, **_keys(other)}))
+    return f"{jaccard(named_nodes(one), named_nodes(two)):.2f}"
 
 
 def _keys(text: str) -> dict[str, str]:

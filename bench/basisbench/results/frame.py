@@ -101,6 +101,7 @@ def load_results(path: PathLike | Sequence[PathLike]) -> pd.DataFrame:
 
         - `cell_id`: identity of the cell, from its question, model, dictionary and data.
         - `model`: name of the model; `model_hash`: first 12 digits of its weights' digest.
+        - `tuned_tokens`: tokens that the model was tuned on, where its checkpoint says so; else 0.
         - `basisbench`: version that made the record.
         - `task`, `task_version`: the task; results of two versions are never mixed.
         - `family`: site family (mlp, attn, resid); `basis`: name of the basis; `method`: how nodes were scored.

@@ -78,12 +78,20 @@ def chance_jaccard(first: int, second: int, total: int) -> float:
 
 
 def overlap(one: CircuitNodes, other: CircuitNodes) -> Overlap | None:
-    """Compare two circuits; None where nothing can be the same in both: another model, or another site family."""
+    """Compare two circuits; None where nothing can be the same in both: another site family, or models unlike.
+
+    Of two models the nodes of one basis and task are compared, where they are as many: the second may be the first,
+    tuned. Of models that have nothing in common these are in common by chance.
+    """
     a, b = one.cell, other.cell
-    if one.identities.model != other.identities.model or a.family != b.family:
+    if a.family != b.family:
         return None
     same_basis = a.basis == b.basis and one.identities.dictionary == other.identities.dictionary
     same_task = (a.task, a.task_version) == (b.task, b.task_version)
+    if one.identities.model != other.identities.model:
+        alike = one.candidates is not None and (one.candidates, one.roles) == (other.candidates, other.roles)
+        if not (same_basis and same_task and alike):
+            return None
     level: Level = ("nodes" if same_task else "units") if same_basis else "places" if same_task else "layers"
     first, second = ({_key(node, level) for node in each.nodes} for each in (one, other))
     return Overlap(level, (len(first), len(second)), len(first & second), _total(one, other, level))

@@ -36,6 +36,7 @@ from basisbench.results.record_fields import (
     SuiteTasks,
     TopNode,
     Training,
+    Tuning,
     WeightsFile,
 )
 from basisbench.results.safe_files import READ_BYTES, read_bounded
@@ -78,7 +79,7 @@ _SCHEMA_1: Mapping[str, object] = {**BEFORE, "error_policy": "node", "sizes": "1
 """What a record of schema 1 means by a field of its cell that it leaves out."""
 
 _SINCE_SCHEMA_2 = (
-    ("", {"clusters", "control", "error_share", "suite", "training", "weights_file"}),
+    ("", {"clusters", "control", "error_share", "suite", "training", "tuning", "weights_file"}),
     ("cell", BEFORE.keys() - {"layers"}),
     ("groups", {"tokens", "scored_nodes"}),
     ("counts", {"area_end"}),
@@ -242,6 +243,9 @@ class Record(Frozen):
     training: Training | None = Field(
         default=None,
         description="how the dictionaries were trained; null where nothing is known of it, and for neurons",
+    )
+    tuning: Tuning | None = Field(
+        default=None, description="how the model was tuned from another one; null where its checkpoint does not say"
     )
     weights_file: WeightsFile | None = Field(
         default=None, description="the GGUF file that the model was read from, dequantised; null for a checkpoint"

@@ -298,6 +298,18 @@ class Training(Frozen):
     )
 
 
+class Tuning(Frozen):
+    """How the model was fine-tuned from another one: what `basisbench tune` left in the checkpoint's configuration."""
+
+    start: Hash = Field(description="digest of the weights before tuning")
+    tokens: Positive = Field(description="tokens of text that it was tuned on")
+    text: Text = Field(default="", description="what it read, as its card names it")
+    text_digest: Hash | None = Field(default=None, description="digest of that text")
+    digest: Hash | None = Field(
+        default=None, description="digest of everything that shaped the weights: the same for all snapshots of a tuning"
+    )
+
+
 class WeightsFile(Frozen):
     """The single file that a model was read from."""
 

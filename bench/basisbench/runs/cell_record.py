@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from basisbench.circuits.curve import GroupCurve, mean_of
 from basisbench.circuits.ranking import Ranking, node_name
 from basisbench.models.sites import SITES
@@ -23,6 +25,7 @@ from basisbench.results.record_fields import (
     SuiteTasks,
     TopNode,
     Training,
+    Tuning,
     WeightsFile,
 )
 from basisbench.runs.environment import describe_environment
@@ -129,8 +132,17 @@ def make_record(
         environment=describe_environment(model),
         sources={**model.sources, **getattr(basis, "sources", {})},
         training=None if (trained := training_of(basis)) == UNTOLD else Training(**asdict(trained)),
+        tuning=_tuning(model),
         weights_file=None if model.file is None else WeightsFile(**asdict(model.file)),
     )
+
+
+def _tuning(model: Model) -> Tuning | None:
+    """Return what a checkpoint says of its tuning; None where it says nothing, or something else under that name."""
+    try:
+        return None if model.tuning is None else Tuning.model_validate(dict(model.tuning))
+    except ValidationError:
+        return None
 
 
 def _top_nodes(

@@ -2,7 +2,8 @@
 
 1. A registered name wins; `NAME@REVISION` is the same model at another revision of its repository.
 2. A folder that holds a checkpoint is named by its last part, a GGUF file by its stem; what lies in the snapshot folder
-   of a hub cache by its repository.
+   of a hub cache by its repository. Folders in a folder `dictionaries` beside it are its dictionaries, by the names of
+   their bases: `basisbench tune` and `basisbench pocket build` leave them so.
 3. `ORG/NAME` or `ORG/NAME@REVISION`: any causal language model of the Hugging Face hub; `ORG/NAME:FILE.gguf`: a GGUF
    file of it. A repository that is registered under a name of its own goes by that name.
 4. `NAME=...`: any of these under another name, one that nothing else has.
@@ -140,4 +141,6 @@ def _local(name: str, path: Path, known: Mapping[str, ModelSpec]) -> ModelSpec:
         same = [spec.name for spec in known.values() if spec.path == repository and gguf is None]
         own = same[0] if same else repository if gguf is None else f"{repository}:{gguf}"
     summary = f"{'checkpoint' if gguf is None else 'GGUF file'} in {folder}"
-    return ModelSpec(own, str(folder), summary, gguf=gguf)
+    near = [] if cached else sorted((folder.parent / "dictionaries").glob("*"))
+    beside = {each.name: each for each in near if each.is_dir()}
+    return ModelSpec(own, str(folder), summary, beside, gguf=gguf)

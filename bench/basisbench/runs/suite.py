@@ -154,7 +154,9 @@ class Suite(Frozen):
 
     name: str = Field(min_length=1, description="name of the suite")
     summary: str = Field(min_length=1, description="one line for listings")
-    models: Names = Field(description="registered names, repositories (ORG/NAME, ORG/NAME@REVISION) or folders")
+    models: Names = Field(
+        description="registered names, repositories (ORG/NAME, ORG/NAME@REVISION) or folders, each as NAME=... too"
+    )
     tasks: Names = Field(description="names of registered tasks")
     bases: Names = Field(description="names of registered bases, of one or several families")
     methods: Names = Field(description="names of registered attribution methods")

@@ -81,6 +81,8 @@ def other_problems(
             yield f"error_share: {recorded.error_share:g}, the re-run has {share:g}"
     if recorded.training is not None and _of_weights(recorded) != _of_weights(found):
         yield "training: differs from the re-run's"
+    if recorded.tuning is not None and recorded.tuning != found.tuning:
+        yield "tuning: differs from the re-run's"
     if (recorded.guard is None) != (found.guard is None):
         yield "guard: given on one side and null on the other"
     elif recorded.guard is not None and found.guard is not None:
