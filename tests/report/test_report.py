@@ -100,6 +100,19 @@ def test_a_basis_of_two_folders_is_named_after_the_second() -> None:
     assert column(layout, "source", "medians") == ["run", "rotor"]
 
 
+def test_a_basis_of_another_model_keeps_its_name_in_whatever_folder() -> None:
+    record = synthetic_record(examples=10)
+    other = record.model_copy(
+        update={
+            "cell": record.cell.model_copy(update={"model": "another"}),
+            "identities": record.identities.model_copy(update={"model": "cd" * 32}),
+        }
+    )
+    layout = laid_out(record, another=[other])
+    assert column(layout, "basis") == ["mlp_act", "mlp_act"]
+    assert sorted(column(layout, "source", "medians")) == ["another", "run"]
+
+
 def test_the_same_cell_in_two_folders_is_refused(tmp_path: Path) -> None:
     record = synthetic_record(examples=10)
     for name in ("one", "two"):

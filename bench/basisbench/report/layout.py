@@ -154,14 +154,15 @@ def _task_labels(table: pd.DataFrame, data: Sequence[str]) -> list[str]:
 
 
 def _basis_labels(table: pd.DataFrame, order: Sequence[str]) -> list[str]:
-    """Add the folder's name to a basis that another folder has too; the first folder keeps it bare."""
-    first: dict[str, str] = {}
+    """Add the folder's name to a basis of a model that another folder has too; the first folder keeps it bare."""
+    first: dict[tuple[str, str], str] = {}
     for source in order:
-        for basis in unique(table[table["source"] == source], "basis"):
-            first.setdefault(basis, source)
+        own = table[table["source"] == source]
+        for key in zip(own["model_hash"], own["basis"], strict=True):
+            first.setdefault(key, source)
     return [
-        basis if first.get(basis, source) == source else f"{basis} [{source}]"
-        for basis, source in zip(table["basis"], table["source"], strict=True)
+        basis if first[model, basis] == source else f"{basis} [{source}]"
+        for model, basis, source in zip(table["model_hash"], table["basis"], table["source"], strict=True)
     ]
 
 

@@ -89,11 +89,12 @@ def medians_of(table: pd.DataFrame, settings: Sequence[tuple[str, pd.DataFrame]]
     keys = [*CONDITIONS, "family"]
     places = {key: number for number, (_, rows) in enumerate(settings) for key in _keys(rows[keys])}
     medians = beside_node(median_table(table), ["suite_tasks"])
-    owners = table.drop_duplicates("basis").set_index("basis")
+    name = ["model_hash", "basis"]
+    owners = table.drop_duplicates(name).set_index(name).reindex(pd.MultiIndex.from_frame(medians[name]))
     medians = medians.assign(
         setting=[places[key] for key in _keys(medians[keys])],
-        source=medians["basis"].map(owners["source"]),
-        status=medians["basis"].map(owners["status"]),
+        source=owners["source"].to_numpy(),
+        status=owners["status"].to_numpy(),
         tasks_asked=[len(str(tasks).split(TASK_SEPARATOR)) for tasks in medians["suite_tasks"]],
     )
     order = sorted(
