@@ -40,6 +40,10 @@ class Reading:
         """Contexts of text to train on."""
         return math.ceil(self.tokens / self.context)
 
+    def tokens_in(self, contexts: int) -> int:
+        """Return the tokens of the first contexts of text, of as many as there are to train on."""
+        return min(contexts, self.contexts) * self.context
+
     def fingerprint(self, model: str, text: str) -> str:
         """Return a digest of everything that shapes the weights.
 

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -25,13 +24,13 @@ from safetensors.torch import load_file, save_file
 
 from basisbench.models.memory import trim_memory
 from basisbench_baselines.training.activations import Recorder
-from basisbench_baselines.training.card import CARD, write_card
-from basisbench_baselines.training.checkpoint import is_finished, read_json, replace_folder, write_json
+from basisbench_baselines.training.card import dictionaries_page
+from basisbench_baselines.training.checkpoint import read_json, replace_folder, write_json
 from basisbench_baselines.training.cross_layer import CrossLayer
 from basisbench_baselines.training.dictionary import Dictionary, InTraining, Step, place_all
 from basisbench_baselines.training.progress import Bar, Progress
+from basisbench_baselines.training.resumable import Resumable
 from basisbench_baselines.training.scaling import Scaling
-from basisbench_baselines.training.stopping import Stopping
 from basisbench_baselines.training.text import Text, seeded
 
 if TYPE_CHECKING:
@@ -68,25 +67,14 @@ def train(
     Raises:
         BasisBenchError: the folder holds something else, or another training.
     """
-    training = Training(model, text, settings, out, command, Progress(progress), checkpoint_seconds)
-    if training.is_done():
-        training.progress.line(f"{out}: already trained with these settings; nothing to do")
-        return
-    training.run()
+    Training(model, text, settings, out, command, Progress(progress), checkpoint_seconds).finish()
 
 
-class Training:
-    """One training: the dictionaries, and how far they are.
+class Training(Resumable):
+    """One training: the dictionaries, and how far they are; arguments are those of `Resumable`."""
 
-    Args:
-        model: the model.
-        text: what it reads.
-        settings: everything that shapes the weights.
-        out: the folder.
-        command: what was typed, for the card.
-        progress: where to report; None keeps silent.
-        checkpoint_seconds: time between two checkpoints.
-    """
+    settings: Settings
+    work_folder, done, last = WORK, "trained", END
 
     def __init__(
         self,
@@ -98,57 +86,29 @@ class Training:
         progress: Progress | None = None,
         checkpoint_seconds: float = 300.0,
     ) -> None:
-        self.model, self.settings, self.out = model, settings, out
-        self.command, self.checkpoint_seconds = command, checkpoint_seconds
-        self.progress = progress or Progress(enabled=False)
-        self.work = out / WORK
+        super().__init__(model, text, settings, out, command, progress, checkpoint_seconds)
         self.text = text.keep(self.work, self.progress)
-        self.unfinished = self.work / "fingerprint.json"
-        self.fingerprint = settings.fingerprint(model.weights_hash, text.digest)
         self.placed = place_all(model, settings)
         self.hooks = list(dict.fromkeys(hook for each in self.placed for hook in (each.read, each.write)))
         self.recorder = Recorder(model, self.hooks)
         self.dictionaries: list[InTraining] = []
         self.scales: dict[str, Scaling] = {}
-        self.stopping = Stopping()
         self._pool: ThreadPoolExecutor | None = None
-        self.began = self.saved = time.monotonic()
-        self.state: dict[str, Any] = {"chunk": 0, "batch": 0, "seconds": 0.0, "runs": 0, "tokens": 0, "measured": {}}
+        self.state |= {"chunk": 0, "batch": 0, "tokens": 0}
 
-    def is_done(self) -> bool:
-        """Tell whether the folder holds this training, finished.
+    def _advance(self, bar: Bar) -> None:
+        for chunk in range(self.state["chunk"], self.settings.chunks):
+            self.train_on(chunk, bar)
+            self._write_snapshots()
 
-        Raises:
-            BasisBenchError: it holds something else, or another training.
-        """
-        return is_finished(self.out, (self.unfinished, self.out / CARD), self.fingerprint, END)
-
-    def run(self) -> None:
-        """Do what is left to do."""
-        write_json(self.unfinished, {"fingerprint": self.fingerprint})
-        self._restore()
-        self.state["runs"] += 1
-        with self.stopping.watched():
-            try:
-                self._write_snapshots()
-                with self.progress.bar("tokens", self._tokens(self.settings.chunks), self._tokens_done()) as bar:
-                    for chunk in range(self.state["chunk"], self.settings.chunks):
-                        self.train_on(chunk, bar)
-                        self._write_snapshots()
-            except KeyboardInterrupt:
-                if self.dictionaries:
-                    self._checkpoint()
-                raise
-            with self.stopping.held():
-                self._write(self.out, END, self._tokens(self.settings.chunks))
-                shutil.rmtree(self.work)
+    def _write_end(self) -> None:
+        self._write(self.out, END, self._tokens(self.settings.chunks))
 
     def _tokens(self, chunks: int) -> int:
         """Return the tokens of the first chunks."""
-        return min(chunks * self.settings.chunk_contexts, self.settings.contexts) * self.settings.context
+        return self.settings.tokens_in(chunks * self.settings.chunk_contexts)
 
     def _tokens_done(self) -> int:
-        """Return the tokens of text that are done."""
         chunk, batch = self.state["chunk"], self.state["batch"]
         first = self._tokens(chunk)
         return first + (self._tokens(chunk + 1) - first) * batch // self.settings.batches(chunk) if batch else first
@@ -173,10 +133,9 @@ class Training:
                 if self.state["batch"] == len(batches):
                     self.state |= {"chunk": chunk + 1, "batch": 0}
             if self.state["batch"] in (0, len(batches) // 2):
-                bar.set_postfix_str(self._note([each() for each in tell]), refresh=False)
+                bar.set_postfix_str(self._words([each() for each in tell]), refresh=False)
             bar.update(self._tokens_done() - before)
-            if time.monotonic() - self.saved >= self.checkpoint_seconds:
-                self._checkpoint()
+            self._checkpoint_if_due()
         trim_memory()  # of a chunk's many sizes of tensors, holes are left that the next chunk's do not fill
 
     def _step(self, batch: Mapping[str, Tensor]) -> list[Callable[[], Step]]:
@@ -193,7 +152,7 @@ class Training:
             self._pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=share)
         return list(self._pool.map(lambda dictionary: dictionary.step(batch), self.dictionaries))
 
-    def _note(self, steps: Sequence[Step]) -> str:
+    def _words(self, steps: Sequence[Step]) -> str:
         """Return how steps went, in a few words."""
         loss, l0, fvu = (sum(getattr(step, name) for step in steps) / len(steps) for name in ("loss", "l0", "fvu"))
         dead = sum(int(dictionary.dead.sum()) for dictionary in self.dictionaries)
@@ -210,7 +169,7 @@ class Training:
             self.dictionaries.append(CrossLayer(across, self.scales, self.settings, len(alone), bfloat16=narrow))
 
     def _write_snapshots(self) -> None:
-        """Write the snapshots that are due and were not written: at the end of a chunk."""
+        # At the end of a chunk.
         done = 0 if self.state["batch"] else self._tokens_done()
         for tokens in self.settings.snapshots:
             if tokens <= done and str(tokens) not in self.state["measured"]:
@@ -225,26 +184,16 @@ class Training:
         for dictionary in self.dictionaries:
             replace_folder(folder / dictionary.name, partial(dictionary.save, model=self.model, settings=self.settings))
             rows |= dictionary.measure(self.model, self.settings, held_out)
-        self.state["measured"][name] = {"tokens": tokens, "dictionaries": rows}
-        write_card(
-            self.out,
-            fingerprint=self.fingerprint,
-            command=self.command,
-            model=self.model,
-            text=self.text,
-            settings=self.settings,
-            state=self.state,
-        )
+        self._note(name, {"tokens": tokens, "dictionaries": rows})
         mean = sum(row["fvu"] for row in rows.values()) / len(rows)
         self.progress.line(f"{folder}: written after {tokens:,} tokens, FVU {mean:.3f} on held-out text (mean)")
 
-    def _take_time(self) -> None:
-        now = time.monotonic()
-        self.state["seconds"] += now - self.began
-        self.began = now
+    def _page(self, card: Mapping[str, Any]) -> str:
+        return dictionaries_page(card)
 
-    def _checkpoint(self) -> None:
-        self._take_time()
+    def _save(self) -> None:
+        if not self.dictionaries:  # nothing was trained yet
+            return
         folder = self.work / f"chunk_{self.state['chunk']}_{self.state['batch']}"
 
         def write(path: Path) -> None:
@@ -256,11 +205,9 @@ class Training:
             numbers = {hook: scale.scale for hook, scale in self.scales.items()}
             write_json(path / _STATE, {**self.state, "scales": numbers})
 
-        with self.stopping.held():
-            replace_folder(folder, write)
-            for other in self._checkpoints()[:-1]:
-                shutil.rmtree(other)
-        self.saved = time.monotonic()
+        replace_folder(folder, write)
+        for other in self._checkpoints()[:-1]:
+            shutil.rmtree(other)
 
     def _checkpoints(self) -> Sequence[Path]:
         return sorted(self.work.glob("chunk_*"), key=lambda path: [int(part) for part in path.name.split("_")[1:]])

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,8 @@ import torch
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.model import TUNING
-from basisbench_baselines.training.card import CARD
+from basisbench_baselines.training.card import tuning_page
 from basisbench_baselines.training.checkpoint import (
-    is_finished,
     load_state,
     optimizer_tensors,
     replace_folder,
@@ -34,11 +32,9 @@ from basisbench_baselines.training.checkpoint import (
     save_state,
     with_prefix,
     without_prefix,
-    write_json,
 )
 from basisbench_baselines.training.progress import Bar, Progress
-from basisbench_baselines.training.stopping import Stopping
-from basisbench_baselines.training.tuning_card import write_tuning_card
+from basisbench_baselines.training.resumable import Resumable
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -76,25 +72,14 @@ def tune(
         BasisBenchError: the folder holds something else, or another tuning; the model cannot be written as a
             checkpoint; or its loss is no number any more.
     """
-    tuning = Tuning(model, text, settings, out, command, Progress(progress), checkpoint_seconds)
-    if tuning.is_done():
-        tuning.progress.line(f"{out}: already tuned with these settings; nothing to do")
-        return
-    tuning.run()
+    Tuning(model, text, settings, out, command, Progress(progress), checkpoint_seconds).finish()
 
 
-class Tuning:
-    """One tuning: the model as it is now, and how far it is.
+class Tuning(Resumable):
+    """One tuning: the model as it is now, and how far it is; arguments are those of `Resumable`."""
 
-    Args:
-        model: the model that it begins from.
-        text: what it reads.
-        settings: everything that shapes the weights.
-        out: the folder.
-        command: what was typed, for the card.
-        progress: where to report; None keeps silent.
-        checkpoint_seconds: time between two checkpoints.
-    """
+    settings: TuningSettings
+    work_folder, done = WORK, "tuned"
 
     def __init__(
         self,
@@ -106,57 +91,35 @@ class Tuning:
         progress: Progress | None = None,
         checkpoint_seconds: float = 300.0,
     ) -> None:
-        self.model, self.text, self.settings, self.out = model, text, settings, out
-        self.command, self.checkpoint_seconds = command, checkpoint_seconds
-        self.progress = progress or Progress(enabled=False)
-        self.work = out / WORK
-        self.unfinished = self.work / "fingerprint.json"
+        super().__init__(model, text, settings, out, command, progress, checkpoint_seconds)
         self.checkpoint = self.work / "state.safetensors"
-        self.fingerprint = settings.fingerprint(model.weights_hash, text.digest)
         self.wanted = sorted({*settings.snapshots, settings.tokens})
         self.body = copy.deepcopy(model.body).requires_grad_(True)  # in evaluation mode, as it was
         self.optimizer = torch.optim.AdamW(self.body.parameters(), lr=settings.learning_rate, weight_decay=0.0)
-        self.stopping = Stopping()
-        self.began = self.saved = time.monotonic()
-        self.state: dict[str, Any] = {"step": 0, "seconds": 0.0, "runs": 0, "measured": {}}
+        self.state |= {"step": 0}
 
-    def is_done(self) -> bool:
-        """Tell whether the folder holds this tuning, finished.
-
-        Raises:
-            BasisBenchError: it holds something else, or another tuning.
-        """
-        last = str(self.settings.tokens)
-        return is_finished(self.out, (self.unfinished, self.out / CARD), self.fingerprint, last)
+    @property
+    def last(self) -> str:
+        """The last checkpoint, by its tokens."""
+        return str(self.settings.tokens)
 
     def run(self) -> None:
         """Do what is left to do."""
         self._check_written_form()
-        write_json(self.unfinished, {"fingerprint": self.fingerprint})
-        self._restore()
-        self.state["runs"] += 1
-        with self.stopping.watched():
-            try:
-                self._write_snapshots()
-                with self.progress.bar("tokens", self._tokens(self.settings.steps), self._tokens_done()) as bar:
-                    while self.state["step"] < self.settings.steps:
-                        with self.stopping.held():
-                            self._step(bar)
-                        self._write_snapshots()
-                        if time.monotonic() - self.saved >= self.checkpoint_seconds:
-                            self._checkpoint()
-            except KeyboardInterrupt:
-                self._checkpoint()
-                raise
-            with self.stopping.held():
-                shutil.rmtree(self.work)
+        super().run()
 
-    def _tokens(self, steps: int) -> int:
-        """Return the tokens of the first steps."""
-        return min(steps * self.settings.step_contexts, self.settings.contexts) * self.settings.context
+    def _advance(self, bar: Bar) -> None:
+        while self.state["step"] < self.settings.steps:
+            with self.stopping.held():
+                self._step(bar)
+            self._write_snapshots()
+            self._checkpoint_if_due()
+
+    def _write_end(self) -> None:
+        """Write nothing: the last checkpoint is one of the snapshots."""
 
     def _tokens_done(self) -> int:
-        return self._tokens(self.state["step"])
+        return self.settings.tokens_in(self.state["step"] * self.settings.step_contexts)
 
     def _step(self, bar: Bar) -> None:
         step, size = self.state["step"], self.settings.step_contexts
@@ -179,7 +142,6 @@ class Tuning:
         bar.update(self._tokens_done() - before)
 
     def _write_snapshots(self) -> None:
-        """Write the checkpoints that are due and were not written."""
         for tokens in self.wanted:
             if tokens <= self._tokens_done() and str(tokens) not in self.state["measured"]:
                 with self.stopping.held():
@@ -201,16 +163,7 @@ class Tuning:
         for basis, folder in self.model.spec.dictionaries.items():
             if not (place := self.out / DICTIONARIES / basis).exists():
                 replace_folder(place, partial(_copy_folder, folder))
-        self.state["measured"][name] = {"tokens": self._tokens_done(), **measured}
-        write_tuning_card(
-            self.out,
-            fingerprint=self.fingerprint,
-            command=self.command,
-            model=self.model,
-            text=self.text,
-            settings=self.settings,
-            state=self.state,
-        )
+        self._note(name, {"tokens": self._tokens_done(), **measured})
         self.progress.line(
             f"{self.out / name}: written after {self._tokens_done():,} tokens; on held-out text loss "
             f"{measured['loss']:.3f}, at first {measured['loss_before']:.3f}, KL {measured['kl']:.3f} nats per token"
@@ -228,18 +181,13 @@ class Tuning:
                 "give the checkpoint that it was made from"
             )
 
-    def _take_time(self) -> None:
-        now = time.monotonic()
-        self.state["seconds"] += now - self.began
-        self.began = now
+    def _page(self, card: Mapping[str, Any]) -> str:
+        return tuning_page(card)
 
-    def _checkpoint(self) -> None:
-        self._take_time()
+    def _save(self) -> None:
         tensors = with_prefix("model", dict(self.body.named_parameters()))  # tied weights once
         tensors |= with_prefix("optimizer", optimizer_tensors(self.optimizer))
-        with self.stopping.held():
-            save_state(self.checkpoint, tensors, self.state)
-        self.saved = time.monotonic()
+        save_state(self.checkpoint, tensors, self.state)
 
     def _restore(self) -> None:
         saved = load_state(self.checkpoint)
