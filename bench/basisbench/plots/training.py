@@ -65,6 +65,70 @@ class Series:
     rows: pd.DataFrame
 
 
+@dataclass(frozen=True, eq=False)
+class Panels:
+    """Panels side by side, with one legend below all of them.
+
+    Attributes:
+        figure: the figure.
+        axes: a panel each.
+        columns: how many stand side by side.
+        handles: entries of the legend.
+        width: of the figure, in inches.
+        look: of the picture.
+    """
+
+    figure: Figure
+    axes: Sequence[Axes]
+    columns: int
+    handles: Sequence[Line2D]
+    width: float
+    look: Look
+
+    @property
+    def room(self) -> float:
+        """Inches across one panel."""
+        return panel_room(self.width, self.columns)
+
+    def frame(self, index: int, title: str, below: str) -> None:
+        """Give a panel its title, frame and grid, and the lowest ones what stands below them."""
+        axes, look = self.axes[index], self.look
+        lowest = index + self.columns >= len(self.axes)
+        axes.set_title(title, fontsize=look.title, pad=look.pads[0])
+        set_frame(axes, look, bottom=lowest, left=True)
+        axes.grid(color=GRID, linewidth=look.grid)
+        axes.set_axisbelow(True)
+        if lowest:
+            axes.set_xlabel(below, fontsize=look.label, labelpad=look.pads[1])
+
+    def finish(self, about: Description, reading: Sequence[str], caption: str) -> Figure:
+        """Add title and legend, with how to read it; in print the legend alone, and the caption as the label."""
+        figure, width, look = self.figure, self.width, self.look
+        if look.width is not None:
+            add_legend(figure, self.handles, width, look)
+            figure.set_label(caption)
+            return figure
+        heading = [*wrapped(about.heading, width), *wrapped(about.conditions, width)]
+        figure.suptitle(plain("\n".join(heading)), fontsize=11)
+        below = [line for text in reading for line in wrapped(text, width * 1.2)]
+        add_legend(figure, self.handles, width, look, title=plain("\n".join(below)))
+        return figure
+
+
+def make_panels(count: int, handles: Sequence[Line2D], look: Look) -> Panels:
+    """Make a figure with so many panels and room for its legend."""
+    width = look.width or 7.6
+    columns = grid_columns(count, look)
+    rows = -(-count // columns)
+    room = panel_room(width, columns)
+    height = 2.5 * rows + 1.6 if look.width is None else print_height(rows, room, legend_rows(handles, width, look))
+    figure = make_figure(width, height, look)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return Panels(figure, list(grid[:count]), columns, handles, width, look)
+
+
 def snapshots_of(part: Part, trainings: Mapping[str, Training], display: Display) -> pd.DataFrame:
     """Return the rows of dictionaries that are snapshots of a training, under the first method; most often none.
 
@@ -127,45 +191,23 @@ def plot_training(
         + (f"; below a gate: {first['gate']}" if first["gate"] else ""),
         f"These dictionaries have seen at most {seen} tokens; published ones have seen billions" if most < MUCH else "",
     )
-    width = look.width or 7.6
-    handles = handles_of(neurons, series, styles, look)
-    columns = grid_columns(len(policies) + 1, look)
-    rows = -(-(len(policies) + 1) // columns)
-    room = panel_room(width, columns)
-    height = 2.5 * rows + 1.6 if look.width is None else print_height(rows, room, legend_rows(handles, width, look))
-    figure = make_figure(width, height, look)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    panels = make_panels(len(policies) + 1, handles_of(neurons, series, styles, look), look)
     span = span_of(pd.concat([snapshots, neurons]))
-    for index, (axes, policy) in enumerate(zip(grid, [*policies, ""], strict=False)):
+    for index, (axes, policy) in enumerate(zip(panels.axes, [*policies, ""], strict=True)):
         if policy:
             draw_nodes(axes, neurons, series, styles, policy, span, look)
         else:
             _draw_fit(axes, series, policies[0], look)
         name = policy or "FVU"
         title = f"{name}: {ERRORS.get(policy, FVU_TITLE)}" if look.width is None else name
-        axes.set_title(title, fontsize=look.title, pad=look.pads[0])
         if first["gate"]:
             axes.set_facecolor(BELOW_GATE)
-        lowest = index + columns > len(policies)
-        _set_tokens(axes, snapshots["tokens"], room)
-        set_frame(axes, look, bottom=lowest, left=True)
-        axes.grid(color=GRID, linewidth=look.grid)
-        axes.set_axisbelow(True)
-        if lowest:
-            axes.set_xlabel("training tokens", fontsize=look.label, labelpad=look.pads[1])
+        _set_tokens(axes, snapshots["tokens"], panels.room)
+        panels.frame(index, title, "training tokens")
         label = "nodes to 80%" if policy else "FVU"
         axes.set_ylabel(label, fontsize=min(look.label, look.title), labelpad=look.pads[1])
-    for axes in grid[len(policies) + 1 :]:
-        axes.set_axis_off()
-    if look.width is not None:
-        add_legend(figure, handles, width, look)
-        figure.set_label(training_caption(about, policies))
-        return figure
-    figure.suptitle(plain("\n".join([*wrapped(about.heading, width), *wrapped(about.conditions, width)])), fontsize=11)
     reading = "Bars and bands: 95% bootstrap intervals. FVU on the task's prompts, mean over layers."
-    below = [line for text in (reading, about.panels and f"{about.panels}.") for line in wrapped(text, width * 1.2)]
-    add_legend(figure, handles, width, look, title=plain("\n".join(below)))
-    return figure
+    return panels.finish(about, [reading, about.panels and f"{about.panels}."], training_caption(about, policies))
 
 
 def _series(snapshots: pd.DataFrame, styles: Mapping[str, Style], taken: Set[Colour]) -> list[Series]:
@@ -268,15 +310,13 @@ def _draw_fit(axes: Axes, series: Sequence[Series], policy: str, look: Look) -> 
     """Draw the dictionaries' mean FVU; it is the same under every error policy."""
     for each in series:
         rows = each.rows[each.rows["error_policy"] == policy]
-        axes.plot(
-            rows["tokens"],
-            rows["fvu_mean"],
-            marker=each.style.marker,
-            linewidth=look.line,
-            markersize=look.key[1],
-            **stroke(each.style),
-        )
+        draw_line(axes, rows["tokens"], rows["fvu_mean"], each.style, look)
     axes.set_ylim(0, max(each.rows["fvu_mean"].max() for each in series) * 1.15)
+
+
+def draw_line(axes: Axes, x: pd.Series, y: pd.Series, style: Style, look: Look) -> None:
+    """Draw a line with the marker of its basis at every point."""
+    axes.plot(x, y, marker=style.marker, linewidth=look.line, markersize=look.key[1], **stroke(style))
 
 
 def _set_tokens(axes: Axes, tokens: pd.Series, room: float) -> None:

@@ -15,20 +15,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from basisbench.plots.caption import tuning_caption
-from basisbench.plots.look import (
-    SCREEN,
-    Look,
-    add_legend,
-    grid_columns,
-    legend_rows,
-    make_figure,
-    panel_room,
-    print_height,
-    set_frame,
-)
-from basisbench.plots.style import DARK, GRID, short_number, stroke
-from basisbench.plots.text import Description, plain, wrapped
-from basisbench.plots.training import Series, draw_nodes, handles_of, span_of
+from basisbench.plots.look import SCREEN, Look
+from basisbench.plots.style import DARK, short_number
+from basisbench.plots.text import Description
+from basisbench.plots.training import Series, draw_line, draw_nodes, handles_of, make_panels, span_of
 from basisbench.results.conditions import CONDITIONS
 from basisbench.results.display import Display, unique
 
@@ -98,7 +88,7 @@ def plot_tuning(rows: pd.DataFrame, styles: Mapping[str, Style], display: Displa
         for name in names
     ]
     fitted = [each for each in series if each.rows["fvu_mean"].notna().any()]
-    panels = ["nodes to 80%", *(name for _, name in _FIT if fitted), "accuracy"]
+    names_of_panels = ["nodes to 80%", *(name for _, name in _FIT if fitted), "accuracy"]
     about = Description(
         f"{first['task']} (version {first['task_version']}) as the model is tuned, family {first['family']}, method "
         f"{first['method']}",
@@ -106,48 +96,24 @@ def plot_tuning(rows: pd.DataFrame, styles: Mapping[str, Style], display: Displa
         f"{first['granularity']}, seed {first['seed']}, layers {first['layers']}",
         "Dictionaries are those of the model before tuning",
     )
-    width = look.width or 7.6
-    handles = handles_of(placed.iloc[:0], series, styles, look)
-    columns = grid_columns(len(panels), look)
-    lines = -(-len(panels) // columns)
-    room = panel_room(width, columns)
-    height = 2.5 * lines + 1.6 if look.width is None else print_height(lines, room, legend_rows(handles, width, look))
-    figure = make_figure(width, height, look)
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    for index, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
+    panels = make_panels(len(names_of_panels), handles_of(placed.iloc[:0], series, styles, look), look)
+    for index, (axes, panel) in enumerate(zip(panels.axes, names_of_panels, strict=True)):
         if panel == "accuracy":
             _draw_accuracy(axes, placed, look)
-        elif panel == panels[0]:
+        elif index == 0:
             draw_nodes(axes, placed.iloc[:0], series, styles, "any", span_of(rows), look)
         else:
             _draw_fit(axes, fitted, next(column for column, name in _FIT if name == panel), look)
-        axes.set_title(panel, fontsize=look.title, pad=look.pads[0])
         axes.set_xlim(-0.4, len(tokens) - 0.6)
         axes.set_xticks(range(len(tokens)), [short_number(float(f"{each:.2g}")) for each in tokens])
-        lowest = index + columns >= len(panels)
-        set_frame(axes, look, bottom=lowest, left=True)
-        axes.grid(color=GRID, linewidth=look.grid)
-        axes.set_axisbelow(True)
-        if lowest:
-            axes.set_xlabel("tokens of tuning", fontsize=look.label, labelpad=look.pads[1])
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    if look.width is not None:
-        add_legend(figure, handles, width, look)
-        figure.set_label(tuning_caption(about))
-        return figure
-    figure.suptitle(plain("\n".join([*wrapped(about.heading, width), *wrapped(about.conditions, width)])), fontsize=11)
+        panels.frame(index, panel, "tokens of tuning")
     reading = f"Bars: 95% bootstrap intervals. FVU: mean over layers, on the task's prompts. {about.panels}."
-    add_legend(figure, handles, width, look, title=plain("\n".join(wrapped(reading, width * 1.2))))
-    return figure
+    return panels.finish(about, [reading], tuning_caption(about))
 
 
 def _draw_fit(axes: Axes, series: Sequence[Series], column: str, look: Look) -> None:
     for each in series:
-        axes.plot(
-            each.rows["tokens"], each.rows[column], marker=each.style.marker, linewidth=look.line,
-            markersize=look.key[1], **stroke(each.style),
-        )  # fmt: skip
+        draw_line(axes, each.rows["tokens"], each.rows[column], each.style, look)
     values = [float(value) for each in series for value in each.rows[column].dropna()]
     low, high = min([0.0, *values]), max([0.1 if column == "fvu_mean" else 1.0, *values])
     axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
