@@ -28,16 +28,16 @@ from basisbench.old_paths import install
 from basisbench.version import __version__
 
 if TYPE_CHECKING:
-    from basisbench.describe import describe_nodes
     from basisbench.errors import BasisBenchError
-    from basisbench.explore import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
-    from basisbench.explore_edges import edges
-    from basisbench.explore_graph import graph
-    from basisbench.explore_halves import halves
-    from basisbench.explore_mediate import mediate
-    from basisbench.explore_steer import steer
-    from basisbench.explore_swap import swap
-    from basisbench.explore_truth import agreement_with_truth
+    from basisbench.explore.edge_circuits import edges
+    from basisbench.explore.halving import halves
+    from basisbench.explore.mediation import mediate
+    from basisbench.explore.node_graph import graph
+    from basisbench.explore.nodes import describe_nodes
+    from basisbench.explore.steering import steer
+    from basisbench.explore.steps import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
+    from basisbench.explore.swapping import swap
+    from basisbench.explore.truth import agreement_with_truth
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
@@ -73,25 +73,25 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "BasisBenchError": "errors",
-        "Circuit": "explore",
-        "agreement_with_truth": "explore_truth",
-        "describe_nodes": "describe",
-        "Evaluation": "explore",
-        "NodeScores": "explore",
-        "edges": "explore_edges",
-        "graph": "explore_graph",
-        "halves": "explore_halves",
-        "load_model": "explore",
-        "load_pairs": "explore",
+        "Circuit": "explore.steps",
+        "agreement_with_truth": "explore.truth",
+        "describe_nodes": "explore.nodes",
+        "Evaluation": "explore.steps",
+        "NodeScores": "explore.steps",
+        "edges": "explore.edge_circuits",
+        "graph": "explore.node_graph",
+        "halves": "explore.halving",
+        "load_model": "explore.steps",
+        "load_pairs": "explore.steps",
         "load_results": "results.frame",
-        "mediate": "explore_mediate",
+        "mediate": "explore.mediation",
         "plot_curves": "plots.curves",
         "plot_results": "plots.pictures",
         "run": "runs.run",
-        "score": "explore",
-        "steer": "explore_steer",
+        "score": "explore.steps",
+        "steer": "explore.steering",
         "summarise": "results.frame",
-        "swap": "explore_swap",
+        "swap": "explore.swapping",
         "to_dataset": "results.dataset",
     },
 )

@@ -12,7 +12,7 @@ import torch
 
 import basisbench as bb
 from basisbench.errors import BasisError
-from basisbench.explore import Circuit, NodeScores
+from basisbench.explore.steps import Circuit, NodeScores
 from basisbench.models.load import load_model
 from basisbench.protocols import BasisSpec
 from basisbench.registry import load_registry

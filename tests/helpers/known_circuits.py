@@ -8,8 +8,8 @@ from functools import cache
 import torch
 
 import basisbench as bb
-from basisbench.explore import NodeScores
-from basisbench.explore_truth import find_truth
+from basisbench.explore.steps import NodeScores
+from basisbench.explore.truth import find_truth
 from basisbench.registry import built_in
 from basisbench.runs.session import Session
 from basisbench.types import Scores, TrueNodes

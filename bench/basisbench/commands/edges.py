@@ -20,8 +20,8 @@ from basisbench.commands.options import (
 from basisbench.errors import BasisBenchError
 
 if TYPE_CHECKING:
-    from basisbench.explore import NodeScores
-    from basisbench.explore_edges import EdgeCurve, Edges
+    from basisbench.explore.edge_circuits import EdgeCurve, Edges
+    from basisbench.explore.steps import NodeScores
     from basisbench.protocols import BasisSpec
     from basisbench.results.bootstrap import Estimate
     from basisbench.results.edge_file import GroupEdgeList
@@ -58,7 +58,7 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Score edges, print the best of each group, and what was asked for besides."""
-    from basisbench.explore_edges import edges
+    from basisbench.explore.edge_circuits import edges
     from basisbench.results.record import write_whole
 
     if options.json is not None and not options.json.resolve().parent.is_dir():
@@ -88,7 +88,7 @@ def scored_for_edges(options: argparse.Namespace) -> tuple[Session, NodeScores, 
     """Return pairs, the scores of their nodes under RelP, and the basis; unknown names are refused before any work."""
     from basisbench.attribution.edge_scores import EDGE_METHODS
     from basisbench.errors import unknown_name
-    from basisbench.explore import load_pairs, score
+    from basisbench.explore.steps import load_pairs, score
     from basisbench.models.load import load_model
     from basisbench.registry import load_registry
     from basisbench.runs.model_names import find_model

@@ -48,8 +48,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Score nodes and edges, and write their graph."""
-    from basisbench.describe import describe_nodes
-    from basisbench.explore_graph import graph
+    from basisbench.explore.node_graph import graph
+    from basisbench.explore.nodes import describe_nodes
     from basisbench.plots.save import refuse_name, save_figure
     from basisbench.report.graph_page import write_graph
     from basisbench.report.graph_picture import plot_graph

@@ -68,8 +68,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Measure, print tables, and write files where asked."""
-    from basisbench.explore import load_pairs
-    from basisbench.explore_mediate import mediate
+    from basisbench.explore.mediation import mediate
+    from basisbench.explore.steps import load_pairs
     from basisbench.models.load import load_model
     from basisbench.plots.mediation import plot_mediation
     from basisbench.plots.save import save_figure

@@ -12,7 +12,7 @@ from basisbench.commands.options import Commands, add_command, add_plugin, posit
 from basisbench.errors import BasisBenchError
 
 if TYPE_CHECKING:
-    from basisbench.explore import NodeScores
+    from basisbench.explore.steps import NodeScores
     from basisbench.protocols import BasisSpec, Method
     from basisbench.results.circuit_nodes import CircuitNodes
     from basisbench.results.tables import Table
@@ -114,7 +114,7 @@ def _of_records(options: argparse.Namespace) -> Iterator[CircuitNodes]:
 
 
 def _of_model(options: argparse.Namespace) -> Iterator[CircuitNodes]:
-    from basisbench.describe import describe_nodes
+    from basisbench.explore.nodes import describe_nodes
 
     for pairs, basis, method, scores in _scored(options):
         yield describe_nodes(pairs, scores, options.k, draws=options.draws, basis=basis, method=method)
@@ -122,7 +122,7 @@ def _of_model(options: argparse.Namespace) -> Iterator[CircuitNodes]:
 
 def _agreement(options: argparse.Namespace) -> Table:
     """Score a model that was built, and compare each basis and method with the truth."""
-    from basisbench.explore_truth import agreement_table
+    from basisbench.explore.truth import agreement_table
 
     if options.results or options.json or options.csv or options.plot:
         raise BasisBenchError("nodes --truth runs a model and prints a table; it takes no RESULTS, and writes no file")
@@ -133,7 +133,7 @@ def _scored(options: argparse.Namespace) -> Iterator[tuple[Session, BasisSpec, M
     """Run a model: yield the scores of each task, seed, basis and method."""
     if not (options.task and options.basis):
         raise BasisBenchError("nodes needs RESULTS, or --task NAME and --basis NAME to run a model; see --help")
-    from basisbench.explore import load_pairs, score
+    from basisbench.explore.steps import load_pairs, score
     from basisbench.models.load import load_model
     from basisbench.registry import load_registry
     from basisbench.runs.model_names import find_model, find_models

@@ -80,8 +80,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Steer, print tables, and write files where asked."""
-    from basisbench.explore import load_pairs
-    from basisbench.explore_steer import steer
+    from basisbench.explore.steering import steer
+    from basisbench.explore.steps import load_pairs
     from basisbench.models.load import load_model
     from basisbench.plots.save import save_figure
     from basisbench.plots.steering import plot_steering

@@ -53,8 +53,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Swap, print tables, and write a file where asked."""
-    from basisbench.explore import load_pairs
-    from basisbench.explore_swap import SIZES, swap
+    from basisbench.explore.steps import load_pairs
+    from basisbench.explore.swapping import SIZES, swap
     from basisbench.models.load import load_model
     from basisbench.registry import load_registry
     from basisbench.results.record import write_whole

@@ -13,7 +13,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from basisbench.errors import BasisBenchError, hold
-from basisbench.explore import NodeScores
+from basisbench.explore.steps import NodeScores
 from basisbench.registry import load_registry
 from basisbench.results.agreement import auroc, precision_at
 from basisbench.results.tables import Entry, Table

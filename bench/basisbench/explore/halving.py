@@ -14,7 +14,7 @@ from basisbench.attribution.context import seeded_generator
 from basisbench.circuits.curve import GroupMeasurement, mean_of
 from basisbench.circuits.ranking import rank
 from basisbench.errors import BasisBenchError, hold
-from basisbench.explore import NodeScores
+from basisbench.explore.steps import NodeScores
 from basisbench.protocols import BasisSpec
 from basisbench.registry import load_registry
 from basisbench.runs.cell_record import pooled_subset_checks

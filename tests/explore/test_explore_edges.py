@@ -9,7 +9,7 @@ import pytest
 
 import basisbench as bb
 from basisbench.cli import main
-from basisbench.explore_edges import Edges
+from basisbench.explore.edge_circuits import Edges
 from basisbench.results.edge_file import EdgeList
 from basisbench.runs.session import Session
 

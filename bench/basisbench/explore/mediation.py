@@ -25,7 +25,7 @@ from basisbench.circuits.ranking import Ranking
 from basisbench.circuits.steered_nodes import MeanSize
 from basisbench.circuits.swapped import At, Swaps, matched, swap_positions, swapped_places
 from basisbench.errors import BasisBenchError, hold, unknown_name
-from basisbench.explore import NodeScores, score
+from basisbench.explore.steps import NodeScores, score
 from basisbench.protocols import BasisSpec, Method
 from basisbench.registry import load_registry
 from basisbench.results.bootstrap import resample_weights

@@ -17,7 +17,7 @@ from basisbench.circuits.edge_curve import EdgeRanking, GroupEdges, edge_curve, 
 from basisbench.circuits.edge_pass import edge_pass
 from basisbench.circuits.ranking import node_unit
 from basisbench.errors import BasisBenchError, hold
-from basisbench.explore import Circuit
+from basisbench.explore.steps import Circuit
 from basisbench.models.memory import peak_memory, reset_peak_memory
 from basisbench.protocols import BasisSpec
 from basisbench.registry import load_registry

@@ -28,7 +28,7 @@ from basisbench.types import Scores
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from basisbench.explore import NodeScores
+    from basisbench.explore.steps import NodeScores
     from basisbench.models.model import Model
     from basisbench.protocols import Basis, BasisSpec, Method, ScoringContext
     from basisbench.runs.session import Session

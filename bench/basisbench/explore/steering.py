@@ -24,7 +24,7 @@ from basisbench.circuits.moves import UNCHANGED, Operation, refuse_policy
 from basisbench.circuits.ranking import node_name
 from basisbench.circuits.steered_nodes import Activations, MeanSize, SteeredNode, best_nodes, named_node, places_of
 from basisbench.errors import BasisBenchError, TaskError, hold, unknown_name
-from basisbench.explore import NodeScores, load_pairs, score
+from basisbench.explore.steps import NodeScores, load_pairs, score
 from basisbench.pairs.plain_text import read_prompt, read_windows
 from basisbench.pairs.tokens import token_texts
 from basisbench.protocols import BasisSpec, Method

@@ -34,7 +34,7 @@ from basisbench.circuits.steered_nodes import (
 )
 from basisbench.circuits.swapping import distances, other_prompts, swapped_values
 from basisbench.errors import BasisBenchError, hold, unknown_name
-from basisbench.explore import NodeScores, score
+from basisbench.explore.steps import NodeScores, score
 from basisbench.pairs.tokens import token_texts
 from basisbench.protocols import BasisSpec, Method
 from basisbench.registry import load_registry
