@@ -16,20 +16,20 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.results.record import write_whole
 from basisbench_baselines.pocket.card import render_card, size_of
-from basisbench_baselines.pocket.training.plan import BuildPlan
+from basisbench_baselines.pocket.training.plan import Architecture, BuildPlan, ModelPlan
 from basisbench_baselines.training.checkpoint import read_json, replace_folder, write_json
 from basisbench_baselines.training.machine import describe_machine
 from basisbench_baselines.training.progress import Progress
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from basisbench_baselines.pocket.training.activations import DictionarySite
     from basisbench_baselines.pocket.training.dictionaries import DictionaryTraining
@@ -42,19 +42,52 @@ CARD, WORK = "card.json", ".work"
 _CORPUS_SAMPLE = 256
 
 
-def build(out: Path, *, seed: int = 0, plan: BuildPlan | None = None, progress: bool = True) -> None:
+def build(
+    out: Path,
+    *,
+    seed: int = 0,
+    architecture: Architecture = "llama",
+    dictionary_seed: int | None = None,
+    plan: BuildPlan | None = None,
+    progress: bool = True,
+) -> None:
     """Train the pocket model and its dictionaries into a folder.
 
     Args:
         out: the folder; gets `model/`, `dictionaries/`, `card.json` and `README.md`.
-        seed: everything random is drawn from it; ignored when a plan is given.
+        seed: everything random is drawn from it; ignored, as the next two are, when a plan is given.
+        architecture: "llama", or "gpt2" for LayerNorm, learned positions and an MLP with GELU.
+        dictionary_seed: what is random in the training of dictionaries is drawn from it; from `seed` when None.
         plan: every number of the build; the shipped ones by default.
         progress: show progress on standard error.
 
     Raises:
         BasisBenchError: the folder holds something else, or a checkpoint in it cannot be read.
     """
-    _Build(out, plan or BuildPlan(seed=seed), Progress(progress)).run()
+    shape = ModelPlan(architecture=architecture)
+    own = BuildPlan(seed=seed, dictionary_seed=dictionary_seed, model=shape)
+    _Build(out, plan or own, Progress(progress)).run()
+
+
+def train_dictionaries_again(out: Path, model_of: Path, *, seed: int, progress: bool = True) -> None:
+    """Train another set of dictionaries for the model of a finished build.
+
+    Args:
+        out: the folder of the new build; its model is a copy.
+        model_of: the folder of the finished build.
+        seed: what is random in the training of dictionaries is drawn from it.
+        progress: show progress on standard error.
+
+    Raises:
+        BasisBenchError: one folder is no finished build, or the other holds something else.
+    """
+    if not (model_of / CARD).is_file() or (model_of / WORK).exists():
+        raise BasisBenchError(f"{model_of}: expected the folder of a finished 'pocket build', with {CARD}")
+    card = read_json(model_of / CARD)
+    plan = replace(BuildPlan.read(card["plan"]), dictionary_seed=seed)
+    if corpus_fingerprint(plan.seed) != card["corpus_fingerprint"]:
+        raise BasisBenchError(f"{model_of}: its corpus is not that of this version; build its model anew")
+    _Build(out, plan, Progress(progress), trained=_Trained(model_of, card)).run()
 
 
 def corpus_fingerprint(seed: int) -> str:
@@ -67,11 +100,19 @@ def corpus_fingerprint(seed: int) -> str:
     return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A model that another build has trained: its folder and its card."""
+
+    folder: Path
+    card: Mapping[str, Any]
+
+
 class _Build:
     """One run of a build: the folder, the plan, and the times that add up over runs."""
 
-    def __init__(self, out: Path, plan: BuildPlan, progress: Progress) -> None:
-        self.out, self.plan, self.progress = out, plan, progress
+    def __init__(self, out: Path, plan: BuildPlan, progress: Progress, trained: _Trained | None = None) -> None:
+        self.out, self.plan, self.progress, self.trained = out, plan, progress, trained
         self.work = out / WORK
         self.corpus = corpus_fingerprint(plan.seed)
         self.fingerprint = plan.fingerprint(self.corpus)
@@ -90,7 +131,7 @@ class _Build:
         cross_layer_part = self._cross_layer(model, documents, held_out)
         state = read_json(self.times_path)
         card = {
-            "command": COMMAND,
+            "command": COMMAND if self.trained is None else f"{COMMAND} --model-of",
             "fingerprint": self.fingerprint,
             "corpus_fingerprint": self.corpus,
             "plan": asdict(self.plan),
@@ -150,7 +191,7 @@ class _Build:
 
     def _model(
         self, tokenizer: PreTrainedTokenizerFast, documents: EncodedDocuments, held_out: EncodedDocuments
-    ) -> tuple[LlamaForCausalLM, dict[str, object], dict[str, dict[str, float | int]]]:
+    ) -> tuple[PreTrainedModel, dict[str, object], dict[str, dict[str, float | int]]]:
         from basisbench_baselines.pocket.training.evaluate import (
             REQUIRED_ACCURACY,
             document_loss,
@@ -159,10 +200,12 @@ class _Build:
         )
         from basisbench_baselines.pocket.training.train import train_model
 
+        if self.trained is not None:
+            return _copied_model(self.trained, self.out / "model")
         with self._timed("pairs"):
             pairs = evaluation_pairs(tokenizer, self.plan.evaluation_pairs, self.plan.seed)
 
-        def inspect(model: LlamaForCausalLM) -> str:
+        def inspect(model: PreTrainedModel) -> str:
             return " ".join(f"{task} {value:.3f}" for task, value in task_accuracies(model, pairs).items())
 
         model, training = train_model(self.plan, tokenizer, documents, self.checkpoints, self.progress, inspect)
@@ -177,7 +220,7 @@ class _Build:
         return model, _model_part(model, training, document_loss(model, held_out)), tasks
 
     def _dictionaries(
-        self, model: LlamaForCausalLM, documents: EncodedDocuments, held_out: EncodedDocuments
+        self, model: PreTrainedModel, documents: EncodedDocuments, held_out: EncodedDocuments
     ) -> dict[str, object]:
         from basisbench_baselines.pocket.sae_files import load_weights, save_dictionary
         from basisbench_baselines.pocket.training.activations import dictionary_sites
@@ -197,7 +240,7 @@ class _Build:
         return self._part(training, statistics, sum(_parameters(weights[site]) for site in sites))
 
     def _cross_layer(
-        self, model: LlamaForCausalLM, documents: EncodedDocuments, held_out: EncodedDocuments
+        self, model: PreTrainedModel, documents: EncodedDocuments, held_out: EncodedDocuments
     ) -> dict[str, object]:
         from basisbench_baselines.pocket.sae_files import MODEL_NAME
         from basisbench_baselines.pocket.training.activations import cross_layer_sites
@@ -244,9 +287,23 @@ class _Build:
         self.progress.line(f"{self.out}: built in {card['seconds']['total']:.0f} s")
 
 
+def _copied_model(
+    trained: _Trained, folder: Path
+) -> tuple[PreTrainedModel, dict[str, object], dict[str, dict[str, float | int]]]:
+    """Copy the model of another build, and return it with what that build's card says of it."""
+    from transformers import AutoModelForCausalLM
+
+    def copy(path: Path) -> None:
+        shutil.copytree(trained.folder / "model", path)
+
+    replace_folder(folder, copy)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    return model.train(False), dict(trained.card["model"]), dict(trained.card["tasks"])
+
+
 def _save_model(
     folder: Path,
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     tasks: Mapping[str, Mapping[str, float | int]],
 ) -> None:
@@ -263,7 +320,7 @@ def _save_model(
     temporary.rename(folder)
 
 
-def _model_part(model: LlamaForCausalLM, training: ModelTraining, held_out_loss: float) -> dict[str, object]:
+def _model_part(model: PreTrainedModel, training: ModelTraining, held_out_loss: float) -> dict[str, object]:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return {"parameters": parameters, **asdict(training), "held_out_loss": held_out_loss}
 

@@ -16,13 +16,15 @@ def size_of(folder: Path, hidden: str) -> int:
 def render_card(card: Mapping[str, Any]) -> str:
     """Return the card as Markdown."""
     model, dictionaries, cross_layer = card["model"], card["dictionaries"], card["cross_layer"]
-    seconds = card["seconds"]
+    seconds, plan = card["seconds"], card["plan"]
+    again = plan.get("dictionary_seed")
     lines = [
-        "# pocket-llama: where these files come from",
+        f"# pocket-{plan['model'].get('architecture', 'llama')}: where these files come from",
         "",
         "Written by the build; `card.json` holds the same numbers and more.",
         "",
-        f"- Command: `{card['command']}`, seed {card['plan']['seed']}; runs that contributed: {card['runs']}",
+        f"- Command: `{card['command']}`, seed {plan['seed']}{'' if again is None else f', of dictionaries {again}'}; "
+        f"runs that contributed: {card['runs']}",
         f"- Machine: {card['machine']['processor']}, {card['machine']['cores']} cores, "
         f"{card['machine']['threads']} threads, matrix products in {model['precision']}",
         "- Versions: " + ", ".join(f"{name} {number}" for name, number in card["machine"]["packages"].items()),

@@ -11,7 +11,7 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
 from basisbench.errors import BasisBenchError
@@ -48,8 +48,8 @@ _WORDS = 200
 _TIMED_TOKENS, _TIMED_PASSES = 1000, 5
 """Tokens of a pass that is timed, and how often it is: the fastest counts, for the first ones pack weights."""
 
-_START_SECONDS = 7.0
-"""Imports and the model, once in each process (measured on the pocket model)."""
+_IMPORT_SECONDS, _LOAD_SECONDS = 5.0, 2.0
+"""Imports, once in each process; and a model that is not loaded for the estimate (measured on the pocket model)."""
 
 _RATES: Mapping[tuple[bool, bool], float] = {
     (True, False): 3.5e11,
@@ -69,6 +69,7 @@ class Estimate:
         work: of each block of cells.
         downloads: bytes of models and dictionaries that are not at hand.
         jobs: processes that share the blocks.
+        start: seconds until a process has imported the libraries and loaded the models.
         timed: whether every rate is that of a pass that was timed.
         notes: what could not be had, and what was assumed instead.
     """
@@ -76,6 +77,7 @@ class Estimate:
     work: Mapping[CellBlock, Workload]
     downloads: int
     jobs: int
+    start: float
     timed: bool
     notes: tuple[str, ...]
 
@@ -92,12 +94,12 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """Seconds in one process."""
-        return _START_SECONDS + sum(work.seconds for work in self.work.values())
+        return self.start + sum(work.seconds for work in self.work.values())
 
     @property
     def seconds_with_jobs(self) -> float:
         """Seconds in as many processes as the run has; each takes the next block when it is done with one."""
-        ends = [_START_SECONDS] * self.jobs
+        ends = [self.start] * self.jobs
         for work in self.work.values():
             heapq.heapreplace(ends, ends[0] + work.seconds)
         return max(ends)
@@ -128,7 +130,8 @@ def estimate_run(plan: Plan, jobs: int | None = None) -> Estimate:
     work = {block: models[block.cells[0].model].work(block) for block in plan.blocks}
     notes = dict.fromkeys(note for model in models.values() for note in model.notes)
     downloads = sum(model.downloads for model in models.values())
-    return Estimate(work, downloads, jobs, all(model.timed for model in models.values()), tuple(notes))
+    start = _IMPORT_SECONDS + sum(model.load_seconds for model in models.values())
+    return Estimate(work, downloads, jobs, start, all(model.timed for model in models.values()), tuple(notes))
 
 
 class _Model:
@@ -153,6 +156,7 @@ class _Model:
         self.downloads = 0 if at_hand else stored
         self._sizes: dict[str, BasisSize] = {}
         self._tokenizer = self._load_tokenizer()
+        self.load_seconds = _LOAD_SECONDS
         # A model that fills the memory is not loaded for an estimate of its memory.
         rate = self._timed_rate(jobs) if at_hand and stored <= largest_bytes() else None
         self.timed = rate is not None
@@ -180,11 +184,13 @@ class _Model:
         from basisbench.attribution.cost import now
         from basisbench.models.load import load_model
 
+        began, busy = perf_counter(), process_time()
         try:
             model = load_model(self._spec, device=self._device, dtype=self._dtype)
         except BasisBenchError as error:
             self.notes.append(f"no pass is timed: {error}")
             return None
+        self.load_seconds = min(perf_counter() - began, process_time() - busy)
         positions = 10
         tokens = model.tokens([[0] * positions] * (_TIMED_TOKENS // positions))
         seconds = []

@@ -154,11 +154,11 @@ def test_editing_an_activation_reaches_the_output_and_leaves_no_hook(shipped: tu
             "blocks.1.hook_resid_post",
             "blocks.1.mlp.hook_in",
         ):
-            with edited(model, {place_of(hook): torch.zeros_like}):
+            with edited(model, {place_of(model, hook): torch.zeros_like}):
                 assert not torch.equal(model(ids).logits, before), hook
         assert torch.equal(model(ids).logits, before)
     with pytest.raises(BasisBenchError, match="no activation named"):
-        place_of("blocks.0.x")
+        place_of(model, "blocks.0.x")
 
 
 # --- documents and batches

@@ -8,15 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from basisbench.cli import main
 from basisbench.errors import BasisBenchError
-from basisbench_baselines.pocket.build import WORK, build, corpus_fingerprint
+from basisbench.explore import load_model
+from basisbench_baselines.pocket.build import WORK, build, corpus_fingerprint, train_dictionaries_again
 from basisbench_baselines.pocket.training import dictionaries, evaluate, train
-from basisbench_baselines.pocket.training.activations import cross_layer_sites, dictionary_sites
+from basisbench_baselines.pocket.training.activations import cross_layer_sites, dictionary_sites, record_activations
 from basisbench_baselines.pocket.training.plan import BuildPlan
 from basisbench_baselines.training.checkpoint import save_state
 
@@ -101,3 +106,58 @@ def test_a_build_refuses_a_folder_with_other_things_in_it(tmp_path: Path) -> Non
     with pytest.raises(BasisBenchError, match=r"holds 'thesis\.tex'.*choose an empty folder"):
         build(tmp_path, plan=BuildPlan.tiny(), progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_dictionaries_trained_again_differ_and_their_model_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "REQUIRED_ACCURACY", {"sva_simple": 0.97})
+    plan = BuildPlan.tiny(seed=3)
+    plan = replace(plan, model=replace(plan.model, architecture="gpt2"))
+    build(tmp_path / "first", plan=plan, progress=False)
+    for seed in (3, 4):
+        train_dictionaries_again(tmp_path / f"seed-{seed}", tmp_path / "first", seed=seed, progress=False)
+    first, same, other = (_weights(tmp_path / name) for name in ("first", "seed-3", "seed-4"))
+    assert list(first) == list(same) == list(other)
+    assert same == first  # the seed is all that is drawn from
+    changed = {name for name in first if first[name] != other[name]}
+    assert changed == set(first) - {"model/model.safetensors"}
+    cards = [json.loads((tmp_path / name / "card.json").read_text("utf-8")) for name in ("first", "seed-4")]
+    assert cards[0]["model"] == cards[1]["model"]
+    assert (cards[1]["plan"]["seed"], cards[1]["plan"]["dictionary_seed"]) == (3, 4)
+    assert cards[0]["fingerprint"] != cards[1]["fingerprint"]
+    _reads_what_the_bridge_reads(tmp_path / "first")
+
+
+def _reads_what_the_bridge_reads(folder: Path) -> None:
+    """Hold that dictionaries of a build were trained where TransformerLens says that they are."""
+    model = load_model(str(folder / "model"))
+    sites = (*dictionary_sites(2), *cross_layer_sites(2))
+    hooks = sorted({hook for site in sites for hook in (site.read, site.write)})
+    ids = torch.tensor([[3, 5, 8, 13]])
+    plain = AutoModelForCausalLM.from_pretrained(folder / "model")
+    ours = record_activations(plain, hooks, ids)
+    with torch.no_grad():
+        _, cache = model.bridge.run_with_cache(ids)
+    for hook in hooks:
+        torch.testing.assert_close(ours[hook], cache[hook], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model-of", "nowhere", "--dictionary-seed", "1"], "expected the folder of a finished 'pocket build'"),
+        (["--model-of", "--dictionary-seed", "1", "--seed", "2"], "--seed and --architecture are those of the model"),
+        (["--model-of", "--architecture", "gpt2"], "--seed and --architecture are those of the model"),
+        (["--model-of"], "--dictionary-seed is missing"),
+    ],
+)
+def test_what_does_not_go_with_another_build_s_model_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    assert main(["pocket", "build", "--out", str(tmp_path / "out"), *arguments]) != 0
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -1,11 +1,11 @@
 """Name the activations that the dictionaries read and write, as TransformerLens does, and record them.
 
-| name | where it is in the Hugging Face model |
-| --- | --- |
-| `blocks.i.mlp.hook_in` | input of `layers[i].mlp`: the residual stream after its RMSNorm and the norm's weight |
-| `blocks.i.hook_mlp_out` | output of `layers[i].mlp` |
-| `blocks.i.hook_attn_out` | output of `layers[i].self_attn`, after the output projection |
-| `blocks.i.hook_resid_post` | output of `layers[i]` |
+| name | where it is in Hugging Face's Llama | and in its GPT-2 |
+| --- | --- | --- |
+| `blocks.i.mlp.hook_in` | input of `layers[i].mlp`: the normed residual stream | input of `h[i].mlp` |
+| `blocks.i.hook_mlp_out` | output of `layers[i].mlp` | output of `h[i].mlp` |
+| `blocks.i.hook_attn_out` | output of `layers[i].self_attn`, after the output projection | output of `h[i].attn` |
+| `blocks.i.hook_resid_post` | output of `layers[i]` | output of `h[i]` |
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from basisbench.models.hooks import Place, observed
 from basisbench_baselines.pocket import CROSS_LAYER_BASIS
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 _MLP_IN, _MLP_OUT, _ATTN_OUT, _RESID_POST = "mlp.hook_in", "hook_mlp_out", "hook_attn_out", "hook_resid_post"
-_PLACES: dict[str, tuple[str, Literal["in", "out"]]] = {
-    _MLP_IN: (".mlp", "in"),
-    _MLP_OUT: (".mlp", "out"),
-    _ATTN_OUT: (".self_attn", "out"),
-    _RESID_POST: ("", "out"),
+_PLACES: dict[str, tuple[Literal["mlp", "attention", "block"], Literal["in", "out"]]] = {
+    _MLP_IN: ("mlp", "in"),
+    _MLP_OUT: ("mlp", "out"),
+    _ATTN_OUT: ("attention", "out"),
+    _RESID_POST: ("block", "out"),
+}
+_MODULES = {
+    "llama": {"block": "model.layers.{}", "mlp": "model.layers.{}.mlp", "attention": "model.layers.{}.self_attn"},
+    "gpt2": {"block": "transformer.h.{}", "mlp": "transformer.h.{}.mlp", "attention": "transformer.h.{}.attn"},
 }
 _BASES = {
     "sae_mlp_out": (_MLP_OUT, _MLP_OUT),
@@ -78,7 +82,7 @@ def _sites_of(basis: str, layers: int) -> tuple[DictionarySite, ...]:
     )
 
 
-def place_of(hook: str) -> Place:
+def place_of(model: PreTrainedModel, hook: str) -> Place:
     """Return the end of a module of the Hugging Face model where an activation of that name is.
 
     Raises:
@@ -88,12 +92,12 @@ def place_of(hook: str) -> Place:
     if name not in _PLACES:
         raise BasisBenchError(f"no activation named '{hook}' in the pocket model")
     module, end = _PLACES[name]
-    return Place(f"model.layers.{layer}{module}", end)
+    return Place(_MODULES[model.config.model_type][module].format(layer), end)
 
 
 @torch.no_grad()
-def record_activations(model: LlamaForCausalLM, hooks: Iterable[str], ids: Tensor) -> dict[str, Tensor]:
+def record_activations(model: PreTrainedModel, hooks: Iterable[str], ids: Tensor) -> dict[str, Tensor]:
     """Return activations of one forward run, ``row pos d`` each; the unembedding is not computed."""
-    with observed(model, {hook: place_of(hook) for hook in hooks}) as found:
-        model.model(input_ids=ids, use_cache=False)
+    with observed(model, {hook: place_of(model, hook) for hook in hooks}) as found:
+        model.base_model(input_ids=ids, use_cache=False)
     return found

@@ -24,12 +24,12 @@ from basisbench_baselines.training.progress import Progress
 from basisbench_baselines.training.scaling import Scaling
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 
 def train_cross_layer(
     plan: BuildPlan,
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     sites: Sequence[DictionarySite],
     documents: EncodedDocuments,
     work: Path,
@@ -51,7 +51,9 @@ def train_cross_layer(
         scalings = {hook: Scaling.of(x) for hook, x in activations.items()}
         units = shape.expansion * activations[sites[0].write].shape[1]
         # The tokens that give every other dictionary its first directions.
-        chosen = torch.randint(len(activations[sites[0].read]), (units,), generator=seeded(plan.seed, 1))
+        chosen = torch.randint(
+            len(activations[sites[0].read]), (units,), generator=seeded(plan.seed_of_dictionaries, 1)
+        )
         x = [scalings[site.read].apply(activations[site.read][chosen]) for site in sites]
         y = [scalings[site.write].apply(activations[site.write][chosen]) for site in sites]
         return [CrossLayerTrainer(sites, scalings, x, y, shape)]

@@ -38,7 +38,7 @@ from basisbench_baselines.training.progress import Progress
 from basisbench_baselines.training.scaling import Scaling
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 _ROWS_AT_ONCE = 128
 _RECENT_STEPS = 50
@@ -84,7 +84,7 @@ def learning_rate(plan: DictionaryPlan, step: int, steps: int) -> float:
 
 
 def collect_activations(
-    model: LlamaForCausalLM, sites: Sequence[DictionarySite], documents: EncodedDocuments, first: int, count: int
+    model: PreTrainedModel, sites: Sequence[DictionarySite], documents: EncodedDocuments, first: int, count: int
 ) -> dict[str, Float[Tensor, "token d"]]:
     """Return the activations of documents `first` to `first + count` at every hook of the sites."""
     hooks = list(dict.fromkeys(hook for site in sites for hook in (site.read, site.write)))
@@ -124,7 +124,7 @@ def _create_trainers(
     for site in sites:
         x, y = activations[site.read], activations[site.write]
         units = plan.dictionaries.expansion * y.shape[1]
-        chosen = torch.randint(len(x), (units,), generator=seeded(plan.seed, 1))
+        chosen = torch.randint(len(x), (units,), generator=seeded(plan.seed_of_dictionaries, 1))
         read, write = scalings[site.read], scalings[site.write]
         trainers.append(
             DictionaryTrainer(site, read, write, read.apply(x[chosen]), write.apply(y[chosen]), plan.dictionaries)
@@ -198,7 +198,7 @@ class _Run:
 
 def train_dictionaries(
     plan: BuildPlan,
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     sites: Sequence[DictionarySite],
     documents: EncodedDocuments,
     work: Path,
@@ -229,7 +229,7 @@ def train_together(
     plan: BuildPlan,
     shape: DictionaryPlan,
     create: Callable[[Mapping[str, Tensor]], Sequence[AnyTrainer]],
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     sites: Sequence[DictionarySite],
     documents: EncodedDocuments,
     path: Path,
@@ -268,7 +268,9 @@ def train_together(
         for chunk, in_chunk in groupby(steps[run.step :], key=lambda step: step.chunk):
             raw = first_chunk if chunk == 0 else collect(chunk * shape.chunk_documents, shape.chunk_documents)
             scaled = {hook: scalings[hook].apply(x) for hook, x in raw.items()}
-            for indices in _batches(in_chunk, len(next(iter(raw.values()))), shape.batch_tokens, plan.seed):
+            for indices in _batches(
+                in_chunk, len(next(iter(raw.values()))), shape.batch_tokens, plan.seed_of_dictionaries
+            ):
                 rate = learning_rate(shape, run.step, len(steps))
                 run.update({hook: x[indices] for hook, x in scaled.items()}, rate, precision)
                 before, now = now, time.monotonic()

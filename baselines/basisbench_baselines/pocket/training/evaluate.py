@@ -33,7 +33,7 @@ from basisbench_baselines.pocket.training.documents import EncodedDocuments
 from basisbench_baselines.training.progress import Progress
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from basisbench.types import Pairs, PairSet
 
@@ -162,7 +162,7 @@ def evaluation_pairs(tokenizer: PreTrainedTokenizerFast, count: int, seed: int) 
 
 
 @torch.no_grad()
-def task_accuracies(model: LlamaForCausalLM, pairs: Mapping[str, PairSet]) -> dict[str, float]:
+def task_accuracies(model: PreTrainedModel, pairs: Mapping[str, PairSet]) -> dict[str, float]:
     """Return the share of pairs whose answers have the higher mean logit, by task."""
     return {
         name: sum(float(_correct(model, group).sum()) for group in pair_set) / pair_set.pair_count
@@ -170,8 +170,8 @@ def task_accuracies(model: LlamaForCausalLM, pairs: Mapping[str, PairSet]) -> di
     }
 
 
-def _correct(model: LlamaForCausalLM, group: Pairs) -> Tensor:
-    hidden = model.model(input_ids=torch.from_numpy(np.asarray(group.clean)).long(), use_cache=False)
+def _correct(model: PreTrainedModel, group: Pairs) -> Tensor:
+    hidden = model.base_model(input_ids=torch.from_numpy(np.asarray(group.clean)).long(), use_cache=False)
     logits = model.lm_head(hidden.last_hidden_state[:, -1]).float()
     answers, foils = (torch.from_numpy(np.asarray(ids)).long() for ids in (group.answers, group.foils))
     better: Tensor = logits.gather(1, answers).mean(1) > logits.gather(1, foils).mean(1)
@@ -179,12 +179,12 @@ def _correct(model: LlamaForCausalLM, group: Pairs) -> Tensor:
 
 
 @torch.no_grad()
-def document_loss(model: LlamaForCausalLM, documents: EncodedDocuments) -> float:
+def document_loss(model: PreTrainedModel, documents: EncodedDocuments) -> float:
     """Return the mean next-token loss over the real tokens of documents, in nats."""
     total, tokens = 0.0, 0
     for ids, lengths in _padded_batches(documents):
         real = torch.arange(1, ids.shape[1]) < lengths[:, None]
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
         logits = model.lm_head(hidden[real]).float()
         total += float(torch.nn.functional.cross_entropy(logits, ids[:, 1:][real], reduction="sum"))
         tokens += int(real.sum())
@@ -198,10 +198,10 @@ def _padded_batches(documents: EncodedDocuments) -> Iterator[tuple[Tensor, Tenso
 
 
 @contextmanager
-def splice(model: LlamaForCausalLM, site: DictionarySite, dictionary: DictionaryWeights | Rebuilder) -> Iterator[None]:
+def splice(model: PreTrainedModel, site: DictionarySite, dictionary: DictionaryWeights | Rebuilder) -> Iterator[None]:
     """Replace the write activation by the dictionary's reconstruction, at every position."""
     rebuilder = dictionary if isinstance(dictionary, Rebuilder) else Rebuilder.of(site, dictionary)
-    reads = {hook: place_of(hook) for hook in rebuilder.reads}
+    reads = {hook: place_of(model, hook) for hook in rebuilder.reads}
 
     # Observed first, so that what a dictionary reads is there when its write site is reached, the same site or a later.
     with observed(model, reads) as seen:
@@ -209,12 +209,12 @@ def splice(model: LlamaForCausalLM, site: DictionarySite, dictionary: Dictionary
         def reconstruct(_: Tensor) -> Tensor:
             return rebuilder.rebuild(*(seen.pop(hook) for hook in rebuilder.reads))[1]
 
-        with edited(model, {place_of(site.write): reconstruct}):
+        with edited(model, {place_of(model, site.write): reconstruct}):
             yield
 
 
 def dictionary_statistics(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     dictionaries: Mapping[DictionarySite, DictionaryWeights | Rebuilder],
     documents: EncodedDocuments,
     progress: Progress,
@@ -258,8 +258,8 @@ def dictionary_statistics(
     return found
 
 
-def _constant_loss(model: LlamaForCausalLM, documents: EncodedDocuments, hook: str, value: Tensor) -> float:
-    with edited(model, {place_of(hook): value.expand_as}):
+def _constant_loss(model: PreTrainedModel, documents: EncodedDocuments, hook: str, value: Tensor) -> float:
+    with edited(model, {place_of(model, hook): value.expand_as}):
         return document_loss(model, documents)
 
 

@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Architecture = Literal["llama", "gpt2"]
+"""What blocks are made of: RMSNorm, rotary embedding, gated MLP; or LayerNorm, learned positions, GELU."""
 
 
 @dataclass(frozen=True)
@@ -15,11 +20,12 @@ class ModelPlan:
     """Shape and training of the language model.
 
     Attributes:
+        architecture: what blocks are made of.
         layers: transformer blocks.
         width: dimension of the residual stream.
-        mlp_width: dimension of the gated MLP's hidden layer.
+        mlp_width: dimension of the MLP's hidden layer.
         heads: attention heads; the head dimension is `width / heads`.
-        positions: longest sequence the rotary embedding is declared for.
+        positions: longest sequence the embedding of positions is declared for.
         documents: training documents; each is seen once.
         batch_documents: documents per step, of nearly equal length.
         learning_rate: peak of the schedule.
@@ -29,6 +35,7 @@ class ModelPlan:
         gradient_norm: gradients are clipped to this norm.
     """
 
+    architecture: Architecture = "llama"
     layers: int = 4
     width: int = 128
     mlp_width: int = 512
@@ -94,6 +101,7 @@ class BuildPlan:
 
     Attributes:
         seed: everything random is drawn from it.
+        dictionary_seed: what is random in the training of dictionaries is drawn from this one; from `seed` when None.
         model: the language model.
         dictionaries: the dictionaries of single layers.
         cross_layer: the cross-layer transcoder.
@@ -104,6 +112,7 @@ class BuildPlan:
     """
 
     seed: int = 0
+    dictionary_seed: int | None = None
     model: ModelPlan = field(default_factory=ModelPlan)
     dictionaries: DictionaryPlan = field(default_factory=DictionaryPlan)
     cross_layer: DictionaryPlan = field(default_factory=DictionaryPlan)
@@ -111,6 +120,21 @@ class BuildPlan:
     evaluation_documents: int = 1000
     checkpoint_seconds: float = 30.0
     accuracy_seconds: float = 120.0
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> BuildPlan:
+        """Return the plan that a card has, as `dataclasses.asdict` gave it."""
+        parts = {
+            "model": ModelPlan(**values["model"]),
+            "dictionaries": DictionaryPlan(**values["dictionaries"]),
+            "cross_layer": DictionaryPlan(**values["cross_layer"]),
+        }
+        return cls(**{**values, **parts})
+
+    @property
+    def seed_of_dictionaries(self) -> int:
+        """What is random in the training of dictionaries is drawn from it."""
+        return self.seed if self.dictionary_seed is None else self.dictionary_seed
 
     @classmethod
     def tiny(cls, seed: int = 0) -> BuildPlan:
@@ -146,4 +170,9 @@ class BuildPlan:
         """
         values = asdict(self)
         del values["checkpoint_seconds"], values["accuracy_seconds"]
+        # What was added after the shipped build, where it is what that build was.
+        if self.dictionary_seed is None:
+            del values["dictionary_seed"]
+        if self.model.architecture == "llama":
+            del values["model"]["architecture"]
         return hashlib.sha256(json.dumps((corpus, values), sort_keys=True).encode()).hexdigest()[:16]

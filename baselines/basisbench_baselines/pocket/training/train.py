@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,7 +32,7 @@ from basisbench_baselines.training.checkpoint import (
 from basisbench_baselines.training.progress import Progress
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
@@ -62,29 +62,57 @@ def matmul_precision() -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def create_model(plan: ModelPlan, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """Return an untrained Llama of the planned shape."""
+def create_model(plan: ModelPlan, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """Return an untrained model of the planned shape."""
+    ids = tokenizer.get_vocab()
+    special: dict[str, Any] = {
+        "tie_word_embeddings": False,
+        "bos_token_id": ids[str(tokenizer.bos_token)],
+        "eos_token_id": ids[str(tokenizer.eos_token)],
+        # A padding token would pin its embedding to zero, and padding may share the id of BOS.
+        "pad_token_id": None,
+    }
+    make = _gpt2 if plan.architecture == "gpt2" else _llama
+    torch.manual_seed(seed)
+    return make(plan, len(tokenizer), special)
+
+
+def _llama(plan: ModelPlan, vocabulary: int, special: Mapping[str, Any]) -> PreTrainedModel:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    ids = tokenizer.get_vocab()
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocabulary,
         hidden_size=plan.width,
         intermediate_size=plan.mlp_width,
         num_hidden_layers=plan.layers,
         num_attention_heads=plan.heads,
         num_key_value_heads=plan.heads,
         max_position_embeddings=plan.positions,
-        tie_word_embeddings=False,
-        bos_token_id=ids[str(tokenizer.bos_token)],
-        eos_token_id=ids[str(tokenizer.eos_token)],
-        # A padding token would pin its embedding to zero, and padding may share the id of BOS.
-        pad_token_id=None,
+        **special,
     )
     # At this size the plain attention is faster on a CPU than the fused one.
     config._attn_implementation = "eager"
-    torch.manual_seed(seed)
     return LlamaForCausalLM(config)
+
+
+def _gpt2(plan: ModelPlan, vocabulary: int, special: Mapping[str, Any]) -> PreTrainedModel:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=plan.width,
+        n_inner=plan.mlp_width,
+        n_layer=plan.layers,
+        n_head=plan.heads,
+        n_positions=plan.positions,
+        # As for the other: each document is seen once.
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        **special,
+    )
+    config._attn_implementation = "eager"
+    return GPT2LMHeadModel(config)
 
 
 def learning_rate(plan: ModelPlan, step: int) -> float:
@@ -96,16 +124,16 @@ def learning_rate(plan: ModelPlan, step: int) -> float:
     return plan.learning_rate * share
 
 
-def next_token_loss(model: LlamaForCausalLM, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def next_token_loss(model: PreTrainedModel, ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return the mean next-token loss over the real tokens of padded rows, in nats."""
-    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
     real = torch.arange(1, ids.shape[1]) < lengths[:, None]
     # Only real positions meet the vocabulary, the widest matrix of the model.
     logits = model.lm_head(hidden[real])
     return torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][real])
 
 
-def _parameter_groups(model: LlamaForCausalLM, decay: float) -> list[dict[str, object]]:
+def _parameter_groups(model: PreTrainedModel, decay: float) -> list[dict[str, object]]:
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
@@ -119,8 +147,8 @@ def train_model(
     documents: EncodedDocuments,
     work: Path,
     progress: Progress,
-    inspect: Callable[[LlamaForCausalLM], str],
-) -> tuple[LlamaForCausalLM, ModelTraining]:
+    inspect: Callable[[PreTrainedModel], str],
+) -> tuple[PreTrainedModel, ModelTraining]:
     """Train the model, continuing from a checkpoint in `work` if there is one.
 
     Args:
