@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -23,7 +24,7 @@ from basisbench.results.metrics import sizes_grid
 from basisbench.results.record import CellConfig, Record, read_record
 from basisbench.runs.cells import expand
 from basisbench.runs.dry_run import Estimate, estimate_run, render
-from basisbench.runs.estimate import SOUGHT_CIRCUITS, BasisSize, Prompts, Workload, dictionary_size
+from basisbench.runs.estimate import SOUGHT_CIRCUITS, BasisSize, Prompts, Speed, Workload, dictionary_size
 from basisbench.runs.run import Plan, Request, plan_request
 from basisbench.runs.runner import Runner, RunOptions
 from basisbench.runs.suite import load_suite
@@ -234,7 +235,7 @@ def workload_of(pairs: int, positions: int) -> Workload:
     )  # fmt: skip
     shape = ModelShape(30, 576, 1536, 49_152, 134_515_008, "float32")
     sizes, methods = {"mlp_act": BasisSize((1536,) * 30)}, {"relp": registry.get("method", "relp")}
-    return Workload([cell], [Prompts(pairs, pairs, positions)], shape, sizes, methods, "cpu", "float32", 1e11)
+    return Workload([cell], [Prompts(pairs, pairs, positions)], shape, sizes, methods, "cpu", "float32", Speed(1e11))
 
 
 def test_memory_of_long_prompts_is_that_of_one_prompt_and_its_nodes() -> None:
@@ -251,6 +252,15 @@ def test_memory_of_long_prompts_is_that_of_one_prompt_and_its_nodes() -> None:
     assert workload_of(8, 200)._gradient_pass(1600) == BUDGETS["gradients"].cpu
     # What tokens attend to, and blocks that are run twice.
     assert workload_of(8, 2700).seconds > 2.2 * workload_of(8, 1350).seconds
+
+
+def test_short_passes_take_the_time_in_which_weights_are_read() -> None:
+    work = workload_of(8, 4)
+    slow = replace(work, speed=Speed(1e11, least=0.1))
+    # Six circuits that are sought one after the other at least, however few tokens there are.
+    assert 0.6 < slow.seconds - work.seconds < 6
+    both = replace(slow, prompts=slow.prompts * 2)
+    assert both.seconds - 2 * work.seconds == pytest.approx(2 * (slow.seconds - work.seconds), abs=0.2)
 
 
 def test_bytes_of_dictionaries() -> None:

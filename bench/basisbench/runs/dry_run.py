@@ -1,8 +1,9 @@
 """Says what a run would take before it starts: cells, passes, memory, disk and time, all of them estimates.
 
 Configurations and tokenizers are fetched where they can be had; a model that cannot be had is estimated from its
-published shape. One pass of a model whose weights are at hand is timed; elsewhere a rate is assumed. Times are those of
-an idle machine, as far as what else runs now can be told apart. The arithmetic is `basisbench.runs.estimate`'s.
+published shape. Of a model whose weights are at hand, loading, a long pass and a short one are timed; elsewhere a rate
+is assumed. Times are those of an idle machine, as far as what else runs now can be told apart. The arithmetic is
+`basisbench.runs.estimate`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 from time import perf_counter, process_time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from basisbench.errors import BasisBenchError
 from basisbench.models.gguf import locate_model
@@ -26,6 +27,7 @@ from basisbench.runs.estimate import (
     BasisSize,
     Memory,
     Prompts,
+    Speed,
     Workload,
     dictionary_size,
     item_bytes,
@@ -36,6 +38,9 @@ from basisbench.runs.runner import CellBlock
 from basisbench.runs.workers import available_cores
 from basisbench.types import ModelSpec, Pairs
 
+if TYPE_CHECKING:
+    from basisbench.models.model import Model
+
 _ASSUMED_WIDTH = 16
 """Units per dimension of a dictionary that nothing tells the width of."""
 
@@ -45,8 +50,9 @@ _RECORD_BYTES = 40_000
 _WORDS = 200
 """Candidates whose words are counted where there is no tokenizer."""
 
-_TIMED_TOKENS, _TIMED_PASSES = 1000, 5
-"""Tokens of a pass that is timed, and how often it is: the fastest counts, for the first ones pack weights."""
+_TIMED_TOKENS, _TIMED_POSITIONS, _TIMED_PASSES = 1000, 10, 5
+"""Tokens of a pass that is timed, of how many positions, and how often: the fastest counts, for the first ones pack
+weights. So is a pass of one prompt: weights have to be read, however little is made of them."""
 
 _IMPORT_SECONDS, _LOAD_SECONDS = 5.0, 2.0
 """Imports, once in each process; and a model that is not loaded for the estimate (measured on the pocket model)."""
@@ -158,9 +164,9 @@ class _Model:
         self._tokenizer = self._load_tokenizer()
         self.load_seconds = _LOAD_SECONDS
         # A model that fills the memory is not loaded for an estimate of its memory.
-        rate = self._timed_rate(jobs) if at_hand and stored <= largest_bytes() else None
-        self.timed = rate is not None
-        self.rate = rate or _RATES[self._device == "cpu", item_bytes(self._dtype) == 2]
+        speed = self._timed_speed(jobs) if at_hand and stored <= largest_bytes() else None
+        self.timed = speed is not None
+        self._speed = speed or Speed(_RATES[self._device == "cpu", item_bytes(self._dtype) == 2])
 
     def _load_tokenizer(self) -> Any:
         from basisbench.models.load import load_tokenizer
@@ -173,15 +179,14 @@ class _Model:
             self.notes.append(str(error))
             return None
 
-    def _timed_rate(self, jobs: int) -> float | None:
-        """Return the multiplications and additions a second of a pass; None where the model cannot be loaded.
+    def _timed_speed(self, jobs: int) -> Speed | None:
+        """Return how fast passes are; None where the model cannot be loaded.
 
         On a CPU with the threads of one of so many processes. Where other programs take turns on its cores, the
         processor's time is shorter than that of the clock.
         """
         import torch
 
-        from basisbench.attribution.cost import now
         from basisbench.models.load import load_model
 
         began, busy = perf_counter(), process_time()
@@ -191,23 +196,14 @@ class _Model:
             self.notes.append(f"no pass is timed: {error}")
             return None
         self.load_seconds = min(perf_counter() - began, process_time() - busy)
-        positions = 10
-        tokens = model.tokens([[0] * positions] * (_TIMED_TOKENS // positions))
-        seconds = []
         threads = torch.get_num_threads()
         try:
             if jobs > 1:
                 torch.set_num_threads(max(1, available_cores() // jobs))
-            with torch.no_grad():
-                for _ in range(_TIMED_PASSES):
-                    began, busy = now(model), process_time()
-                    model.logits(tokens, fast=True)
-                    seconds.append(now(model) - began)
-                    if self._device == "cpu":
-                        seconds.append(process_time() - busy)
+            many, one = (_seconds_of_a_pass(model, rows) for rows in (_TIMED_TOKENS // _TIMED_POSITIONS, 1))
         finally:
             torch.set_num_threads(threads)
-        return pass_operations(self._shape, _TIMED_TOKENS, positions) / min(seconds)
+        return Speed(pass_operations(self._shape, _TIMED_TOKENS, _TIMED_POSITIONS) / many, one)
 
     def work(self, block: CellBlock) -> Workload:
         """Return what is to be done for cells of this model and one task.
@@ -230,7 +226,7 @@ class _Model:
             {cell.method: registry.get("method", cell.method) for cell in cells},
             self._device,
             self._dtype,
-            self.rate,
+            self._speed,
         )
 
     def _prompts(self, task: Task, block: CellBlock) -> tuple[Prompts, ...]:
@@ -287,6 +283,24 @@ class _Model:
         size = dictionary_size(units, shape, cross_layer=basis.cross_layer)
         self.downloads += size.stored if basis.repositories else 0
         return size
+
+
+def _seconds_of_a_pass(model: Model, rows: int) -> float:
+    """Return the shortest time of a few passes over so many prompts."""
+    import torch
+
+    from basisbench.attribution.cost import now
+
+    tokens = model.tokens([[0] * _TIMED_POSITIONS] * rows)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(_TIMED_PASSES):
+            began, busy = now(model), process_time()
+            model.logits(tokens, fast=True)
+            seconds.append(now(model) - began)
+            if model.device.type == "cpu":
+                seconds.append(process_time() - busy)
+    return min(seconds)
 
 
 def _group(attribution: Pairs, evaluation: Pairs, rows: int) -> Prompts:

@@ -5,9 +5,10 @@
    (`types.Passes`) and who shares it; each cell adds the points of its own curve, of which a few are an expectation:
    where a curve is bisected follows from what is found. Dictionaries are tried on the pairs that scores come from.
 2. Memory is the model, the largest basis, what is kept from cell to cell, and the largest pass.
-3. Seconds are multiplications and additions over a rate, the time to load dictionaries, and what any
-   cell takes. They count what is computed rather than passes: circuits leave out the common prefix and the last
-   block of all but one position, and a backward pass without gradients of weights costs what a forward one does.
+3. Seconds are multiplications and additions over a rate, what short passes take whatever is in them, the time to load
+   dictionaries, and what any cell takes. They count what is computed rather than passes: circuits leave out the common
+   prefix and the last block of all but one position, and a backward pass without gradients of weights costs what a
+   forward one does.
 """
 
 from __future__ import annotations
@@ -116,6 +117,19 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """How fast passes are.
+
+    Attributes:
+        rate: multiplications and additions a second, in a pass over many tokens.
+        least: seconds of a pass over one short prompt: mostly those in which weights are read; 0 where nobody knows.
+    """
+
+    rate: float
+    least: float = 0.0
+
+
+@dataclass(frozen=True)
 class Workload:
     """The work of some cells that share a model, a task and a seed.
 
@@ -127,7 +141,7 @@ class Workload:
         methods: by name.
         device: where it runs.
         dtype: type of the weights.
-        rate: multiplications and additions a second.
+        speed: of passes.
     """
 
     cells: Sequence[CellConfig]
@@ -137,7 +151,7 @@ class Workload:
     methods: Mapping[str, Method]
     device: str
     dtype: str
-    rate: float
+    speed: Speed
 
     @property
     def passes(self) -> float:
@@ -278,8 +292,11 @@ class Workload:
                 if size.stored:
                     tokens = group.evaluation * self._circuits(cell, group) * (group.positions - group.shared)
                     operations += _DICTIONARY_SHARE * 4 * self.shape.width * sum(size.units) * tokens
-        loaded = sum(size.stored for size in self.sizes.values())
-        return operations / self.rate + loaded / _LOAD_BYTES_PER_SECOND + _CELL_SECONDS * len(self.cells)
+        # One after the other, each over a group's few pairs: the circuits that are sought. The grid is one pass at
+        # least, and so is each step of scoring.
+        short = len(self.prompts) * (len(self.cells) * (SOUGHT_CIRCUITS + 1) + 3 * len(self.methods) + 3)
+        loaded = sum(size.stored for size in self.sizes.values()) / _LOAD_BYTES_PER_SECOND
+        return operations / self.speed.rate + short * self.speed.least + loaded + _CELL_SECONDS * len(self.cells)
 
 
 def item_bytes(dtype: str) -> int:
