@@ -61,32 +61,45 @@ _OF_DRAWS = ("least", "middle", "most", "inside", "curve_spread")
 _MARKED = re.compile(r"<!-- (?P<what>[a-z][a-z0-9_]* [^\n]*?) -->(?P<text>[^\n]*?)<!-- / -->")
 
 
-def written_anew(text: str, folder: Path) -> str:
+class RecordTables:
+    """What is made of the records of some folders, once for all numbers of all texts."""
+
+    def __init__(self) -> None:
+        self.rows = cache(lambda folders: compare_table(summarise(list(folders))))
+        self.medians = cache(lambda folders: median_table(self.rows(folders)))
+        self.records = cache(lambda folders: read_results(list(folders)))
+        self.changes = cache(lambda folders: robustness(self.records(folders)))
+        self.spread = cache(lambda folders: draw_spread(self.records(folders), Display()))
+
+
+def written_anew(text: str, folder: Path, tables: RecordTables | None = None) -> str:
     """Return a text with every number between comments as the records have it.
 
     Args:
         text: Markdown.
         folder: where the folders that it names are.
+        tables: those of texts before it; new ones when None.
 
     Raises:
         BasisBenchError: a comment names no cell, or several, or a column that there is not; the message has the line.
         RecordError: a folder holds no record, or a malformed one.
     """
-    rows = cache(lambda names: compare_table(summarise([folder / name for name in names.split(",")])))
-    medians = cache(lambda name: median_table(rows(name)))
-    records = cache(lambda names: read_results([folder / name for name in names.split(",")]))
-    changes = cache(lambda names: robustness(records(names)))
-    spread = cache(lambda names: draw_spread(records(names), Display()))
+    tables = tables or RecordTables()
+
+    def folders(names: str) -> tuple[Path, ...]:
+        return tuple((folder / name).resolve() for name in names.split(","))
 
     def said(what: str) -> str:
         column, names, *rest = what.split()
+        where = folders(names)
         if column == "jaccard" and "/" in rest:
-            return _common_text(rest, rows(names), records(names))
+            return _common_text(rest, tables.rows(where), tables.records(where))
         if column in _OF_DRAWS:
-            return _moved_text(spread(names), _keys(" ".join(rest)), column)
+            return _moved_text(tables.spread(where), _keys(" ".join(rest)), column)
         if any(part.startswith("choice=") for part in rest):
-            return _moved_text(changes(names), {"task": "", "basis": "", **_keys(" ".join(rest))}, column)
-        return _number(what, rows, medians)
+            asked = {"task": "", "basis": "", **_keys(" ".join(rest))}
+            return _moved_text(tables.changes(where), asked, column)
+        return _number(column, rest, lambda each: (tables.rows if "task" in each else tables.medians)(where))
 
     def number(found: re.Match[str]) -> str:
         what = found["what"]
@@ -99,13 +112,11 @@ def written_anew(text: str, folder: Path) -> str:
     return _MARKED.sub(number, text)
 
 
-def _number(what: str, rows: Callable[[str], pd.DataFrame], medians: Callable[[str], pd.DataFrame]) -> str:
-    column, name, *rest = what.split()
+def _number(column: str, rest: Sequence[str], table_of: Callable[[Mapping[str, str]], pd.DataFrame]) -> str:
     own, _, other = f"{' '.join(rest)} ".partition(" / ")  # names of bases may hold a slash, without spaces about it
     asked = _keys(own)
-    over = {**asked, **_keys(other)} if other else None
-    tables = [(rows if "task" in each else medians)(name) for each in (asked, over) if each is not None]
-    first, *second = (_row(table, each, column) for table, each in zip(tables, (asked, over), strict=False) if each)
+    cells = [asked, {**asked, **_keys(other)}] if other else [asked]
+    first, *second = (_row(table_of(each), each, column) for each in cells)
     return _text(first, column) if not second else _ratio_text(first, second[0], column)
 
 
@@ -135,8 +146,10 @@ def _only(table: pd.DataFrame, asked: Mapping[str, str], column: str) -> pd.Seri
     for name in (column, *asked):
         if name not in table:
             raise BasisBenchError(f"there is no column '{name}'")
+    chosen = pd.Series(data=True, index=table.index)
     for name, value in asked.items():
-        table = table[table[name].astype(str) == value]
+        chosen &= table[name].astype(str) == value
+    table = table[chosen]
     if len(table) != 1:
         raise BasisBenchError(f"{len(table)} cells are so, expected one; name more or other columns")
     if pd.isna(table.iloc[0][column]):
