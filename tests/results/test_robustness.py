@@ -174,7 +174,7 @@ def test_what_is_not_reached_stands_behind_all_that_is_and_has_no_ratio() -> Non
     moved = of_change(found, "ablation", "zero").set_index("basis").loc["mlp_act"]
     assert math.isinf(moved["after"])
     assert moved["ratio_low"] > 1
-    text = plain_text(robustness_tables(found, pd.DataFrame(), Display())[1])
+    text = plain_text(robustness_tables(found, pd.DataFrame(), pd.DataFrame(), Display())[1])
     assert f"{moved['before']:.0f} to not" in text
     none = [
         synthetic_record(task, basis, examples=EXAMPLES, ablation="zero", ceiling=0.6)

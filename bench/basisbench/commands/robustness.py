@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from basisbench.commands.options import Commands, add_command, add_plugin, terminal_width
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from basisbench.results.display import Display
+    from basisbench.results.record import Record
 
 
 def add(commands: Commands) -> None:
@@ -13,10 +21,12 @@ def add(commands: Commands) -> None:
     parser = add_command(
         commands,
         "robustness",
-        "say how the ranking of bases moves when a choice is changed",
+        "say how the ranking of bases moves when a choice is changed, and how numbers do from model to model",
         "Change one choice at a time (ablation, errors, scores, granularity, draws and numbers of pairs, method), as\n"
         "far as RESULTS have cells of it: Kendall's tau of the ranking of bases by nodes to 80% before and after,\n"
-        "with its 95% interval, which pairs of bases turn, and how far their numbers move. No model is loaded.\n"
+        "with its 95% interval, which pairs of bases turn, and how far their numbers move. Where RESULTS are of\n"
+        "several models (seeds of one, trainings of its dictionaries): each basis over neurons, with an interval over\n"
+        "models. No model is loaded.\n"
         "RESULTS are results folders, folders of records, or record files; the suite `robust` makes such cells.",
         "examples:\n  basisbench run robust --out results/local/robust\n"
         "  basisbench robustness results/local/robust\n"
@@ -38,9 +48,9 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.results.compare import refuse_absent
     from basisbench.results.draw_spread import draw_spread
     from basisbench.results.frame import read_results
+    from basisbench.results.over_models import over_models
     from basisbench.results.record import write_whole
-    from basisbench.results.robustness import robustness
-    from basisbench.results.robustness_tables import NOTES, csv_of, robustness_tables
+    from basisbench.results.robustness_tables import NOTES, OVER_NOTES, csv_of, robustness_tables
     from basisbench.results.tables import plain_text, wrapped
 
     refuse_name(options.plot, "--plot")
@@ -49,17 +59,34 @@ def execute(options: argparse.Namespace) -> None:
         refuse_absent(column, names, sorted({str(getattr(record.cell, column)) for record in records}))
         records = [record for record in records if not names or getattr(record.cell, column) in names]
     display = load_registry(options.plugin).display()
-    found = robustness(records, display, method=options.method)
+    over = over_models(records, display)
+    found = _changes(records, display, options.method, needed=over.empty or options.plot is not None)
     spread = draw_spread(records, display)
     if options.plot:
         from basisbench.plots.robustness import plot_robustness
 
         save_figure(plot_robustness(found, display), options.plot)
     if options.csv == "-":
-        print(csv_of([found, spread]), end="")
+        print(csv_of([found, spread, over]), end="")
         return
     if options.csv:
-        write_whole(options.csv, csv_of([found, spread]))
+        write_whole(options.csv, csv_of([found, spread, over]))
     width = terminal_width()
-    tables = [plain_text(table, width) for table in robustness_tables(found, spread, display)]
-    print("\n\n".join([*tables, wrapped(NOTES, width)]))
+    tables = [plain_text(table, width) for table in robustness_tables(found, spread, over, display)]
+    notes = [wrapped(text, width) for text, table in ((NOTES, found), (OVER_NOTES, over)) if len(table)]
+    print("\n\n".join([*tables, *notes]))
+
+
+def _changes(records: Sequence[Record], display: Display, method: str | None, *, needed: bool) -> pd.DataFrame:
+    """Return how rankings move; no rows where nothing but the model changes, unless they are needed."""
+    import pandas as pd
+
+    from basisbench.errors import RecordError
+    from basisbench.results.robustness import robustness
+
+    try:
+        return robustness(records, display, method=method)
+    except RecordError:
+        if needed or method is not None:
+            raise
+        return pd.DataFrame()

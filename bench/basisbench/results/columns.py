@@ -27,7 +27,7 @@ from basisbench.results.metrics import (
 from basisbench.results.record import Record
 
 Column: TypeAlias = "float | int | str | bool | Draws | None"
-Labels: TypeAlias = "Mapping[tuple[str, str, str | None], str]"
+Labels: TypeAlias = "Mapping[tuple[str, str, str, str | None], str]"
 
 TASK_SEPARATOR = ", "
 
@@ -75,14 +75,18 @@ def normalised(record: Record) -> Normalised:
     return normalise(values, resample_weights(len(record.endpoints.full), record.clusters))
 
 
-def basis_labels(records: Iterable[Record]) -> dict[tuple[str, str, str | None], str]:
-    """Return the label of each (model hash, basis, dictionary hash): the name, made unique where it is not."""
-    weights: dict[tuple[str, str], set[str | None]] = {}
+def basis_labels(records: Iterable[Record]) -> Labels:
+    """Return the label of each (model, its weights' hash, basis, dictionary hash): the name, unique or made so.
+
+    Two trainings of dictionaries for the same weights go by the names of two models, and are told apart by those.
+    """
+    weights: dict[tuple[str, str, str], set[str | None]] = {}
     for record in records:
-        weights.setdefault((record.identities.model, record.cell.basis), set()).add(record.identities.dictionary)
+        key = (record.cell.model, record.identities.model, record.cell.basis)
+        weights.setdefault(key, set()).add(record.identities.dictionary)
     return {
-        (model, basis, digest): basis if len(digests) == 1 else f"{basis} ({(digest or 'no weights')[:8]})"
-        for (model, basis), digests in weights.items()
+        (*key, digest): key[-1] if len(digests) == 1 else f"{key[-1]} ({(digest or 'no weights')[:8]})"
+        for key, digests in weights.items()
         for digest in digests
     }
 
@@ -100,7 +104,7 @@ def identity_columns(record: Record, labels: Labels) -> dict[str, Column]:
         "task": cell.task,
         "task_version": cell.task_version,
         "family": cell.family,
-        "basis": labels[identities.model, cell.basis, identities.dictionary],
+        "basis": labels[cell.model, identities.model, cell.basis, identities.dictionary],
         "method": cell.method,
         "ablation": cell.ablation,
         "error_policy": cell.error_policy,

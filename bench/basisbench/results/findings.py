@@ -15,7 +15,12 @@ A number stands between two comments, which a reader of the rendered page does n
 
     <!-- tau pocket-robust choice=ablation value=zero -->0.71 [0.53, 0.93]<!-- / -->
 
-5. `jaccard` of a cell and of another after a slash is what the nodes that both records name have in common:
+5. `over_models` of a basis and method is what it needs over what neurons need, with its interval over models
+   (`basisbench.results.over_models`):
+
+    <!-- over_models pocket-seeds basis=transcoder method=relp -->1.1 [0.9, 1.4]<!-- / -->
+
+6. `jaccard` of a cell and of another after a slash is what the nodes that both records name have in common:
 
     <!-- jaccard mine task=ioi basis=mlp_act method=relp model=tuned / model=pocket-llama -->0.82<!-- / -->
 """
@@ -39,9 +44,10 @@ from basisbench.results.draw_spread import draw_spread, jaccard, named_nodes
 from basisbench.results.frame import read_results, summarise
 from basisbench.results.medians import median_table
 from basisbench.results.metrics import METRICS, STATISTICS
+from basisbench.results.over_models import over_models
 from basisbench.results.record import Record
 from basisbench.results.robustness import robustness
-from basisbench.results.robustness_tables import ratio_cell, tau_text
+from basisbench.results.robustness_tables import over_text, ratio_cell, tau_text
 from basisbench.results.tables import interval_text, number_text
 
 USUAL: Mapping[str, str] = MappingProxyType({
@@ -69,6 +75,7 @@ class RecordTables:
         self.medians = cache(lambda folders: median_table(self.rows(folders)))
         self.records = cache(lambda folders: read_results(list(folders)))
         self.changes = cache(lambda folders: robustness(self.records(folders)))
+        self.over = cache(lambda folders: over_models(self.records(folders)))
         self.spread = cache(lambda folders: draw_spread(self.records(folders), Display()))
 
 
@@ -96,6 +103,8 @@ def written_anew(text: str, folder: Path, tables: RecordTables | None = None) ->
             return _common_text(rest, tables.rows(where), tables.records(where))
         if column in _OF_DRAWS:
             return _moved_text(tables.spread(where), _keys(" ".join(rest)), column)
+        if column == "over_models":
+            return over_text(_row(tables.over(where), _keys(" ".join(rest)), "ratio"))
         if any(part.startswith("choice=") for part in rest):
             asked = {"task": "", "basis": "", **_keys(" ".join(rest))}
             return _moved_text(tables.changes(where), asked, column)

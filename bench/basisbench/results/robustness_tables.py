@@ -24,28 +24,76 @@ NOTES = (
 _WHAT = ("model", "model_hash", "family", "conditions")
 
 
-def robustness_tables(found: pd.DataFrame, spread: pd.DataFrame, display: Display) -> list[Table]:
-    """Return the tables of every model and family: rankings, numbers, what turns, and attribution draws.
+OVER_NOTES = (
+    "Over models: nodes to 80% of a basis over those of the neurons, medians over tasks; geometric mean over models "
+    "with Student's 95% interval, models of the same weights (other trainings of dictionaries) averaged before. Apart: "
+    "standard deviation as a factor, of models and of trainings of one model. Each model's own interval is over tasks "
+    "and clusters of examples."
+)
+
+
+def robustness_tables(found: pd.DataFrame, spread: pd.DataFrame, over: pd.DataFrame, display: Display) -> list[Table]:
+    """Return the tables of every model and family: rankings, numbers, what turns, attribution draws, and models.
 
     Args:
-        found: what `robustness` returned.
+        found: what `robustness` returned; no rows where nothing but the model changes.
         spread: what `draw_spread` returned.
+        over: what `over_models` returned.
         display: order of bases.
     """
     tables: list[Table] = []
+    if found.empty:
+        return _over_models(over)
     for key, part in sorted(found.groupby(list(_WHAT)), key=lambda item: (item[0][0], family_order(item[0][2]))):
         model, _, family, conditions = map(str, key)
-        over, moved = over_tasks(part), part[part["basis"] != ""]
+        whole, moved = over_tasks(part), part[part["basis"] != ""]
         title = (
             f"Ranking of bases of the family {family}, {model}; one choice changed at a time\nReference: {conditions}"
         )
-        tables.append(_rankings(over, part[part["task"] != ""], title))
+        tables.append(_rankings(whole, part[part["task"] != ""], title))
         tables.append(
             _numbers(moved, f"Nodes to 80% ({family}): the change over the reference, medians over tasks", display)
         )
         if turns := _turns(part[part["task"] != ""]):
             tables.append(Table(f"What turns beyond doubt ({family})", ("under", "the reference", "on"), turns))
-    return tables + ([_draws(spread)] if len(spread) else [])
+    return tables + ([_draws(spread)] if len(spread) else []) + _over_models(over)
+
+
+def _over_models(over: pd.DataFrame) -> list[Table]:
+    """Return a table per family and method, and one of every model's own ratios."""
+    tables: list[Table] = []
+    for (family, method, tasks), part in over.groupby(["family", "method", "suite_tasks"]) if len(over) else ():
+        title = f"Over models ({family}, {method}): nodes to 80% over those of {part.iloc[0]['against']}\non {tasks}"
+        rows = [
+            (
+                Entry(str(row["basis"])),
+                Entry(over_text(row)),
+                Entry(f"{row['models']}"),
+                Entry(_factor(row["between_models"])),
+                Entry(f"{row['trainings']}"),
+                Entry(_factor(row["between_trainings"])),
+            )
+            for _, row in part.iterrows()
+        ]
+        header = ("basis", "mean over models [95%]", "models", "apart", "trainings", "apart")
+        tables.append(Table(title, header, tuple(rows)))
+        each = [
+            tuple(map(Entry, (str(row["basis"]), *text.rsplit(" ", 3)[:1], " ".join(text.rsplit(" ", 3)[1:]))))
+            for _, row in part.iterrows()
+            for text in str(row["each"]).split("; ")
+        ]
+        tables.append(Table(f"On each model ({family}, {method})", ("basis", "model", "ratio [95%]"), tuple(each)))
+    return tables
+
+
+def over_text(row: pd.Series) -> str:
+    """Write a ratio over models with its interval."""
+    texts = [short_text(float(row[name])) for name in ("ratio", "ratio_low", "ratio_high")]
+    return f"{texts[0]} [{texts[1]}, {texts[2]}]"
+
+
+def _factor(value: float) -> str:
+    return "-" if math.isnan(value) else f"x {value:.2f}"
 
 
 def _rankings(over: pd.DataFrame, tasks: pd.DataFrame, title: str) -> Table:

@@ -194,7 +194,10 @@ def test_shipped_dictionaries_measure_again_as_the_card_says(
 
     model = AutoModelForCausalLM.from_pretrained(PROVIDES[0].path).eval()
     held_out = encode_documents(tokenizer, corpus.documents(0, "held_out"), 200, QUIET)
-    for site, found in dictionary_statistics(model, shipped, held_out, QUIET).items():
+    # One of each basis, each in another layer.
+    some = {site: shipped[site] for site in dictionary_sites(4)[::5]}
+    assert len({site.basis for site in some}) == len({site.layer for site in some}) == 4
+    for site, found in dictionary_statistics(model, some, held_out, QUIET).items():
         stored = card_sites[site.name]
         # The card measures more documents; these are its first 200.
         assert found.l0 == pytest.approx(stored["l0"], rel=0.03), site.name

@@ -1,0 +1,133 @@
+"""What one basis needs over what another needs, over seeds of a model and trainings of its dictionaries.
+
+1. Models of one folder stand for draws of one population: the same architecture from other seeds, for example. Models
+   of the same weights are one model, whose dictionaries were trained several times.
+2. On each model and training a basis has the ratio of its median of nodes to 80% over tasks to that of the family's
+   neurons (the first basis that reconstructs everything). Its logarithm is averaged over trainings, then over models.
+3. The interval is Student's over models: new seeds, the same tasks. Examples are the same on every model, so what they
+   alone bring is in each model's own interval, not in this one.
+4. How far trainings of one model lie apart, and how far models do: standard deviations of the logarithm, as factors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from basisbench.results.bootstrap import LEVEL
+from basisbench.results.columns import Column
+from basisbench.results.conditions import CONDITIONS
+from basisbench.results.controls import ratio
+from basisbench.results.display import Display
+from basisbench.results.frame import summarise
+from basisbench.results.medians import median_table
+from basisbench.results.record import Record
+
+MEASURE = "nodes_to_80"
+
+_ALIKE = [*(name for name in CONDITIONS if name not in ("model", "model_hash")), "family", "method", "suite_tasks"]
+
+_OF_FINITE = ("ratio_low", "ratio_high", "between_models", "between_trainings")
+
+_T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+"""Student's t that 2.5% lie above, for 1 to 10 degrees of freedom."""
+
+
+def over_models(records: Sequence[Record], display: Display | None = None) -> pd.DataFrame:
+    """Sum up every basis beside the neurons of its family over all models, in one row.
+
+    Args:
+        records: results on at least two models.
+        display: order of bases.
+
+    Returns:
+        Rows in order of basis, none where there is one model; with `conditions.CONDITIONS` but those of a model,
+        `family`, `method`, `suite_tasks`, and:
+
+        - `basis`, `against`: the basis, and the neurons that it stands beside.
+        - `models`, `trainings`: how many have both; trainings of dictionaries of all models together.
+        - `ratio`, `ratio_low`, `ratio_high`: geometric mean over models, with its 95% interval; NaN ends of one model,
+          and infinite where the basis does not get there on some model.
+        - `between_models`, `between_trainings`: standard deviations as factors; NaN of one.
+        - `each`: the ratio on every model and training with its interval over tasks and clusters, as text.
+
+    Raises:
+        RecordError: cells of one model are not of the same examples.
+    """
+    display = display or Display()
+    medians = median_table(summarise(records))
+    if medians.empty or medians["model_hash"].nunique() < 2:
+        return pd.DataFrame()
+    rows: list[dict[str, Column]] = []
+    for _, part in medians[medians["tasks_found"] == medians["tasks"]].groupby(_ALIKE):
+        rows += _rows_of(part, display)
+    return pd.DataFrame(rows)
+
+
+def _rows_of(part: pd.DataFrame, display: Display) -> list[dict[str, Column]]:
+    """Return the rows of one family and method."""
+    exact = sorted(set(part.loc[part["exact"], "basis"]), key=display.basis_order)
+    if not exact or part["left_out"].nunique() > 1:
+        return []
+    against = part[part["basis"] == exact[0]].set_index("model")
+    rows: list[dict[str, Column]] = []
+    for basis in sorted({*part["basis"]} - {exact[0]}, key=display.basis_order):
+        own = part[(part["basis"] == basis) & part["model"].isin(against.index)]
+        if own["model_hash"].nunique() < 2:
+            continue
+        found = [ratio(row["draws"], against.loc[row["model"], "draws"], MEASURE) for _, row in own.iterrows()]
+        logs = pd.Series([math.log(each.value) for each in found], index=pd.Index(own["model_hash"]))
+        trained = not bool(own["exact"].iloc[0])
+        rows.append(
+            {
+                **{name: part.iloc[0][name] for name in _ALIKE},
+                "basis": basis,
+                "against": exact[0],
+                **mean_over(logs if trained else logs.groupby(level=0).first()),
+                "each": "; ".join(
+                    f"{model} {each.value:.3g} [{each.low:.3g}, {each.high:.3g}]"
+                    for model, each in zip(own["model"], found, strict=True)
+                ),
+            }
+        )
+    return rows
+
+
+def mean_over(logs: pd.Series) -> dict[str, Column]:
+    """Return the geometric mean over models, its interval, and how far models and trainings lie apart.
+
+    Args:
+        logs: logarithms of ratios, a row per training, by model; the weights of a model as index.
+    """
+    by_model = logs.groupby(level=0)
+    count = by_model.ngroups
+    found: dict[str, Column] = {"models": count, "trainings": len(logs)}
+    if not np.isfinite(logs).all():  # a target is not reached somewhere
+        value = math.exp(float(logs.sum()))
+        return found | {"ratio": value, **dict.fromkeys(_OF_FINITE, math.nan)}
+    means = by_model.mean()
+    apart = float(means.std(ddof=1)) if count > 1 else math.nan
+    half = student(count - 1) * apart / math.sqrt(count) if count > 1 else math.nan
+    within = float(np.square(logs - by_model.transform("mean")).sum())
+    spare = len(logs) - count  # degrees of freedom
+    ends = float(means.mean()), float(means.mean()) - half, float(means.mean()) + half
+    factors = apart, math.sqrt(within / spare) if spare else math.nan
+    return found | dict(zip(("ratio", *_OF_FINITE), map(math.exp, (*ends, *factors)), strict=True))
+
+
+def student(freedom: int) -> float:
+    """Return Student's t that 2.5% lie above.
+
+    Beyond ten degrees of freedom by the expansion of Abramowitz and Stegun, 26.7.5, right to four digits there.
+    """
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
