@@ -65,6 +65,20 @@ def test_a_folder_that_adds_a_task_takes_no_marks_away() -> None:
     pd.testing.assert_frame_equal(small.drop("mine")[[*METRICS, *MARKS]], before[[*METRICS, *MARKS]])
 
 
+def test_a_part_of_a_suite_has_no_medians_of_its_own_where_a_larger_part_was_run() -> None:
+    def small(tasks: tuple[str, ...], method: str) -> list[Record]:
+        part = SuiteTasks(name="small", tasks=tasks)
+        return [synthetic_record(task, "mlp_act", method, suite=part) for task in tasks]
+
+    records = [*small(FOUR, "relp"), *small(FOUR[:2], "ixg"), *small(FOUR[1:3], "ig")]
+    assert set(medians_of(records)["suite_tasks"]) == {", ".join(sorted(FOUR))}
+    # Neither is a part of the other, and a suite of another name is not this one.
+    apart = [*small(FOUR[:3], "relp"), *small(FOUR[1:4], "ixg")]
+    assert medians_of(apart)["suite_tasks"].nunique() == 2
+    other = [each.model_copy(update={"suite": SuiteTasks(name="other", tasks=FOUR[:2])}) for each in records[4:6]]
+    assert medians_of([*records[:4], *other])["suite_tasks"].nunique() == 2
+
+
 @pytest.mark.slow
 def test_an_extra_task_of_one_folder_changes_nothing_without_suites() -> None:
     """Records of schema 1 say no suite: the set of tasks that most bases have is taken."""

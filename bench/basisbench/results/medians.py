@@ -59,12 +59,16 @@ def median_table(summary: pd.DataFrame) -> pd.DataFrame:
 def _task_sets(part: pd.DataFrame) -> Mapping[tuple[str, ...], str]:
     """Return the sets of tasks to take medians over, the largest first, with the names of their suites.
 
-    A set of one task is left out where there are larger ones: it has a table of its own.
+    A set of one task is left out where there are larger ones: it has a table of its own. So is a part of a suite, which
+    was run for some of its tasks, where there is a larger part with the same tasks.
     """
     suites: dict[tuple[str, ...], set[str]] = {}
-    for name, tasks in zip(part["suite"], part["suite_tasks"], strict=True):
-        if tasks:
-            suites.setdefault(tuple(str(tasks).split(TASK_SEPARATOR)), set()).add(str(name))
+    found = {(str(name), str(tasks)) for name, tasks in zip(part["suite"], part["suite_tasks"], strict=True) if tasks}
+    sets = {(name, frozenset(tasks.split(TASK_SEPARATOR))) for name, tasks in found}
+    for name, tasks in sorted(found):
+        own = tuple(tasks.split(TASK_SEPARATOR))
+        if not any(name == other and set(own) < larger for other, larger in sets):
+            suites.setdefault(own, set()).add(name)
     if not suites:
         owned = Counter(tuple(sorted(set(rows["task"]))) for _, rows in part.groupby(["family", "basis"]))
         suites = {max(owned, key=lambda tasks: (owned[tasks], len(tasks), tasks)): set()}

@@ -340,9 +340,11 @@ basisbench.table = (() => {
   }
 
   const csvValue = (value) => (typeof value === "boolean" ? (value ? "True" : "False") : value);
-  // The setting of the most cells is the one to begin with.
+  // Larger models come first; of the settings of the first, that of the most cells is the one to begin with.
   function mainSetting() {
-    const counts = catalogue.settings.map(({rows}) => rows.length);
+    const model = ({rows}) => columns.model[rows[0]];
+    const [first] = catalogue.settings;
+    const counts = catalogue.settings.map((own) => (model(own) === model(first) ? own.rows.length : 0));
     return counts.indexOf(Math.max(...counts));
   }
 
