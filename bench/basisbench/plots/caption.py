@@ -112,6 +112,28 @@ def training_caption(about: Description, policies: Sequence[str]) -> str:
     return " ".join(sentences)
 
 
+def fit_caption(about: Description, policies: Sequence[str], *, shares: bool) -> str:
+    """Write the caption of a picture of sparsity against fit.
+
+    Args:
+        about: what the picture shows, in plain text.
+        policies: error policies, a panel each.
+        shares: whether there is a panel of the share of attribution in errors.
+    """
+    panels = "; ".join(f"{name}: {ERRORS[name]}" for name in policies)
+    sentences = [
+        f"{escape(about.heading)}: {escape(about.conditions)}.",
+        f"Panels by what becomes of errors: {panels}.",
+        *(["The last panel: share of the sum of $|$scores$|$ that lies in errors."] if shares else []),
+        "Horizontal: fraction of variance unexplained on the task's prompts, mean over layers, logarithmic; lines join "
+        "dictionaries of one kind and width.",
+        "Vertical: nodes per aligned group to 80\\% faithfulness, logarithmic, with 95\\% bootstrap intervals; "
+        "neurons, which leave nothing unexplained, are lines across. Hollow, at $>N$: not reached by nodes that have a "
+        "score.",
+    ]
+    return " ".join(sentences)
+
+
 def tuning_caption(about: Description) -> str:
     """Write the caption of a picture of what is left as a model is tuned.
 

@@ -2,7 +2,7 @@
 
 1. Split the results by their conditions, a folder for each.
 2. Draw every basis under the first method, every method on each basis, the first bases and methods crossed, snapshots
-   of dictionaries against training tokens, and cost; across conditions, checkpoints of a tuned model.
+   of dictionaries against training tokens and against fit, and cost; across conditions, checkpoints of a tuned model.
 3. Save each as PNG, SVG or PDF; in print with its caption beside it.
 """
 
@@ -19,6 +19,7 @@ import pandas as pd
 from basisbench.errors import unknown_name
 from basisbench.plots.cost import NoMediansError, plot_cost
 from basisbench.plots.curves import families_text, plot_curves
+from basisbench.plots.fit import dictionaries_of, plot_fit
 from basisbench.plots.look import Look, StyleName, Width, look_of
 from basisbench.plots.panels import Horizontal, Quantity
 from basisbench.plots.save import FORMATS, save_figure
@@ -58,10 +59,10 @@ def plot_results(
     Per family: faithfulness and completeness of all bases under one method (the first in order), and methods side by
     side for each basis. For the mlp family also curves against bits and distinct units, and its first two bases crossed
     with the first two methods. And cost against nodes to 80% faithfulness; where dictionaries are snapshots of a
-    training (`basisbench train --snapshots`), nodes to 80% and FVU against training tokens, task by task, and where
-    models are checkpoints of a tuning (`basisbench tune`) the same against its tokens. Cells under
-    the error policies node and ablate have lines beside those under coordinates, where these are there, and pictures of
-    their own where not.
+    training (`basisbench train --snapshots`), nodes to 80% and FVU against training tokens, task by task; where there
+    are four dictionaries of a kind or more, nodes to 80% against FVU; and where models are checkpoints of a tuning
+    (`basisbench tune`), nodes to 80%, FVU and more against its tokens. Cells under the error policies node and ablate
+    have lines beside those under coordinates, where these are there, and pictures of their own where not.
 
     Args:
         results: paths as `load_results` takes them, or records already read.
@@ -91,6 +92,11 @@ def plot_results(
     methods = method_styles(unique(frame, "method"), display)
     labels = short_labels(unique(frame, "basis"))
     trainings = {record.id: told for record in records if (told := record.training) and told.tokens and told.digest}
+    kinds = {
+        record.id: (record.training.kind, record.counts.units_per_layer[0])
+        for record in records
+        if record.training and record.training.kind and record.guard
+    }
     parts = split_with_policies(frame)
     written: list[Path] = []
     for index, (found, sums) in enumerate(zip(parts, split_with_policies(summary), strict=True)):
@@ -103,6 +109,7 @@ def plot_results(
             **_method_pictures(part, labels, display, partial(draw, styles=methods)),
             **dict(_crossed_picture(part, display, partial(draw, styles=bases | methods))),
             **dict(_training_pictures(sums, trainings, display, partial(plot_training, styles=bases, look=look))),
+            **dict(_fit_pictures(sums, kinds, display, partial(plot_fit, styles=bases, look=look))),
             "cost": partial(plot_cost, sums.rows, bases, display, labels=labels, look=look),
         }
         written += _save_all(pictures, folder, formats, look, progress)
@@ -220,6 +227,15 @@ def _training_pictures(part: Part, trainings: Mapping[str, Training], display: D
     for (family, task, version), rows in snapshots.groupby(["family", "task", "task_version"]):
         several = snapshots.loc[snapshots["task"] == task, "task_version"].nunique() > 1
         name = f"training_{family}_{task}" + (f"_v{version}" if several else "")
+        yield _safe(name), partial(draw, rows, part, display=display)
+
+
+def _fit_pictures(part: Part, kinds: Mapping[str, tuple[str, int]], display: Display, draw: Draw) -> Pictures:
+    """Yield a picture per task and family that has several dictionaries of a kind."""
+    dictionaries = dictionaries_of(part, kinds, display)
+    for (family, task, version), rows in dictionaries.groupby(["family", "task", "task_version"]):
+        several = dictionaries.loc[dictionaries["task"] == task, "task_version"].nunique() > 1
+        name = f"fit_{family}_{task}" + (f"_v{version}" if several else "")
         yield _safe(name), partial(draw, rows, part, display=display)
 
 
