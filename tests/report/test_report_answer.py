@@ -11,9 +11,10 @@ import pytest
 from basisbench.plots.style import COLOURS
 from basisbench.registry import load_registry
 from basisbench.report.central import median_curve
+from basisbench.report.write import write_report
 from basisbench.results.columns import normalised
 from helpers.report_pages import Opened, all_rows_on_screen, drawn
-from helpers.synthetic_records import synthetic_record
+from helpers.synthetic_records import synthetic_record, write_suite
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -53,6 +54,16 @@ def test_the_page_opens_on_medians_and_the_median_curve(opened: Opened) -> None:
     page.check("[name=rows][value=cells]", force=True)
     assert page.locator("#answer-figures").is_hidden()
     assert page.locator("#answer-words").is_hidden()
+
+
+@pytest.mark.slow
+def test_the_page_opens_on_the_largest_model_however_many_cells_another_has(opened: Opened, tmp_path: Path) -> None:
+    small = [synthetic_record(task, "mlp_out", model="small", examples=8) for task in ("ioi", "sva_rc", "user_age")]
+    large = [synthetic_record(task, "mlp_act", model="large", examples=8) for task in ("ioi", "sva_rc")]
+    large.append(synthetic_record("ioi", "mlp_act", model="large", ablation="zero", examples=8))
+    write_suite(tmp_path / "mine", [*small, *large])
+    page = opened(file=write_report(tmp_path / "mine", tmp_path / "page"))
+    assert page.inner_text("#board-setting").startswith("large, mean ablation")
 
 
 @pytest.mark.slow
