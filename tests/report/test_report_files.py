@@ -10,7 +10,7 @@ import pytest
 from basisbench.cli import main
 from basisbench.errors import BasisBenchError
 from basisbench.report import write, write_report
-from helpers.report_pages import HOSTILE
+from helpers.report_pages import HOSTILE, Opened
 from helpers.synthetic_records import synthetic_record, write_suite
 
 
@@ -112,3 +112,49 @@ def test_the_library_of_charts_is_the_packages_own(page_tree: Path, tmp_path: Pa
         for path in (tmp_path / "page").rglob("*")
         if path.is_file() and path.name != write.MANIFEST
     }
+
+
+FINDINGS = """# Findings
+
+So <!-- nodes_to_80 run basis=mlp_act -->12 [9, 15]<!-- / --> nodes ([more](run/README.md), [paper](https://arxiv.org/abs/2601.22594)).
+<script>broken()</script> [worse](javascript:broken())
+
+| task | nodes |
+| --- | --- |
+| `ioi` | 12 |
+"""
+
+
+def test_findings_beside_the_results_are_a_view_of_the_page(tmp_path: Path) -> None:
+    write_suite(tmp_path / "tree" / "run", [synthetic_record(examples=10)])
+    bare = write_report(tmp_path / "tree", tmp_path / "bare").read_text(encoding="utf-8")
+    assert "view-findings" not in bare
+    assert "#findings" not in bare
+    (tmp_path / "tree" / "FINDINGS.md").write_text(FINDINGS, encoding="utf-8")
+    out = tmp_path / "somewhere" / "page"
+    html = write_report(tmp_path / "tree", out).read_text(encoding="utf-8")
+    section = html.partition('id="view-findings"')[2].partition("</section>")[0]
+    assert '<a href="#findings" data-view="findings">Findings</a>' in html
+    assert "<h2>Findings</h2>" in section
+    assert "So 12 [9, 15] nodes" in section
+    assert 'href="../../tree/run/README.md"' in section
+    assert (out / "../../tree/run/README.md").resolve() == (tmp_path / "tree" / "run" / "README.md").resolve()
+    assert 'href="https://arxiv.org/abs/2601.22594"' in section
+    assert "<td><code>ioi</code></td>" in section
+    assert "<script" not in section
+    assert 'href="javascript' not in section
+    # What is asked for besides does not hide it, and records alone have none.
+    assert "view-findings" in write_report([tmp_path / "tree"], out).read_text(encoding="utf-8")
+    assert "view-findings" not in write_report(tmp_path / "tree" / "run", out).read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_findings_are_shown_and_hide_the_other_views(opened: Opened, tmp_path: Path) -> None:
+    write_suite(tmp_path / "tree" / "run", [synthetic_record(examples=10)])
+    (tmp_path / "tree" / "FINDINGS.md").write_text(FINDINGS, encoding="utf-8")
+    page = opened("findings", file=write_report(tmp_path / "tree", tmp_path / "page"))
+    assert page.is_visible("#view-findings h2")
+    assert page.is_hidden("#view-leaderboard")
+    page.click("nav >> text=Leaderboard")
+    assert page.is_hidden("#view-findings")
+    assert page.is_visible("#view-leaderboard")

@@ -20,6 +20,7 @@ from pathlib import Path
 from basisbench.errors import BasisBenchError
 from basisbench.registry import Registry, load_registry
 from basisbench.report.detail import field_descriptions
+from basisbench.report.findings import findings_html
 from basisbench.report.layout import SHOWN, Json, lay_out
 from basisbench.report.prompts import example_prompts
 from basisbench.report.sources import Source, read_sources
@@ -49,7 +50,7 @@ def write_report(
 
     Args:
         results: results folders, folders of records, record files, or trees of those; a folder with a
-            `submission.json` is shown as a submission.
+            `submission.json` is shown as a submission, and the `FINDINGS.md` of a tree is a view of the page.
         out: folder of the page; made, or replaced if an earlier call wrote it and nothing was added.
         registry: where tasks are looked up for example prompts; by default what is installed.
 
@@ -62,11 +63,12 @@ def write_report(
     """
     out = Path(out)
     _refuse_strangers(out)
-    _write(out, _contents(read_sources(results), load_registry() if registry is None else registry))
+    findings = findings_html(results, out)
+    _write(out, _contents(read_sources(results), load_registry() if registry is None else registry, findings))
     return out / PAGE
 
 
-def _contents(sources: Sequence[Source], registry: Registry) -> dict[str, bytes]:
+def _contents(sources: Sequence[Source], registry: Registry, findings: str) -> dict[str, bytes]:
     """Return every file of the page by its path."""
     layout = lay_out(sources, registry.display())
     records = [cell.record for source in sources for cell in source.cells]
@@ -78,7 +80,7 @@ def _contents(sources: Sequence[Source], registry: Registry) -> dict[str, bytes]
     contents["data/prompts.js"] = _script("prompts", example_prompts(records, registry))
     contents |= {f"data/curves-{n}.js": _script(f"curves-{n}", part) for n, part in enumerate(layout.curves)}
     contents |= {f"data/cells-{n}.js": _script(f"cells-{n}", part) for n, part in enumerate(layout.details)}
-    contents[PAGE] = _page(sources, layout.catalogue).encode()
+    contents[PAGE] = _page(sources, layout.catalogue, findings).encode()
     return contents
 
 
@@ -89,7 +91,7 @@ def _script(name: str, value: object) -> bytes:
     return f"basisbench.receive({json.dumps(name)},{text});\n".encode()
 
 
-def _page(sources: Sequence[Source], catalogue: Json) -> str:
+def _page(sources: Sequence[Source], catalogue: Json, findings: str) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -113,6 +115,7 @@ def _page(sources: Sequence[Source], catalogue: Json) -> str:
         last=days[-1],
         scripts=(SCRIPTS[0], CATALOGUE, *SCRIPTS[1:]),  # what comes later uses it
         styles=STYLES,
+        findings=findings,
     )
 
 

@@ -3,7 +3,7 @@
 
 (() => {
   const {find, address} = basisbench;
-  const VIEWS = ["leaderboard", "curves", "cost", "about", "cell"];
+  const VIEWS = ["leaderboard", "curves", "cost", "findings", "about", "cell"].filter((name) => find(`view-${name}`));
   const dark = matchMedia("(prefers-color-scheme: dark)");
 
   function route(moved) {
