@@ -46,6 +46,36 @@ def test_the_model_is_the_one_that_the_file_holds(tmp_path: Path, quantisation: 
     torch.testing.assert_close(model.logits(model.tokens([ids])), logits, rtol=0, atol=1e-5)
 
 
+def test_a_file_is_parsed_once_for_a_model_and_the_librarys_reader_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf as library
+
+    file = tmp_path / "tiny.Q8_0.gguf"
+    write_gguf(file, "Q8_0")
+    parsed: list[str] = []
+
+    class Counted(library.GGUFReader):  # type: ignore[misc]
+        def __init__(self, path: str) -> None:
+            parsed.append(path)
+            super().__init__(path)
+
+    monkeypatch.setattr(library, "GGUFReader", Counted)
+    own = library.GGUFReader, library.get_tensor_name_map
+    first = load_model(find_model(str(file), load_registry()))
+    assert len(parsed) == 1
+    assert (library.GGUFReader, library.get_tensor_name_map) == own
+    # Another file of that name is another one.
+    write_gguf(file, "Q4_1")
+    second = load_model(find_model(str(file), load_registry()))
+    assert len(parsed) == 2
+    assert first.weights_hash != second.weights_hash
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(BasisBenchError):
+        load_model(find_model(str(file), load_registry()))
+    assert (library.GGUFReader, library.get_tensor_name_map) == own
+
+
 def test_a_file_of_a_repository_is_read_at_its_commit(tmp_path: Path) -> None:
     hub, file = HubReplica(tmp_path / "home"), tmp_path / "tiny.gguf"
     write_gguf(file)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from basisbench.errors import BasisBenchError, whole_message
 from basisbench.models.batching import is_out_of_memory
 from basisbench.models.configuration import read_configuration
 from basisbench.models.examine import examine, missing_sites
-from basisbench.models.gguf import GgufFile, describe, locate_model
+from basisbench.models.gguf import GgufFile, describe, locate_model, read_once
 from basisbench.models.hub import Located, fetch
 from basisbench.models.hub_errors import one_line
 from basisbench.models.made import made
@@ -50,9 +51,10 @@ def load_model(spec: ModelSpec, *, device: str = "cpu", dtype: str | None = None
     where = placement(device)
     spec = made(spec)
     located = locate_model(spec)
-    config = read_configuration(owner, located)
-    tokenizer = load_tokenizer(owner, located)
-    body = load_body(owner, located, config, dtype, where)
+    with read_once() if located.gguf else nullcontext():
+        config = read_configuration(owner, located)
+        tokenizer = load_tokenizer(owner, located)
+        body = load_body(owner, located, config, dtype, where)
     file = describe(located.file) if located.gguf else None
     return wrap(body, tokenizer, replace(spec, revision=located.revision), file)
 
