@@ -109,7 +109,7 @@ def test_memory_is_near_the_measured_peak(tmp_path: Path) -> None:
     changes: dict[str, Any] = {
         "tasks": ["user_occupation"], "bases": ["mlp_act", "transcoder"], "methods": ["relp"], "evaluation_pairs": 16,
     }  # fmt: skip
-    sizes = [20, 200]
+    sizes = [20, 120]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(changes), json.dumps(sizes), str(tmp_path)],
         capture_output=True,
