@@ -101,7 +101,7 @@ def plot_fit(
     span = span_of(pd.concat([dictionaries, neurons]))
     for index, (axes, policy) in enumerate(zip(panels.axes, [*policies, ""], strict=False)):
         if policy:
-            draw_nodes(axes, neurons, series, styles, policy, span, look)
+            draw_nodes(axes, neurons, series, styles, policy, span, look, beside=False)
         else:
             _draw_shares(axes, series, look)
         name = policy or "errors' share"

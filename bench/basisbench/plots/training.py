@@ -256,8 +256,13 @@ def draw_nodes(
     policy: str,
     span: tuple[float, float],
     look: Look,
+    *,
+    beside: bool = True,
 ) -> None:
-    """Draw nodes to 80% under one error policy, on a logarithmic axis with a strip for what does not reach it."""
+    """Draw nodes to 80% under one error policy, on a logarithmic axis with a strip for what does not reach it.
+
+    Series whose points are at the same places across stand a little beside each other, where that is asked for.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
     from matplotlib.transforms import ScaledTranslation
 
@@ -278,14 +283,14 @@ def draw_nodes(
         rows = each.rows[(each.rows["error_policy"] == policy) & each.rows[TARGET].notna()]
         colour = COLOURS[each.style.colour]
         # Snapshots of two kinds have seen the same tokens: their bars stand side by side.
-        aside = 0.8 * look.key[1] * (index - (len(series) - 1) / 2) / 72
-        beside = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
+        aside = 0.8 * look.key[1] * (index - (len(series) - 1) / 2) / 72 if beside else 0.0
+        place_of = axes.transData + ScaledTranslation(aside, 0, axes.figure.dpi_scale_trans)
         places = [shown(float(value)) for value in rows[TARGET]]
-        axes.plot(rows["tokens"], places, linewidth=look.line, transform=beside, **stroke(each.style))
+        axes.plot(rows["tokens"], places, linewidth=look.line, transform=place_of, **stroke(each.style))
         for place, (_, row) in zip(places, rows.iterrows(), strict=True):
             reached = math.isfinite(row[TARGET])
             ends = [shown(float(row[f"{TARGET}{end}"])) for end in ("_low", "_high")]
-            axes.plot([row["tokens"]] * 2, ends, color=colour, linewidth=look.whisker, transform=beside)
+            axes.plot([row["tokens"]] * 2, ends, color=colour, linewidth=look.whisker, transform=place_of)
             axes.plot(
                 [row["tokens"]],
                 [place],
@@ -294,7 +299,7 @@ def draw_nodes(
                 markersize=look.key[1],
                 linestyle="none",
                 markerfacecolor=colour if reached else "white",
-                transform=beside,
+                transform=place_of,
             )
     axes.set_yscale("log")
     axes.set_ylim(lowest / 1.5, strip * 1.8)
