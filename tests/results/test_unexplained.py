@@ -26,6 +26,7 @@ def lines_of(records: list[Record]) -> list[list[str]]:
     return [line.split() for line in after.split("\n\n")[0].splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_share_and_ceiling_stand_beside_the_fit() -> None:
     """The ceiling is the last size of the same cell with errors ablated; what was not measured is a dash."""
     ablated = cell("transcoder", policy="ablate", ceiling=0.83)
