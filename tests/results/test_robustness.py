@@ -172,6 +172,7 @@ def test_controls_tasks_below_a_gate_and_two_changes_at_once_are_left_out() -> N
         robustness(cross())
 
 
+@pytest.mark.slow
 def test_what_is_not_reached_stands_behind_all_that_is_and_has_no_ratio() -> None:
     low = [synthetic_record(task, "mlp_act", examples=EXAMPLES, ablation="zero", ceiling=0.6) for task in TASKS]
     rest = [record for record in cross(ablation="zero") if record.cell.basis != "mlp_act"]
@@ -194,6 +195,7 @@ def test_what_is_not_reached_stands_behind_all_that_is_and_has_no_ratio() -> Non
     assert (row["best_stays"], row["turned"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_other_evaluation_pairs_are_told_and_rounding_is_none() -> None:
     other = [with_endpoint_moved(record, "full", [1e-4] * EXAMPLES) for record in cross(ablation="zero")]
     assert whole(robustness([*cross(), *other]), "ablation", "zero")["other_examples"] == 0
@@ -244,6 +246,7 @@ def test_draws_are_summed_up_by_hand(tmp_path: Path) -> None:
     assert draw_spread(records[:1], Display()).empty
 
 
+@pytest.mark.slow
 def test_best_nodes_are_compared_where_they_are_of_one_kind() -> None:
     def both(task: str, **changes: object) -> list[Record]:
         records = []

@@ -62,6 +62,7 @@ def own_nodes(record: Record) -> float:
     return value
 
 
+@pytest.mark.slow
 def test_records_from_before_have_a_dash_and_a_table_only_where_there_is_a_ceiling() -> None:
     assert lines_of([cell("mlp_act"), cell("transcoder")]) == []
     assert lines_of([cell("mlp_act")]) == []
