@@ -81,12 +81,12 @@ class ContrastPair:
     @property
     def clean_text(self) -> str:
         """The clean prompt as one string."""
-        return "".join(segment.text for segment in self.clean)
+        return "".join([segment.text for segment in self.clean])
 
     @property
     def counterfactual_text(self) -> str:
         """The counterfactual prompt as one string."""
-        return "".join(segment.text for segment in self.counterfactual)
+        return "".join([segment.text for segment in self.counterfactual])
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,9 +81,13 @@ def moved(slow: cross.Slow, pairs: Pairs, index: int, node: Node, share: float, 
     return slow.plain.metric(pairs, index, slow.plain.logits(pairs.clean[index], edits)[0])
 
 
-# The groups take turns; patching, below, meets every question in both.
+# Architectures and groups take turns; patching, below, meets every question in both.
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "question"), zip((0, 1, 1, 0), oracle.COVERING, strict=True), ids=str)
+@pytest.mark.parametrize(
+    ("architecture", "number", "question"),
+    list(zip(2 * oracle.ARCHITECTURES, (0, 1, 1, 0), oracle.COVERING, strict=True)),
+    ids=str,
+)
 def test_ixg_equals_finite_differences(architecture: str, number: int, question: oracle.Question) -> None:
     group = cross.contexts(architecture)[number].attribution
     slow, basis, pairs = cross.slow(architecture), cross.basis(architecture), group.pairs

@@ -89,11 +89,14 @@ SETTINGS: tuple[dict[str, Any], ...] = (
     {"ablation": "mean", "held_in": True, "error_policy": "keep"},
 )
 CASES = [
-    (method, BASES[(index + 2 * turn) % 5], SETTINGS[(2 * index + turn) % 5], (DROPPED, KEPT)[turn])
+    pytest.param(
+        *(method, BASES[(index + 2 * turn) % 5], SETTINGS[(2 * index + turn) % 5], (DROPPED, KEPT)[turn]),
+        marks=pytest.mark.slow if turn else (),
+    )
     for index, method in enumerate(METHODS)
     for turn in (0, 1)
 ]
-"""Every method on two bases, every basis and every setting for some of them."""
+"""Every method on two bases, one of them in the quick tests; every basis and every setting for some of them."""
 
 
 @pytest.mark.parametrize(("method", "basis", "setting", "size"), CASES)
@@ -153,7 +156,12 @@ def test_the_fit_is_that_of_all_pairs(basis: str, size: int) -> None:
 
 @pytest.mark.parametrize("basis", BASES)
 @pytest.mark.parametrize(
-    ("ablation", "policy"), [("mean", "coordinates"), ("counterfactual", "coordinates"), ("counterfactual", "node")]
+    ("ablation", "policy"),
+    [
+        ("mean", "coordinates"),
+        pytest.param("counterfactual", "coordinates", marks=pytest.mark.slow),
+        ("counterfactual", "node"),
+    ],
 )
 def test_curves_are_those_of_all_pairs(basis: str, ablation: Any, policy: Any) -> None:
     built = basis_of(basis)

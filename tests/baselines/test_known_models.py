@@ -37,7 +37,7 @@ def faithfulness(model: str, basis: str, k: int) -> tuple[float, float]:
     return found.faithfulness, found.completeness
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [MODELS[0], *(pytest.param(model, marks=pytest.mark.slow) for model in MODELS[1:])])
 def test_models_always_give_the_answer(model: str) -> None:
     for group in pairs_on(model).groups:
         for context in (group.attribution, group.evaluation):

@@ -235,10 +235,10 @@ basis = sys.argv[1]
 registry = load_registry()
 method, spec = registry.get("method", "ixg"), registry.get("basis", basis)
 model = load_model(registry.get("model", "pocket-llama"))
-session = open_session(model, registry.get("task", "sva_simple"), attribution_pairs=4, evaluation_pairs=4, seed=0)
+session = open_session(model, registry.get("task", "sva_simple"), attribution_pairs=2, evaluation_pairs=2, seed=0)
 cell = CellConfig(
     model="pocket-llama", task="sva_simple", task_version="1", basis="mlp_out", family="mlp", method="ixg",
-    attribution_pairs=4, evaluation_pairs=4,
+    attribution_pairs=2, evaluation_pairs=2,
 )
 session.run(cell, registry.get("basis", "mlp_out"), method)  # whatever is loaded lazily
 with open("/proc/self/status") as file:

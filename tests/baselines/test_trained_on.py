@@ -120,7 +120,7 @@ def test_a_tuned_variant_is_told_once_and_runs(
     records = {}
     for repository in (PYTHIA, TUNED):
         out = tmp_path / repository
-        options = ["--task", "sva_simple", "--method", "relp", "--method", "random", "--examples", "16", "--jobs", "1"]
+        options = ["--task", "sva_simple", "--method", "relp", "--method", "random", "--examples", "8", "--jobs", "1"]
         arguments = ["run", "--model", repository, "--basis", BASIS, *options, "--out", str(out)]
         assert main(arguments) == 0, capsys.readouterr().err
         records[repository] = [read_record(path) for path in sorted((out / "records").glob("*.json"))]

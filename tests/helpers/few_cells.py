@@ -12,7 +12,7 @@ from basisbench.runs.run import Request, run_request
 from basisbench.runs.runner import RunOptions
 from helpers.forgeries import Content
 
-PAIRS = 12
+PAIRS = 8
 
 
 def run(out: Path, **changes: Any) -> None:

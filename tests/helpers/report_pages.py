@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import pytest
@@ -35,6 +36,10 @@ DICTIONARIES = [basis for basis in BASES if basis.startswith(("sae", "transcoder
 HOSTILE = "</script><img src=x onerror=\"window.broken='yes'\"><b>%{x}</b>"
 GROUP = "then_gave/abba:2,1,1,1,3,1,1,1,2,1,1"
 """A group of ioi as a real record names it: 15 tokens and the beginning-of-sequence token."""
+
+
+KEPT: WeakKeyDictionary[Browser, dict[str, Page]] = WeakKeyDictionary()
+"""Pages that tests in one browser use one after the other, by the options that they were opened with."""
 
 
 def browser_path() -> str:
@@ -197,13 +202,16 @@ def opened_views(browser: Browser, page_file: Path, *, shown: str = "main sectio
         "request": lambda request: requests.append(request.url),
     }
     # A page that is left and entered again has read the library of charts before, which takes longer than most tests:
-    # what a test opens first, without options, is one page of the browser, emptied in between.
-    usual = browser.contexts[0].pages[0] if browser.contexts else _new_page(browser)
-    free = [usual]
+    # what a test opens first with some options is one page of the browser, emptied in between.
+    kept = KEPT.setdefault(browser, {})
+    taken: list[Page] = []
 
     def open_view(view: str = "leaderboard?rows=cells", *, file: Path = page_file, **options: Any) -> Page:
-        page = free.pop() if free and not options else _new_page(browser, **options)
-        if page is not usual:
+        key = repr(sorted(options.items()))
+        page = kept[key] if key in kept and kept[key] not in taken else _new_page(browser, **options)
+        if kept.setdefault(key, page) is page:
+            taken.append(page)
+        else:
             contexts.append(page.context)
         for event, listener in listeners.items():
             page.on(event, listener)  # type: ignore[call-overload] # each name has an overload of its own
@@ -214,11 +222,11 @@ def opened_views(browser: Browser, page_file: Path, *, shown: str = "main sectio
     yield open_view
     for context in contexts:
         context.close()
-    if not free:
-        usual.evaluate("localStorage.clear(); sessionStorage.clear()")
+    for page in taken:
+        page.evaluate("localStorage.clear(); sessionStorage.clear()")
         for event, listener in listeners.items():
-            usual.remove_listener(event, listener)
-        usual.goto("about:blank")
+            page.remove_listener(event, listener)
+        page.goto("about:blank")
     assert complaints == []
     assert [url for url in requests if not url.startswith(("file://", "data:", "blob:"))] == []
 

@@ -94,9 +94,15 @@ def test_curves_fit_their_width(frame: pd.DataFrame, width: Width, tasks: int, x
     assert titles == ([""] if tasks == 1 else sorted(TASKS[:tasks]))
 
 
+@pytest.fixture(scope="module")
+def summaries(records: list[Record], long_names: list[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Summaries of both."""
+    return summarise(records), summarise(long_names)
+
+
 @pytest.mark.parametrize("width", ["column", "page"])
 def test_every_kind_fits_its_width(
-    frame: pd.DataFrame, records: list[Record], long_names: list[Record], width: Width
+    frame: pd.DataFrame, summaries: tuple[pd.DataFrame, ...], long_names: list[Record], width: Width
 ) -> None:
     few = frame[frame["task"].isin(TASKS[:2])]
     check_texts(plot_curves(few[few["family"] == "mlp"], style="paper", width=width))
@@ -104,8 +110,7 @@ def test_every_kind_fits_its_width(
     check_texts(plot_curves(few[few["basis"] == "mlp_out"], lines="method", style="paper", width=width))
     cross = few[few["basis"].isin(["mlp_act", "mlp_out"])]
     check_texts(plot_curves(cross, lines="basis and method", quantity="faithfulness", style="paper", width=width))
-    for cells in (records, long_names):
-        summary = summarise(cells)
+    for summary in summaries:
         styles = basis_styles(list(summary["basis"].unique()), DISPLAY)
         check_texts(plot_cost(summary, styles, DISPLAY, look=look_of("paper", width)))
     check_texts(plot_curves(frame_of(long_names), quantity="faithfulness", style="paper", width=width))
@@ -193,11 +198,18 @@ def test_dollars_in_a_name_are_no_mathematics() -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All pictures of a task, at page width."""
-    cells = synthetic_suite(tasks=("ioi",), bases=("mlp_act", "mlp_out"), methods=("relp", "ig"))
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder of one task, two bases and two methods."""
+    folder = tmp_path_factory.mktemp("results")
+    write_suite(folder, list(synthetic_suite(tasks=("ioi",), bases=("mlp_act", "mlp_out"), methods=("relp", "ig"))))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All pictures of that folder, at page width."""
     folder = tmp_path_factory.mktemp("paper")
-    files = plot_results(list(cells), folder, style="paper", width="page")
+    files = plot_results(results, folder, style="paper", width="page")
     assert sorted(files) == sorted(folder.iterdir())
     return folder
 
@@ -249,26 +261,26 @@ def test_fonts_are_embedded_truetype_and_svg_needs_none(written: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_same_bytes_in_another_process_at_another_time(tmp_path: Path) -> None:
-    write_suite(tmp_path / "results", [synthetic_record()])
-    folders = [tmp_path / "one", tmp_path / "two"]
-    plot_results(tmp_path / "results", folders[0], style="paper")
-    plot_results(tmp_path / "results", folders[0] / "ordinary", formats=("pdf", "svg"))
+def test_the_same_bytes_in_another_process_at_another_time(results: Path, written: Path, tmp_path: Path) -> None:
+    one, ordinary = tmp_path / "one", tmp_path / "ordinary"
+    write_suite(one, [synthetic_record()])
+    plot_results(one, ordinary, formats=("svg",))
     code = (
         "from basisbench.plots.pictures import plot_results\n"
-        f"plot_results({str(tmp_path / 'results')!r}, {str(folders[1])!r}, style='paper')\n"
-        f"plot_results({str(tmp_path / 'results')!r}, {str(folders[1] / 'ordinary')!r}, formats=('pdf', 'svg'))\n"
+        f"plot_results({str(results)!r}, {str(tmp_path / 'paper')!r}, style='paper', width='page')\n"
+        f"plot_results({str(one)!r}, {str(tmp_path / 'again')!r}, formats=('svg',))\n"
     )
     # Sets and hashes of texts are in another order there.
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONHASHSEED": seed})
-    files = [sorted(path for path in folder.rglob("*") if path.is_file()) for folder in folders]
-    assert len(files[0]) == len(files[1]) == 5 * 4 + 5 * 2
-    for left, right in zip(*files, strict=True):
-        assert left.read_bytes() == right.read_bytes(), left.name
-        if left.suffix in (".pdf", ".svg"):
-            assert b"20" + str(pd.Timestamp.now().year).encode()[2:] + b"-" not in left.read_bytes()
-            assert b"CreationDate" not in left.read_bytes()
+    for ours, theirs, count in ((written, tmp_path / "paper", 8 * 4), (ordinary, tmp_path / "again", 5)):
+        files = [sorted(folder.iterdir()) for folder in (ours, theirs)]
+        assert len(files[0]) == len(files[1]) == count
+        for left, right in zip(*files, strict=True):
+            assert (left.name, left.read_bytes()) == (right.name, right.read_bytes())
+            if left.suffix in (".pdf", ".svg"):
+                assert b"20" + str(pd.Timestamp.now().year).encode()[2:] + b"-" not in left.read_bytes()
+                assert b"CreationDate" not in left.read_bytes()
 
 
 # --- the command ---

@@ -68,7 +68,7 @@ def test_round_times_lie_on_the_axis(low: float, ratio: float, most: int) -> Non
     assert times == sorted(set(times))
 
 
-@pytest.mark.parametrize("width", [0.1, 0.5, 0.9, 1.3, 5])
+@pytest.mark.parametrize("width", [0.1, 1.3, *(pytest.param(width, marks=pytest.mark.slow) for width in (0.5, 0.9, 5))])
 def test_as_much_of_a_line_is_kept_as_fits(width: float) -> None:
     text = "some_basis: $of a name$"
     halves = [f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}" for kept in range(len(text) - 1, 2, -1)]

@@ -67,8 +67,8 @@ def test_where_all_are_alike_nobody_is_marked() -> None:
     [
         {"record": {"control": True}},
         {"guard": {"fvu": (1.2, 0.1, 0.1, 0.1)}},
-        {"guard": {"slope": (0.71, 1.0, 1.0, 1.0)}},
-        {"guard": {"slope": (1.0, 1.0, 1.67, 1.0)}},
+        pytest.param({"guard": {"slope": (0.71, 1.0, 1.0, 1.0)}}, marks=pytest.mark.slow),
+        pytest.param({"guard": {"slope": (1.0, 1.0, 1.67, 1.0)}}, marks=pytest.mark.slow),
     ],
 )
 def test_a_basis_with_a_reason_against_it_is_no_rival(change: dict[str, dict[str, object]]) -> None:

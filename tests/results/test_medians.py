@@ -87,6 +87,7 @@ def test_an_extra_task_of_one_folder_changes_nothing_without_suites() -> None:
     pd.testing.assert_frame_equal(medians_of(records), medians_of([*records, extra]))
 
 
+@pytest.mark.slow
 def test_a_basis_that_lacks_a_task_has_no_median_and_is_no_rival() -> None:
     records = suite_of()
     whole = medians_of(records)
@@ -100,6 +101,7 @@ def test_a_basis_that_lacks_a_task_has_no_median_and_is_no_rival() -> None:
     assert "3/4 tasks" in render_text(summarise([*records, *some]))
 
 
+@pytest.mark.slow
 def test_a_task_below_a_gate_is_left_out_for_all() -> None:
     weak = [synthetic_record(FOUR[3], basis, gap=0.3, suite=SUITE) for basis in BASES]
     summary = summarise([*suite_of(FOUR[:3]), *weak])

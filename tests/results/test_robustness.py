@@ -63,8 +63,13 @@ def turned() -> list[Record]:
     return [*cross(), *cross(ablation="zero"), *backwards, *cross(method="ixg")]
 
 
-def test_the_same_curves_are_the_same_ranking_and_a_planted_turn_is_found(turned: list[Record]) -> None:
-    found = robustness(turned)
+@pytest.fixture(scope="module")
+def found(turned: list[Record]) -> pd.DataFrame:
+    """What changes of a choice do to the rankings of these records; to be read only."""
+    return robustness(turned)
+
+
+def test_the_same_curves_are_the_same_ranking_and_a_planted_turn_is_found(found: pd.DataFrame) -> None:
     same = whole(found, "ablation", "zero")
     assert (same["reference"], same["tasks"], same["bases"], same["pairs"]) == ("mean", 3, 3, 9)
     assert (same["tau"], same["tau_low"], same["tau_high"]) == (1, 1, 1)
@@ -93,8 +98,8 @@ def naive_tau(a: Sequence[float], b: Sequence[float]) -> float:
     return sum(x * y for x, y in pairs) / untied if untied else 0.0
 
 
-def test_tau_and_ratio_are_those_of_every_drawn_task_and_resample(turned: list[Record]) -> None:
-    found = robustness(turned)
+@pytest.mark.slow
+def test_tau_and_ratio_are_those_of_every_drawn_task_and_resample(turned: list[Record], found: pd.DataFrame) -> None:
     rows = summarise(turned).set_index(["method", "ablation", "task", "basis"])["draws"]
 
     def drawn(method: str, task: str, basis: str) -> np.ndarray:
@@ -136,16 +141,19 @@ def test_tau_and_ratio_are_those_of_every_drawn_task_and_resample(turned: list[R
     assert moved["ratio_high"] == pytest.approx(max(sorted(ratios)[975], moved["ratio"]))
 
 
-def test_the_reference_is_what_most_cells_have_or_the_method_that_is_given(turned: list[Record]) -> None:
-    assert set(robustness(turned)["conditions"]) == {"attribution method relp, ablation mean"}
+def test_the_reference_is_what_most_cells_have_or_the_method_that_is_given(
+    turned: list[Record], found: pd.DataFrame
+) -> None:
+    assert set(found["conditions"]) == {"attribution method relp, ablation mean"}
     other = robustness(turned, method="ixg")
     assert set(other["conditions"]) == {"attribution method ixg, ablation mean"}
     assert set(other["choice"]) == {"method", "summary"}  # other ablations differ from it in two choices
-    assert whole(other, "method", "relp")["tau"] == pytest.approx(whole(robustness(turned), "method", "ixg")["tau"])
+    assert whole(other, "method", "relp")["tau"] == pytest.approx(whole(found, "method", "ixg")["tau"])
     with pytest.raises(RecordError, match="no result has the method 'gim'; there are ixg, relp"):
         robustness(turned, method="gim")
 
 
+@pytest.mark.slow
 def test_controls_tasks_below_a_gate_and_two_changes_at_once_are_left_out() -> None:
     by_unit = [*cross(granularity="unit"), *cross(granularity="unit", ablation="zero")]
     records = [*cross(), *cross(method="ixg"), *by_unit]  # the latter differ in two choices
@@ -164,6 +172,7 @@ def test_controls_tasks_below_a_gate_and_two_changes_at_once_are_left_out() -> N
         robustness(cross())
 
 
+@pytest.mark.slow
 def test_what_is_not_reached_stands_behind_all_that_is_and_has_no_ratio() -> None:
     low = [synthetic_record(task, "mlp_act", examples=EXAMPLES, ablation="zero", ceiling=0.6) for task in TASKS]
     rest = [record for record in cross(ablation="zero") if record.cell.basis != "mlp_act"]
@@ -186,6 +195,7 @@ def test_what_is_not_reached_stands_behind_all_that_is_and_has_no_ratio() -> Non
     assert (row["best_stays"], row["turned"]) == (0, 0)
 
 
+@pytest.mark.slow
 def test_other_evaluation_pairs_are_told_and_rounding_is_none() -> None:
     other = [with_endpoint_moved(record, "full", [1e-4] * EXAMPLES) for record in cross(ablation="zero")]
     assert whole(robustness([*cross(), *other]), "ablation", "zero")["other_examples"] == 0
@@ -236,6 +246,7 @@ def test_draws_are_summed_up_by_hand(tmp_path: Path) -> None:
     assert draw_spread(records[:1], Display()).empty
 
 
+@pytest.mark.slow
 def test_best_nodes_are_compared_where_they_are_of_one_kind() -> None:
     def both(task: str, **changes: object) -> list[Record]:
         records = []
@@ -260,6 +271,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, turned: list[Record]) -> Pa
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_prints_tables_and_writes_every_number(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def lines_of(records: list[Record]) -> list[list[str]]:
     return [line.split() for line in after.split("\n\n")[0].splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_share_and_ceiling_stand_beside_the_fit() -> None:
     """The ceiling is the last size of the same cell with errors ablated; what was not measured is a dash."""
     ablated = cell("transcoder", policy="ablate", ceiling=0.83)
@@ -61,6 +62,7 @@ def own_nodes(record: Record) -> float:
     return value
 
 
+@pytest.mark.slow
 def test_records_from_before_have_a_dash_and_a_table_only_where_there_is_a_ceiling() -> None:
     assert lines_of([cell("mlp_act"), cell("transcoder")]) == []
     assert lines_of([cell("mlp_act")]) == []

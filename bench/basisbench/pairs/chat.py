@@ -33,7 +33,14 @@ def write_pairs(task_name: str, tokenizer: Any, pairs: Sequence[ContrastPair]) -
     """
     # A prompt stands in many candidates, and a template is slow.
     write = cache(partial(_write_prompt, task_name, tokenizer))
-    return [replace(pair, clean=write(pair.clean), counterfactual=write(pair.counterfactual)) for pair in pairs]
+    return [
+        replace(pair, clean=write(pair.clean), counterfactual=write(pair.counterfactual)) if _is_spoken(pair) else pair
+        for pair in pairs
+    ]
+
+
+def _is_spoken(pair: ContrastPair) -> bool:
+    return any(segment.speaker for segment in pair.clean + pair.counterfactual)
 
 
 def _write_prompt(task_name: str, tokenizer: Any, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:

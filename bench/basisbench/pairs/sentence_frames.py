@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 
 from basisbench.types import ContrastPair, Segment
 
@@ -24,21 +25,29 @@ def fill_frame(frame: str, literal_roles: Sequence[str], words: Mapping[str, str
         literal_roles: roles of the pieces of text, in order; a slot's role is its name.
         words: what fills each slot.
     """
-    pieces = _SLOT.split(frame)
+    return tuple(
+        piece if isinstance(piece, Segment) else Segment(piece[1], piece[0] + words[piece[1]])
+        for piece in _pieces(frame, tuple(literal_roles))
+    )
+
+
+@cache
+def _pieces(frame: str, literal_roles: tuple[str, ...]) -> tuple[Segment | tuple[str, str], ...]:
+    """Cut a frame into whole segments and, for each slot, the space before it and its name; once for all fillings."""
     roles = iter(literal_roles)
-    segments: list[Segment] = []
+    pieces: list[Segment | tuple[str, str]] = []
     lead = ""
-    for index, piece in enumerate(pieces):
+    for index, piece in enumerate(_SLOT.split(frame)):
         if index % 2:
-            segments.append(Segment(piece, lead + words[piece]))
+            pieces.append((lead, piece))
             lead = ""
             continue
         text = piece.rstrip(" ")
         if text:
-            segments.append(Segment(next(roles), lead + text))
+            pieces.append(Segment(next(roles), lead + text))
             lead = ""
         lead += piece[len(text) :]
-    return tuple(segments)
+    return tuple(pieces)
 
 
 def interleave(streams: Sequence[Iterable[ContrastPair]], limit: int = CANDIDATE_LIMIT) -> Iterator[ContrastPair]:
@@ -47,18 +56,17 @@ def interleave(streams: Sequence[Iterable[ContrastPair]], limit: int = CANDIDATE
     active = [iter(stream) for stream in streams]
     while active:
         for stream in tuple(active):
-            pair = next((pair for pair in stream if _key(pair) not in seen), None)
-            if pair is None:
+            for pair in stream:
+                key = pair.clean_text, pair.counterfactual_text
+                if key not in seen:
+                    break
+            else:
                 active.remove(stream)
                 continue
-            seen.add(_key(pair))
+            seen.add(key)
             yield pair
             if len(seen) == limit:
                 return
-
-
-def _key(pair: ContrastPair) -> tuple[str, str]:
-    return pair.clean_text, pair.counterfactual_text
 
 
 def generator(*key: str | int) -> random.Random:

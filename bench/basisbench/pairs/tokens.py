@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from basisbench.errors import TaskError
@@ -80,7 +82,7 @@ def collect(
     front = _Front.of(tokenizer, bos, task_name)
     pairs = list(candidates)
     prompts = [(pair.clean_text, pair.counterfactual_text) for pair in pairs]
-    tokens = _encode(tokenizer, (text for both in prompts for text in both))
+    tokens = _with_ends(tokenizer, (text for both in prompts for text in both))
     dropped: Counter[str] = Counter()
     # For each clean prompt the candidates that use it, in order: the first that survives is taken.
     waiting: dict[tuple[int, ...], list[_Prompts]] = {}
@@ -188,9 +190,10 @@ def _continuations(tokenizer: Any, entries: Sequence[_Prompts]) -> Iterator[list
         [prompt + word for prompt in (entry.pair.clean_text, entry.pair.counterfactual_text) for word in _words(entry)]
         for entry in entries
     ]
-    encoded = _encode(tokenizer, [text for row in texts for text in row])
+    unique, encoded = _encode(tokenizer, (text for row in texts for text in row))
+    ids = dict(zip(unique, map(tuple, encoded["input_ids"]), strict=True))
     for row in texts:
-        yield [encoded[text].ids for text in row]
+        yield [ids[text] for text in row]
 
 
 def _words(entry: _Prompts) -> tuple[str, ...]:
@@ -277,23 +280,23 @@ class _Tokens:
     ends: tuple[int, ...]
 
 
-def _encode(tokenizer: Any, texts: Iterable[str]) -> dict[str, _Tokens]:
-    """Return the tokens of each text; a text that stands there several times, as many do, is tokenised once."""
-    unique = list(dict.fromkeys(texts))
-    if not unique:
-        return {}
-    # Masks and types would take longer to list than the tokens take to find.
-    encoded = tokenizer(
-        unique,
-        add_special_tokens=False,
-        return_offsets_mapping=True,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )
+def _with_ends(tokenizer: Any, texts: Iterable[str]) -> dict[str, _Tokens]:
+    """Return the tokens of each text."""
+    unique, encoded = _encode(tokenizer, texts, return_offsets_mapping=True)
     return {
-        text: _Tokens(tuple(ids), tuple(end for _, end in offsets))
+        text: _Tokens(tuple(ids), tuple([end for _, end in offsets]))
         for text, ids, offsets in zip(unique, encoded["input_ids"], encoded["offset_mapping"], strict=True)
     }
+
+
+def _encode(tokenizer: Any, texts: Iterable[str], **asked: bool) -> tuple[list[str], Mapping[str, Any]]:
+    """Return the texts, each once though many stand there several times, and what the tokenizer says of them."""
+    unique = list(dict.fromkeys(texts))
+    if not unique:
+        return [], {"input_ids": [], "offset_mapping": []}
+    # Masks, types and offsets that nobody reads would take longer to list than the tokens take to find.
+    asked |= {"return_attention_mask": False, "return_token_type_ids": False}
+    return unique, tokenizer(unique, add_special_tokens=False, **asked)
 
 
 def _single_token(prompt: tuple[int, ...], continued: tuple[int, ...]) -> int | None:
@@ -305,12 +308,12 @@ def _single_token(prompt: tuple[int, ...], continued: tuple[int, ...]) -> int | 
 
 def _segment_counts(segments: Sequence[Segment], ends: Sequence[int]) -> tuple[int, ...]:
     """Count the tokens whose last character lies in each segment."""
-    import numpy as np
-
-    borders = np.cumsum([len(segment.text) for segment in segments])
-    # A token that ends at a border still has its last character before it.
-    owners = np.searchsorted(borders, np.maximum(ends, 1), side="left")
-    return tuple(np.bincount(owners, minlength=len(segments)).tolist())
+    borders = list(accumulate([len(segment.text) for segment in segments]))
+    counts = [0] * len(borders)
+    for end in ends:
+        # A token that ends at a border still has its last character before it.
+        counts[bisect_left(borders, max(end, 1))] += 1
+    return tuple(counts)
 
 
 def prompt_ids(tokenizer: Any, text: str, bos: Bos = "auto") -> tuple[tuple[int, ...], int]:
