@@ -16,6 +16,7 @@ from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
 from basisbench.results.over_models import mean_over, over_models, student
 from basisbench.results.record import Record
+from basisbench.results.record_fields import SuiteTasks
 from helpers.synthetic_records import changed, synthetic_record, write_suite
 
 TASKS = ("ioi", "sva_rc", "sva_simple")
@@ -90,6 +91,17 @@ def test_each_ratio_is_that_of_the_medians_and_models_of_the_same_weights_are_on
     assert trained["ratio"] == pytest.approx(expected)
 
 
+def test_only_tasks_that_every_model_has_above_the_gates_count(records: list[Record]) -> None:
+    extra = [record("a", "1", "user_age", basis) for basis in ("mlp_act", "mlp_out")]
+    whole, more = over_models(records), over_models([*records, *extra])
+    assert list(whole["suite_tasks"]) == list(more["suite_tasks"]) == [", ".join(sorted(TASKS))] * 2
+    assert list(whole["ratio"]) == list(more["ratio"])
+    # A suite of one model's records does not matter either.
+    suite = SuiteTasks(name="of its own", tasks=("ioi", "user_age"))
+    named = [each.model_copy(update={"suite": suite}) if each.cell.model == "a" else each for each in records]
+    assert list(over_models(named)["ratio"]) == list(whole["ratio"])
+
+
 def test_names_of_dictionaries_stay_bare_where_models_have_names_of_their_own(records: list[Record]) -> None:
     assert set(summarise(records)["basis"]) == {"mlp_act", "mlp_out", "transcoder"}
     twice = [record("c", "3", "ioi", "transcoder", digit * 64) for digit in "78"]
@@ -100,6 +112,9 @@ def test_one_model_has_no_table(records: list[Record]) -> None:
     assert over_models([each for each in records if each.cell.model == "a"]).empty
     same = [each for each in records if each.cell.model in ("c", "c-again")]
     assert over_models(same).empty
+    tuning = {"start": "1" * 64, "tokens": 1000, "digest": "9" * 64}
+    tuned = [changed(each, record={"tuning": tuning}) for each in records if each.cell.model == "b"]
+    assert over_models([*tuned, *(each for each in records if each.cell.model == "a")]).empty
 
 
 def test_the_command_and_the_findings_say_it(

@@ -1,9 +1,11 @@
 """What one basis needs over what another needs, over seeds of a model and trainings of its dictionaries.
 
 1. Models of one folder stand for draws of one population: the same architecture from other seeds, for example. Models
-   of the same weights are one model, whose dictionaries were trained several times.
+   of the same weights are one model, whose dictionaries were trained several times. Checkpoints of a tuning are no
+   draws, and left out.
 2. On each model and training a basis has the ratio of its median of nodes to 80% over tasks to that of the family's
-   neurons (the first basis that reconstructs everything). Its logarithm is averaged over trainings, then over models.
+   neurons (the first basis that reconstructs everything). Tasks are those that every model has, above the gates. Its
+   logarithm is averaged over trainings, then over models.
 3. The interval is Student's over models: new seeds, the same tasks. Examples are the same on every model, so what they
    alone bring is in each model's own interval, not in this one.
 4. How far trainings of one model lie apart, and how far models do: standard deviations of the logarithm, as factors.
@@ -19,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from basisbench.results.bootstrap import LEVEL
-from basisbench.results.columns import Column
+from basisbench.results.columns import TASK_SEPARATOR, Column
 from basisbench.results.conditions import CONDITIONS
 from basisbench.results.controls import ratio
 from basisbench.results.display import Display
@@ -30,6 +32,9 @@ from basisbench.results.record import Record
 MEASURE = "nodes_to_80"
 
 _ALIKE = [*(name for name in CONDITIONS if name not in ("model", "model_hash")), "family", "method", "suite_tasks"]
+
+# Neurons stand beside dictionaries under every error policy of these.
+_BEYOND_BASES = [name for name in CONDITIONS if name not in ("model", "model_hash", "error_policy")]
 
 _OF_FINITE = ("ratio_low", "ratio_high", "between_models", "between_trainings")
 
@@ -46,8 +51,9 @@ def over_models(records: Sequence[Record], display: Display | None = None) -> pd
 
     Returns:
         Rows in order of basis, none where there is one model; with `conditions.CONDITIONS` but those of a model,
-        `family`, `method`, `suite_tasks`, and:
+        `family`, `method`, and:
 
+        - `suite_tasks`: the tasks, separated by ", ".
         - `basis`, `against`: the basis, and the neurons that it stands beside.
         - `models`, `trainings`: how many have both; trainings of dictionaries of all models together.
         - `ratio`, `ratio_low`, `ratio_high`: geometric mean over models, with its 95% interval; NaN ends of one model,
@@ -59,13 +65,26 @@ def over_models(records: Sequence[Record], display: Display | None = None) -> pd
         RecordError: cells of one model are not of the same examples.
     """
     display = display or Display()
-    medians = median_table(summarise(records))
-    if medians.empty or medians["model_hash"].nunique() < 2:
+    summary = summarise(records)
+    summary = summary[summary["tuned_tokens"] == 0]
+    if summary["model_hash"].nunique() < 2:
         return pd.DataFrame()
+    shared = [_of_shared_tasks(part) for _, part in summary.groupby([*_BEYOND_BASES, "family"])]
+    medians = median_table(pd.concat(shared))
+    if medians.empty:
+        return medians
     rows: list[dict[str, Column]] = []
     for _, part in medians[medians["tasks_found"] == medians["tasks"]].groupby(_ALIKE):
         rows += _rows_of(part, display)
     return pd.DataFrame(rows)
+
+
+def _of_shared_tasks(part: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of the tasks that all models have above the gates, as if one suite had them."""
+    gated = part.groupby("task")["gate"].transform(lambda gates: gates.ne("").any())
+    models = part.groupby("task")["model"].transform("nunique")
+    rows = part[~gated & (models == part["model"].nunique())]
+    return rows.assign(suite="", suite_tasks=TASK_SEPARATOR.join(sorted(set(rows["task"]))))
 
 
 def _rows_of(part: pd.DataFrame, display: Display) -> list[dict[str, Column]]:
