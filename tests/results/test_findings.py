@@ -178,9 +178,34 @@ def test_the_command_tells_what_differs_and_writes_it(folder: Path, capsys: pyte
 @pytest.mark.slow
 def test_the_numbers_of_the_findings_are_those_of_the_records(capsys: pytest.CaptureFixture[str]) -> None:
     names = (
-        *("pocket-controls", "pocket-robust", "pocket-sparsity", "pocket-staleness"),
+        *("pocket-controls", "pocket-robust", "pocket-seeds", "pocket-sparsity", "pocket-staleness"),
         *("smollm2-dictionaries", "gemma-3-270m"),
     )
     files = [RESULTS / "FINDINGS.md", *(RESULTS / name / "README.md" for name in names)]
     assert all(file.read_text(encoding="utf-8").count("<!-- / -->") > 20 for file in files)
     assert main(["findings", *map(str, files), "--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\nso <!-- nodes_to_80 mine task=ioi basis=mlp_act method=relp -->9<!-- -->",
+        "a\nso <!-- Nodes_to_80 mine task=ioi -->9<!-- / -->",
+        "a\nso 9<!-- / -->",
+        "a\nso <!-- nodes_to_80 -->9<!-- / -->",
+    ],
+)
+def test_half_a_mark_is_told_with_its_line(folder: Path, text: str) -> None:
+    with pytest.raises(BasisBenchError, match=r"^line 2: .*stands alone; a number is <!-- COLUMN FOLDER"):
+        written_anew(text, folder)
+
+
+def test_a_text_without_numbers_and_a_mean_over_one_model_are_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "plain.md"
+    file.write_text("Words. <!-- a remark -->", encoding="utf-8")
+    assert main(["findings", str(file), "--check"]) == 0
+    assert "no number is marked" in capsys.readouterr().out
+    with pytest.raises(BasisBenchError, match="a mean needs several models"):
+        written_anew("<!-- over_models mine basis=mlp_out method=relp -->?<!-- / -->", folder)

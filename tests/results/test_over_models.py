@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from basisbench.cli import main
-from basisbench.results.controls import ratio
+from basisbench.results.controls import ratio, ratio_text
 from basisbench.results.findings import written_anew
 from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
@@ -85,7 +85,7 @@ def test_each_ratio_is_that_of_the_medians_and_models_of_the_same_weights_are_on
     for model in ("a", "b", "c", "c-again"):
         one, other = (medians.loc[(model, basis), "draws"] for basis in ("transcoder", "mlp_act"))
         found = ratio(one, other, "nodes_to_80")
-        assert f"{model} {found.value:.3g} [{found.low:.3g}, {found.high:.3g}]" in trained["each"]
+        assert f"{model} {ratio_text(found)}" in trained["each"]
         values.append(math.log(found.value))
     expected = math.exp((values[0] + values[1] + (values[2] + values[3]) / 2) / 3)
     assert trained["ratio"] == pytest.approx(expected)
@@ -96,6 +96,9 @@ def test_only_tasks_that_every_model_has_above_the_gates_count(records: list[Rec
     whole, more = over_models(records), over_models([*records, *extra])
     assert list(whole["suite_tasks"]) == list(more["suite_tasks"]) == [", ".join(sorted(TASKS))] * 2
     assert list(whole["ratio"]) == list(more["ratio"])
+    # One model has another family on more tasks.
+    other = [record("a", "1", task, "attn_out") for task in (*TASKS, "user_age", "user_gender")]
+    assert list(over_models([*records, *other])["ratio"]) == list(whole["ratio"])
     # A suite of one model's records does not matter either.
     suite = SuiteTasks(name="of its own", tasks=("ioi", "user_age"))
     named = [each.model_copy(update={"suite": suite}) if each.cell.model == "a" else each for each in records]

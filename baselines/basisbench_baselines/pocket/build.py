@@ -84,7 +84,11 @@ def train_dictionaries_again(out: Path, model_of: Path, *, seed: int, progress: 
     if not (model_of / CARD).is_file() or (model_of / WORK).exists():
         raise BasisBenchError(f"{model_of}: expected the folder of a finished 'pocket build', with {CARD}")
     card = read_json(model_of / CARD)
-    plan = replace(BuildPlan.read(card["plan"]), dictionary_seed=seed)
+    try:
+        plan = replace(BuildPlan.read(card["plan"]), dictionary_seed=seed)
+        card["corpus_fingerprint"], card["model"], card["tasks"]
+    except (KeyError, TypeError) as error:
+        raise BasisBenchError(f"{model_of / CARD}: is not the card of a build; name the folder of one") from error
     if corpus_fingerprint(plan.seed) != card["corpus_fingerprint"]:
         raise BasisBenchError(f"{model_of}: its corpus is not that of this version; build its model anew")
     _Build(out, plan, Progress(progress), trained=_Trained(model_of, card)).run()

@@ -60,5 +60,5 @@ def _written(file: Path, tables: RecordTables, *, check: bool) -> bool:
     if changed and not check:
         write_whole(file, anew)
     if not changed:
-        print(f"{file}: every number is the records'")
+        print(f"{file}: " + ("every number is the records'" if "<!-- / -->" in text else "no number is marked"))
     return bool(changed)

@@ -64,6 +64,8 @@ USUAL: Mapping[str, str] = MappingProxyType({
 
 _OF_DRAWS = ("least", "middle", "most", "inside", "curve_spread")
 
+_LIKE_A_MARK = re.compile(r"<!-- (?:/ -->|[^\n]*?=[^\n]*?-->)")
+
 _MARKED = re.compile(r"<!-- (?P<what>[a-z][a-z0-9_]* [^\n]*?) -->(?P<text>[^\n]*?)<!-- / -->")
 
 
@@ -104,6 +106,8 @@ def written_anew(text: str, folder: Path, tables: RecordTables | None = None) ->
         if column in _OF_DRAWS:
             return _moved_text(tables.spread(where), _keys(" ".join(rest)), column)
         if column == "over_models":
+            if tables.over(where).empty:
+                raise BasisBenchError("these records are of one model, or its checkpoints; a mean needs several models")
             return over_text(_row(tables.over(where), _keys(" ".join(rest)), "ratio"))
         if any(part.startswith("choice=") for part in rest):
             asked = {"task": "", "basis": "", **_keys(" ".join(rest))}
@@ -118,7 +122,21 @@ def written_anew(text: str, folder: Path, tables: RecordTables | None = None) ->
             line = text.count("\n", 0, found.start()) + 1
             raise BasisBenchError(f"line {line}: '{what}': {error}") from error
 
+    _refuse_halves(text)
     return _MARKED.sub(number, text)
+
+
+def _refuse_halves(text: str) -> None:
+    """Hold that every comment that looks like a mark or the end of one is read as such.
+
+    Raises:
+        BasisBenchError: one is not; the message has the line.
+    """
+    for found in _LIKE_A_MARK.finditer(_MARKED.sub(lambda mark: "\n" * mark[0].count("\n"), text)):
+        line = text.count("\n", 0, text.find(found[0])) + 1
+        raise BasisBenchError(
+            f"line {line}: '{found[0]}' stands alone; a number is <!-- COLUMN FOLDER KEY=VALUE ... -->number<!-- / -->"
+        )
 
 
 def _number(column: str, rest: Sequence[str], table_of: Callable[[Mapping[str, str]], pd.DataFrame]) -> str:

@@ -23,7 +23,7 @@ import pandas as pd
 from basisbench.results.bootstrap import LEVEL
 from basisbench.results.columns import TASK_SEPARATOR, Column
 from basisbench.results.conditions import CONDITIONS
-from basisbench.results.controls import ratio
+from basisbench.results.controls import ratio, ratio_text
 from basisbench.results.display import Display
 from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
@@ -84,7 +84,9 @@ def _of_shared_tasks(part: pd.DataFrame) -> pd.DataFrame:
     gated = part.groupby("task")["gate"].transform(lambda gates: gates.ne("").any())
     models = part.groupby("task")["model"].transform("nunique")
     rows = part[~gated & (models == part["model"].nunique())]
-    return rows.assign(suite="", suite_tasks=TASK_SEPARATOR.join(sorted(set(rows["task"]))))
+    # Families have suites of their own: the tasks of one may be some of another's.
+    suite = f"{part['family'].iloc[0]} {part['layers'].iloc[0]}"
+    return rows.assign(suite=suite, suite_tasks=TASK_SEPARATOR.join(sorted(set(rows["task"]))))
 
 
 def _rows_of(part: pd.DataFrame, display: Display) -> list[dict[str, Column]]:
@@ -108,8 +110,7 @@ def _rows_of(part: pd.DataFrame, display: Display) -> list[dict[str, Column]]:
                 "against": exact[0],
                 **mean_over(logs if trained else logs.groupby(level=0).first()),
                 "each": "; ".join(
-                    f"{model} {each.value:.3g} [{each.low:.3g}, {each.high:.3g}]"
-                    for model, each in zip(own["model"], found, strict=True)
+                    f"{model} {ratio_text(each)}" for model, each in zip(own["model"], found, strict=True)
                 ),
             }
         )

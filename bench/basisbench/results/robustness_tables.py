@@ -10,7 +10,7 @@ import pandas as pd
 from basisbench.results.compare import inert
 from basisbench.results.controls import short_text
 from basisbench.results.display import Display, family_order, unique
-from basisbench.results.robustness import MEASURE, choice_name, over_tasks
+from basisbench.results.robustness import CHOICES, MEASURE, choice_name, over_tasks
 from basisbench.results.tables import Entry, Table, interval_text, number_text
 
 NOTES = (
@@ -28,7 +28,7 @@ OVER_NOTES = (
     "Over models: nodes to 80% of a basis over those of the neurons, medians over tasks; geometric mean over models "
     "with Student's 95% interval, models of the same weights (other trainings of dictionaries) averaged before. Apart: "
     "standard deviation as a factor, of models and of trainings of one model. Each model's own interval is over tasks "
-    "and clusters of examples."
+    "and clusters of examples. The mean's takes models for draws of one population, as seeds of one are."
 )
 
 
@@ -62,8 +62,12 @@ def robustness_tables(found: pd.DataFrame, spread: pd.DataFrame, over: pd.DataFr
 def _over_models(over: pd.DataFrame) -> list[Table]:
     """Return a table per family and method, and one of every model's own ratios."""
     tables: list[Table] = []
-    for (family, method, tasks), part in over.groupby(["family", "method", "suite_tasks"]) if len(over) else ():
-        title = f"Over models ({family}, {method}): nodes to 80% over those of {part.iloc[0]['against']}\non {tasks}"
+    told = [name for name in CHOICES if name in over and name != "method" and over[name].nunique() > 1]
+    for (family, method, tasks, *conditions), part in (
+        over.groupby(["family", "method", "suite_tasks", *told]) if len(over) else ()
+    ):
+        own = ", ".join([f"{family}", f"{method}", *map("{} {}".format, map(choice_name, told), conditions)])
+        title = f"Over models ({own}): nodes to 80% over those of {part.iloc[0]['against']}\non {tasks}"
         rows = [
             (
                 Entry(str(row["basis"])),
@@ -75,14 +79,14 @@ def _over_models(over: pd.DataFrame) -> list[Table]:
             )
             for _, row in part.iterrows()
         ]
-        header = ("basis", "mean over models [95%]", "models", "apart", "trainings", "apart")
+        header = ("basis", "mean over models [95%]", "models", "apart", "trainings", "trainings\napart")
         tables.append(Table(title, header, tuple(rows)))
         each = [
             tuple(map(Entry, (str(row["basis"]), *text.rsplit(" ", 3)[:1], " ".join(text.rsplit(" ", 3)[1:]))))
             for _, row in part.iterrows()
             for text in str(row["each"]).split("; ")
         ]
-        tables.append(Table(f"On each model ({family}, {method})", ("basis", "model", "ratio [95%]"), tuple(each)))
+        tables.append(Table(f"On each model ({own})", ("basis", "model", "ratio [95%]"), tuple(each)))
     return tables
 
 
@@ -156,7 +160,7 @@ def _turns(tasks: pd.DataFrame) -> tuple[tuple[Entry, ...], ...]:
 
 
 def _draws(spread: pd.DataFrame) -> Table:
-    rows = []
+    rows, several = [], spread["model"].nunique() > 1
     for _, row in spread.iterrows():
         ends = (float(row["first_low"]), float(row["first_high"]))
         texts = (
@@ -166,10 +170,11 @@ def _draws(spread: pd.DataFrame) -> Table:
             f"{row['curve_spread']:.2f} at {row['spread_size']}",
             f"{row['jaccard']:.2f}",
         )
-        rows.append(tuple(map(Entry, (str(row["task"]), str(row["basis"]), *texts))))
+        model = [str(row["model"])] if several else []
+        rows.append(tuple(map(Entry, (*model, str(row["task"]), str(row["basis"]), *texts))))
     header = (
-        "task", "basis", "nodes to 80%\nof the first draw", "least, middle,\nmost of all", "others in its\ninterval",
-        "F apart\nat most", "best\n20",
+        *(["model"] if several else []), "task", "basis", "nodes to 80%\nof the first draw",
+        "least, middle,\nmost of all", "others in its\ninterval", "F apart\nat most", "best\n20",
     )  # fmt: skip
     return Table("Attribution draws: other pairs for scores and means, the same evaluation pairs", header, tuple(rows))
 

@@ -161,3 +161,11 @@ def test_what_does_not_go_with_another_build_s_model_is_told(
     assert told in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("card", ["{}", "[]", '{"plan": {"model": {"wings": 2}}}'])
+def test_a_card_of_something_else_is_one_line(tmp_path: Path, card: str) -> None:
+    (tmp_path / "card.json").write_text(card, encoding="utf-8")
+    with pytest.raises(BasisBenchError, match=r"card\.json: is not the card of a build"):
+        train_dictionaries_again(tmp_path / "out", tmp_path, seed=1, progress=False)
+    assert not (tmp_path / "out").exists()
