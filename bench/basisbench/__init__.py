@@ -29,15 +29,22 @@ from basisbench.version import __version__
 
 if TYPE_CHECKING:
     from basisbench.errors import BasisBenchError
-    from basisbench.explore.edge_circuits import edges
-    from basisbench.explore.halving import halves
-    from basisbench.explore.mediation import mediate
-    from basisbench.explore.node_graph import graph
-    from basisbench.explore.nodes import describe_nodes
-    from basisbench.explore.steering import steer
-    from basisbench.explore.steps import Circuit, Evaluation, NodeScores, load_model, load_pairs, score
-    from basisbench.explore.swapping import swap
-    from basisbench.explore.truth import agreement_with_truth
+    from basisbench.explore import (
+        Circuit,
+        Evaluation,
+        NodeScores,
+        agreement_with_truth,
+        describe_nodes,
+        edges,
+        graph,
+        halves,
+        load_model,
+        load_pairs,
+        mediate,
+        score,
+        steer,
+        swap,
+    )
     from basisbench.plots.curves import plot_curves
     from basisbench.plots.pictures import plot_results
     from basisbench.results.dataset import to_dataset
@@ -73,25 +80,25 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "BasisBenchError": "errors",
-        "Circuit": "explore.steps",
-        "agreement_with_truth": "explore.truth",
-        "describe_nodes": "explore.nodes",
-        "Evaluation": "explore.steps",
-        "NodeScores": "explore.steps",
-        "edges": "explore.edge_circuits",
-        "graph": "explore.node_graph",
-        "halves": "explore.halving",
-        "load_model": "explore.steps",
-        "load_pairs": "explore.steps",
+        "Circuit": "explore",
+        "agreement_with_truth": "explore",
+        "describe_nodes": "explore",
+        "Evaluation": "explore",
+        "NodeScores": "explore",
+        "edges": "explore",
+        "graph": "explore",
+        "halves": "explore",
+        "load_model": "explore",
+        "load_pairs": "explore",
         "load_results": "results.frame",
-        "mediate": "explore.mediation",
+        "mediate": "explore",
         "plot_curves": "plots.curves",
         "plot_results": "plots.pictures",
         "run": "runs.run",
-        "score": "explore.steps",
-        "steer": "explore.steering",
+        "score": "explore",
+        "steer": "explore",
         "summarise": "results.frame",
-        "swap": "explore.swapping",
+        "swap": "explore",
         "to_dataset": "results.dataset",
     },
 )

@@ -86,12 +86,12 @@ def train_dictionaries_again(out: Path, model_of: Path, *, seed: int, progress: 
     card = read_json(model_of / CARD)
     try:
         plan = replace(BuildPlan.read(card["plan"]), dictionary_seed=seed)
-        card["corpus_fingerprint"], card["model"], card["tasks"]
+        corpus, trained = card["corpus_fingerprint"], _Trained(model_of / "model", card["model"], card["tasks"])
     except (KeyError, TypeError) as error:
         raise BasisBenchError(f"{model_of / CARD}: is not the card of a build; name the folder of one") from error
-    if corpus_fingerprint(plan.seed) != card["corpus_fingerprint"]:
+    if corpus_fingerprint(plan.seed) != corpus:
         raise BasisBenchError(f"{model_of}: its corpus is not that of this version; build its model anew")
-    _Build(out, plan, Progress(progress), trained=_Trained(model_of, card)).run()
+    _Build(out, plan, Progress(progress), trained).run()
 
 
 def corpus_fingerprint(seed: int) -> str:
@@ -106,10 +106,11 @@ def corpus_fingerprint(seed: int) -> str:
 
 @dataclass(frozen=True)
 class _Trained:
-    """A model that another build has trained: its folder and its card."""
+    """A model that another build has trained: its folder, and what the build's card says of it and of the tasks."""
 
     folder: Path
-    card: Mapping[str, Any]
+    model: dict[str, object]
+    tasks: dict[str, dict[str, float | int]]
 
 
 class _Build:
@@ -298,11 +299,11 @@ def _copied_model(
     from transformers import AutoModelForCausalLM
 
     def copy(path: Path) -> None:
-        shutil.copytree(trained.folder / "model", path)
+        shutil.copytree(trained.folder, path)
 
     replace_folder(folder, copy)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
-    return model.train(False), dict(trained.card["model"]), dict(trained.card["tasks"])
+    return model.train(False), trained.model, trained.tasks
 
 
 def _save_model(
@@ -315,13 +316,13 @@ def _save_model(
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    tokenizer.save_pretrained(temporary)
-    write_json(temporary / "accuracy.json", tasks)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+
+    def save(path: Path) -> None:
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+        write_json(path / "accuracy.json", tasks)
+
+    replace_folder(folder, save)
 
 
 def _model_part(model: PreTrainedModel, training: ModelTraining, held_out_loss: float) -> dict[str, object]:

@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,7 +20,18 @@ from basisbench.plots.caption import ERRORS, fit_caption
 from basisbench.plots.look import SCREEN, Look
 from basisbench.plots.style import BELOW_GATE
 from basisbench.plots.text import Description, wrapped
-from basisbench.plots.training import Series, draw_line, draw_nodes, handles_of, make_panels, span_of
+from basisbench.plots.training import (
+    Series,
+    conditions_text,
+    dictionaries_among,
+    draw_line,
+    draw_nodes,
+    handles_of,
+    make_panels,
+    neurons_beside,
+    set_logarithmic,
+    span_of,
+)
 from basisbench.results.display import Display, unique
 from basisbench.results.policies import Part
 
@@ -52,9 +62,7 @@ def dictionaries_of(part: Part, kinds: Mapping[str, tuple[str, int]], display: D
     Returns:
         Rows with the columns `kind` and `width`, of tasks with `LEAST` dictionaries of a kind or more.
     """
-    rows = pd.concat([part.rows, part.beside])
-    first = rows["method"] == display.first_method(part.rows)
-    rows = rows[first & rows["cell_id"].isin(kinds) & ~rows["control"]]
+    rows = dictionaries_among(part, kinds, display)
     known = [kinds[cell] for cell in rows["cell_id"]]
     rows = rows.assign(kind=[kind for kind, _ in known], width=[width for _, width in known])
     if rows.empty:
@@ -82,19 +90,15 @@ def plot_fit(
     Returns:
         A figure; in print its label (`figure.get_label()`) is the caption in LaTeX.
     """
-    first, beside = dictionaries.iloc[0], part.rows
-    for name in ("task", "task_version", "family", "method"):
-        beside = beside[beside[name] == first[name]]
-    neurons = beside[beside["exact"] & ~beside["control"]].drop_duplicates("basis")
-    neurons = neurons.iloc[sorted(range(len(neurons)), key=lambda at: display.basis_order(neurons["basis"].iloc[at]))]
+    first = dictionaries.iloc[0]
+    neurons = neurons_beside(first, part, display)
     series = _series(dictionaries, styles)
     policies = [name for name in ERRORS if name in set(dictionaries["error_policy"])]
     shares = dictionaries["error_share"].notna().any()
     about = Description(
         f"Nodes to 80% against fit, {first['task']} (version {first['task_version']}), family {first['family']}, "
         f"method {first['method']}",
-        part.title.replace(f"error policy {part.rows['error_policy'].iloc[0]}, ", "")
-        + (f"; below a gate: {first['gate']}" if first["gate"] else ""),
+        conditions_text(first, part),
         "",
     )
     panels = make_panels(len(policies) + shares, handles_of(neurons, series, styles, look), look)
@@ -110,7 +114,8 @@ def plot_fit(
             title = "\n".join(wrapped(f"{name}: {ERRORS.get(policy, 'of the sum of |scores|')}", panels.room))
         if first["gate"]:
             axes.set_facecolor(BELOW_GATE)
-        _set_fit(axes, dictionaries["fvu_mean"], panels.room)
+        # A dictionary may leave nothing unexplained.
+        set_logarithmic(axes, dictionaries["fvu_mean"].clip(lower=1e-6), panels.room / 0.4, "{:g}".format)
         panels.frame(index, title, "FVU")
         label = "nodes to 80%" if policy else "share"
         axes.set_ylabel(label, fontsize=min(look.label, look.title), labelpad=look.pads[1])
@@ -143,21 +148,3 @@ def _draw_shares(axes: Axes, series: Sequence[Series], look: Look) -> None:
         rows = rows[rows["error_policy"] == rows["error_policy"].iloc[0]] if len(rows) else rows
         draw_line(axes, rows["tokens"], rows["error_share"], each.style, look)
     axes.set_ylim(0, 1)
-
-
-def _set_fit(axes: Axes, fvu: pd.Series, room: float) -> None:
-    """Make the horizontal axis logarithmic, with labels at 1, 2 and 5 times powers of ten where there is room."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    low, high = max(float(fvu.min()), 1e-6) / 1.25, float(fvu.max()) * 1.25
-    places: list[float] = []
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        places = [step * 10.0**power for power in exponents for step in steps if low <= step * 10.0**power <= high]
-        if len(places) * 0.4 <= room:
-            break
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator(places))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -32,7 +32,6 @@ from basisbench.results.frame import PathLike, frame_of, records_of, summarise
 from basisbench.results.labels import short_labels
 from basisbench.results.policies import Part, split_with_policies
 from basisbench.results.record import Record
-from basisbench.results.record_fields import Training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,6 +96,7 @@ def plot_results(
         for record in records
         if record.training and record.training.kind and record.guard
     }
+    training, fit = (partial(plot, styles=bases, look=look) for plot in (plot_training, plot_fit))
     parts = split_with_policies(frame)
     written: list[Path] = []
     for index, (found, sums) in enumerate(zip(parts, split_with_policies(summary), strict=True)):
@@ -108,8 +108,8 @@ def plot_results(
             **dict(_basis_pictures(part, found.beside, display, partial(draw, styles=bases))),
             **_method_pictures(part, labels, display, partial(draw, styles=methods)),
             **dict(_crossed_picture(part, display, partial(draw, styles=bases | methods))),
-            **dict(_training_pictures(sums, trainings, display, partial(plot_training, styles=bases, look=look))),
-            **dict(_fit_pictures(sums, kinds, display, partial(plot_fit, styles=bases, look=look))),
+            **dict(_task_pictures("training", snapshots_of(sums, trainings, display), sums, display, training)),
+            **dict(_task_pictures("fit", dictionaries_of(sums, kinds, display), sums, display, fit)),
             "cost": partial(plot_cost, sums.rows, bases, display, labels=labels, look=look),
         }
         written += _save_all(pictures, folder, formats, look, progress)
@@ -221,22 +221,12 @@ def _crossed_picture(part: pd.DataFrame, display: Display, draw: Draw) -> Pictur
         yield "cross_bases_methods", partial(draw, rows, quantity="faithfulness", lines="basis and method", title=title)
 
 
-def _training_pictures(part: Part, trainings: Mapping[str, Training], display: Display, draw: Draw) -> Pictures:
-    """Yield a picture per task and family of dictionaries that are snapshots of a training."""
-    snapshots = snapshots_of(part, trainings, display)
-    for (family, task, version), rows in snapshots.groupby(["family", "task", "task_version"]):
-        several = snapshots.loc[snapshots["task"] == task, "task_version"].nunique() > 1
-        name = f"training_{family}_{task}" + (f"_v{version}" if several else "")
-        yield _safe(name), partial(draw, rows, part, display=display)
-
-
-def _fit_pictures(part: Part, kinds: Mapping[str, tuple[str, int]], display: Display, draw: Draw) -> Pictures:
-    """Yield a picture per task and family that has several dictionaries of a kind."""
-    dictionaries = dictionaries_of(part, kinds, display)
-    for (family, task, version), rows in dictionaries.groupby(["family", "task", "task_version"]):
-        several = dictionaries.loc[dictionaries["task"] == task, "task_version"].nunique() > 1
-        name = f"fit_{family}_{task}" + (f"_v{version}" if several else "")
-        yield _safe(name), partial(draw, rows, part, display=display)
+def _task_pictures(kind: str, rows: pd.DataFrame, part: Part, display: Display, draw: Draw) -> Pictures:
+    """Yield a picture per task and family of rows of dictionaries."""
+    for (family, task, version), own in rows.groupby(["family", "task", "task_version"]):
+        several = rows.loc[rows["task"] == task, "task_version"].nunique() > 1
+        name = f"{kind}_{family}_{task}" + (f"_v{version}" if several else "")
+        yield _safe(name), partial(draw, own, part, display=display)
 
 
 def _tuning_pictures(

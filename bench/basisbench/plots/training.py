@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -140,11 +140,7 @@ def snapshots_of(part: Part, trainings: Mapping[str, Training], display: Display
     Returns:
         Rows with the columns `tokens` and `training`, of tasks on which some training has two snapshots or more.
     """
-    rows = pd.concat([part.rows, part.beside])
-    # A control that is made of a dictionary has its training, and is none of its snapshots.
-    rows = rows[
-        (rows["method"] == display.first_method(part.rows)) & rows["cell_id"].isin(trainings) & ~rows["control"]
-    ]
+    rows = dictionaries_among(part, trainings, display)
     known = [trainings[cell] for cell in rows["cell_id"]]
     rows = rows.assign(
         tokens=[training.tokens for training in known],
@@ -152,6 +148,30 @@ def snapshots_of(part: Part, trainings: Mapping[str, Training], display: Display
     )
     alike = rows.groupby(["task", "task_version", "family", "training"])["tokens"]
     return rows[alike.transform("nunique") > 1] if len(rows) else rows
+
+
+def dictionaries_among(part: Part, cells: Collection[str], display: Display) -> pd.DataFrame:
+    """Return the rows of some cells under the first method, those of other error policies too; no controls.
+
+    A control that is made of a dictionary has its training, and is none of its kind.
+    """
+    rows = pd.concat([part.rows, part.beside])
+    first = rows["method"] == display.first_method(part.rows)
+    return rows[first & rows["cell_id"].isin(cells) & ~rows["control"]]
+
+
+def neurons_beside(cell: pd.Series, part: Part, display: Display) -> pd.DataFrame:
+    """Return the rows of neurons of a cell's task, family and method, in order."""
+    rows = part.rows[part.rows["exact"] & ~part.rows["control"]]
+    for name in ("task", "task_version", "family", "method"):
+        rows = rows[rows[name] == cell[name]]
+    return rows.iloc[sorted(range(len(rows)), key=lambda at: display.basis_order(rows["basis"].iloc[at]))]
+
+
+def conditions_text(cell: pd.Series, part: Part) -> str:
+    """Write the conditions that all panels share, and why there may be too little to explain."""
+    title = part.title.replace(f"error policy {part.rows['error_policy'].iloc[0]}, ", "")
+    return title + (f"; below a gate: {cell['gate']}" if cell["gate"] else "")
 
 
 def plot_training(
@@ -175,11 +195,7 @@ def plot_training(
         A figure; in print its label (`figure.get_label()`) is the caption in LaTeX.
     """
     first = snapshots.iloc[0]
-    beside = part.rows
-    for name in ("task", "task_version", "family", "method"):
-        beside = beside[beside[name] == first[name]]
-    neurons = beside[beside["exact"] & ~beside["control"]]
-    neurons = neurons.iloc[sorted(range(len(neurons)), key=lambda at: display.basis_order(neurons["basis"].iloc[at]))]
+    neurons = neurons_beside(first, part, display)
     series = _series(snapshots, styles, {styles[str(name)].colour for name in neurons["basis"]})
     policies = [name for name in ERRORS if name in set(snapshots["error_policy"])]
     most = int(snapshots["tokens"].max())
@@ -187,8 +203,7 @@ def plot_training(
     about = Description(
         f"Nodes to 80% against training tokens, {first['task']} (version {first['task_version']}), family "
         f"{first['family']}, method {first['method']}",
-        part.title.replace(f"error policy {part.rows['error_policy'].iloc[0]}, ", "")
-        + (f"; below a gate: {first['gate']}" if first["gate"] else ""),
+        conditions_text(first, part),
         f"These dictionaries have seen at most {seen} tokens; published ones have seen billions" if most < MUCH else "",
     )
     panels = make_panels(len(policies) + 1, handles_of(neurons, series, styles, look), look)
@@ -202,7 +217,7 @@ def plot_training(
         title = f"{name}: {ERRORS.get(policy, FVU_TITLE)}" if look.width is None else name
         if first["gate"]:
             axes.set_facecolor(BELOW_GATE)
-        _set_tokens(axes, snapshots["tokens"], panels.room)
+        set_logarithmic(axes, snapshots["tokens"], panels.room / 0.35, short_number)
         panels.frame(index, title, "training tokens")
         label = "nodes to 80%" if policy else "FVU"
         axes.set_ylabel(label, fontsize=min(look.label, look.title), labelpad=look.pads[1])
@@ -324,17 +339,25 @@ def draw_line(axes: Axes, x: pd.Series, y: pd.Series, style: Style, look: Look) 
     axes.plot(x, y, marker=style.marker, linewidth=look.line, markersize=look.key[1], **stroke(style))
 
 
-def _set_tokens(axes: Axes, tokens: pd.Series, room: float) -> None:
-    """Make the horizontal axis logarithmic, with labels at 1, 2 and 5 times powers of ten where there is room."""
+def set_logarithmic(axes: Axes, values: pd.Series, most: float, text: Callable[[float], str]) -> None:
+    """Make the horizontal axis logarithmic, with labels at 1, 2 and 5 times powers of ten where not too many.
+
+    Args:
+        axes: the panel.
+        values: what stands across, above 0.
+        most: labels that it has room for.
+        text: writes one.
+    """
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    low, high = float(tokens.min()) / 1.25, float(tokens.max()) * 1.25
+    low, high = float(values.min()) / 1.25, float(values.max()) * 1.25
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
-        places = [step * 10**power for power in range(14) for step in steps if low <= step * 10**power <= high]
-        if len(places) * 0.35 <= room:
+        places = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        if len(places) <= most:
             break
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))

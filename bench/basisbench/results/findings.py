@@ -73,9 +73,9 @@ class RecordTables:
     """What is made of the records of some folders, once for all numbers of all texts."""
 
     def __init__(self) -> None:
-        self.rows = cache(lambda folders: compare_table(summarise(list(folders))))
-        self.medians = cache(lambda folders: median_table(self.rows(folders)))
         self.records = cache(lambda folders: read_results(list(folders)))
+        self.rows = cache(lambda folders: compare_table(summarise(self.records(folders))))
+        self.medians = cache(lambda folders: median_table(self.rows(folders)))
         self.changes = cache(lambda folders: robustness(self.records(folders)))
         self.over = cache(lambda folders: over_models(self.records(folders)))
         self.spread = cache(lambda folders: draw_spread(self.records(folders), Display()))

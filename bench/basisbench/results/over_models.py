@@ -28,8 +28,7 @@ from basisbench.results.display import Display
 from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
 from basisbench.results.record import Record
-
-MEASURE = "nodes_to_80"
+from basisbench.results.robustness import MEASURE
 
 _ALIKE = [*(name for name in CONDITIONS if name not in ("model", "model_hash")), "family", "method", "suite_tasks"]
 
@@ -67,15 +66,14 @@ def over_models(records: Sequence[Record], display: Display | None = None) -> pd
     display = display or Display()
     summary = summarise(records)
     summary = summary[summary["tuned_tokens"] == 0]
-    if summary["model_hash"].nunique() < 2:
-        return pd.DataFrame()
-    shared = [_of_shared_tasks(part) for _, part in summary.groupby([*_BEYOND_BASES, "family"])]
-    medians = median_table(pd.concat(shared))
-    if medians.empty:
-        return medians
     rows: list[dict[str, Column]] = []
-    for _, part in medians[medians["tasks_found"] == medians["tasks"]].groupby(_ALIKE):
-        rows += _rows_of(part, display)
+    for _, family in summary.groupby([*_BEYOND_BASES, "family"]):
+        shared = _of_shared_tasks(family)
+        if shared["model_hash"].nunique() < 2:
+            continue
+        medians = median_table(shared)
+        for _, part in medians[medians["tasks_found"] == medians["tasks"]].groupby(_ALIKE):
+            rows += _rows_of(part, display)
     return pd.DataFrame(rows)
 
 
@@ -84,9 +82,7 @@ def _of_shared_tasks(part: pd.DataFrame) -> pd.DataFrame:
     gated = part.groupby("task")["gate"].transform(lambda gates: gates.ne("").any())
     models = part.groupby("task")["model"].transform("nunique")
     rows = part[~gated & (models == part["model"].nunique())]
-    # Families have suites of their own: the tasks of one may be some of another's.
-    suite = f"{part['family'].iloc[0]} {part['layers'].iloc[0]}"
-    return rows.assign(suite=suite, suite_tasks=TASK_SEPARATOR.join(sorted(set(rows["task"]))))
+    return rows.assign(suite="", suite_tasks=TASK_SEPARATOR.join(sorted(set(rows["task"]))))
 
 
 def _rows_of(part: pd.DataFrame, display: Display) -> list[dict[str, Column]]:

@@ -81,17 +81,17 @@ def _over_models(over: pd.DataFrame) -> list[Table]:
         ]
         header = ("basis", "mean over models [95%]", "models", "apart", "trainings", "trainings\napart")
         tables.append(Table(title, header, tuple(rows)))
-        each = [
-            tuple(map(Entry, (str(row["basis"]), *text.rsplit(" ", 3)[:1], " ".join(text.rsplit(" ", 3)[1:]))))
-            for _, row in part.iterrows()
-            for text in str(row["each"]).split("; ")
-        ]
+        each = []
+        for _, row in part.iterrows():
+            for text in str(row["each"]).split("; "):
+                model, *ratio = text.rsplit(" ", 3)
+                each.append(tuple(map(Entry, (str(row["basis"]), model, " ".join(ratio)))))
         tables.append(Table(f"On each model ({own})", ("basis", "model", "ratio [95%]"), tuple(each)))
     return tables
 
 
 def over_text(row: pd.Series) -> str:
-    """Write a ratio over models with its interval."""
+    """Write the ratio of a row with its interval."""
     texts = [short_text(float(row[name])) for name in ("ratio", "ratio_low", "ratio_high")]
     return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
@@ -147,7 +147,7 @@ def ratio_cell(row: pd.Series) -> str:
     if math.isinf(before) or math.isinf(after):
         texts = ["not" if math.isinf(value) else number_text(value, MEASURE) for value in (before, after)]
         return " to ".join(texts)
-    return f"{short_text(row['ratio'])} [{short_text(row['ratio_low'])}, {short_text(row['ratio_high'])}]"
+    return over_text(row)
 
 
 def _turns(tasks: pd.DataFrame) -> tuple[tuple[Entry, ...], ...]:
