@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Split = Literal["attribution", "evaluation"]
+ScoreSplit = Literal["attribution", "evaluation", "other_templates"]
+"""Pairs that scores are taken on."""
 Side = Literal["clean", "counterfactual"]
 Family = Literal["mlp", "attn", "resid"]
 Ablation = Literal["mean", "counterfactual", "zero"]

@@ -23,6 +23,7 @@ from basisbench.results.record import Record
 from basisbench.results.robustness import SUMMARIES, robustness
 from basisbench.results.robustness_tables import robustness_tables
 from basisbench.results.tables import plain_text
+from basisbench.results.templates import on_templates
 from helpers.synthetic_records import changed, synthetic_record, with_endpoint_moved, write_suite
 
 TASKS = ("ioi", "sva_rc", "user_age")
@@ -151,6 +152,69 @@ def test_the_reference_is_what_most_cells_have_or_the_method_that_is_given(
     assert whole(other, "method", "relp")["tau"] == pytest.approx(whole(found, "method", "ixg")["tau"])
     with pytest.raises(RecordError, match="no result has the method 'gim'; there are ixg, relp"):
         robustness(turned, method="gim")
+
+
+def in_two_wordings(record: Record) -> Record:
+    """Return a record whose first ten examples are of one template, and the others of another."""
+    group = record.groups[0]
+    groups = [
+        group.model_copy(update={"key": key, "evaluation_pairs": pairs}).model_dump()
+        for key, pairs in (("b:1,2", 10), ("a:1,3", EXAMPLES - 10))
+    ]
+    return changed(record, record={"groups": groups})
+
+
+def naive_nodes_to_80(record: Record, examples: Sequence[int]) -> float:
+    """Return the fewest nodes of the sizes measured that restore 80% on some examples."""
+    full, empty = (np.mean([ends[at] for at in examples]) for ends in (record.endpoints.full, record.endpoints.empty))
+    for size, row in zip(record.curve.sizes, record.curve.circuit, strict=True):
+        if (np.mean([row[at] for at in examples]) - empty) / (full - empty) >= 0.8:
+            return size
+    return math.inf
+
+
+@pytest.mark.slow
+def test_halves_of_the_templates_are_their_own_examples_alone() -> None:
+    records = [in_two_wordings(record) for record in cross()]
+    found = robustness([*records, *cross(ablation="zero")])
+    halves = {"first": range(10, EXAMPLES), "second": range(10)}  # by the names of templates
+    for half, examples in halves.items():
+        rows = of_change(found, "templates", half)
+        assert set(rows["reference"]) == {"all"}
+        row = whole(found, "templates", half)
+        assert (row["tasks"], row["bases"], row["other_examples"]) == (3, 3, 3)
+        assert math.isnan(row["jaccard"])
+        values = {
+            (record.cell.task, record.cell.basis): (
+                naive_nodes_to_80(record, range(EXAMPLES)),
+                naive_nodes_to_80(record, examples),
+            )
+            for record in records
+        }
+        assert any(before != after for before, after in values.values())
+        taus = [
+            naive_tau(*zip(*(values[task, basis] for basis in sorted(BASES)), strict=True))  # type: ignore[arg-type]
+            for task in TASKS
+        ]
+        assert row["tau"] == pytest.approx(np.mean(taus))
+        for basis in BASES:
+            own = rows[rows["basis"] == basis].iloc[0]
+            before, after = (np.median([values[task, basis][side] for task in TASKS]) for side in (0, 1))
+            assert (own["before"], own["after"]) == (before, after)
+
+
+def test_a_record_on_some_templates_has_their_examples_and_numbers_levels_anew() -> None:
+    record = in_two_wordings(synthetic_record("ioi", "mlp_act", examples=EXAMPLES))
+    some = on_templates(record, {"a"})
+    assert [group.key for group in some.groups] == ["a:1,3"]
+    assert some.endpoints.full == record.endpoints.full[10:]
+    assert [row[0] for row in some.curve.circuit] == [row[10] for row in record.curve.circuit]
+    assert [row and row[-1] for row in some.curve.complement] == [row and row[-1] for row in record.curve.complement]
+    assert some.endpoints.accuracy == np.mean(np.array(record.endpoints.full[10:]) > 0)
+    for factor, levels in some.clusters.items():
+        expected: dict[int, int] = {}
+        assert list(levels) == [expected.setdefault(level, len(expected)) for level in record.clusters[factor][10:]]
+    assert on_templates(record, {"a", "b"}) == record.model_copy(update={"subset_checks": ()})
 
 
 @pytest.mark.slow

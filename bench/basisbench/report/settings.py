@@ -30,6 +30,7 @@ _SPECIAL = {
     ("error_policy", "ablate"): "errors at reference",
     ("score_split", "evaluation"): "held in",
     ("score_split", "attribution"): "held out",
+    ("score_split", "other_templates"): "scores of other templates",
 }
 
 

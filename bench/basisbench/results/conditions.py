@@ -18,7 +18,7 @@ import pandas as pd
 
 from basisbench.errors import RecordError
 from basisbench.results.display import family_order, unique
-from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference, Split
+from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference, ScoreSplit
 
 CONDITIONS = (
     "model",
@@ -48,13 +48,19 @@ _ORDER: Mapping[str, Sequence[object]] = {
     "ablation": get_args(Ablation),
     "granularity": get_args(Granularity),
     "score_reference": get_args(ScoreReference),
-    "score_split": get_args(Split),
+    "score_split": get_args(ScoreSplit),
     "bos": get_args(Bos),
     "metric": get_args(Metric),
     "ties": ("random", "order"),
     "error_policy": get_args(ErrorPolicy),
 }
 """Order of values, where it is not that of the alphabet."""
+
+_SCORED_ON: Mapping[object, str] = {
+    "evaluation": "held in: scores on the evaluation pairs",
+    "other_templates": "scores of the other half of the templates",
+}
+"""What titles say of pairs that scores are taken on, but for the usual ones."""
 
 ALL_LAYERS = "all"
 """What the column `layers` says where a family is not restricted."""
@@ -184,13 +190,14 @@ def _unusual(first: pd.Series) -> list[str]:
     """Return what a title says of conditions that have one usual value: nothing where they have it."""
     said = {
         "score_reference": ("ablation", "scores for the {} value"),
-        "score_split": ("attribution", "held in: scores on the {} pairs"),
+        "score_split": ("attribution", "{}"),
         "bos": ("auto", "bos {}"),
         "metric": ("logit", "metric {}"),
         "attribution_draw": (0, "attribution draw {}"),
         "ties": ("random", "ties by {}"),
     }
-    return [text.format(first[name]) for name, (usual, text) in said.items() if first[name] != usual]
+    found = {name: first[name] for name, (usual, _) in said.items() if first[name] != usual}
+    return [said[name][1].format(_SCORED_ON.get(value, value)) for name, value in found.items()]
 
 
 def _split_layers(part: pd.DataFrame) -> list[pd.DataFrame]:

@@ -51,7 +51,7 @@ from basisbench.results.schema import (
     VersionTwo,
     describe_problem,
 )
-from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, Metric, ScoreReference, Split
+from basisbench.types import Ablation, Bos, ErrorPolicy, Family, Granularity, Metric, ScoreReference, ScoreSplit
 from basisbench.version import __version__
 
 SCHEMA_VERSION: Literal[2] = 2
@@ -116,10 +116,11 @@ class CellConfig(Frozen):
         description="what a node moves to when it is scored: its reference value (ablation), or its value in the "
         "counterfactual prompt whatever the ablation",
     )
-    score_split: Split = Field(
+    score_split: ScoreSplit = Field(
         default="attribution",
-        description="pairs that scores are taken on: those of the attribution split, or the evaluation pairs "
-        "themselves (held in); reference values are those of the attribution split in either case",
+        description="pairs that scores are taken on: those of the attribution split, the evaluation pairs "
+        "themselves (held in), or attribution pairs of the other half of the task's templates, by role "
+        "(other_templates); reference values are those of the attribution split in any case",
     )
     granularity: Granularity = Field(
         default="position", description="position: a node is (layer, position, unit); unit: all positions together"

@@ -2,7 +2,8 @@
 
 1. Per model and family the *reference* has of every choice (`CHOICES`) the value that most cells have. Cells that
    differ from it in one choice alone are a *change*; those that differ in more are left out. Another summary of the
-   same curves (`SUMMARIES`) is a change too.
+   same curves (`SUMMARIES`) is a change too, and so is each half of the task's templates (`TEMPLATES`): the same
+   question in fewer wordings.
 2. On each task the bases that both have, controls left out, are ranked by nodes to 80% under the reference and under
    the change: Kendall's tau-b of the two rankings. What is not reached stands behind all that is. Tasks below a gate
    are left out.
@@ -38,6 +39,7 @@ from basisbench.results.frame import PathLike, records_of, summarise
 from basisbench.results.medians import draw_tasks
 from basisbench.results.metrics import METRICS
 from basisbench.results.record import Record
+from basisbench.results.templates import halves_of_templates, on_templates
 
 CHOICES: Mapping[str, str] = MappingProxyType({
     "method": "attribution method",
@@ -64,9 +66,15 @@ SUMMARY = "summary"
 """The choice that is a summary."""
 
 
+TEMPLATES = "templates"
+"""The choice that is a half of each task's templates: the examples of these alone, from the same records."""
+
+_HALVES = ("first", "second")
+
+
 def choice_name(choice: str) -> str:
     """Return what a choice is called in tables and pictures."""
-    return "ranked by" if choice == SUMMARY else CHOICES[choice]
+    return {SUMMARY: "ranked by", TEMPLATES: "half of the templates"}.get(choice) or CHOICES[choice]
 
 
 def over_tasks(found: pd.DataFrame) -> pd.DataFrame:
@@ -157,7 +165,8 @@ def robustness(
         tasks (`basis` is then not ""):
 
         - `model`, `model_hash`, `family`; `conditions`: the reference in words, as far as records differ in it.
-        - `choice`: a key of `CHOICES`, or "summary"; `reference`, `value`: what it was and what it is, as text.
+        - `choice`: a key of `CHOICES`, "templates" or "summary"; `reference`, `value`: what it was and what it is, as
+          text.
         - `task`, `tasks`: of one, or of how many; `bases`: how many are ranked (the most, over tasks).
         - `tau`, `tau_low`, `tau_high`: Kendall's tau-b with its 95% interval; NaN where all bases tie. An undefined tau
           counts as 0 in resamples and in the mean over tasks.
@@ -174,13 +183,14 @@ def robustness(
     display = display or Display()
     records = records_of(results)
     facts = {record.id: _Facts.of(record) for record in records}
+    by_id = {record.id: record for record in records}
     summary = summarise(records)
     if method is not None and method not in set(summary["method"]):
         raise RecordError(f"no result has the method '{method}'; there are {', '.join(sorted(set(summary['method'])))}")
     shown = join_policies(summary[~summary["control"] & ~summary["degenerate"]])
     rows: list[dict[str, Column]] = []
     for _, part in shown.groupby([*_FIXED, "family"]):
-        rows += _rows_of(part, facts, display, method)
+        rows += _rows_of(part, by_id, facts, display, method)
     if not rows:
         raise RecordError(
             "nothing to compare: no two bases have cells that differ in one choice alone (basisbench run robust)"
@@ -233,7 +243,11 @@ def reference_of(part: pd.DataFrame, display: Display, method: str | None = None
 
 
 def _rows_of(
-    part: pd.DataFrame, facts: Mapping[str, _Facts], display: Display, method: str | None
+    part: pd.DataFrame,
+    records: Mapping[str, Record],
+    facts: Mapping[str, _Facts],
+    display: Display,
+    method: str | None,
 ) -> list[dict[str, Column]]:
     """Return the rows of all changes of one model and family."""
     reference = reference_of(part, display, method)
@@ -247,17 +261,43 @@ def _rows_of(
     for name, usual in reference.items():
         changed = one[differs.loc[one.index, name]]
         for value in sorted(changed[name].unique(), key=lambda value: place_of(name, value)):
-            tasks = _tasks_of(base, changed[changed[name] == value], MEASURE, facts, display)
+            tasks = _tasks_of(base, changed[changed[name] == value], MEASURE, facts, facts, display)
             what: dict[str, Column] = {"choice": name, "reference": str(usual), "value": str(value)}
+            rows += _change_rows({**shared, **what}, tasks, moved=True)
+    if not rows:
+        return []
+    for half, name in enumerate(_HALVES):
+        some = [each for each in (_half(records[cell], half) for cell in base["cell_id"].unique()) if each is not None]
+        if some:
+            what = {"choice": TEMPLATES, "reference": "all", "value": name}
+            own = {record.id: _Facts.of(record) for record in some}
+            tasks = _tasks_of(base, _as_in(base, summarise(some)), MEASURE, facts, own, display)
             rows += _change_rows({**shared, **what}, tasks, moved=True)
     for name in SUMMARIES:
         what = {"choice": SUMMARY, "reference": MEASURE, "value": name}
-        rows += _change_rows({**shared, **what}, _tasks_of(base, base, name, facts, display), moved=False)
-    return rows if any(row["choice"] != SUMMARY for row in rows) else []
+        rows += _change_rows({**shared, **what}, _tasks_of(base, base, name, facts, facts, display), moved=False)
+    return rows
+
+
+def _half(record: Record, half: int) -> Record | None:
+    """Return a record on one half of its templates; None where it has one template only."""
+    halves = halves_of_templates([group.key for group in record.groups])
+    return on_templates(record, halves[half]) if all(halves) else None
+
+
+def _as_in(base: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame of the same cells with the names of bases that they have among all cells."""
+    frame = frame[~frame["degenerate"]]
+    return frame.assign(basis=frame["cell_id"].map(base.drop_duplicates("cell_id").set_index("cell_id")["basis"]))
 
 
 def _tasks_of(
-    base: pd.DataFrame, changed: pd.DataFrame, measure: str, facts: Mapping[str, _Facts], display: Display
+    base: pd.DataFrame,
+    changed: pd.DataFrame,
+    measure: str,
+    facts: Mapping[str, _Facts],
+    changed_facts: Mapping[str, _Facts],
+    display: Display,
 ) -> list[_OnTask]:
     """Return what a change does on every task that both have, of at least two bases and above the gates."""
     found: list[_OnTask] = []
@@ -267,7 +307,7 @@ def _tasks_of(
         own, other = (rows.drop_duplicates("basis").set_index("basis").loc[names] for rows in (cells, others))
         if len(names) < 2 or own["gate"].ne("").any() or other["gate"].ne("").any():
             continue
-        pairs = [(facts[x], facts[y]) for x, y in zip(own["cell_id"], other["cell_id"], strict=True)]
+        pairs = [(facts[x], changed_facts[y]) for x, y in zip(own["cell_id"], other["cell_id"], strict=True)]
         indices = [x.jaccard(y) for x, y in pairs]
         found.append(
             _OnTask(

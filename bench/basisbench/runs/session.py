@@ -24,6 +24,7 @@ from basisbench.attribution.parts import mean_scores
 from basisbench.circuits.curve import measure_curves
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
+from basisbench.circuits.transfer import other_half, transferred_scores
 from basisbench.errors import BasisBenchError
 from basisbench.models.batching import MemoryExhaustedError, is_out_of_memory
 from basisbench.models.memory import bit_sum, peak_memory, reset_peak_memory, trim_memory
@@ -266,7 +267,7 @@ class Session:
         own_passes = model.meter.forward_equivalents - before
         # Taken now: shared work that the curve is the first to need is no part of the time spent on scoring.
         ledgers = [context.ledger for context in self._scoring(cell)]
-        if cell.score_split != "attribution":
+        if cell.score_split == "evaluation":
             ledgers += [group.attribution.ledger for group in self.groups]
         fresh = sum((ledger.fresh() for ledger in ledgers), Spent())
         if built.large:
@@ -391,11 +392,22 @@ class Session:
         ]
 
     def _rankings(self, cell: CellConfig, basis: Basis, method: Method) -> list[Ranking]:
-        scores, contexts = self.scores(basis, method, cell), self._scoring(cell)
+        contexts = self._scoring(cell)
+        everyone, pairs = list(range(len(contexts))), [context.pair_count for context in contexts]
+        sources = [everyone] * len(contexts)
+        if cell.score_split == "other_templates":
+            sources = other_half(cell.task, [context.pairs.group for context in contexts])
+        scores = self.scores(basis, method, cell)
         if cell.granularity == "unit":
-            pooled = pooled_scores(scores, [context.pair_count for context in contexts])
-            ranking = rank(pooled, policy=cell.error_policy, ties=contexts[0].generator("ties"))
-            return [ranking] * len(contexts)
+            pooled: dict[tuple[int, ...], Ranking] = {}
+            for own in map(tuple, sources):
+                if own not in pooled:
+                    together = pooled_scores([scores[at] for at in own], [pairs[at] for at in own])
+                    ties = contexts[0].generator("ties")
+                    pooled[own] = rank(together, policy=cell.error_policy, ties=ties)
+            return [pooled[tuple(own)] for own in sources]
+        if cell.score_split == "other_templates":
+            scores = transferred_scores(scores, [context.pairs.roles for context in contexts], pairs, sources)
         return [
             rank(score, policy=cell.error_policy, ties=context.generator("ties"))
             for score, context in zip(scores, contexts, strict=True)

@@ -28,7 +28,7 @@ from pydantic import (
 from basisbench.errors import BasisBenchError, RecordError, first_line, unknown_name
 from basisbench.results.safe_files import YAML_ERRORS, read_bounded
 from basisbench.results.schema import LARGEST, Count, Frozen, Positive, describe_problem
-from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference, Split
+from basisbench.types import Ablation, Bos, ErrorPolicy, Granularity, Metric, ScoreReference, ScoreSplit
 
 SUITE_SUFFIXES = (".yaml", ".yml")
 
@@ -101,7 +101,7 @@ class Also(Frozen):
     ablations: Several[Ablation] | None = Field(default=None, description="instead of the suite's")
     error_policies: Several[ErrorPolicy] | None = Field(default=None, description="instead of the suite's")
     score_references: Several[ScoreReference] | None = Field(default=None, description="instead of the suite's")
-    score_splits: Several[Split] | None = Field(default=None, description="instead of the suite's")
+    score_splits: Several[ScoreSplit] | None = Field(default=None, description="instead of the suite's")
     granularities: Several[Granularity] | None = Field(default=None, description="instead of the suite's")
     seeds: Several[Seed] | None = Field(default=None, description="instead of the suite's")
     attribution_draws: Several[Count] | None = Field(default=None, description="instead of the suite's")
@@ -168,8 +168,9 @@ class Suite(Frozen):
     score_references: Several[ScoreReference] = Field(
         default=("ablation",), description="what a node moves to when it is scored"
     )
-    score_splits: Several[Split] = Field(
-        default=("attribution",), description="pairs that scores are taken on; evaluation: held in"
+    score_splits: Several[ScoreSplit] = Field(
+        default=("attribution",),
+        description="pairs that scores are taken on; evaluation: held in; other_templates: template transfer",
     )
     granularities: Several[Granularity] = Field(default=("position",), description="whether a node has a position")
     seeds: Several[Seed] = Field(default=(0,), description="seeds of pairs, random scores and random bases")
