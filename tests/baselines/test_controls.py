@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import basisbench as bb
+from basisbench.attribution.fit import measure_fit
 from basisbench.checks.check import check
 from basisbench.errors import BasisError
 from basisbench.models.model import Model
@@ -50,6 +51,16 @@ def test_they_keep_the_contract(name: str, monkeypatch: pytest.MonkeyPatch) -> N
     spec = load_registry().get("basis", name)
     assert spec.control
     assert not [found for found in check(spec, model()) if not found.holds]
+
+
+def test_nobody_is_warned_that_a_control_fits_badly(caplog: pytest.LogCaptureFixture) -> None:
+    groups = [group.attribution for group in pairs().groups]
+    fit = pairs().fit(load_registry().get("basis", "permuted:sae_mlp_out"), built("permuted:sae_mlp_out"))
+    assert fit is not None
+    assert max(fit.fvu) > 1
+    assert not caplog.records
+    measure_fit(built("permuted:sae_mlp_out"), groups, allow_poor=True)
+    assert "basis 'permuted:sae_mlp_out' fits the prompts of" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["sae_mlp_out", "clt"])

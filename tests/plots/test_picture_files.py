@@ -12,7 +12,7 @@ from PIL import Image
 from basisbench.errors import BasisBenchError
 from basisbench.plots.cost import plot_cost
 from basisbench.plots.curves import plot_curves
-from basisbench.plots.pictures import MOST_LINES, _parts, plot_results
+from basisbench.plots.pictures import MOST_LINES, _basis_parts, _parts, plot_results
 from basisbench.plots.style import basis_styles
 from basisbench.results.frame import frame_of, read_results, summarise
 from basisbench.results.record_fields import SuiteTasks
@@ -138,6 +138,23 @@ def test_names_are_shared_out_evenly_and_the_first_is_in_every_part(count: int) 
     assert max(sizes) <= MOST_LINES
     assert max(sizes) - min(sizes) <= 1
     assert all(part[0] == names[0] for _, part in parts)
+
+
+def test_controls_stand_with_what_they_control_where_lines_are_many() -> None:
+    names = ["neurons", "outputs", "rotated", "sae", "permuted:sae", "random:sae", "transcoder", "permuted:transcoder"]
+    controls = {name: name.partition(":")[2] for name in names if ":" in name}
+    assert _basis_parts(names, controls) == [
+        ("", ["neurons", "outputs", "rotated", "sae", "transcoder"]),
+        ("_controls", ["neurons", "sae", "permuted:sae", "random:sae", "transcoder", "permuted:transcoder"]),
+    ]
+    more = [*names, "clt", "permuted:clt", "permuted:gone", "rotated:neurons"]
+    controls = {name: name.partition(":")[2] for name in more if ":" in name}
+    parts = _basis_parts(more, controls)
+    assert parts[2] == ("_controls_2", ["neurons", "clt", "permuted:clt", "permuted:gone", "rotated:neurons"])
+    assert {name for _, part in parts for name in part} == set(more)
+    assert max(len(part) for _, part in parts) <= MOST_LINES
+    assert _basis_parts(names[:5], {"permuted:sae": "sae"}) == [("", names[:5])]  # few enough for one picture
+    assert _basis_parts(names, {}) == _parts(names)
 
 
 def test_other_formats_and_small_results(tmp_path: Path) -> None:

@@ -24,11 +24,16 @@ def test_the_default_suite_is_the_whole_cross() -> None:
     assert min(suite.attribution_pairs, suite.evaluation_pairs) >= 100
     cells = expand(suite, load_registry())
     assert len(cells) == len(set(cells))
-    main = [cell for cell in cells if not beside(cell)]
+    main = [cell for cell in cells if not beside(cell) and cell.basis in suite.bases]
     assert len([cell for cell in main if cell.method in suite.methods]) == 9 * 10 * 5
     further = {(cell.task, cell.basis, cell.method) for cell in main if cell.method not in suite.methods}
     assert further == {(task, basis, "gim") for task in suite.tasks for basis in ("mlp_act", "mlp_out")}
     assert {cell.family for cell in cells} == {"mlp", "resid", "attn"}
+    # Every dictionary stands beside its control, on every task.
+    dictionaries = [name for name in suite.bases if not load_registry().get("basis", name).exact]
+    others = [cell for cell in cells if not beside(cell) and cell.basis not in suite.bases]
+    controls = sorted((task, f"permuted:{name}", "relp") for task in suite.tasks for name in dictionaries)
+    assert sorted((cell.task, cell.basis, cell.method) for cell in others) == controls
 
 
 def beside(cell: CellConfig) -> tuple[str, ...]:
@@ -51,14 +56,16 @@ def test_the_default_suite_has_other_conditions_where_they_tell_something() -> N
     assert {cell.task for cell in cells["counterfactual",]} == {"ioi"}
     assert {(cell.task, cell.method) for cell in cells["evaluation",]} == {("sva_within_rc", "relp")}
     for condition in ("counterfactual", "evaluation"):
-        assert {cell.basis for cell in cells[condition,]} == set(suite.bases)
+        assert {cell.basis for cell in cells[condition,]} >= set(suite.bases)
+    controls = {cell.basis for cell in cells["evaluation",]} - set(suite.bases)
+    assert controls == {f"permuted:{name}" for name in ("sae_mlp_out", "transcoder", "clt")}
 
 
 def test_the_quick_suite_is_a_part_of_the_default_one_with_every_basis() -> None:
     registry = load_registry()
     quick, whole = (expand(load_suite(name), registry) for name in ("pocket-quick", "pocket"))
     assert set(quick) < set(whole)
-    assert {cell.basis for cell in quick} == {cell.basis for cell in whole}
+    assert {cell.basis for cell in quick} == set(load_suite("pocket").bases)
     assert {cell.method for cell in quick} >= {"relp", "random"}
 
 
@@ -123,6 +130,10 @@ def test_a_basis_without_error_is_not_repeated_for_error_policies() -> None:
         ],
     ),
     ([{"tasks": ["ioi"], "methods": ["ig"], "bases": ["mlp_act"]}], [("ioi", "mlp_act", "ig")]),
+    (
+        [{"methods": ["relp"], "bases": ["permuted:sae_mlp_out", "mlp_act"]}],  # a basis that the suite has not
+        [(task, "permuted:sae_mlp_out", "relp") for task in ("ioi", "sva_rc")],
+    ),
 ])  # fmt: skip
 def test_also_adds_cells_with_other_lists_and_none_twice(also: list[dict[str, Any]], expected: list[Any]) -> None:
     assert conditions(suite_with(also=also)) == sorted([*CROSS, *expected])
@@ -197,6 +208,10 @@ def test_a_method_that_a_suite_adds_is_run_unless_others_are_asked_for() -> None
     assert suite.changed({"tasks": ["ioi"]}).also == suite.also
     assert suite.changed({"methods": ["relp"]}).also == (Also(methods=("relp",), bases=("mlp_act",)),)
     assert suite.changed({"methods": ["ixg"]}).also == ()
+    added = suite_with(also=[{"methods": ["relp"], "bases": ["permuted:sae_mlp_out", "mlp_out"]}])
+    assert added.all_bases == ("mlp_act", "sae_mlp_out", "permuted:sae_mlp_out", "mlp_out")
+    assert added.changed({"bases": ["mlp_act"]}).also == ()
+    assert added.changed({"bases": ["mlp_act", "mlp_out"]}).also == (Also(methods=("relp",), bases=("mlp_out",)),)
     with pytest.raises(BasisBenchError, match="no method named 'nonesuch'"):
         expand(suite_with(also=[{"methods": ["nonesuch"]}]), load_registry())
 

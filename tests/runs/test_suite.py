@@ -137,7 +137,11 @@ def test_an_unknown_name_is_told_with_a_suggestion(field: str) -> None:
         ("ablations", ["mean", "median"], "ablations[1]: input should be 'mean', 'counterfactual' or 'zero'"),
         ("error_policies", ["drop"], "error_policies[0]: input should be 'coordinates', 'rotated', 'node', 'keep' or"),
         ("score_references", ["mean"], "score_references[0]: input should be 'ablation' or 'counterfactual', found"),
-        ("score_splits", ["test"], "score_splits[0]: input should be 'attribution', 'evaluation' or 'other_templates', found 'test'"),
+        (
+            "score_splits",
+            ["test"],
+            "score_splits[0]: input should be 'attribution', 'evaluation' or 'other_templates', found 'test'",
+        ),
         ("attribution_draws", [0, 0], "attribution_draws: '0' is given twice"),
         ("attribution_draws", [-1], "attribution_draws[0]: input should be greater than or equal to 0, found -1"),
         ("bos", "sometimes", "bos: input should be 'auto', 'always' or 'never', found 'sometimes'"),

@@ -87,6 +87,7 @@ def measure_fit(
     groups: Sequence[GroupContext],
     *,
     allow_poor: bool = False,
+    control: bool = False,
     shared: SharedLosses | None = None,
 ) -> Fit:
     """Measure a dictionary on the attribution split, and refuse one that does not fit.
@@ -94,7 +95,8 @@ def measure_fit(
     Args:
         basis: a basis with reconstruction errors.
         groups: the aligned groups of the attribution split.
-        allow_poor: whether it may fit no better than the mean: a control, or where the user says so.
+        allow_poor: whether it may fit no better than the mean, because the user says so.
+        control: whether it is a control, which may too and of whose fit nobody is warned.
         shared: losses that the bases of these groups share, to be added to.
 
     Raises:
@@ -103,7 +105,9 @@ def measure_fit(
     """
     start, shared_before = now(groups[0].model), _shared_seconds(groups)
     layers = fit_of_layers(basis, groups)
-    _judge(basis, groups, layers, allow_poor=allow_poor)
+    _judge(basis, groups, layers, allow_poor=allow_poor or control)
+    if not control:
+        _warn_of_poor_layers(basis, groups, layers)
     seconds = now(groups[0].model) - start - (_shared_seconds(groups) - shared_before)
     recovered, of_losses = loss_recovered(basis, groups, {} if shared is None else shared)
     if recovered is not None and not math.isfinite(recovered):
@@ -205,9 +209,8 @@ def calibration_slope(y: Float[Tensor, "token d"], reconstruction: Float[Tensor,
 
 
 def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerFit], *, allow_poor: bool) -> None:
-    """Refuse a basis that explains nothing in some layer; warn of layers that it explains badly."""
-    first = training_of(basis).first_position
-    task = f"'{groups[0].pairs.task}'" + (f" (from position {first} on, as it was trained)" if first else "")
+    """Refuse a basis that explains nothing in some layer."""
+    task = _task_of(basis, groups)
     for site, found in zip(basis.sites, layers, strict=True):
         if not math.isfinite(found.fvu) or not math.isfinite(found.slope):
             raise BasisError(
@@ -224,12 +227,20 @@ def _judge(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerF
             f"{_elsewhere(basis, site, groups) or 'is it a dictionary of this model and hook?'}; "
             "--allow-poor-fit runs it all the same, marked"
         )
+
+
+def _warn_of_poor_layers(basis: Basis, groups: Sequence[GroupContext], layers: Sequence[LayerFit]) -> None:
     poor = [(site, found) for site, found in zip(basis.sites, layers, strict=True) if found.fvu > POOR_FVU]
     if poor:
         told = ", ".join(f"{found.fvu:.2f} in layer {site.layer}" for site, found in poor)
         hint = _elsewhere(basis, poor[0][0], groups)
         told += hint and f"; {hint}"
-        _log.warning("basis '%s' fits the prompts of %s badly: FVU %s", basis.name, task, told)
+        _log.warning("basis '%s' fits the prompts of %s badly: FVU %s", basis.name, _task_of(basis, groups), told)
+
+
+def _task_of(basis: Basis, groups: Sequence[GroupContext]) -> str:
+    first = training_of(basis).first_position
+    return f"'{groups[0].pairs.task}'" + (f" (from position {first} on, as it was trained)" if first else "")
 
 
 def _elsewhere(basis: Basis, site: Site, groups: Sequence[GroupContext]) -> str:

@@ -27,6 +27,7 @@ from basisbench.plots.style import basis_styles, method_styles
 from basisbench.plots.training import plot_training, snapshots_of
 from basisbench.plots.tuning import checkpoints_of, plot_tuning
 from basisbench.registry import load_registry
+from basisbench.results.controls import control_of
 from basisbench.results.display import Display, family_order, unique
 from basisbench.results.frame import PathLike, frame_of, records_of, summarise
 from basisbench.results.labels import short_labels
@@ -165,6 +166,29 @@ def _parts(names: Sequence[str]) -> list[tuple[str, Sequence[str]]]:
     return [(f"_{part + 1}", [names[0], *names[1:][part::count]]) for part in range(count)]
 
 
+def _basis_parts(names: Sequence[str], controls: Mapping[str, str]) -> list[tuple[str, Sequence[str]]]:
+    """Return bases in parts of at most six; where they are more, controls stand with what they control, in parts apart.
+
+    Args:
+        names: bases in the order of lines.
+        controls: those that are controls of another basis, each with that basis.
+    """
+    if len(names) <= MOST_LINES or not controls:
+        return _parts(names)
+    usual = [name for name in names if name not in controls]
+    groups: dict[str, list[str]] = {}
+    for name, basis in controls.items():
+        groups.setdefault(basis, [basis] if basis in names else []).append(name)
+    chunks: list[list[str]] = []
+    for group in groups.values():
+        new = [name for name in group if name != names[0]]
+        if not chunks or len(chunks[-1]) + len(new) > MOST_LINES:
+            chunks.append([names[0]])
+        chunks[-1] += new
+    suffixes = ["_controls", *(f"_controls_{number}" for number in range(2, len(chunks) + 1))]
+    return [*(_parts(usual) if usual else []), *zip(suffixes, chunks, strict=True)]
+
+
 def _basis_pictures(part: pd.DataFrame, beside: pd.DataFrame, display: Display, draw: Draw) -> Pictures:
     """Yield the pictures with a line per basis, at most six to a panel."""
     method = display.first_method(part)
@@ -172,7 +196,9 @@ def _basis_pictures(part: pd.DataFrame, beside: pd.DataFrame, display: Display, 
     for family in sorted(unique(shown, "family"), key=family_order):
         own = shown[shown["family"] == family]
         names = sorted(unique(own, "basis"), key=display.basis_order)
-        for suffix, chunk in _parts(names):
+        declared = dict(zip(own["basis"], own["control"], strict=True))
+        controlled = {name: control_of(name, control=bool(declared[name])) for name in names}
+        for suffix, chunk in _basis_parts(names, {name: basis for name, basis in controlled.items() if basis}):
             others = beside[(beside["family"] == family) & beside["basis"].isin(chunk)]
             rows = pd.concat([own[own["basis"].isin(chunk)], others])
             views: list[tuple[Quantity, Horizontal, str]] = [

@@ -44,7 +44,7 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
     for method in {name: None for part in suite.parts for name in part.methods}:
         registry.get("method", method)
     tasks = {name: registry.get("task", name) for name in suite.tasks}
-    bases = {name: registry.get("basis", name) for name in suite.bases}
+    bases = {name: registry.get("basis", name) for name in suite.all_bases}
     layers = {
         name: shared_layers(bases.values(), None if model.shape is None else model.shape.layers, suite.layers)
         for name, model in zip(suite.models, models, strict=True)
@@ -87,11 +87,12 @@ def expand(suite: Suite, registry: Registry) -> tuple[CellConfig, ...]:
                     layers=layers[model][bases[basis].family],
                 )
                 cells.setdefault(cell)
+    order = {name: at for at, name in enumerate(bases)}
     draws = {key: at for at, key in enumerate(dict.fromkeys(map(_pairs_drawn, cells)))}
 
     def place(cell: CellConfig) -> tuple[int, ...]:
         pairs = draws[_pairs_drawn(cell)]
-        return suite.models.index(cell.model), suite.tasks.index(cell.task), pairs, suite.bases.index(cell.basis)
+        return suite.models.index(cell.model), suite.tasks.index(cell.task), pairs, order[cell.basis]
 
     return tuple(sorted(cells, key=place))
 

@@ -32,7 +32,7 @@ def repositories_of(suite: Suite, registry: Registry) -> dict[str, str | None]:
     for model in find_models(suite.models, registry, suite.revisions):
         if model.path and not Path(model.path).is_absolute():
             wanted[model.path] = model.revision
-    for name in suite.bases:
+    for name in suite.all_bases:
         for repository, revision in registry.get("basis", name).repositories.items():
             wanted[repository] = revision or suite.revisions.get(repository)
     return wanted

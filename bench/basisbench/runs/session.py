@@ -184,7 +184,8 @@ class Session:
             self._fits[key] = measure_fit(
                 basis,
                 [group.attribution for group in self.groups],
-                allow_poor=spec.control or self.allow_poor_fit,
+                allow_poor=self.allow_poor_fit,
+                control=spec.control,
                 shared=self._losses,
             )
         return self._fits[key]

@@ -96,7 +96,7 @@ class Also(Frozen):
     """Further cells: those that the suite would have with these lists in place of its own."""
 
     tasks: Names | None = Field(default=None, description="some of the suite's tasks")
-    bases: Names | None = Field(default=None, description="some of the suite's bases")
+    bases: Names | None = Field(default=None, description="instead of the suite's: some of them, or others")
     methods: Names | None = Field(default=None, description="instead of the suite's")
     ablations: Several[Ablation] | None = Field(default=None, description="instead of the suite's")
     error_policies: Several[ErrorPolicy] | None = Field(default=None, description="instead of the suite's")
@@ -119,14 +119,11 @@ class Also(Frozen):
         changed are what somebody asked for instead of the suite's cells, and of these.
         """
         asked = [field for field in self.lists if field in changed]
-        if not set(asked) <= {*OWN, "methods"}:
+        if not set(asked) <= {"tasks", "bases", "methods"}:
             return None
         left = {field: tuple(name for name in self.lists[field] if name in getattr(suite, field)) for field in asked}
         return self.model_copy(update=left) if all(left.values()) else None
 
-
-OWN = ("tasks", "bases")
-"""Fields of `also` that take some of the suite's own names."""
 
 _NUMBER = "attribution_pairs"
 """The field of `also` that is a list there and one number in the suite itself."""
@@ -235,11 +232,9 @@ class Suite(Frozen):
         for index, entry in enumerate(value):
             if not entry.lists:
                 raise ValueError(f"entry {index + 1} changes nothing")
-            for field in OWN:
-                names = entry.lists.get(field, ())
-                for name in names:
-                    if name not in info.data.get(field, names):
-                        raise ValueError(f"entry {index + 1} names '{name}', which is not among the suite's {field}")
+            for name in entry.tasks or ():
+                if name not in info.data.get("tasks", (name,)):
+                    raise ValueError(f"entry {index + 1} names '{name}', which is not among the suite's tasks")
         return value
 
     def changed(self, changes: Mapping[str, object]) -> Suite:
@@ -260,6 +255,11 @@ class Suite(Frozen):
             return suite
         left = (entry.within(suite, given) for entry in self.also)
         return suite.model_copy(update={"also": tuple(entry for entry in left if entry is not None)})
+
+    @property
+    def all_bases(self) -> tuple[str, ...]:
+        """The bases of all its cells: its own, then further ones of `also`."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.bases))
 
     @property
     def crossed(self) -> tuple[tuple[Any, ...], ...]:
