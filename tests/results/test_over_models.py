@@ -105,6 +105,37 @@ def test_only_tasks_that_every_model_has_above_the_gates_count(records: list[Rec
     assert list(over_models(named)["ratio"]) == list(whole["ratio"])
 
 
+def test_models_that_lack_a_basis_are_named(records: list[Record]) -> None:
+    def without(*models: str) -> pd.Series:
+        rest = [
+            each
+            for each in records
+            if (each.cell.model, each.cell.basis, each.cell.task) not in {(m, "mlp_out", "ioi") for m in models}
+        ]
+        return over_models(rest).set_index("basis").loc["mlp_out"]
+
+    two = without("b")
+    assert (two["models"], two["lacking"]) == (2, "b (2 of 3 tasks)")
+    assert math.isfinite(two["ratio_high"])
+    one = without("b", "c", "c-again")
+    assert (one["models"], one["lacking"]) == (1, "b (2 of 3 tasks); c (2 of 3 tasks); c-again (2 of 3 tasks)")
+    assert math.isnan(one["ratio"])
+    assert not over_models(records)["lacking"].any()
+
+
+def test_the_method_that_is_asked_for_is_that_of_both_tables(
+    records: list[Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = [changed(each, cell={"method": "ixg"}) for each in records]
+    write_suite(tmp_path, [*records, *other])
+    assert main(["robustness", str(tmp_path), "--method", "ixg"]) == 0
+    shown = capsys.readouterr().out
+    assert "Over models (mlp, ixg)" in shown
+    assert "Over models (mlp, relp)" not in shown
+    assert main(["robustness", str(tmp_path), "--method", "gim"]) == 2
+    assert "no result has the method 'gim'" in capsys.readouterr().err
+
+
 def test_names_of_dictionaries_stay_bare_where_models_have_names_of_their_own(records: list[Record]) -> None:
     assert set(summarise(records)["basis"]) == {"mlp_act", "mlp_out", "transcoder"}
     twice = [record("c", "3", "ioi", "transcoder", digit * 64) for digit in "78"]

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from basisbench.commands.options import Commands, add_command, add_plugin, terminal_width
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from basisbench.results.display import Display
-    from basisbench.results.record import Record
 
 
 def add(commands: Commands) -> None:
@@ -43,6 +35,8 @@ def add(commands: Commands) -> None:
 
 def execute(options: argparse.Namespace) -> None:
     """Print how rankings move, and write and draw it where asked."""
+    import pandas as pd
+
     from basisbench.plots.save import refuse_name, save_figure
     from basisbench.registry import load_registry
     from basisbench.results.compare import refuse_absent
@@ -50,6 +44,7 @@ def execute(options: argparse.Namespace) -> None:
     from basisbench.results.frame import read_results
     from basisbench.results.over_models import over_models
     from basisbench.results.record import write_whole
+    from basisbench.results.robustness import changes_of, robustness
     from basisbench.results.robustness_tables import NOTES, OVER_NOTES, csv_of, robustness_tables
     from basisbench.results.tables import plain_text, wrapped
 
@@ -59,8 +54,11 @@ def execute(options: argparse.Namespace) -> None:
         refuse_absent(column, names, sorted({str(getattr(record.cell, column)) for record in records}))
         records = [record for record in records if not names or getattr(record.cell, column) in names]
     display = load_registry(options.plugin).display()
-    over = over_models(records, display)
-    found = _changes(records, display, options.method, needed=over.empty or options.plot is not None)
+    asked = [record for record in records if options.method in (None, record.cell.method)]
+    over = over_models(asked, display) if asked else pd.DataFrame()
+    # Where nothing but the model changes there is no ranking to tell of, and the other table says all.
+    quiet = len(over) and options.plot is None
+    found = (changes_of if quiet else robustness)(records, display, method=options.method)
     spread = draw_spread(records, display)
     if options.plot:
         from basisbench.plots.robustness import plot_robustness
@@ -75,18 +73,3 @@ def execute(options: argparse.Namespace) -> None:
     tables = [plain_text(table, width) for table in robustness_tables(found, spread, over, display)]
     notes = [wrapped(text, width) for text, table in ((NOTES, found), (OVER_NOTES, over)) if len(table)]
     print("\n\n".join([*tables, *notes]))
-
-
-def _changes(records: Sequence[Record], display: Display, method: str | None, *, needed: bool) -> pd.DataFrame:
-    """Return how rankings move; no rows where nothing but the model changes, unless they are needed."""
-    import pandas as pd
-
-    from basisbench.errors import RecordError
-    from basisbench.results.robustness import robustness
-
-    try:
-        return robustness(records, display, method=method)
-    except RecordError:
-        if needed or method is not None:
-            raise
-        return pd.DataFrame()

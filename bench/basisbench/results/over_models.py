@@ -55,7 +55,8 @@ def over_models(records: Sequence[Record], display: Display | None = None) -> pd
         - `suite_tasks`: the tasks, separated by ", ".
         - `basis`, `against`: the basis, and the neurons that it stands beside.
         - `models`, `trainings`: how many have both; trainings of dictionaries of all models together.
-        - `ratio`, `ratio_low`, `ratio_high`: geometric mean over models, with its 95% interval; NaN ends of one model,
+        - `lacking`: models that lack the basis on some of the tasks, as text; they are not counted.
+        - `ratio`, `ratio_low`, `ratio_high`: geometric mean over models, with its 95% interval; NaN of one model,
           and infinite where the basis does not get there on some model.
         - `between_models`, `between_trainings`: standard deviations as factors; NaN of one.
         - `each`: the ratio on every model and training with its interval over tasks and clusters, as text.
@@ -72,7 +73,7 @@ def over_models(records: Sequence[Record], display: Display | None = None) -> pd
         if shared["model_hash"].nunique() < 2:
             continue
         medians = median_table(shared)
-        for _, part in medians[medians["tasks_found"] == medians["tasks"]].groupby(_ALIKE):
+        for _, part in medians.groupby(_ALIKE):
             rows += _rows_of(part, display)
     return pd.DataFrame(rows)
 
@@ -87,23 +88,25 @@ def _of_shared_tasks(part: pd.DataFrame) -> pd.DataFrame:
 
 def _rows_of(part: pd.DataFrame, display: Display) -> list[dict[str, Column]]:
     """Return the rows of one family and method."""
-    exact = sorted(set(part.loc[part["exact"], "basis"]), key=display.basis_order)
+    whole = part[part["tasks_found"] == part["tasks"]]
+    exact = sorted(set(whole.loc[whole["exact"], "basis"]), key=display.basis_order)
     if not exact or part["left_out"].nunique() > 1:
         return []
-    against = part[part["basis"] == exact[0]].set_index("model")
+    against = whole[whole["basis"] == exact[0]].set_index("model")
+    if against["model_hash"].nunique() < 2:
+        return []
     rows: list[dict[str, Column]] = []
     for basis in sorted({*part["basis"]} - {exact[0]}, key=display.basis_order):
-        own = part[(part["basis"] == basis) & part["model"].isin(against.index)]
-        if own["model_hash"].nunique() < 2:
-            continue
+        own = whole[(whole["basis"] == basis) & whole["model"].isin(against.index)]
         found = [ratio(row["draws"], against.loc[row["model"], "draws"], MEASURE) for _, row in own.iterrows()]
-        logs = pd.Series([math.log(each.value) for each in found], index=pd.Index(own["model_hash"]))
-        trained = not bool(own["exact"].iloc[0])
+        logs = pd.Series([math.log(each.value) for each in found], index=pd.Index(own["model_hash"]), dtype=float)
+        trained = not bool(part.loc[part["basis"] == basis, "exact"].iloc[0])
         rows.append(
             {
                 **{name: part.iloc[0][name] for name in _ALIKE},
                 "basis": basis,
                 "against": exact[0],
+                "lacking": _lacking(part[part["basis"] == basis], own, against),
                 **mean_over(logs if trained else logs.groupby(level=0).first()),
                 "each": "; ".join(
                     f"{model} {ratio_text(each)}" for model, each in zip(own["model"], found, strict=True)
@@ -111,6 +114,19 @@ def _rows_of(part: pd.DataFrame, display: Display) -> list[dict[str, Column]]:
             }
         )
     return rows
+
+
+def _lacking(rows: pd.DataFrame, own: pd.DataFrame, against: pd.DataFrame) -> str:
+    """Say which models lack a basis, and how many of the tasks they have it on.
+
+    Args:
+        rows: medians of the basis on every model.
+        own: those of all tasks.
+        against: medians of the neurons, by model.
+    """
+    have = dict(zip(rows["model"], rows["tasks_found"], strict=True))
+    others = against[~against["model_hash"].isin(own["model_hash"])]
+    return "; ".join(f"{model} ({have.get(model, 0)} of {row['tasks']} tasks)" for model, row in others.iterrows())
 
 
 def mean_over(logs: pd.Series) -> dict[str, Column]:
@@ -122,12 +138,14 @@ def mean_over(logs: pd.Series) -> dict[str, Column]:
     by_model = logs.groupby(level=0)
     count = by_model.ngroups
     found: dict[str, Column] = {"models": count, "trainings": len(logs)}
+    if count < 2:
+        return found | dict.fromkeys(("ratio", *_OF_FINITE), math.nan)
     if not np.isfinite(logs).all():  # a target is not reached somewhere
         value = math.exp(float(logs.sum()))
         return found | {"ratio": value, **dict.fromkeys(_OF_FINITE, math.nan)}
     means = by_model.mean()
-    apart = float(means.std(ddof=1)) if count > 1 else math.nan
-    half = student(count - 1) * apart / math.sqrt(count) if count > 1 else math.nan
+    apart = float(means.std(ddof=1))
+    half = student(count - 1) * apart / math.sqrt(count)
     within = float(np.square(logs - by_model.transform("mean")).sum())
     spare = len(logs) - count  # degrees of freedom
     ends = float(means.mean()), float(means.mean()) - half, float(means.mean()) + half

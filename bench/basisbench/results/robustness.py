@@ -180,8 +180,20 @@ def robustness(
     Raises:
         RecordError: no record is found, one is malformed, there is no such method, or nothing is changed.
     """
-    display = display or Display()
-    records = records_of(results)
+    found = changes_of(records_of(results), display or Display(), method=method)
+    if found.empty:
+        raise RecordError(
+            "nothing to compare: no two bases have cells that differ in one choice alone (basisbench run robust)"
+        )
+    return found
+
+
+def changes_of(records: Sequence[Record], display: Display, *, method: str | None = None) -> pd.DataFrame:
+    """Return what `robustness` does; no rows where no choice is changed.
+
+    Raises:
+        RecordError: a record is malformed, or there is no such method.
+    """
     facts = {record.id: _Facts.of(record) for record in records}
     by_id = {record.id: record for record in records}
     summary = summarise(records)
@@ -191,10 +203,6 @@ def robustness(
     rows: list[dict[str, Column]] = []
     for _, part in shown.groupby([*_FIXED, "family"]):
         rows += _rows_of(part, by_id, facts, display, method)
-    if not rows:
-        raise RecordError(
-            "nothing to compare: no two bases have cells that differ in one choice alone (basisbench run robust)"
-        )
     return pd.DataFrame(rows)
 
 

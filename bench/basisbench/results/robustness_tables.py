@@ -80,10 +80,12 @@ def _over_models(over: pd.DataFrame) -> list[Table]:
             for _, row in part.iterrows()
         ]
         header = ("basis", "mean over models [95%]", "models", "apart", "trainings", "trainings\napart")
+        lacking = [f"{row['basis']}: {row['lacking']}" for _, row in part.iterrows() if row["lacking"]]
+        title += "".join(f"\nnot counted, {text}" for text in lacking)
         tables.append(Table(title, header, tuple(rows)))
         each = []
         for _, row in part.iterrows():
-            for text in str(row["each"]).split("; "):
+            for text in str(row["each"]).split("; ") if row["each"] else ():
                 model, *ratio = text.rsplit(" ", 3)
                 each.append(tuple(map(Entry, (str(row["basis"]), model, " ".join(ratio)))))
         tables.append(Table(f"On each model ({own})", ("basis", "model", "ratio [95%]"), tuple(each)))
@@ -91,7 +93,9 @@ def _over_models(over: pd.DataFrame) -> list[Table]:
 
 
 def over_text(row: pd.Series) -> str:
-    """Write the ratio of a row with its interval."""
+    """Write the ratio of a row with its interval; n/a of fewer than two models."""
+    if math.isnan(float(row["ratio"])):
+        return "n/a"
     texts = [short_text(float(row[name])) for name in ("ratio", "ratio_low", "ratio_high")]
     return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
