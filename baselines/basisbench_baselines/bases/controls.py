@@ -6,9 +6,7 @@
    jump: of so many random values some always lie where rounding would tell whether they are on.
 3. `rotated:NAME`: the space of the neurons NAME under a fixed random rotation: what the space does without its axes.
    `mlp_act_rotated` is `rotated:mlp_act`, in a module of its own.
-4. `errors:NAME`: the dictionary NAME with every unit off, so that errors are all there is: what a basis that explains
-   nothing gets. With errors in coordinates it is the neurons of the site that NAME writes.
-5. `pca:NAME`: the principal axes of the neurons NAME on the task's prompts: what sorted variance does without neurons.
+4. `pca:NAME`: the principal axes of the neurons NAME on the task's prompts: what sorted variance does without neurons.
 """
 
 from __future__ import annotations
@@ -111,32 +109,6 @@ class Permuted:
             return None
         parts = [self._basis.part(site, each) for each in (units, self._orders[site][0][units])]  # type: ignore[attr-defined]
         return None if None in parts else PermutedPart(*parts)
-
-
-class ErrorsOnly:
-    """A dictionary of which no unit is ever active: what it writes is its bias, and all else its error.
-
-    Args:
-        name: its name.
-        basis: the dictionary.
-    """
-
-    exact = False
-
-    def __init__(self, name: str, basis: Basis) -> None:
-        self.name, self.family, self.sites = name, basis.family, basis.sites
-        self.parameter_bytes, self.trained = basis.parameter_bytes, training_of(basis)
-        self.sources: Mapping[str, str] = getattr(basis, "sources", {})
-        self._basis = basis
-
-    def encode(self, site: Site, x: Float[Tensor, "*b d_read"]) -> Float[Tensor, "*b unit"]:
-        """Return a code of zeros, as wide as that of the dictionary."""
-        found: Tensor = self._basis.encode(site, x) * 0
-        return found
-
-    def decode(self, site: Site, f: Float[Tensor, "*b unit"]) -> Float[Tensor, "*b d_write"]:
-        """Return what the dictionary writes at its own site for a code."""
-        return self._basis.decode(site, f)
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,15 +235,6 @@ def build_rotated(inner: BasisSpec, name: str, model: Model) -> RotatedActivatio
     return RotatedActivations(basis.sites, tuple(each.to(model.device, dtype) for each in axes), name, basis.family)
 
 
-def build_errors(inner: BasisSpec, name: str, model: Model) -> ErrorsOnly:
-    """Build a dictionary with every unit off.
-
-    Raises:
-        BasisError: the dictionary cannot be built.
-    """
-    return ErrorsOnly(name, inner.build(model))
-
-
 def build_permuted(inner: BasisSpec, name: str, model: Model) -> Permuted:
     """Build a basis with its units' writes in disorder.
 
@@ -300,13 +263,12 @@ def _spec(prefix: str, inner: BasisSpec) -> BasisSpec:
         repositories=inner.repositories,
         order=inner.order,
         units=inner.units,
-        cross_layer=inner.cross_layer and prefix != "errors",
+        cross_layer=inner.cross_layer,
         control=True,
         exact=inner.exact,
     )
-    if prefix in ("permuted", "errors"):
-        build = build_permuted if prefix == "permuted" else build_errors
-        return replace(spec, build=partial(build, inner, name), fingerprint=partial(_fingerprint, inner))
+    if prefix == "permuted":
+        return replace(spec, build=partial(build_permuted, inner, name), fingerprint=partial(_fingerprint, inner))
     if prefix == "rotated":
         return replace(spec, build=partial(build_rotated, inner, name))
     return replace(spec, fit=partial(fit_random if prefix == "random" else fit_principal, inner, name))
@@ -315,7 +277,6 @@ def _spec(prefix: str, inner: BasisSpec) -> BasisSpec:
 _SUMMARIES = {
     "permuted": "control: the dictionary NAME, each unit writing what another one should",
     "random": "control: random directions, as many as NAME has units and as sparse",
-    "errors": "control: the dictionary NAME with every unit off: its errors are all there is",
     "rotated": "control: the space of the neurons NAME under a fixed random rotation",
     "pca": "control: the principal axes of the neurons NAME on the task's prompts",
 }
@@ -332,7 +293,7 @@ def resolve_name(name: str) -> BasisSpec:
     prefix, _, of = name.partition(":")
     inner = load_registry().get("basis", of)
     of_neurons = prefix in ("rotated", "pca")
-    if inner.control or (inner.fit is not None and prefix in ("permuted", "errors", "rotated")):
+    if inner.control or (inner.fit is not None and prefix in ("permuted", "rotated")):
         raise BasisError(f"basis '{name}': '{of}' is a control or fitted itself; give a basis that is not")
     if inner.exact != of_neurons:
         expected = "neurons, for example mlp_out" if of_neurons else "a dictionary, for example transcoder"
