@@ -3,9 +3,11 @@
     git clone https://github.com/hannamw/EAP-IG
     git clone https://github.com/saprmarks/feature-circuits    # also: pip install "nnsight<0.4" dictionary_learning
     python tests/perf/side_by_side.py --eap-ig EAP-IG --feature-circuits feature-circuits --out side_by_side.json
+    python tests/perf/side_by_side.py --eap-ig EAP-IG --model smollm2-135m-q4 --task sva_rc --out smollm2.json
 
-1. The model is a random GPT-2 small (workload.py). EAP-IG gets its weights as a `HookedTransformer`, Sparse Feature
-   Circuits as a Hugging Face model, both with gradients of the weights on, which they need and never turn off.
+1. The model is a random GPT-2 small (workload.py), or a Llama that is named, on pairs of a task of one template.
+   EAP-IG gets its weights as a `HookedTransformer`, Sparse Feature Circuits as a Hugging Face model, both with
+   gradients of the weights on, which they need and never turn off.
 2. Their files are imported, never changed. At run time EAP-IG's hard-coded "cuda" becomes "cpu", and its tokenizer
    step hands on the token ids that we use, so that no BOS is added.
 3. Rounds are interleaved in one process: one plain forward pass with logits at every position (the unit), theirs,
@@ -42,10 +44,12 @@ from basisbench.circuits.circuit import CircuitMask
 from basisbench.circuits.evaluate import evaluate
 from basisbench.circuits.group import GroupPair
 from basisbench.circuits.ranking import Ranking, pooled_scores, rank
+from basisbench.models.load import load_model
 from basisbench.models.model import Model
 from basisbench.protocols import Basis
 from basisbench.registry import load_registry
 from basisbench.runs.environment import describe_environment
+from basisbench.runs.session import open_session
 from basisbench.types import Ablation, Pairs, Scores
 from basisbench_baselines.bases.saelens import DictionaryBasis
 from workload import SHAPES, Shape, open_group, random_body, random_dictionaries, random_model
@@ -61,7 +65,7 @@ class Report:
     """Measures rows and writes the file after each."""
 
     def __init__(self, given: argparse.Namespace, ours: Ours) -> None:
-        tokens = open_group(ours.model, ours.shape).attribution.batch.clean
+        tokens = ours.group().attribution.batch.clean
         self.unit = torch.inference_mode()(lambda: ours.model.body(tokens, use_cache=False).logits)
         self.given, self.rows, self.agreement = given, list[dict[str, Any]](), dict[str, Any]()
         self.commits, self.machine = dict[str, str](), describe_environment(ours.model).model_dump()
@@ -108,7 +112,14 @@ class Ours:
     """Our side."""
 
     model: Model
-    shape: Shape
+    shape: Shape | None
+    splits: Sequence[Pairs] = ()  # of the model that is named: attribution and evaluation pairs
+
+    def group(self) -> GroupPair:
+        """Return both splits of one aligned group, of which nothing is known yet."""
+        if self.shape is not None:
+            return open_group(self.model, self.shape)
+        return GroupPair(*(GroupContext(self.model, pairs, 0) for pairs in self.splits))
 
     def scores(self, pairs: Pairs, method: str, bases: Sequence[Basis], *, steps: int = 10) -> list[Scores]:
         """Score every node of several bases from nothing; gradients are shared between them, as in a run.
@@ -122,7 +133,7 @@ class Ours:
 
     def curve(self, basis: Basis, ablation: Ablation, places: Ranking, size: int) -> Work:
         """Prepare a curve as a run does; the work returned evaluates `TOGETHER` circuits on each pair."""
-        group = open_group(self.model, self.shape)
+        group = self.group()
         group.reference(basis, ablation), group.shared_work(basis, ablation)
 
         def masks(chosen: slice) -> CircuitMask:
@@ -136,7 +147,7 @@ class EapIg:
 
     def __init__(self, folder: Path, ours: Ours) -> None:
         from transformer_lens import HookedTransformer, HookedTransformerConfig
-        from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+        from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights, convert_llama_weights
 
         sys.path.insert(0, str(folder / "src"))
         modules: list[Any] = [import_module(f"eap.{name}") for name in ("attribute_node", "evaluate", "utils", "graph")]
@@ -146,14 +157,26 @@ class EapIg:
         on_cpu.zeros = lambda *size, device=None, dtype=None: torch.zeros(*size, dtype=dtype)  # noqa: ARG005
         for module in modules[:3]:
             module.torch, module.tokenize_plus = on_cpu, _tokenized
-        shape, body = ours.shape, ours.model.body
+        body, of_llama = ours.model.body, {}
+        shape = body.config  # transformers names GPT-2's sizes like these, too
+        if shape.model_type == "llama":
+            # Keys and values of a group are written out for each head: their code needs that, and says so.
+            of_llama = {
+                "d_mlp": shape.intermediate_size, "act_fn": "silu", "gated_mlp": True, "normalization_type": "RMS",
+                "final_rms": True, "eps": shape.rms_norm_eps, "positional_embedding_type": "rotary",
+                "rotary_dim": shape.head_dim, "rotary_base": int(shape.rope_parameters["rope_theta"]),
+                "n_key_value_heads": shape.num_key_value_heads, "ungroup_grouped_query_attention": True,
+            }  # fmt: skip
         hooks = {"use_split_qkv_input": True, "use_attn_result": True, "use_hook_mlp_in": True}
+        width, heads = shape.hidden_size, shape.num_attention_heads
+        of_gpt2 = {"d_mlp": 4 * width, "act_fn": "gelu_new"}
         config = HookedTransformerConfig(
-            n_layers=shape.layers, d_model=shape.width, n_heads=shape.heads, d_head=shape.width // shape.heads,
-            d_mlp=4 * shape.width, d_vocab=shape.vocabulary, n_ctx=128, act_fn="gelu_new", device="cpu", **hooks,
+            n_layers=shape.num_hidden_layers, d_model=width, n_heads=heads, d_head=width // heads,
+            d_vocab=shape.vocab_size, n_ctx=128, device="cpu", **hooks, **(of_llama or of_gpt2),
         )  # fmt: skip
         self.model = HookedTransformer(config).eval()
-        self.model.load_state_dict(convert_gpt2_weights(body, config), strict=False)
+        convert = convert_llama_weights if of_llama else convert_gpt2_weights
+        self.model.load_state_dict(convert(body, config), strict=False)
 
     def graph(self, *, moved: bool = False) -> Any:
         """Return a new graph; `moved` takes the MLPs' gradient at their output, not at their input as released."""
@@ -194,7 +217,7 @@ def _metric(logits: Tensor, _clean_logits: Tensor | None, _lengths: Tensor, batc
 def against_eap_ig(report: Report, theirs: EapIg, ours: Ours, size: int) -> None:
     """Compare scores of both families, and circuits that patch in the counterfactual run."""
     bases = [load_registry().get("basis", name).build(ours.model) for name in ("mlp_out", "attn_out")]
-    group = open_group(ours.model, ours.shape)
+    group = ours.group()
     pairs, batch, evaluated = group.attribution.pairs, group.attribution.batch, group.evaluation.batch
     report.row(
         "one forward pass, logits at every position", "theirs: HookedTransformer with the hooks it needs; ours: plain",
@@ -291,7 +314,8 @@ def _compare_effects(effects: Sequence[Any], scores: Sequence[Scores]) -> dict[s
 
 def against_feature_circuits(report: Report, theirs: FeatureCircuits, ours: Ours, size: int) -> None:
     """Compare at MLP outputs, circuits under mean ablation: neurons, then random dictionaries."""
-    group = open_group(ours.model, ours.shape)
+    assert ours.shape is not None
+    group = ours.group()
     batch, pairs = group.attribution.batch, group.attribution.pairs
     neurons = load_registry().get("basis", "mlp_out").build(ours.model)
     for basis in (neurons, random_dictionaries(ours.model, ours.shape, group.attribution)):
@@ -320,6 +344,15 @@ def deviation(theirs: Tensor, ours: Tensor) -> dict[str, float]:
     return {"difference": float(difference), "our_largest": float(largest), "correlation": float(correlation)}
 
 
+def _named(given: argparse.Namespace) -> Ours:
+    """Return our side of a model and a task that are named."""
+    registry = load_registry()
+    model, task = load_model(registry.get("model", given.model)), registry.get("task", given.task)
+    session = open_session(model, task, attribution_pairs=400, evaluation_pairs=400, seed=0)
+    group = session.groups[0]
+    return Ours(model, None, [each.pairs.part(slice(given.pairs)) for each in (group.attribution, group.evaluation)])
+
+
 def main() -> None:
     """Measure and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -327,17 +360,20 @@ def main() -> None:
     parser.add_argument("--feature-circuits", type=Path, help="a clone of saprmarks/feature-circuits")
     parser.add_argument("--out", type=Path, required=True, help="file to write, after every row")
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-small")
+    parser.add_argument("--model", help="a registered Llama in place of a random shape; for EAP-IG alone")
+    parser.add_argument("--task", default="sva_rc", help="task of that model, of which the largest group is taken")
+    parser.add_argument("--pairs", type=int, default=16, help="pairs of that group in each split")
     parser.add_argument("--nodes", type=int, default=1000, help="nodes of a circuit")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="only rows whose name has this regular expression")
     given = parser.parse_args()
     torch.set_num_threads(2)
-    ours = Ours(random_model(SHAPES[given.shape]), SHAPES[given.shape])
+    ours = _named(given) if given.model else Ours(random_model(SHAPES[given.shape]), SHAPES[given.shape])
     report = Report(given, ours)
     if given.eap_ig:
         report.source(given.eap_ig, "transformer-lens")
         against_eap_ig(report, EapIg(given.eap_ig, ours), ours, given.nodes)
-    if given.feature_circuits:
+    if given.feature_circuits and not given.model:
         report.source(given.feature_circuits, "nnsight", "dictionary-learning")
         against_feature_circuits(report, FeatureCircuits(given.feature_circuits, ours), ours, given.nodes)
 

@@ -11,12 +11,14 @@ import pytest
 
 from basisbench.cli import main
 from basisbench.results.controls import ratio, ratio_text
+from basisbench.results.display import Display
 from basisbench.results.findings import written_anew
 from basisbench.results.frame import summarise
 from basisbench.results.medians import median_table
 from basisbench.results.over_models import mean_over, over_models, student
 from basisbench.results.record import Record
 from basisbench.results.record_fields import SuiteTasks
+from basisbench.results.robustness_tables import robustness_tables
 from helpers.synthetic_records import changed, synthetic_record, write_suite
 
 TASKS = ("ioi", "sva_rc", "sva_simple")
@@ -120,6 +122,13 @@ def test_models_that_lack_a_basis_are_named(records: list[Record]) -> None:
     one = without("b", "c", "c-again")
     assert (one["models"], one["lacking"]) == (1, "b (2 of 3 tasks); c (2 of 3 tasks); c-again (2 of 3 tasks)")
     assert math.isnan(one["ratio"])
+    rest = [
+        each for each in records if (each.cell.model, each.cell.basis) not in {("b", "mlp_out"), ("a", "transcoder")}
+    ]
+    rest = [each for each in rest if (each.cell.model[0], each.cell.basis) != ("c", "transcoder")]
+    title = robustness_tables(pd.DataFrame(), pd.DataFrame(), over_models(rest), Display())[0].title
+    assert "left out, on fewer than two models: transcoder" in title
+    assert "not counted, mlp_out: b (0 of 3 tasks)" in title
     assert not over_models(records)["lacking"].any()
 
 

@@ -63,11 +63,15 @@ def _over_models(over: pd.DataFrame) -> list[Table]:
     """Return a table per family and method, and one of every model's own ratios."""
     tables: list[Table] = []
     told = [name for name in CHOICES if name in over and name != "method" and over[name].nunique() > 1]
-    for (family, method, tasks, *conditions), part in (
+    for (family, method, tasks, *conditions), all_bases in (
         over.groupby(["family", "method", "suite_tasks", *told]) if len(over) else ()
     ):
         own = ", ".join([f"{family}", f"{method}", *map("{} {}".format, map(choice_name, told), conditions)])
-        title = f"Over models ({own}): nodes to 80% over those of {part.iloc[0]['against']}\non {tasks}"
+        part = all_bases[all_bases["models"] > 1]
+        title = [f"Over models ({own}): nodes to 80% over those of {all_bases.iloc[0]['against']}", f"on {tasks}"]
+        if lone := list(all_bases.loc[all_bases["models"] < 2, "basis"]):
+            title.append(f"left out, on fewer than two models: {', '.join(lone)}")
+        title += [f"not counted, {row['basis']}: {row['lacking']}" for _, row in part.iterrows() if row["lacking"]]
         rows = [
             (
                 Entry(str(row["basis"])),
@@ -80,12 +84,10 @@ def _over_models(over: pd.DataFrame) -> list[Table]:
             for _, row in part.iterrows()
         ]
         header = ("basis", "mean over models [95%]", "models", "apart", "trainings", "trainings\napart")
-        lacking = [f"{row['basis']}: {row['lacking']}" for _, row in part.iterrows() if row["lacking"]]
-        title += "".join(f"\nnot counted, {text}" for text in lacking)
-        tables.append(Table(title, header, tuple(rows)))
+        tables.append(Table("\n".join(title), header, tuple(rows)))
         each = []
         for _, row in part.iterrows():
-            for text in str(row["each"]).split("; ") if row["each"] else ():
+            for text in str(row["each"]).split("; "):
                 model, *ratio = text.rsplit(" ", 3)
                 each.append(tuple(map(Entry, (str(row["basis"]), model, " ".join(ratio)))))
         tables.append(Table(f"On each model ({own})", ("basis", "model", "ratio [95%]"), tuple(each)))
@@ -93,9 +95,7 @@ def _over_models(over: pd.DataFrame) -> list[Table]:
 
 
 def over_text(row: pd.Series) -> str:
-    """Write the ratio of a row with its interval; n/a of fewer than two models."""
-    if math.isnan(float(row["ratio"])):
-        return "n/a"
+    """Write the ratio of a row with its interval."""
     texts = [short_text(float(row[name])) for name in ("ratio", "ratio_low", "ratio_high")]
     return f"{texts[0]} [{texts[1]}, {texts[2]}]"
 
