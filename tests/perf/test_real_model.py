@@ -173,7 +173,6 @@ def peak_of_a_run(out: Path, task: str, pairs: int) -> int:
     return max(int(record["cost"]["peak_memory_bytes"]) for record in records)
 
 
-@pytest.mark.timeout(3600)  # `ioi` with 200 pairs takes minutes a basis on two cores
 @pytest.mark.parametrize("task", ["sva_simple", "sva_rc", "ioi"])
 def test_peak_memory(benchmark: BenchmarkFixture, figures: Figures, model: Model, task: str, tmp_path: Path) -> None:
     gc.collect()
