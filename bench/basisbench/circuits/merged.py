@@ -23,7 +23,7 @@ class RolePosition:
 
     Attributes:
         role: the role, and
-        token: which token of it (`results.circuit_nodes.role_tokens`).
+        token: which token of it, in words (`results.circuit_nodes.role_tokens`).
         positions: where it is, by aligned group; groups that have no such token are left out.
     """
 
@@ -81,6 +81,18 @@ def merge(scores: Mapping[str, Scores], pairs: Mapping[str, int], wanted: Sequen
     )
 
 
+def known(merged: Scores) -> Scores:
+    """Return what `merge` returns with 0 at a place that no group has, which comes last in a ranking.
+
+    Args:
+        merged: merged scores.
+    """
+    import torch
+
+    units = tuple(map(torch.nan_to_num, merged.units))
+    return Scores(units, None if merged.errors is None else tuple(map(torch.nan_to_num, merged.errors)))
+
+
 def rank_merged(merged: Scores, cell: CellConfig) -> Ranking:
     """Rank merged nodes; a place that none of the groups has comes last.
 
@@ -88,11 +100,5 @@ def rank_merged(merged: Scores, cell: CellConfig) -> Ranking:
         merged: what `merge` returns.
         cell: what was asked: its error policy, and the seed of the order of nodes of equal |score|.
     """
-    import torch
-
-    def whole(tables: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        return tuple(torch.nan_to_num(table) for table in tables)
-
-    known = Scores(whole(merged.units), None if merged.errors is None else whole(merged.errors))
     ties = seeded_generator(cell.seed, cell.task, "merged", "ties")
-    return rank(known, policy=cell.error_policy, ties=ties)
+    return rank(known(merged), policy=cell.error_policy, ties=ties)

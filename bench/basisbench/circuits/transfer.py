@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
+from basisbench.circuits.merged import RolePosition, known, merge
 from basisbench.errors import TaskError
 from basisbench.results.templates import halves_of_templates, template_of
 from basisbench.types import Scores
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def other_half(task: str, groups: Sequence[str]) -> list[list[int]]:
@@ -53,36 +50,24 @@ def transferred_scores(
         Scores of each group; 0 at a position whose role none of the others has, which is then ranked last.
     """
     places = [places_from_end(own) for own in roles]
-    return [
-        _taken_over([scores[at] for at in own], [places[at] for at in own], [pairs[at] for at in own], places[group])
-        for group, own in enumerate(sources)
-    ]
+    positions = [{place: position for position, place in enumerate(own)} for own in places]
+
+    def of_others(group: int) -> Scores:
+        others = {str(at): at for at in sources[group]}
+        wanted = [
+            RolePosition(
+                place[0],
+                f"{place[1]} from its end",
+                {name: positions[at][place] for name, at in others.items() if place in positions[at]},
+            )
+            for place in places[group]
+        ]
+        own = {name: scores[at] for name, at in others.items()}
+        return known(merge(own, {name: pairs[at] for name, at in others.items()}, wanted))
+
+    return [of_others(group) for group in range(len(scores))]
 
 
 def places_from_end(roles: Sequence[str]) -> list[tuple[str, int]]:
     """Return (role, tokens of it that come after) of each position."""
     return [(role, after) for role, run in groupby(roles) for after in reversed(range(len(list(run))))]
-
-
-def _taken_over(
-    scores: Sequence[Scores],
-    places: Sequence[Sequence[tuple[str, int]]],
-    pairs: Sequence[int],
-    wanted: Sequence[tuple[str, int]],
-) -> Scores:
-    known = [{place: position for position, place in enumerate(own)} for own in places]
-
-    def table(tables: Sequence[Tensor]) -> Tensor:
-        rows = tables[0].new_zeros(len(wanted), tables[0].shape[1])
-        for row, place in zip(rows, wanted, strict=True):
-            having = [at for at, own in enumerate(known) if place in own]
-            total = sum(pairs[at] for at in having)
-            for at in having:
-                row += tables[at][known[at][place]] * (pairs[at] / total)
-        return rows
-
-    sites = range(len(scores[0].units))
-    units = tuple(table([each.units[site] for each in scores]) for site in sites)
-    if scores[0].errors is None:
-        return Scores(units, None)
-    return Scores(units, tuple(table([(each.errors or ())[site] for each in scores]) for site in sites))

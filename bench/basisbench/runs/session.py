@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
 from basisbench.attribution.context import GroupContext
@@ -400,13 +400,13 @@ class Session:
             sources = other_half(cell.task, [context.pairs.group for context in contexts])
         scores = self.scores(basis, method, cell)
         if cell.granularity == "unit":
-            pooled: dict[tuple[int, ...], Ranking] = {}
-            for own in map(tuple, sources):
-                if own not in pooled:
-                    together = pooled_scores([scores[at] for at in own], [pairs[at] for at in own])
-                    ties = contexts[0].generator("ties")
-                    pooled[own] = rank(together, policy=cell.error_policy, ties=ties)
-            return [pooled[tuple(own)] for own in sources]
+
+            @cache
+            def of_several(groups: tuple[int, ...]) -> Ranking:
+                together = pooled_scores([scores[at] for at in groups], [pairs[at] for at in groups])
+                return rank(together, policy=cell.error_policy, ties=contexts[0].generator("ties"))
+
+            return [of_several(tuple(own)) for own in sources]
         if cell.score_split == "other_templates":
             scores = transferred_scores(scores, [context.pairs.roles for context in contexts], pairs, sources)
         return [
